@@ -1,0 +1,70 @@
+"""Recurrent networks as pure functions in JAX, and an instrument for their gradients."""
+
+from rnnjax import initializers
+from rnnjax.cell import Cell, StepCell
+from rnnjax.cells import (
+    GRU,
+    LSTM,
+    Elman,
+    ElmanParams,
+    GRUParams,
+    LSTMCarry,
+    LSTMParams,
+    elman_gate,
+    elman_init,
+    elman_initial_carry,
+    elman_mix,
+    elman_project,
+    elman_step,
+    gru_gate,
+    gru_init,
+    gru_initial_carry,
+    gru_mix,
+    gru_project,
+    gru_step,
+    lstm_gate,
+    lstm_init,
+    lstm_initial_carry,
+    lstm_mix,
+    lstm_project,
+    lstm_step,
+)
+from rnnjax.compose import Bidirectional, BothWays, Stack
+from rnnjax.unroll import unroll
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "Bidirectional",
+    "BothWays",
+    "Cell",
+    "Elman",
+    "ElmanParams",
+    "GRUParams",
+    "LSTMCarry",
+    "LSTMParams",
+    "Stack",
+    "StepCell",
+    "elman_gate",
+    "elman_init",
+    "elman_initial_carry",
+    "elman_mix",
+    "elman_project",
+    "elman_step",
+    "gru_gate",
+    "gru_init",
+    "gru_initial_carry",
+    "gru_mix",
+    "gru_project",
+    "gru_step",
+    "initializers",
+    "lstm_gate",
+    "lstm_init",
+    "lstm_initial_carry",
+    "lstm_mix",
+    "lstm_project",
+    "lstm_step",
+    "unroll",
+]

@@ -1,0 +1,146 @@
+"""What a cell is, and the checks that every cell makes of its input.
+
+A cell is a matmul and a gate. One step of any recurrence splits into
+
+    u_t = project(params, x_t)               what the input adds: needs no carry, so all T at once
+    r_t = mix(params, carry_{t-1})           the matmul with the carry: the only one inside the time loop
+    carry_t, y_t = gate(params, carry_{t-1}, u_t, r_t)        pointwise
+
+and `step` is the three in a row. Shape letters, here and everywhere: T time steps, B batch, D input features,
+H hidden units, L layers, S seeds; `*batch` is any number of batch axes, also none.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+PyTree = Any
+"""Any pytree of arrays: parameters, carries, outputs."""
+
+
+@runtime_checkable
+class Cell(Protocol):
+    """A recurrence as a value: hyperparameters in the fields, pure functions as the methods, no arrays inside.
+
+    Cells are frozen dataclasses, so they hash and compare by value: an equal one, passed to a jitted function as a
+    static argument, does not compile again. `step` must equal `gate` of the carry, `project` and `mix`, act on every
+    batch row alone, and stay finite at x = 0 (a step that a mask hides is given a zero input).
+    """
+
+    def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> PyTree:
+        """Draws parameters for inputs `[..., input_size]`."""
+        ...
+
+    def initial_carry(self, params: PyTree, batch_shape: tuple[int, ...] = ()) -> PyTree:
+        """The carry before the first step; every leaf is `[*batch_shape, ...]`."""
+        ...
+
+    def project(self, params: PyTree, xs: Array) -> PyTree:
+        """`[..., D]` to u: all that needs no carry, for any leading axes."""
+        ...
+
+    def mix(self, params: PyTree, carry: PyTree) -> PyTree:
+        """The carry to r: the matmul with the carry."""
+        ...
+
+    def gate(self, params: PyTree, carry: PyTree, u: PyTree, r: PyTree) -> tuple[PyTree, PyTree]:
+        """`(carry_{t-1}, u_t, r_t)` to `(carry_t, y_t)`, pointwise."""
+        ...
+
+    def step(self, params: PyTree, carry: PyTree, x: Array) -> tuple[PyTree, PyTree]:
+        """`(carry_{t-1}, x_t)` to `(carry_t, y_t)`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class StepCell:
+    """A cell made of a bare step: project is the identity and mix gives nothing, so it is right, if not the fastest.
+
+    Attributes:
+      step_function: `(params, carry, x) -> (carry, y)`.
+      initial_carry_function: `(params, batch_shape) -> carry`.
+      init_function: `(key, input_size, dtype) -> params`; leave it out when you bring your own parameters.
+
+    Example: a leaky integrator, h_t = a h_{t-1} + x_t.
+
+      >>> leaky = StepCell(
+      ...     step_function=lambda a, h, x: (a * h + x, a * h + x),
+      ...     initial_carry_function=lambda a, batch_shape: jnp.zeros((*batch_shape, 1)),
+      ... )
+      >>> h, y = leaky.step(jnp.array(0.5), jnp.array([2.0]), jnp.array([1.0]))
+      >>> float(y[0])
+      2.0
+    """
+
+    step_function: Callable[[PyTree, PyTree, Array], tuple[PyTree, PyTree]]
+    initial_carry_function: Callable[[PyTree, tuple[int, ...]], PyTree]
+    init_function: Callable[[Array, int, DTypeLike | None], PyTree] | None = None
+
+    def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> PyTree:
+        if self.init_function is None:
+            raise TypeError("this StepCell has no init_function; pass one, or make the parameters yourself.")
+        return self.init_function(key, input_size, dtype)
+
+    def initial_carry(self, params: PyTree, batch_shape: tuple[int, ...] = ()) -> PyTree:
+        return self.initial_carry_function(params, batch_shape)
+
+    def project(self, params: PyTree, xs: Array) -> Array:
+        return xs
+
+    def mix(self, params: PyTree, carry: PyTree) -> None:
+        return None
+
+    def gate(self, params: PyTree, carry: PyTree, u: Array, r: None) -> tuple[PyTree, PyTree]:
+        return self.step_function(params, carry, u)
+
+    def step(self, params: PyTree, carry: PyTree, x: Array) -> tuple[PyTree, PyTree]:
+        return self.step_function(params, carry, x)
+
+
+def check_input(name: str, xs: Array, w_x: Array) -> None:
+    """Refuses an input that these parameters were not made for, before a shape rule broadcasts it in silence.
+
+    Args:
+      name: what the caller calls `xs`, for the message.
+      xs: should be `[..., D]` in the dtype of `w_x`.
+      w_x: the input weight `[D, ...]`.
+    Raises:
+      TypeError: `xs` is not floating, or not of the parameters' dtype.
+      ValueError: `xs` has no feature axis, or its width is not D.
+    """
+    width = w_x.shape[0]
+    dtype = w_x.dtype.name
+    if not jnp.issubdtype(xs.dtype, jnp.floating):
+        raise TypeError(
+            f"`{name}` is {xs.dtype}, but a recurrence needs floating-point input; "
+            f"cast it with `{name}.astype({dtype!r})`, or embed tokens first (`jax.nn.one_hot`)."
+        )
+    if xs.ndim == 0 or xs.shape[-1] != width:
+        raise ValueError(
+            f"`{name}` is {list(xs.shape)}, but these parameters expect {width} features on its last axis; "
+            f"pass `[..., {width}]`, or draw parameters for what you have with `init(key, input_size=...)`."
+        )
+    if xs.dtype != w_x.dtype:
+        raise TypeError(
+            f"`{name}` is {xs.dtype} and the parameters are {dtype}; one recurrence has one dtype: cast with "
+            f"`{name}.astype({dtype!r})`, or draw parameters with `init(..., dtype={xs.dtype.name!r})`."
+        )
+
+
+def check_size(name: str, size: int) -> None:
+    """Refuses a size that is not a positive integer."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"{name} is {size!r}; it must be a positive integer.")
+
+
+def float_dtype(dtype: DTypeLike | None) -> jnp.dtype:
+    """The dtype asked for, or JAX's default float; raises where it is not floating."""
+    resolved = jnp.dtype(jax.dtypes.canonicalize_dtype(float if dtype is None else dtype))
+    if not jnp.issubdtype(resolved, jnp.floating):
+        raise TypeError(f"dtype is {resolved}; parameters must be floating point, such as float32 or bfloat16.")
+    return resolved

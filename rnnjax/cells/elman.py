@@ -1,0 +1,148 @@
+"""The Elman cell: one hidden state, fed back through one matrix.
+
+    h_t = φ(x_t W1 + h_{t-1} W2 + b1)        y_t = h_t
+
+W1 is `w_x`, W2 is `w_h` and b1 is `b`, all three shared by every time step; φ is the activation.
+
+Reference: Elman, Finding structure in time, Cognitive Science 14 (1990), 179-211.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from rnnjax.cell import check_input, check_size, float_dtype
+from rnnjax.initializers import Initializer, LeCunNormal, Orthogonal
+
+Activation = Literal["tanh", "relu", "linear"]
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu, "linear": lambda z: z}
+
+
+class ElmanParams(NamedTuple):
+    w_x: Array  # [D, H]
+    w_h: Array  # [H, H]
+    b: Array  # [H]
+
+
+def elman_init(
+    key: Array,
+    input_size: int,
+    hidden_size: int,
+    *,
+    w_x: Initializer = LeCunNormal(),  # noqa: B008 (frozen, holds no state)
+    w_h: Initializer = Orthogonal(),  # noqa: B008
+    dtype: DTypeLike | None = None,
+) -> ElmanParams:
+    """Draws `w_x` [D, H] and `w_h` [H, H]; `b` [H] starts at zero."""
+    check_size("input_size", input_size)
+    dtype = float_dtype(dtype)
+    key_x, key_h = jax.random.split(key)
+    return ElmanParams(
+        w_x=w_x(key_x, (input_size, hidden_size), dtype),
+        w_h=w_h(key_h, (hidden_size, hidden_size), dtype),
+        b=jnp.zeros(hidden_size, dtype),
+    )
+
+
+def elman_initial_carry(params: ElmanParams, batch_shape: tuple[int, ...] = ()) -> Array:
+    """h_0 = 0, `[*batch, H]` in the parameters' dtype."""
+    return jnp.zeros((*batch_shape, params.w_h.shape[0]), params.w_h.dtype)
+
+
+def elman_project(params: ElmanParams, xs: Array) -> Array:
+    """What the input adds to the pre-activation, u = x W1 + b1: no carry in it, so all T at once.
+
+    Args:
+      xs: `[..., D]`.
+    Returns:
+      `[..., H]`.
+    Raises:
+      ValueError: the last axis of `xs` is not D. (A width of 1 would otherwise broadcast in silence.)
+      TypeError: `xs` is not floating, or of another dtype than the parameters.
+    """
+    check_input("xs", xs, params.w_x)
+    return xs @ params.w_x + params.b
+
+
+def elman_mix(params: ElmanParams, h: Array) -> Array:
+    """What the carry adds, r = h W2: the only matmul inside the time loop. `[..., H]` to `[..., H]`."""
+    return h @ params.w_h
+
+
+def elman_gate(
+    params: ElmanParams, h: Array, u: Array, r: Array, activation: Activation = "tanh"
+) -> tuple[Array, Array]:
+    """h_t = φ(u + r); returns `(h_t, y_t)` with y_t = h_t. All `[..., H]`."""
+    h = _ACTIVATIONS[activation](u + r)
+    return h, h
+
+
+def elman_step(params: ElmanParams, h: Array, x: Array, activation: Activation = "tanh") -> tuple[Array, Array]:
+    """One step, in the order that `jax.lax.scan` wants: `(h_{t-1}, x_t)` to `(h_t, y_t)`, with y_t = h_t.
+
+    Args:
+      h: hidden state `[*batch, H]`.
+      x: input `[*batch, D]`.
+
+    Example: the lecture's network after a low and a medium day predicts a high tomorrow (1.1 h = 0.99).
+
+      >>> params = ElmanParams(w_x=jnp.array([[1.8]]), w_h=jnp.array([[-0.5]]), b=jnp.array([0.0]))
+      >>> days = jnp.array([[0.0], [0.5]])
+      >>> _, hs = jax.lax.scan(lambda h, x: elman_step(params, h, x, "relu"), jnp.zeros(1), days)
+      >>> [round(float(h), 6) for h in hs[:, 0]]
+      [0.0, 0.9]
+    """
+    return elman_gate(params, h, elman_project(params, x), elman_mix(params, h), activation)
+
+
+@dataclasses.dataclass(frozen=True)
+class Elman:
+    """The Elman cell as a value: hyperparameters here, parameters apart.
+
+    Attributes:
+      hidden_size: H.
+      activation: φ; "linear" is the case with closed-form gradients, "relu" the one in the lecture.
+      w_x, w_h: how the two matrices are drawn.
+
+    Example:
+
+      >>> cell = Elman(hidden_size=4, w_h=Orthogonal(scale=0.9))
+      >>> params = cell.init(jax.random.key(0), input_size=3)
+      >>> carry, y = cell.step(params, cell.initial_carry(params, (2,)), jnp.ones((2, 3)))
+      >>> y.shape
+      (2, 4)
+    """
+
+    hidden_size: int
+    activation: Activation = "tanh"
+    w_x: Initializer = LeCunNormal()
+    w_h: Initializer = Orthogonal()
+
+    def __post_init__(self) -> None:
+        check_size("hidden_size", self.hidden_size)
+        if self.activation not in _ACTIVATIONS:
+            raise ValueError(f"activation is {self.activation!r}; choose one of {', '.join(_ACTIVATIONS)}.")
+
+    def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> ElmanParams:
+        return elman_init(key, input_size, self.hidden_size, w_x=self.w_x, w_h=self.w_h, dtype=dtype)
+
+    def initial_carry(self, params: ElmanParams, batch_shape: tuple[int, ...] = ()) -> Array:
+        return elman_initial_carry(params, batch_shape)
+
+    def project(self, params: ElmanParams, xs: Array) -> Array:
+        return elman_project(params, xs)
+
+    def mix(self, params: ElmanParams, carry: Array) -> Array:
+        return elman_mix(params, carry)
+
+    def gate(self, params: ElmanParams, carry: Array, u: Array, r: Array) -> tuple[Array, Array]:
+        return elman_gate(params, carry, u, r, self.activation)
+
+    def step(self, params: ElmanParams, carry: Array, x: Array) -> tuple[Array, Array]:
+        return elman_step(params, carry, x, self.activation)

@@ -1,0 +1,144 @@
+"""The GRU cell, reset-after: the reset gate acts on the product with the carry, as in PyTorch, cuDNN and Flax.
+
+    r = σ(x_t W_x^r + h_{t-1} W_h^r + b^r)                          reset gate
+    z = σ(x_t W_x^z + h_{t-1} W_h^z + b^z)                          update gate
+    n = tanh(x_t W_x^n + b^n + r (h_{t-1} W_h^n + b_hn))            candidate
+    h_t = (1 - z) n + z h_{t-1}            y_t = h_t
+
+Gates are stacked on the last axis in the order r, z, n. Inside the reset gate's brackets the candidate needs a bias of
+its own, `b_hn`; for r and z a second bias would add up with the first, so there is none.
+
+References: Cho et al., Learning phrase representations using RNN encoder-decoder, EMNLP 2014; reset-after:
+Appleyard, Kocisky and Blunsom, Optimizing performance of recurrent neural networks on GPUs, 2016.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from rnnjax.cell import check_input, check_size, float_dtype
+from rnnjax.initializers import Initializer, LeCunNormal, Orthogonal, per_gate
+
+
+class GRUParams(NamedTuple):
+    w_x: Array  # [D, 3H], gates r, z, n
+    w_h: Array  # [H, 3H]
+    b: Array  # [3H]
+    b_hn: Array  # [H], the candidate's recurrent bias
+
+
+def gru_init(
+    key: Array,
+    input_size: int,
+    hidden_size: int,
+    *,
+    w_x: Initializer = LeCunNormal(),  # noqa: B008 (frozen, holds no state)
+    w_h: Initializer = Orthogonal(),  # noqa: B008
+    dtype: DTypeLike | None = None,
+) -> GRUParams:
+    """Draws `w_x` [D, 3H] and `w_h` [H, 3H] gate by gate; both biases start at zero."""
+    check_size("input_size", input_size)
+    dtype = float_dtype(dtype)
+    key_x, key_h = jax.random.split(key)
+    return GRUParams(
+        w_x=per_gate(w_x, key_x, (input_size, hidden_size), 3, dtype),
+        w_h=per_gate(w_h, key_h, (hidden_size, hidden_size), 3, dtype),
+        b=jnp.zeros(3 * hidden_size, dtype),
+        b_hn=jnp.zeros(hidden_size, dtype),
+    )
+
+
+def gru_initial_carry(params: GRUParams, batch_shape: tuple[int, ...] = ()) -> Array:
+    """h_0 = 0, `[*batch, H]` in the parameters' dtype."""
+    return jnp.zeros((*batch_shape, params.w_h.shape[0]), params.w_h.dtype)
+
+
+def gru_project(params: GRUParams, xs: Array) -> Array:
+    """What the input adds to the three pre-activations, u = x W_x + b. `[..., D]` to `[..., 3H]`.
+
+    Raises:
+      ValueError: the last axis of `xs` is not D.
+      TypeError: `xs` is not floating, or of another dtype than the parameters.
+    """
+    check_input("xs", xs, params.w_x)
+    return xs @ params.w_x + params.b
+
+
+def gru_mix(params: GRUParams, h: Array) -> Array:
+    """What the hidden state adds to the three pre-activations, h W_h. `[..., H]` to `[..., 3H]`."""
+    return h @ params.w_h
+
+
+def gru_gate(params: GRUParams, h: Array, u: Array, r: Array) -> tuple[Array, Array]:
+    """`(h_{t-1}, u_t, r_t)` to `(h_t, y_t)` with y_t = h_t; u and r are `[..., 3H]`."""
+    u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
+    r_r, r_z, r_n = jnp.split(r, 3, axis=-1)
+    reset = jax.nn.sigmoid(u_r + r_r)
+    update = jax.nn.sigmoid(u_z + r_z)
+    candidate = jnp.tanh(u_n + reset * (r_n + params.b_hn))
+    h = (1 - update) * candidate + update * h
+    return h, h
+
+
+def gru_step(params: GRUParams, h: Array, x: Array) -> tuple[Array, Array]:
+    """One step, in the order that `jax.lax.scan` wants: `(h_{t-1}, x_t)` to `(h_t, y_t)`, with y_t = h_t.
+
+    Args:
+      h: hidden state `[*batch, H]`.
+      x: input `[*batch, D]`.
+
+    Example: an open update gate holds the state.
+
+      >>> params = GRUParams(jnp.zeros((1, 3)), jnp.zeros((1, 3)), b=jnp.array([0.0, 50.0, 0.0]), b_hn=jnp.zeros(1))
+      >>> h, y = gru_step(params, jnp.array([0.7]), jnp.ones(1))
+      >>> round(float(h[0]), 6)
+      0.7
+    """
+    return gru_gate(params, h, gru_project(params, x), gru_mix(params, h))
+
+
+@dataclasses.dataclass(frozen=True)
+class GRU:
+    """The GRU cell as a value: hyperparameters here, parameters apart.
+
+    Attributes:
+      hidden_size: H.
+      w_x, w_h: how each gate's matrices are drawn.
+
+    Example:
+
+      >>> cell = GRU(hidden_size=4)
+      >>> params = cell.init(jax.random.key(0), input_size=3)
+      >>> carry, y = cell.step(params, cell.initial_carry(params, (2,)), jnp.ones((2, 3)))
+      >>> y.shape
+      (2, 4)
+    """
+
+    hidden_size: int
+    w_x: Initializer = LeCunNormal()
+    w_h: Initializer = Orthogonal()
+
+    def __post_init__(self) -> None:
+        check_size("hidden_size", self.hidden_size)
+
+    def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> GRUParams:
+        return gru_init(key, input_size, self.hidden_size, w_x=self.w_x, w_h=self.w_h, dtype=dtype)
+
+    def initial_carry(self, params: GRUParams, batch_shape: tuple[int, ...] = ()) -> Array:
+        return gru_initial_carry(params, batch_shape)
+
+    def project(self, params: GRUParams, xs: Array) -> Array:
+        return gru_project(params, xs)
+
+    def mix(self, params: GRUParams, carry: Array) -> Array:
+        return gru_mix(params, carry)
+
+    def gate(self, params: GRUParams, carry: Array, u: Array, r: Array) -> tuple[Array, Array]:
+        return gru_gate(params, carry, u, r)
+
+    def step(self, params: GRUParams, carry: Array, x: Array) -> tuple[Array, Array]:
+        return gru_step(params, carry, x)

@@ -1,0 +1,153 @@
+"""The LSTM cell with forget gates: a cell state c that is carried by a gate, not by a matrix.
+
+    i, f, g, o = split(x_t W_x + h_{t-1} W_h + b)          each [*batch, H]
+    c_t = σ(f) c_{t-1} + σ(i) tanh(g)                      cell state, the lecture's long-term memory
+    h_t = σ(o) tanh(c_t)            y_t = h_t              hidden state, its short-term memory
+
+Gates are stacked on the last axis in PyTorch's and cuDNN's order: input, forget, candidate, output. The forget bias
+lives in `b`, so the step has no hidden constant.
+
+References: Hochreiter and Schmidhuber, Long short-term memory, Neural Computation 9 (1997); the forget gate: Gers,
+Schmidhuber and Cummins, Learning to forget, Neural Computation 12 (2000); forget_bias = 1: Jozefowicz, Zaremba and
+Sutskever, An empirical exploration of recurrent network architectures, ICML 2015.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from rnnjax.cell import check_input, check_size, float_dtype
+from rnnjax.initializers import Initializer, LeCunNormal, Orthogonal, per_gate
+
+
+class LSTMParams(NamedTuple):
+    w_x: Array  # [D, 4H], gates i, f, g, o
+    w_h: Array  # [H, 4H]
+    b: Array  # [4H]
+
+
+class LSTMCarry(NamedTuple):
+    h: Array  # [*batch, H] hidden state
+    c: Array  # [*batch, H] cell state
+
+
+def lstm_init(
+    key: Array,
+    input_size: int,
+    hidden_size: int,
+    *,
+    forget_bias: float = 1.0,
+    w_x: Initializer = LeCunNormal(),  # noqa: B008 (frozen, holds no state)
+    w_h: Initializer = Orthogonal(),  # noqa: B008
+    dtype: DTypeLike | None = None,
+) -> LSTMParams:
+    """Draws `w_x` [D, 4H] and `w_h` [H, 4H] gate by gate; `b` [4H] is zero but for the forget gate's `forget_bias`."""
+    check_size("input_size", input_size)
+    dtype = float_dtype(dtype)
+    key_x, key_h = jax.random.split(key)
+    return LSTMParams(
+        w_x=per_gate(w_x, key_x, (input_size, hidden_size), 4, dtype),
+        w_h=per_gate(w_h, key_h, (hidden_size, hidden_size), 4, dtype),
+        b=jnp.zeros(4 * hidden_size, dtype).at[hidden_size : 2 * hidden_size].set(forget_bias),
+    )
+
+
+def lstm_initial_carry(params: LSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMCarry:
+    """h_0 = c_0 = 0, each `[*batch, H]` in the parameters' dtype."""
+    zeros = jnp.zeros((*batch_shape, params.w_h.shape[0]), params.w_h.dtype)
+    return LSTMCarry(h=zeros, c=zeros)
+
+
+def lstm_project(params: LSTMParams, xs: Array) -> Array:
+    """What the input adds to the four pre-activations, u = x W_x + b. `[..., D]` to `[..., 4H]`.
+
+    Raises:
+      ValueError: the last axis of `xs` is not D.
+      TypeError: `xs` is not floating, or of another dtype than the parameters.
+    """
+    check_input("xs", xs, params.w_x)
+    return xs @ params.w_x + params.b
+
+
+def lstm_mix(params: LSTMParams, carry: LSTMCarry) -> Array:
+    """What the hidden state adds to the four pre-activations, r = h W_h. `[..., H]` to `[..., 4H]`."""
+    return carry.h @ params.w_h
+
+
+def lstm_gate(params: LSTMParams, carry: LSTMCarry, u: Array, r: Array) -> tuple[LSTMCarry, Array]:
+    """`(c_{t-1}, u_t, r_t)` to `((h_t, c_t), y_t)` with y_t = h_t; u and r are `[..., 4H]`."""
+    i, f, g, o = jnp.split(u + r, 4, axis=-1)
+    c = jax.nn.sigmoid(f) * carry.c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    h = jax.nn.sigmoid(o) * jnp.tanh(c)
+    return LSTMCarry(h=h, c=c), h
+
+
+def lstm_step(params: LSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
+    """One step, in the order that `jax.lax.scan` wants: `((h, c)_{t-1}, x_t)` to `((h, c)_t, y_t)`, with y_t = h_t.
+
+    Args:
+      carry: `LSTMCarry`, each `[*batch, H]`.
+      x: input `[*batch, D]`.
+
+    Example: with the forget gate open and the input gate shut, the cell state is held.
+
+      >>> params = LSTMParams(w_x=jnp.zeros((1, 4)), w_h=jnp.zeros((1, 4)), b=jnp.array([-50.0, 50.0, 0.0, 50.0]))
+      >>> carry, y = lstm_step(params, LSTMCarry(h=jnp.zeros(1), c=jnp.array([0.7])), jnp.ones(1))
+      >>> round(float(carry.c[0]), 6)
+      0.7
+    """
+    return lstm_gate(params, carry, lstm_project(params, x), lstm_mix(params, carry))
+
+
+@dataclasses.dataclass(frozen=True)
+class LSTM:
+    """The LSTM cell as a value: hyperparameters here, parameters apart.
+
+    Attributes:
+      hidden_size: H.
+      forget_bias: what the forget gate's bias starts at; with no input and no recurrent weight the cell state's
+        gradient shrinks by σ(forget_bias) a step.
+      w_x, w_h: how each gate's matrices are drawn.
+
+    Example:
+
+      >>> cell = LSTM(hidden_size=4)
+      >>> params = cell.init(jax.random.key(0), input_size=3)
+      >>> carry, y = cell.step(params, cell.initial_carry(params, (2,)), jnp.ones((2, 3)))
+      >>> y.shape, carry.c.shape
+      ((2, 4), (2, 4))
+    """
+
+    hidden_size: int
+    forget_bias: float = 1.0
+    w_x: Initializer = LeCunNormal()
+    w_h: Initializer = Orthogonal()
+
+    def __post_init__(self) -> None:
+        check_size("hidden_size", self.hidden_size)
+        if not math.isfinite(self.forget_bias):
+            raise ValueError(f"forget_bias is {self.forget_bias}; it must be a finite number.")
+
+    def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> LSTMParams:
+        forget_bias, w_x, w_h = self.forget_bias, self.w_x, self.w_h
+        return lstm_init(key, input_size, self.hidden_size, forget_bias=forget_bias, w_x=w_x, w_h=w_h, dtype=dtype)
+
+    def initial_carry(self, params: LSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMCarry:
+        return lstm_initial_carry(params, batch_shape)
+
+    def project(self, params: LSTMParams, xs: Array) -> Array:
+        return lstm_project(params, xs)
+
+    def mix(self, params: LSTMParams, carry: LSTMCarry) -> Array:
+        return lstm_mix(params, carry)
+
+    def gate(self, params: LSTMParams, carry: LSTMCarry, u: Array, r: Array) -> tuple[LSTMCarry, Array]:
+        return lstm_gate(params, carry, u, r)
+
+    def step(self, params: LSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
+        return lstm_step(params, carry, x)

@@ -1,0 +1,144 @@
+"""Cells put together: layers on top of each other, and two directions side by side.
+
+Both are frozen dataclasses like the cells they hold, so the nested repr is the architecture, and `unroll` runs each
+part over all of time on its own. Parameters and carries are tuples in the order of the parts.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from rnnjax.cell import Cell, PyTree
+from rnnjax.unroll import Composite, Run, Timing, unroll
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """Layers: the outputs of each are the inputs of the next.
+
+    Attributes:
+      cells: the layers, first to last; each a cell, or cells put together again.
+
+    Example:
+
+      >>> from rnnjax import GRU, LSTM, unroll
+      >>> cell = Stack((LSTM(8), GRU(4)))
+      >>> params = cell.init(jax.random.key(0), input_size=3)
+      >>> (lstm_carry, gru_carry), ys = unroll(cell, params, None, jnp.ones((5, 2, 3)))
+      >>> ys.shape, lstm_carry.c.shape, gru_carry.shape
+      ((5, 2, 4), (2, 8), (2, 4))
+    """
+
+    cells: tuple[Cell | Composite, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.cells, tuple) or not self.cells:
+            raise ValueError(
+                f"cells is {self.cells!r}; pass a tuple of at least one cell: Stack((LSTM(64), LSTM(64)))."
+            )
+
+    def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> tuple[PyTree, ...]:
+        """One entry a layer; each layer's input size is the width of the outputs below it."""
+        params = []
+        for layer_key, cell in zip(jax.random.split(key, len(self.cells)), self.cells, strict=True):
+            params.append(cell.init(layer_key, input_size, dtype))
+            input_size = _output_size(cell, params[-1], input_size)
+        return tuple(params)
+
+    def initial_carry(self, params: PyTree, batch_shape: tuple[int, ...] = ()) -> tuple[PyTree, ...]:
+        _check_parts("params", params, len(self.cells))
+        return tuple(cell.initial_carry(p, batch_shape) for cell, p in zip(self.cells, params, strict=True))
+
+    def step(self, params: PyTree, carry: PyTree, x: Array) -> tuple[tuple[PyTree, ...], PyTree]:
+        """One step of every layer, bottom to top: `(carry_{t-1}, x_t)` to `(carry_t, y_t)`, y_t the top layer's.
+
+        Raises:
+          TypeError: a layer needs the whole sequence (`Bidirectional`) and so has no step.
+        """
+        carries = []
+        for cell, p, c in zip(self.cells, params, carry, strict=True):
+            step = getattr(cell, "step", None)
+            if step is None:
+                raise TypeError(f"{cell!r} needs the whole sequence and has no single step; use `rnnjax.unroll`.")
+            c, x = step(p, c, x)
+            carries.append(c)
+        return tuple(carries), x
+
+    def unroll_parts(self, run: Run, params: PyTree, carry: PyTree, xs: Array, timing: Timing):
+        _check_parts("params", params, len(self.cells))
+        _check_parts("carry", carry, len(self.cells))
+        carries = []
+        for cell, p, c in zip(self.cells, params, carry, strict=True):
+            c, xs = run(cell, p, c, xs, timing)
+            carries.append(c)
+        return tuple(carries), xs
+
+
+class BothWays(NamedTuple):
+    """The two halves of a `Bidirectional`'s parameters or carry."""
+
+    forward: PyTree
+    backward: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Bidirectional:
+    """Two cells over the same input, one from each end; outputs are side by side: [forward, backward] on the last axis.
+
+    Padding stays where it is: the backward half starts at each row's own end. With `resets`, the episodes are the same
+    for both halves, so no state crosses a boundary in either direction.
+
+    Example:
+
+      >>> from rnnjax import GRU, unroll
+      >>> cell = Bidirectional(GRU(4), GRU(6))
+      >>> params = cell.init(jax.random.key(0), input_size=3)
+      >>> carry, ys = unroll(cell, params, None, jnp.ones((5, 2, 3)), lengths=jnp.array([5, 3]))
+      >>> ys.shape, carry.backward.shape
+      ((5, 2, 10), (2, 6))
+    """
+
+    forward: Cell | Composite
+    backward: Cell | Composite
+
+    def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> BothWays:
+        key_forward, key_backward = jax.random.split(key)
+        return BothWays(
+            forward=self.forward.init(key_forward, input_size, dtype),
+            backward=self.backward.init(key_backward, input_size, dtype),
+        )
+
+    def initial_carry(self, params: PyTree, batch_shape: tuple[int, ...] = ()) -> BothWays:
+        _check_parts("params", params, 2)
+        return BothWays(
+            forward=self.forward.initial_carry(params[0], batch_shape),
+            backward=self.backward.initial_carry(params[1], batch_shape),
+        )
+
+    def unroll_parts(self, run: Run, params: PyTree, carry: PyTree, xs: Array, timing: Timing):
+        _check_parts("params", params, 2)
+        _check_parts("carry", carry, 2)
+        carry_forward, ys_forward = run(self.forward, params[0], carry[0], xs, timing)
+        carry_backward, ys_backward = run(self.backward, params[1], carry[1], xs, timing.opposite())
+        ys = jax.tree.map(lambda f, b: jnp.concatenate([f, b], axis=-1), ys_forward, ys_backward)
+        return BothWays(carry_forward, carry_backward), ys
+
+
+def _output_size(cell: Cell | Composite, params: PyTree, input_size: int) -> int:
+    def outputs(p: PyTree) -> Array:
+        dtype = jax.tree.leaves(p)[0].dtype
+        return unroll(cell, p, None, jnp.zeros((1, input_size), dtype))[1]
+
+    return jax.eval_shape(outputs, params).shape[-1]
+
+
+def _check_parts(name: str, parts: PyTree, expected: int) -> None:
+    if not isinstance(parts, tuple) or len(parts) != expected:
+        given = f"{len(parts)} parts" if isinstance(parts, tuple | list | dict) else type(parts).__name__
+        raise ValueError(
+            f"`{name}` is a {type(parts).__name__} of {given}; expected a tuple of {expected}, one a part."
+        )

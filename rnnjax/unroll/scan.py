@@ -1,0 +1,16 @@
+"""`jax.lax.scan`: one copy of the step, compiled once for any T."""
+
+from jax import Array, lax
+
+from rnnjax.cell import Cell, PyTree
+from rnnjax.unroll.masking import StepInput, timed_step
+from rnnjax.unroll.timing import Timing
+
+
+def unroll_scan(
+    cell: Cell, params: PyTree, carry: PyTree, xs: Array, timing: Timing, *, unroll: int = 1
+) -> tuple[PyTree, PyTree]:
+    """The step inside `lax.scan`; `unroll` copies of it go into one loop body."""
+    step = timed_step(cell, params, xs.shape[1:-1])
+    inputs = StepInput(xs, timing.counts, timing.resets)
+    return lax.scan(step, carry, inputs, reverse=timing.reverse, unroll=unroll)

@@ -1,0 +1,105 @@
+"""Which steps count: `lengths`, `mask`, `resets` and `reverse`, checked once and brought to one form.
+
+Three rules cover every combination:
+  - `lengths` says where a row ends. Nothing happens beyond it: no step, no reset.
+  - `mask` hides steps within a row (interior gaps). A hidden step holds the carry and gives exactly zero output.
+  - `resets` cuts a row into episodes: the carry becomes the initial carry before that step, hidden or not, in the
+    order in which the steps run.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """What every engine needs to know about time. `None` stands for "no row is cut", "all count", "no reset".
+
+    Attributes:
+      inside: `[T, *batch]` bool, t < lengths.
+      counts: `[T, *batch]` bool, inside and not hidden by the mask.
+      resets: `[T, *batch]` bool, already without the flags beyond a row's end.
+      reverse: each row runs from its own end to its start.
+    """
+
+    inside: Array | None = None
+    counts: Array | None = None
+    resets: Array | None = None
+    reverse: bool = False
+
+    def opposite(self) -> "Timing":
+        """The same rows and episodes run in the other direction.
+
+        A flag at step t, running forwards, marks a boundary between t - 1 and t; running backwards, the step that
+        comes first behind that boundary is t - 1, so the flags move by one.
+        """
+        resets = self.resets
+        if resets is not None:
+            edge = jnp.zeros_like(resets[:1])
+            resets = jnp.concatenate([edge, resets[:-1]] if self.reverse else [resets[1:], edge])
+            resets = resets if self.inside is None else resets & self.inside
+        return dataclasses.replace(self, resets=resets, reverse=not self.reverse)
+
+
+def make_timing(
+    xs: Array,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+    reverse: bool = False,
+) -> Timing:
+    """Checks the four arguments against `xs` `[T, *batch, D]` and combines them.
+
+    Raises:
+      TypeError: `lengths` is not integer, `mask` or `resets` not boolean.
+      ValueError: a shape does not fit, or `lengths`, when its values are known, is negative or beyond T.
+    """
+    inside = None if lengths is None else _inside(lengths, xs)
+    mask = None if mask is None else _flags("mask", mask, xs)
+    resets = None if resets is None else _flags("resets", resets, xs)
+    if inside is not None and resets is not None:
+        resets = resets & inside
+    counts = mask if inside is None else inside if mask is None else inside & mask
+    return Timing(inside=inside, counts=counts, resets=resets, reverse=reverse)
+
+
+def _inside(lengths: ArrayLike, xs: Array) -> Array:
+    lengths = jnp.asarray(lengths)
+    steps, batch_shape = xs.shape[0], xs.shape[1:-1]
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise TypeError(
+            f"`lengths` is {lengths.dtype}; it counts steps: pass integers, such as `lengths.astype('int32')`."
+        )
+    if lengths.shape != batch_shape:
+        swapped = len(batch_shape) == 1 and lengths.shape == (steps,)
+        fix = "move time first in `xs`" if swapped else f"pass one length a row, {list(batch_shape)}"
+        raise ValueError(
+            f"`xs` is {list(xs.shape)} but `lengths` is {list(lengths.shape)}; "
+            f"rnnjax is time-major, so `xs` holds {steps} steps of a batch of shape {list(batch_shape)}: {fix}."
+        )
+    if not isinstance(lengths, Tracer):
+        known = np.asarray(lengths)
+        if known.size and (known.min() < 0 or known.max() > steps):
+            raise ValueError(
+                f"`lengths` runs from {known.min()} to {known.max()}, but `xs` {list(xs.shape)} has {steps} steps; "
+                f"every length must lie in 0..{steps}."
+            )
+    times = jnp.arange(steps, dtype=lengths.dtype if steps <= jnp.iinfo(lengths.dtype).max else jnp.int32)
+    return times.reshape(steps, *(1 for _ in batch_shape)) < lengths.astype(times.dtype)
+
+
+def _flags(name: str, flags: ArrayLike, xs: Array) -> Array:
+    flags = jnp.asarray(flags)
+    expected = xs.shape[:-1]
+    if flags.dtype != jnp.bool_:
+        raise TypeError(f"`{name}` is {flags.dtype}; it must be boolean: pass `{name}.astype(bool)`.")
+    if flags.shape != expected:
+        swapped = len(expected) == 2 and flags.shape == expected[::-1]
+        fix = f"pass `{name}.T`, or move time first in `xs`" if swapped else f"pass [T, *batch] = {list(expected)}"
+        raise ValueError(f"`xs` is {list(xs.shape)} but `{name}` is {list(flags.shape)}; rnnjax is time-major: {fix}.")
+    return flags
