@@ -89,9 +89,9 @@ def launch(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     out, err = consoles()
-    place: Path | None = None
+    place = Path()
     try:
-        options = _parse(experiment, arguments)
+        options: CommonOptions = _parse(experiment, arguments)
         place = options.out or Path("results") / (experiment.name + ("-quick" if options.quick else ""))
         try:
             options.check()

@@ -35,7 +35,7 @@ _LINES = (
     LineStyle(PURPLE, (0, (3, 1, 1, 1)), "X"),
 )
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
