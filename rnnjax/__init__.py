@@ -1,6 +1,6 @@
 """Recurrent networks as pure functions in JAX, and an instrument for their gradients."""
 
-from rnnjax import initializers
+from rnnjax import gradients, initializers
 from rnnjax.cell import Cell, StepCell
 from rnnjax.cells import (
     GRU,
@@ -53,6 +53,7 @@ __all__ = [
     "elman_mix",
     "elman_project",
     "elman_step",
+    "gradients",
     "gru_gate",
     "gru_init",
     "gru_initial_carry",

@@ -1,0 +1,13 @@
+"""The gradient instrument: how much of a loss's gradient reaches each step, and what each step gives to a weight.
+
+The gradient of a recurrent network is another recurrence, running backwards. `adjoint` runs that recurrence with its
+length kept as a logarithm, so it is exact at any depth; `adjoint_by_perturbation` gets the same from plain automatic
+differentiation, as far as floating point reaches, to check against. `attribution` takes the gradient of a shared weight
+apart, step by step.
+"""
+
+from rnnjax.gradients.adjoint import Adjoint, adjoint
+from rnnjax.gradients.attribution import attribution
+from rnnjax.gradients.perturbation import adjoint_by_perturbation
+
+__all__ = ["Adjoint", "adjoint", "adjoint_by_perturbation", "attribution"]

@@ -1,0 +1,62 @@
+"""What each unrolled copy of the network contributes to the gradient of its shared parameters.
+
+Unrolling copies the network T times, and every copy uses the same W1, W2 and b1. Give copy t parameters θ_t of its own,
+all equal: then
+
+    dL/dθ = Σ_t dL/dθ_t
+
+and dL/dθ_t is the part that step t contributes.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from rnnjax.cell import Cell, PyTree
+from rnnjax.gradients.sequence import Loss, in_input_order, prepare
+from rnnjax.unroll.masking import StepInput, timed_step
+
+
+def attribution(
+    cell: Cell,
+    params: PyTree,
+    carry: PyTree | None,
+    xs: ArrayLike,
+    loss: Loss,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+    reverse: bool = False,
+) -> PyTree:
+    """The gradient of a loss with respect to the parameters, taken apart by time step.
+
+    Args:
+      As `rnnjax.gradients.adjoint`.
+    Returns:
+      The parameters' tree with a leading T on every leaf: `parts.w_h[t]` is what step t contributes to dL/dW2, and
+      `parts.w_h.sum(0)` is dL/dW2. It takes T times the parameters' memory.
+
+    Example: h_3 = w h_2 + x_3 and so on, x = 1, w = 2: dh_3/dw = h_2 + w h_1 + w² h_0 = 3 + 2 + 0.
+
+      >>> import jax.numpy as jnp, rnnjax
+      >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[2.0]]), b=jnp.zeros(1))
+      >>> cell = rnnjax.Elman(1, activation="linear")
+      >>> parts = rnnjax.gradients.attribution(cell, params, None, jnp.ones((3, 1)), lambda ys: ys[-1, 0])
+      >>> parts.w_h[:, 0, 0].tolist()
+      [0.0, 2.0, 3.0]
+    """
+    sequence = prepare(cell, params, carry, xs, loss, lengths, mask, resets, reverse)
+    steps = sequence.inputs.x.shape[0]
+    copies = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (steps, *jnp.shape(leaf))), params)
+
+    def loss_of_copies(copies: PyTree):
+        def step(carry: PyTree, at_t: tuple[StepInput, PyTree]):
+            inputs, own_params = at_t
+            return timed_step(cell, own_params, sequence.batch_shape)(carry, inputs)
+
+        _, ys = lax.scan(step, sequence.carry, (sequence.inputs, copies))
+        return sequence.loss(ys)
+
+    return in_input_order(jax.grad(loss_of_copies)(copies), reverse)

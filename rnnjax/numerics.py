@@ -1,0 +1,74 @@
+"""Vectors too long or too short for floating point, held as a unit vector and the log of a norm.
+
+A norm squares, so in float32 entries below 2^-63 already give 0 and above 2^64 inf. Here the largest entry is divided
+out first, and sums of such vectors stay in log form, so nothing under- or overflows on the way.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from rnnjax.cell import PyTree
+
+
+def normalise(tree: PyTree, batch_ndim: int) -> tuple[PyTree, Array]:
+    """Splits each row's vector v into v / ‖v‖ and log ‖v‖ (Euclidean, over all leaves together).
+
+    Args:
+      tree: leaves `[*batch, ...]`.
+      batch_ndim: how many leading axes are batch axes.
+    Returns:
+      `(unit, log_norm)`: the same tree, and `[*batch]`. A zero vector gives a zero "unit" and -inf, which is its log.
+
+    Example:
+
+      >>> unit, log_norm = normalise(jnp.array([3e-30, 4e-30]), 0)
+      >>> [round(float(u), 6) for u in unit], round(float(jnp.exp(log_norm + 30 * jnp.log(10.0))), 4)
+      ([0.6, 0.8], 5.0)
+    """
+    largest = functools.reduce(jnp.maximum, [_over_row(jnp.max, jnp.abs(leaf), batch_ndim) for leaf in _leaves(tree)])
+    scale = jnp.where(largest > 0, largest, 1)
+    tree = jax.tree.map(lambda leaf: leaf / _expand(scale, leaf), tree)
+    squares = sum(_over_row(jnp.sum, leaf * leaf, batch_ndim) for leaf in _leaves(tree))
+    norm = jnp.sqrt(jnp.where(largest > 0, squares, 1))
+    unit = jax.tree.map(lambda leaf: leaf / _expand(norm, leaf), tree)
+    return unit, jnp.where(largest > 0, jnp.log(norm) + jnp.log(scale), -jnp.inf)
+
+
+def add_scaled(terms: list[tuple[PyTree, Array]], batch_ndim: int) -> tuple[PyTree, Array]:
+    """The sum of vectors given as (unit, log norm), in the same form: Σ exp(log_norm_i) unit_i.
+
+    Example: e^1000 (1, 0) + e^1000 (0, 1).
+
+      >>> one, two = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
+      >>> unit, log_norm = add_scaled([(one, jnp.array(1000.0)), (two, jnp.array(1000.0))], 0)
+      >>> round(float(log_norm) - 1000.0, 4)
+      0.3466
+    """
+    if len(terms) == 1:
+        return terms[0]
+    largest = functools.reduce(jnp.maximum, [log_norm for _, log_norm in terms])
+    reference = jnp.where(largest == -jnp.inf, 0, largest)
+
+    def add(*leaves: Array) -> Array:
+        weights = [jnp.exp(log_norm - reference) for _, log_norm in terms]
+        return sum(
+            (_expand(weight, leaf) * leaf for weight, leaf in zip(weights, leaves, strict=True)), start=0 * leaves[0]
+        )
+
+    unit, log_norm = normalise(jax.tree.map(add, *(tree for tree, _ in terms)), batch_ndim)
+    return unit, log_norm + reference
+
+
+def _leaves(tree: PyTree) -> list[Array]:
+    return jax.tree.leaves(tree)
+
+
+def _over_row(reduce, leaf: Array, batch_ndim: int) -> Array:
+    return reduce(leaf, axis=tuple(range(batch_ndim, leaf.ndim)))
+
+
+def _expand(row: Array, leaf: Array) -> Array:
+    return row.reshape(row.shape + (1,) * (leaf.ndim - row.ndim))
