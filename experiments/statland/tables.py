@@ -1,0 +1,84 @@
+"""The numbers of StatLand as tables, for the terminal and the report alike."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.harness import Table
+from experiments.harness.rows import Row
+from experiments.statland.plots import row_name
+from experiments.statland.published import RULES
+from experiments.statland.training import FATES
+
+
+def exact(value: float) -> str:
+    """Ten digits: enough to see 1e-6, few enough to hide that 0.99 is stored as 0.9900000000000001."""
+    return f"{value + 0.0:.10g}"
+
+
+def unrolled(trace: Mapping[str, Any], expected: str | None) -> Table:
+    """One row of days, one line a copy, and the prediction as the last line."""
+    columns = ("copy", "day", "x", "x·W1", "h before", "h·W2", "b1", "sum", "h = relu(sum)")
+    names = ("x", "x_w1", "h_before", "h_w2", "b1", "sum", "h")
+    lines = [
+        [str(number), step["day"], *(exact(step[name]) for name in names)]
+        for number, step in enumerate(trace["steps"], 1)
+    ]
+    last = trace["steps"][-1]["h"]
+    lines.append(["out", "", "", "", exact(last), "", "", "h·W3 + b2", exact(trace["prediction"])])
+    rule = f"rule: {expected}" if expected else "no rule"
+    return Table(
+        columns, lines, f"{', '.join(trace['days'])} → {exact(trace['prediction'])}, {trace['reads_as']} ({rule})"
+    )
+
+
+def lstm(company: str, days: Sequence[Mapping[str, float]]) -> Table:
+    """One company, one line a day."""
+    columns = ("day", "x", "h before", "c before", "σ(f) keep", "σ(i) add", "tanh(g)", "c", "σ(o) show", "h")
+    names = ("x", "h_before", "c_before", "forget", "input", "candidate", "c", "output", "h")
+    lines = [[str(number), *(f"{day[name]:.6f}" for name in names)] for number, day in enumerate(days, 1)]
+    caption = f"LSTM, company {company}: day {len(days) + 1} is predicted {days[-1]['h']:.6f}"
+    return Table(columns, lines, caption)
+
+
+def first_updates(updates: Sequence[Mapping[str, Any]], caption: str) -> Table:
+    """Forward, loss, backward, update: quantities down, updates across, so that it fits a narrow page."""
+    names = list(updates[0]["weights"])
+    lines: list[list[str]] = []
+
+    def line(part: str, label: str, values: Sequence[float]) -> None:
+        lines.append([part, label, *(exact_short(value) for value in values)])
+
+    for name in names:
+        line("weights", name, [u["weights"][name] for u in updates])
+    for index, (days, tomorrow) in enumerate(RULES):
+        line("forward", f"{', '.join(days)} → {tomorrow}", [u["predictions"][index] for u in updates])
+    line("loss", "Σ residual²", [u["loss"] for u in updates])
+    for name in names:
+        line("backward", f"dL/d{name}", [u["gradient"][name] for u in updates])
+    line("clip", "norm of the gradient", [u["gradient_norm"] for u in updates])
+    line("clip", "factor", [u["clip_factor"] for u in updates])
+    for name in names:
+        line("update", f"{name} after", [u["weights_after"][name] for u in updates])
+    return Table(("part", "quantity", *(f"update {k}" for k in range(1, len(updates) + 1))), lines, caption)
+
+
+def exact_short(value: float) -> str:
+    """Six digits, as in the columns of `first_updates`."""
+    return f"{value + 0.0:.6g}"
+
+
+def outcomes(rows: Sequence[Row], tolerance: float) -> Table:
+    """Shares of seeds, one line a training row."""
+    columns = ("training", *FATES, "dead at the start", "reads right", "three days high", "median loss", "largest norm")
+    lines = []
+    for row in rows:
+        v = row.values
+        shares = [v[f"share_{name}"] for name in (*FATES, "dead_at_start", "reads_right")]
+        shares.append(v["share_learned_and_three_days_high"])
+        numbers = [v["loss_final_median"], v["gradient_norm_max"]]
+        lines.append(
+            [row_name(row.options), *(f"{100 * share:.1f}%" for share in shares)]
+            + ["not finite" if x is None else exact_short(x) for x in numbers]
+        )
+    seeds = rows[0].options["seeds"] if rows else 0
+    return Table(columns, lines, f"Share of {seeds} seeds; learned: all four rules within {tolerance:g}")
