@@ -175,8 +175,8 @@ def learn(run: harness.Run[Options]) -> Section:
             "training_loss",
             plots.loss_curves(rows),
             alt="Loss against update for every seed in four panels: " + "; ".join(map(_sentence, rows)),
-            caption=f"Loss of every seed (of the first {plots.DRAWN_SEEDS} at most), by how it ended, with the median and the "
-            "middle half of all. Below 1e-16 is only rounding.",
+            caption=f"Loss of every seed (at most the first {plots.DRAWN_SEEDS}) by how it ended; median and middle "
+            "half are of all. Below 1e-16 is only rounding.",
         )
         bars = run.figure(
             "training_fates",
@@ -219,8 +219,8 @@ def _findings(rows: Sequence[Row], options: Options) -> list[str]:
         "0, and stays so; only b2 still moves, and the best it can do is 0.5 for everything, a loss of 1. "
         f"{100 * rows[0].values['share_dead_at_start']:.0f}% of the seeds are dead before the first update (those with "
         f"W1 < 0, one half on average); after training {_range('share_dead', rows)} are.",
-        "Stuck means alive, but in a valley that meets only some of the rules, or not there yet; diverged means that the "
-        "loss passed 1e6 or a weight became infinite or NaN.",
+        "Stuck means alive, but in a valley that meets only some of the rules, or not there yet; diverged means that "
+        "the loss passed 1e6 or a weight became infinite or NaN.",
         f"Of three days, {', '.join(published.THREE_DAYS)}, no rule speaks; "
         f"{_range('share_learned_and_three_days_high', rows)} of the seeds learn the rules and, like the published "
         "network, say high after them.",

@@ -86,7 +86,7 @@ def train(key: Array, rule: optax.GradientTransformation, task: Lesson, steps: i
         (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(network, task)
         change, memory = rule.update(gradient, memory, network)
         network = cast(Network, optax.apply_updates(network, change))  # pyright: ignore[reportArgumentType]
-        return (network, memory), (value, optax.global_norm(gradient))
+        return (network, memory), (value, optax.tree.norm(gradient))
 
     (network, _), (losses, norms) = jax.lax.scan(update, (network, rule.init(network)), None, length=steps)
     kept = curve_steps(steps)
@@ -123,19 +123,19 @@ def judge(networks: Network, tolerance: float) -> Judged:
     these.
     """
     task = lesson(three_days=False)
-    outputs, hidden = jax.vmap(lambda network: forward(network, task.rows))(networks)
-    beyond, _ = jax.vmap(lambda network: forward(network, encode([THREE_DAYS])))(networks)
-    predictions = np.asarray(outputs)
+    both = encode([*(days for days, _ in RULES), THREE_DAYS])
+    outputs, last = map(np.asarray, jax.jit(jax.vmap(lambda network: forward(network, both)))(networks))
+    predictions, beyond, hidden = outputs[:, :-1], outputs[:, -1], last[:, :-1]
     leaves = [np.asarray(leaf).reshape(len(predictions), -1) for leaf in jax.tree.leaves(networks)]
     finite = np.isfinite(np.concatenate(leaves, axis=1)).all(axis=1)
     residuals = predictions - task.targets
     finite &= np.square(residuals).sum(axis=1) < _DIVERGED_LOSS
     learned = finite & (np.abs(residuals) <= tolerance).all(axis=1)
-    dead = finite & (np.asarray(hidden) == 0).all(axis=1)
+    dead = finite & (hidden == 0).all(axis=1)
     fates = np.select([learned, ~finite, dead], [0, 3, 2], default=1)
     levels = np.array(list(DAYS.values()))
     nearest = levels[np.abs(predictions[..., None] - levels).argmin(axis=-1)]
-    return Judged(predictions, fates, finite & (nearest == task.targets).all(axis=1), np.asarray(beyond)[:, 0])
+    return Judged(predictions, fates, finite & (nearest == task.targets).all(axis=1), beyond)
 
 
 def first_updates(
@@ -151,9 +151,10 @@ def first_updates(
     network = draw(jax.random.split(jax.random.key(seed), seeds)[index])
     memory = rule.init(network)
     shown = []
+    differentiate = jax.jit(lambda network: jax.value_and_grad(loss, has_aux=True)(network, task))
     for _ in range(count):
-        (value, predictions), gradient = jax.value_and_grad(loss, has_aux=True)(network, task)
-        norm = float(optax.global_norm(gradient))
+        (value, predictions), gradient = differentiate(network)
+        norm = float(optax.tree.norm(gradient))
         change, memory = rule.update(gradient, memory, network)
         after = cast(Network, optax.apply_updates(network, change))  # pyright: ignore[reportArgumentType]
         shown.append(
