@@ -8,12 +8,13 @@ from jax.typing import ArrayLike, DTypeLike
 
 from rnnjax.cell import Cell, PyTree
 from rnnjax.unroll.checks import check_carry, checked_xs
+from rnnjax.unroll.hoisted import unroll_hoisted
 from rnnjax.unroll.loop import unroll_loop
 from rnnjax.unroll.masking import blank
 from rnnjax.unroll.scan import unroll_scan
 from rnnjax.unroll.timing import Timing, make_timing
 
-Engine = Literal["auto", "loop", "scan"]
+Engine = Literal["auto", "loop", "scan", "hoisted"]
 
 Run = Callable[[Any, PyTree, PyTree, Array, Timing], tuple[PyTree, PyTree]]
 """`(cell, params, carry, xs, timing) -> (carry, ys)`: unroll one layer with the options of the call under way."""
@@ -59,7 +60,8 @@ def unroll(
       mask: `[T, *batch]` booleans, False at interior gaps.
       resets: `[T, *batch]` booleans: the carry becomes the initial carry before that step, in running order.
       reverse: each row runs from its own end to its start; `ys` stays in input order.
-      engine: "scan" (`jax.lax.scan`), "loop" (Python; the reference), or "auto".
+      engine: "hoisted" (every matmul that needs no carry leaves the loop, in the derivative too), "scan"
+        (`jax.lax.scan`), "loop" (Python; the reference), or "auto".
       unroll: how many steps go into one body of the scan.
     Returns:
       `(carry, ys)`: the carry after each row's last step, and the outputs `[T, *batch, ...]`.
@@ -92,6 +94,8 @@ def unroll(
         check_carry(part, params, carry, xs)
         if engine == "loop":
             return unroll_loop(part, params, carry, xs, timing)
+        if engine == "hoisted":
+            return unroll_hoisted(part, params, carry, xs, timing, unroll=unroll)
         return unroll_scan(part, params, carry, xs, timing, unroll=unroll)
 
     xs = checked_xs(xs)
