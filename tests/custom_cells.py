@@ -1,0 +1,80 @@
+"""Two cells of our own, written as a user would write them: they must have every property that the built-in ones have."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from rnnjax import StepCell
+
+
+class LeakyParams(NamedTuple):
+    w_x: Array  # [D, H]
+    w_h: Array  # [H, H]
+    rate: Array  # [H]
+
+
+class LeakyCarry(NamedTuple):
+    h: Array  # [*batch, H]
+    age: Array  # [*batch]: a leaf with no feature axis
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaky:
+    """A leaky unit that knows how long it has run, and whose output is no part of its carry.
+
+    age_t = age_{t-1} / 2 + 1
+    h_t = σ(rate) h_{t-1} + tanh(u_t + r_t) / (1 + age_t²)        y_t = h_t² - u_t
+    """
+
+    hidden_size: int
+
+    def init(self, key, input_size, dtype=None):
+        key_x, key_h, key_rate = jax.random.split(key, 3)
+        size = self.hidden_size
+        return LeakyParams(
+            w_x=jax.random.normal(key_x, (input_size, size), dtype),
+            w_h=jax.random.normal(key_h, (size, size), dtype),
+            rate=jax.random.normal(key_rate, (size,), dtype),
+        )
+
+    def initial_carry(self, params, batch_shape=()):
+        dtype = params.w_h.dtype
+        return LeakyCarry(jnp.zeros((*batch_shape, self.hidden_size), dtype), jnp.ones(batch_shape, dtype))
+
+    def project(self, params, xs):
+        return xs @ params.w_x
+
+    def mix(self, params, carry):
+        return carry.h @ params.w_h
+
+    def gate(self, params, carry, u, r):
+        age = carry.age / 2 + 1
+        h = jax.nn.sigmoid(params.rate) * carry.h + jnp.tanh(u + r) / (1 + age**2)[..., None]
+        return LeakyCarry(h, age), h * h - u
+
+    def step(self, params, carry, x):
+        return self.gate(params, carry, self.project(params, x), self.mix(params, carry))
+
+
+def mgu_init(key, input_size, dtype=None):
+    """`w` [D + H, 2H], and an initial hidden state `h_0` [H] that is learned, so that a reset has a gradient."""
+    key_w, key_h = jax.random.split(key)
+    return {"w": jax.random.normal(key_w, (input_size + 3, 6), dtype), "h_0": jax.random.normal(key_h, (3,), dtype)}
+
+
+def mgu_initial_carry(params, batch_shape):
+    return jnp.broadcast_to(params["h_0"], (*batch_shape, 3))
+
+
+def mgu_step(params, h, x):
+    """A minimal gated unit on the concatenation [x, h], which no input projection can be taken out of."""
+    f, n = jnp.split(jnp.concatenate([x, h], axis=-1) @ params["w"], 2, axis=-1)
+    f = jax.nn.sigmoid(f)
+    h = (1 - f) * h + f * jnp.tanh(n)
+    return h, h
+
+
+MGU = StepCell(mgu_step, mgu_initial_carry, mgu_init)

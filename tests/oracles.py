@@ -1,0 +1,160 @@
+"""The forward pass of every registry cell, written a second time: NumPy, float64, one row, one step, one Python loop.
+
+Nothing here imports `rnnjax`. Time is told in another way too: not with flags on steps but with the *cuts* between
+them. Cut p lies before step p (and behind step p - 1), so running forwards a row starts afresh at step p, and running
+backwards at step p - 1; both halves of a bidirectional cell see the same cuts.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Row(NamedTuple):
+    """One row's time: how long it is, which steps are hidden, where it is cut, and which way it runs."""
+
+    length: int
+    hidden: frozenset[int]
+    cuts: frozenset[int]
+    backwards: bool
+
+
+RowFunction = Callable[[Any, Any, np.ndarray, Row], tuple[Any, np.ndarray]]
+"""`(params, carry, xs [T, D], row) -> (carry, ys [T, ...])`."""
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def elman(activation: Callable) -> Callable:
+    def step(p, h, x):
+        h = activation(x @ p.w_x + h @ p.w_h + p.b)
+        return h, h
+
+    return step
+
+
+def lstm(p, carry, x):
+    size = p.w_h.shape[0]
+    z = x @ p.w_x + carry.h @ p.w_h + p.b
+    i, f, g, o = z[:size], z[size : 2 * size], z[2 * size : 3 * size], z[3 * size :]
+    c = sigmoid(f) * carry.c + sigmoid(i) * np.tanh(g)
+    h = sigmoid(o) * np.tanh(c)
+    return carry._replace(h=h, c=c), h
+
+
+def gru(p, h, x):
+    size = p.w_h.shape[0]
+    gates = [slice(k * size, (k + 1) * size) for k in range(3)]
+    r, z = (sigmoid(x @ p.w_x[:, k] + p.b[k] + h @ p.w_h[:, k]) for k in gates[:2])
+    n = np.tanh(x @ p.w_x[:, gates[2]] + p.b[gates[2]] + r * (h @ p.w_h[:, gates[2]] + p.b_hn))
+    h = n + z * (h - n)
+    return h, h
+
+
+def mgu(p, h, x):
+    size = h.shape[0]
+    w_x, w_h = p["w"][: x.shape[0]], p["w"][x.shape[0] :]
+    z = x @ w_x + h @ w_h
+    f = sigmoid(z[:size])
+    h = h + f * (np.tanh(z[size:]) - h)
+    return h, h
+
+
+def leaky(p, carry, x):
+    u = x @ p.w_x
+    age = 1 + 0.5 * carry.age
+    h = carry.h * sigmoid(p.rate) + np.tanh(u + carry.h @ p.w_h) / (1 + age * age)
+    return carry._replace(h=h, age=age), h**2 - u
+
+
+def zeros(p, carry):
+    return map_tree(np.zeros_like, carry)
+
+
+def plain(step: Callable, initial: Callable = zeros) -> RowFunction:
+    """A single cell over one row; `initial(params, carry)` is the carry after a cut."""
+
+    def run(p, carry, xs, row):
+        ys: dict[int, np.ndarray] = {}
+        steps = range(row.length)
+        for t in reversed(steps) if row.backwards else steps:
+            if (t + 1 if row.backwards else t) in row.cuts:
+                carry = initial(p, carry)
+            if t not in row.hidden:
+                carry, ys[t] = step(p, carry, xs[t])
+        _, y = step(p, carry, np.zeros_like(xs[0]))  # for its shape alone
+        return carry, np.stack([ys.get(t, np.zeros_like(y)) for t in range(xs.shape[0])])
+
+    return run
+
+
+def stack(*layers: RowFunction) -> RowFunction:
+    def run(p, carry, xs, row):
+        carries = []
+        for layer, layer_params, layer_carry in zip(layers, p, carry, strict=True):
+            layer_carry, xs = layer(layer_params, layer_carry, xs, row)
+            carries.append(layer_carry)
+        return tuple(carries), xs
+
+    return run
+
+
+def bidirectional(one: RowFunction, other: RowFunction) -> RowFunction:
+    def run(p, carry, xs, row):
+        carry_one, ys_one = one(p.forward, carry.forward, xs, row)
+        carry_other, ys_other = other(p.backward, carry.backward, xs, row._replace(backwards=not row.backwards))
+        return carry._replace(forward=carry_one, backward=carry_other), np.concatenate([ys_one, ys_other], axis=-1)
+
+    return run
+
+
+TANH = plain(elman(np.tanh))
+LEAKY = plain(leaky, lambda p, carry: carry._replace(h=np.zeros_like(carry.h), age=np.ones_like(carry.age)))
+
+ROWS: dict[str, RowFunction] = {
+    "elman_tanh": TANH,
+    "elman_relu": plain(elman(lambda z: np.maximum(z, 0))),
+    "elman_linear": plain(elman(lambda z: z)),
+    "lstm": plain(lstm),
+    "gru": plain(gru),
+    "step_cell": plain(mgu, lambda p, carry: p["h_0"]),
+    "custom": LEAKY,
+    "stack": stack(plain(lstm), plain(gru)),
+    "deep_stack": stack(TANH, stack(LEAKY, plain(elman(lambda z: z))), TANH),
+    "bidirectional": bidirectional(plain(gru), plain(lstm)),
+    "stack_of_bidirectional": stack(bidirectional(TANH, LEAKY), plain(gru)),
+}
+
+
+def unroll(name: str, params, carry, xs, lengths=None, mask=None, resets=None, reverse=False):
+    """What `rnnjax.unroll` must return for the registry cell `name`: `(carry, ys)`, any number of batch axes."""
+    params, carry, xs = (map_tree(lambda leaf: np.asarray(leaf, np.float64), tree) for tree in (params, carry, xs))
+    steps, batch_shape = xs.shape[0], xs.shape[1:-1]
+    carries, outputs = [], []
+    for b in np.ndindex(batch_shape):
+        length = steps if lengths is None else int(np.asarray(lengths)[b])
+        hidden = [] if mask is None else [t for t in range(steps) if not np.asarray(mask)[(t, *b)]]
+        flagged = [] if resets is None else [t for t in range(length) if np.asarray(resets)[(t, *b)]]
+        cuts = frozenset(t + 1 if reverse else t for t in flagged)
+        row = Row(length, frozenset(hidden), cuts, reverse)
+        row_carry, ys = ROWS[name](params, map_tree(lambda leaf, b=b: leaf[b], carry), xs[(slice(None), *b)], row)
+        carries.append(row_carry)
+        outputs.append(ys)
+    ys = np.stack(outputs, axis=1)
+    return (
+        map_tree(lambda *leaves: np.stack(leaves).reshape(batch_shape + leaves[0].shape), *carries),
+        ys.reshape((steps, *batch_shape, *ys.shape[2:])),
+    )
+
+
+def map_tree(function: Callable, tree: Any, *rest: Any) -> Any:
+    """`jax.tree.map` in five lines, so that an oracle depends on NumPy alone."""
+    if isinstance(tree, dict):
+        return {key: map_tree(function, tree[key], *(r[key] for r in rest)) for key in tree}
+    if isinstance(tree, tuple):
+        parts = [map_tree(function, *leaves) for leaves in zip(tree, *rest, strict=True)]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    return function(tree, *rest)

@@ -1,0 +1,180 @@
+"""One registry of cells, and the little machinery that every generic property shares.
+
+A new cell joins all properties by an entry in `CELLS` (and one in `oracles.ROWS`), a new engine by one in `ENGINES`.
+The sizes are small and few on purpose: nearly all of the suite's time is compilation, so a property brings new data to
+a function that is already compiled rather than a new shape.
+"""
+
+import functools
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+
+import rnnjax
+from rnnjax.cell import PyTree
+from tests.custom_cells import MGU, Leaky
+
+T, B, D = 5, 3, 2
+
+CELLS: dict[str, Any] = {
+    "elman_tanh": rnnjax.Elman(3),
+    "elman_relu": rnnjax.Elman(3, "relu"),
+    "elman_linear": rnnjax.Elman(3, "linear"),
+    "lstm": rnnjax.LSTM(3),
+    "gru": rnnjax.GRU(3),
+    "step_cell": MGU,
+    "custom": Leaky(3),
+    "stack": rnnjax.Stack((rnnjax.LSTM(3), rnnjax.GRU(2))),
+    "deep_stack": rnnjax.Stack((rnnjax.Elman(3), rnnjax.Stack((Leaky(3), rnnjax.Elman(2, "linear"))), rnnjax.Elman(3))),
+    "bidirectional": rnnjax.Bidirectional(rnnjax.GRU(3), rnnjax.LSTM(2)),
+    "stack_of_bidirectional": rnnjax.Stack((rnnjax.Bidirectional(rnnjax.Elman(3), Leaky(2)), rnnjax.GRU(3))),
+}
+
+ENGINES: dict[str, dict[str, Any]] = {"loop": {"engine": "loop"}, "scan": {"engine": "scan"}}
+"""What every property runs over: keyword options of `unroll`. "loop" runs eagerly, every other one jitted."""
+
+VARIANTS: dict[str, dict[str, Any]] = {"scan_unroll_2": {"engine": "scan", "unroll": 2}}
+"""Options that must not change a number: compared with the reference in values and derivatives, and no more."""
+
+COMPOSITES = [name for name in CELLS if isinstance(CELLS[name], rnnjax.Stack | rnnjax.Bidirectional)]
+PLAIN = [name for name in CELLS if name not in COMPOSITES]
+CAUSAL = [name for name in CELLS if "bidirectional" not in name]
+
+every_cell = pytest.mark.parametrize("name", CELLS)
+every_plain_cell = pytest.mark.parametrize("name", PLAIN)
+every_causal_cell = pytest.mark.parametrize("name", CAUSAL)
+every_engine = pytest.mark.parametrize("engine", ENGINES)
+both_directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+
+
+class Sample(NamedTuple):
+    """What a gradient is taken of."""
+
+    params: PyTree
+    carry: PyTree
+    xs: Array  # [T, B, D]
+
+
+class Times(NamedTuple):
+    """The three arguments that say which steps count."""
+
+    lengths: Any = None  # [B] int
+    mask: Any = None  # [T, B] bool
+    resets: Any = None  # [T, B] bool
+
+
+ALL_COUNT = Times(np.full(B, T), np.ones((T, B), bool), np.zeros((T, B), bool))
+"""Nothing is cut, hidden or reset, but said in arrays: runs through the same compiled function as the next two."""
+
+LENGTHS_ONLY = ALL_COUNT._replace(lengths=np.array([5, 3, 0]))
+
+COMBINED = Times(
+    lengths=np.array([5, 3, 0]),
+    mask=np.array([[1, 0, 1, 1, 1], [1, 0, 1, 1, 0], [1, 1, 1, 1, 1]], bool).T,
+    resets=np.array([[0, 0, 1, 0, 0], [1, 1, 0, 1, 0], [0, 1, 0, 0, 0]], bool).T,
+)
+"""Everything at once: a full row with a gap and a reset; a short one that resets at its start, on a hidden step and
+beyond its end; and an empty one."""
+
+SHORT = Times(
+    lengths=np.array([3, 2, 0]),
+    mask=np.array([[1, 1, 1], [0, 1, 1], [1, 1, 1]], bool).T,
+    resets=np.array([[0, 0, 1], [0, 0, 0], [0, 0, 0]], bool).T,
+)
+"""The same for T = 3, for what must be eager or is differentiated twice."""
+
+
+def normal(tree: PyTree, seed: str, dtype: str | None = None, scale: float = 1.0) -> PyTree:
+    """Gaussian arrays shaped like `tree`, drawn by NumPy so that no part of the library has touched them."""
+    rng = np.random.default_rng(zlib.crc32(seed.encode()))
+    return jax.tree.map(lambda a: jnp.asarray(scale * rng.normal(size=a.shape), dtype or a.dtype), tree)
+
+
+@functools.cache
+def sample(name: str, dtype: str = "float64", steps: int = T, batch_shape: tuple[int, ...] = (B,)) -> Sample:
+    """Random parameters (every bias too), a random carry and random inputs for the cell `name`.
+
+    The parameters depend on the name alone, and carry and inputs on their shapes too: float32 is float64 rounded.
+    """
+    cell = CELLS[name]
+    params = jax.eval_shape(lambda key: cell.init(key, D), jax.random.key(0))
+    carry = jax.eval_shape(lambda p: cell.initial_carry(p, batch_shape), params)
+    xs = jax.ShapeDtypeStruct((steps, *batch_shape, D), "float64")
+    return Sample(
+        normal(params, name, dtype, scale=0.6), normal(carry, f"{name} carry", dtype), normal(xs, f"{name} xs", dtype)
+    )
+
+
+def run(name: str, engine: str, sample: Sample, times: Times = Times(), reverse: bool = False) -> tuple[PyTree, PyTree]:
+    """`(carry, ys)` of one call of `rnnjax.unroll`; jitted, but for the loop."""
+    return _forward(name, engine, reverse)(sample, times)
+
+
+def pull(
+    name: str, engine: str, sample: Sample, times: Times, cotangents: PyTree, reverse: bool = False
+) -> tuple[tuple[PyTree, PyTree], Sample]:
+    """`((carry, ys), gradients)`: gradients of the outputs weighted by `cotangents`, for params, carry and xs."""
+    return _pull(name, engine, reverse)(sample, times, cotangents)
+
+
+def unroller(name: str, engine: str, reverse: bool, times: Times) -> Callable[..., tuple[PyTree, PyTree]]:
+    """`unroll` as a function of what can be differentiated: `(params, carry, xs) -> (carry, ys)`."""
+    options = (ENGINES | VARIANTS)[engine]
+
+    def outputs(params: PyTree, carry: PyTree, xs: Array) -> tuple[PyTree, PyTree]:
+        return rnnjax.unroll(CELLS[name], params, carry, xs, **times._asdict(), reverse=reverse, **options)
+
+    return outputs
+
+
+def compiled(engine: str, function: Callable) -> Callable:
+    """Jitted, but for the loop, which jitted would compile T copies of the step."""
+    return function if engine == "loop" else jax.jit(function)
+
+
+@functools.cache
+def _forward(name: str, engine: str, reverse: bool) -> Callable:
+    return compiled(engine, lambda sample, times: unroller(name, engine, reverse, times)(*sample))
+
+
+@functools.cache
+def _pull(name: str, engine: str, reverse: bool) -> Callable:
+    def outputs_and_gradients(sample: Sample, times: Times, cotangents: PyTree):
+        outputs, pullback = jax.vjp(unroller(name, engine, reverse, times), *sample)
+        return outputs, Sample(*pullback(cotangents))
+
+    return compiled(engine, outputs_and_gradients)
+
+
+@functools.cache
+def cotangents(name: str, steps: int = T) -> PyTree:
+    """A weight for every output, those of hidden steps too: a gradient that leaks from padding shows."""
+    shapes = jax.eval_shape(unroller(name, "scan", False, Times()), *sample(name, steps=steps))
+    return normal(shapes, f"{name} cotangents")
+
+
+def assert_close(got: PyTree, expected: PyTree, tolerance: float = 1e-12) -> None:
+    """Same tree, shapes and values, to `tolerance` relative or absolute; NaN equals nothing."""
+    got_leaves, got_tree = jax.tree.flatten(got)
+    expected_leaves, expected_tree = jax.tree.flatten(expected)
+    assert got_tree == expected_tree
+    for a, b in zip(got_leaves, expected_leaves, strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=False)
+
+
+def assert_identical(got: PyTree, expected: PyTree) -> None:
+    """The same bits in every leaf: not even the sign of a zero may differ."""
+    got_leaves, got_tree = jax.tree.flatten(got)
+    expected_leaves, expected_tree = jax.tree.flatten(expected)
+    assert got_tree == expected_tree
+    for a, b in zip(got_leaves, expected_leaves, strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert a.tobytes() == b.tobytes(), f"differ by up to {np.abs(a - b).max()}"

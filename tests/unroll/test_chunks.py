@@ -1,0 +1,52 @@
+"""Time can be cut anywhere: T steps are a steps and then T - a, the carry handed over."""
+
+import numpy as np
+import pytest
+
+from tests.registry import (
+    COMBINED,
+    ENGINES,
+    Times,
+    assert_close,
+    both_directions,
+    cotangents,
+    every_causal_cell,
+    every_engine,
+    pull,
+    run,
+    sample,
+)
+
+SPLIT = 2
+
+
+def chunk(times: Times, steps: slice) -> Times:
+    length = steps.stop - steps.start
+    lengths = np.clip(times.lengths - steps.start, 0, length)
+    return Times(lengths, times.mask[steps], times.resets[steps])
+
+
+@every_causal_cell
+@every_engine
+@both_directions
+def test_two_chunks_are_the_whole(name, engine, reverse):
+    """With lengths, gaps and resets cut along. (A bidirectional cell has no such property: it reads from both ends.)"""
+    drawn = sample(name)
+    (whole_carry, whole), _ = pull(name, engine, drawn, COMBINED, cotangents(name), reverse)
+    early, late = slice(0, SPLIT), slice(SPLIT, drawn.xs.shape[0])
+    carry, outputs = drawn.carry, {}
+    for steps in (late, early) if reverse else (early, late):
+        part = drawn._replace(carry=carry, xs=drawn.xs[steps])
+        carry, outputs[steps.start] = run(name, "loop", part, chunk(COMBINED, steps), reverse)
+    assert_close((carry, np.concatenate([outputs[early.start], outputs[late.start]])), (whole_carry, np.asarray(whole)))
+
+
+@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "loop"])
+@pytest.mark.parametrize("name", ["elman_tanh", "stack"])
+def test_two_chunks_of_one_engine(name, engine):
+    """The same with both chunks on the engine itself, as truncated backpropagation through time uses it."""
+    drawn = sample(name)
+    whole_carry, whole = run(name, engine, drawn)
+    carry, first = run(name, engine, drawn._replace(xs=drawn.xs[:SPLIT]))
+    carry, second = run(name, engine, drawn._replace(carry=carry, xs=drawn.xs[SPLIT:]))
+    assert_close((carry, np.concatenate([first, second])), (whole_carry, np.asarray(whole)))

@@ -1,0 +1,177 @@
+"""Every engine gives the same numbers: values, both first derivatives and all four second ones; jitted, mapped or not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from tests.registry import (
+    CELLS,
+    COMBINED,
+    ENGINES,
+    PLAIN,
+    SHORT,
+    VARIANTS,
+    B,
+    Sample,
+    T,
+    Times,
+    assert_close,
+    assert_identical,
+    both_directions,
+    compiled,
+    cotangents,
+    every_cell,
+    normal,
+    pull,
+    run,
+    sample,
+    unroller,
+)
+
+NOT_THE_LOOP = [engine for engine in ENGINES if engine != "loop"]
+
+
+def derivatives(name: str, engine: str, orders: tuple[str, ...]):
+    """Values, jvp and vjp, and some of the second derivatives, in random directions."""
+
+    def function(drawn: Sample, tangents: Sample, weights):
+        outputs = unroller(name, engine, False, SHORT)
+
+        def pullback(*primals):
+            return jax.vjp(outputs, *primals)[1](weights)
+
+        def pushforward(*primals):
+            return jax.jvp(outputs, primals, tuple(tangents))[1]
+
+        second = {
+            "jvp of vjp": lambda: jax.jvp(pullback, tuple(drawn), tuple(tangents)),
+            "jvp of jvp": lambda: jax.jvp(pushforward, tuple(drawn), tuple(tangents)),
+            "vjp of jvp": lambda: jax.vjp(pushforward, *drawn)[1](weights),
+            "vjp of vjp": lambda: jax.vjp(pullback, *drawn)[1](tuple(tangents)),
+        }
+        values_and_jvp = jax.jvp(outputs, tuple(drawn), tuple(tangents))
+        return {"values and jvp": values_and_jvp, **{order: second[order]() for order in orders}}
+
+    return compiled(engine, function)
+
+
+def assert_same_derivatives(name: str, engine: str, orders: tuple[str, ...]) -> None:
+    drawn = sample(name, steps=3)
+    arguments = drawn, normal(drawn, f"{name} tangents"), cotangents(name, 3)
+    expected = derivatives(name, "loop", orders)(*arguments)
+    for quantity, got in derivatives(name, engine, orders)(*arguments).items():
+        try:
+            assert_close(got, expected[quantity])
+        except AssertionError as error:
+            error.add_note(f"in {quantity}")
+            raise
+
+
+@every_cell
+@pytest.mark.parametrize("engine", NOT_THE_LOOP)
+def test_every_engine_is_the_loop(name, engine):
+    """The loop is plain Python over `step`, and `test_check_grads` holds its derivatives to finite differences.
+
+    `jvp of vjp` is values, gradients and Hessian-vector products in one.
+    """
+    assert_same_derivatives(name, engine, ("jvp of vjp",))
+
+
+@pytest.mark.parametrize("engine", NOT_THE_LOOP)
+@pytest.mark.parametrize("name", ["elman_tanh", "custom"])
+def test_every_second_derivative_of_every_engine(name, engine):
+    """All four orders of differentiation: an engine with a derivative rule of its own may know only some of them."""
+    assert_same_derivatives(name, engine, ("jvp of jvp", "vjp of jvp", "vjp of vjp"))
+
+
+@pytest.mark.parametrize("engine", VARIANTS)
+@pytest.mark.parametrize("name", ["lstm", "bidirectional"])
+def test_no_option_changes_a_number(name, engine):
+    got = pull(name, engine, sample(name), COMBINED, cotangents(name))
+    assert_close(got, pull(name, "loop", sample(name), COMBINED, cotangents(name)))
+
+
+@every_cell
+@pytest.mark.parametrize("engine", NOT_THE_LOOP)
+def test_every_engine_is_the_loop_in_reverse(name, engine):
+    got = pull(name, engine, sample(name), COMBINED, cotangents(name), reverse=True)
+    assert_close(got, pull(name, "loop", sample(name), COMBINED, cotangents(name), reverse=True))
+
+
+@pytest.mark.parametrize("name", [*PLAIN, "stack_of_bidirectional"])
+def test_jit_is_eager(name):
+    """The scan called outside `jit`; the loop inside it, for the cheapest to compile."""
+    eager = unroller(name, "scan", False, Times())(*sample(name))
+    assert_close(run(name, "scan", sample(name)), eager)
+    if name in ("elman_tanh", "gru"):
+        jitted = jax.jit(unroller(name, "loop", False, COMBINED))(*sample(name))
+        assert_close(jitted, run(name, "loop", sample(name), COMBINED))
+
+
+@pytest.mark.parametrize("name", ["elman_tanh", "bidirectional"])
+def test_auto_is_a_named_engine(name):
+    """`auto` picks one of the others; it is no engine of its own, so its numbers are theirs to the bit."""
+    auto = jax.jit(lambda drawn: rnnjax.unroll(CELLS[name], *drawn))(sample(name))
+    named = [jax.jit(unroller(name, engine, False, Times()))(*sample(name)) for engine in NOT_THE_LOOP]
+    assert any(all(map(np.array_equal, jax.tree.leaves(auto), jax.tree.leaves(other))) for other in named)
+
+
+@every_cell
+@pytest.mark.parametrize("engine", NOT_THE_LOOP)
+def test_vmap_over_rows_is_the_batch(name, engine):
+    """Mapped row by row, with no batch axis in sight, lengths, mask and resets mapped along."""
+
+    def row(carry, xs, times):
+        return unroller(name, engine, False, times)(sample(name).params, carry, xs)
+
+    by_row = Times(lengths=0, mask=1, resets=1)
+    rows = jax.jit(jax.vmap(row, in_axes=(0, 1, by_row), out_axes=(0, 1)))
+    batch, _ = pull(name, engine, sample(name), COMBINED, cotangents(name))
+    assert_close(rows(sample(name).carry, sample(name).xs, COMBINED), batch)
+
+
+@every_cell
+@pytest.mark.parametrize("batch_shape", [(), (1,), (2, 3)], ids=str)
+def test_any_number_of_batch_axes(name, batch_shape):
+    """Every output has the batch axes of `xs`. (Values: `test_forward.test_any_shape`, and rows by `vmap` above.)"""
+    outputs = unroller(name, "scan", False, Times(mask=np.ones((T, *batch_shape), bool)))
+    carry, ys = jax.eval_shape(outputs, *sample(name, batch_shape=batch_shape))
+    one_row = sample(name, batch_shape=())
+    expected_carry, expected_ys = jax.eval_shape(unroller(name, "scan", False, Times()), *one_row)
+    assert ys.shape == (T, *batch_shape, *expected_ys.shape[1:])
+    shapes = jax.tree.map(lambda leaf: (*batch_shape, *leaf.shape), expected_carry)
+    assert jax.tree.map(lambda leaf: leaf.shape, carry) == shapes
+
+
+@every_cell
+@both_directions
+def test_one_step_of_time_is_one_step(name, reverse):
+    """T = 1 is `cell.step`; a bidirectional cell has none, and is its two halves side by side."""
+    params, carry, xs = sample(name)
+    got = rnnjax.unroll(CELLS[name], params, carry, xs[:1], reverse=reverse, engine="loop")
+
+    def one_step(cell, params, carry, x):
+        if isinstance(cell, rnnjax.Bidirectional):
+            one, y_one = one_step(cell.forward, params.forward, carry.forward, x)
+            other, y_other = one_step(cell.backward, params.backward, carry.backward, x)
+            return rnnjax.BothWays(one, other), jnp.concatenate([y_one, y_other], axis=-1)
+        if isinstance(cell, rnnjax.Stack) and name == "stack_of_bidirectional":
+            bottom, x = one_step(cell.cells[0], params[0], carry[0], x)
+            top, x = one_step(cell.cells[1], params[1], carry[1], x)
+            return (bottom, top), x
+        return cell.step(params, carry, x)
+
+    new_carry, y = one_step(CELLS[name], params, carry, xs[0])
+    assert_close(got, (new_carry, y[None]))
+
+
+@every_cell
+def test_reverse_is_time_turned_round(name):
+    """Unrolling backwards is unrolling the turned sequence forwards, outputs turned back; without any masking."""
+    params, carry, xs = sample(name)
+    got_carry, ys = rnnjax.unroll(CELLS[name], params, carry, xs, reverse=True, engine="loop")
+    turned_carry, turned = rnnjax.unroll(CELLS[name], params, carry, xs[::-1], engine="loop")
+    assert_identical((got_carry, ys), (turned_carry, turned[::-1]))
+    assert ys.shape[:2] == (T, B)

@@ -1,0 +1,153 @@
+"""Values over time: every cell and engine against the NumPy oracle at 1e-12, whatever counts, resets and direction."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+import rnnjax
+from tests import oracles
+from tests.registry import (
+    ALL_COUNT,
+    CELLS,
+    COMBINED,
+    ENGINES,
+    LENGTHS_ONLY,
+    B,
+    T,
+    Times,
+    assert_close,
+    assert_identical,
+    both_directions,
+    cotangents,
+    every_cell,
+    every_engine,
+    pull,
+    run,
+    sample,
+)
+
+
+@every_cell
+@every_engine
+def test_plain(name, engine):
+    """With nothing said about time, forwards."""
+    assert_close(run(name, engine, sample(name)), oracles.unroll(name, *sample(name)))
+
+
+@every_cell
+@every_engine
+@both_directions
+def test_lengths_mask_and_resets_together(name, engine, reverse):
+    """The contract whole, in one example that holds every rule (`registry.COMBINED`)."""
+    outputs, _ = pull(name, engine, sample(name), COMBINED, cotangents(name), reverse)
+    assert_close(outputs, oracles.unroll(name, *sample(name), **COMBINED._asdict(), reverse=reverse))
+
+
+TIMES = st.builds(
+    Times,
+    lengths=arrays.arrays(int, (B,), elements=st.integers(0, T)),
+    mask=arrays.arrays(bool, (T, B)),
+    resets=arrays.arrays(bool, (T, B)),
+)
+
+
+@every_cell
+@both_directions
+def test_any_lengths_mask_and_resets(name, reverse):
+    """The same for whatever hypothesis thinks of; new values, no new compilation."""
+
+    @given(times=TIMES)
+    def agrees_with_the_oracle(times):
+        outputs, _ = pull(name, "scan", sample(name), times, cotangents(name), reverse)
+        assert_close(outputs, oracles.unroll(name, *sample(name), **times._asdict(), reverse=reverse))
+
+    agrees_with_the_oracle()
+
+
+@pytest.mark.parametrize("name", ["lstm", "stack_of_bidirectional"])
+@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "scan"])
+@both_directions
+def test_any_lengths_mask_and_resets_other_engines(name, engine, reverse):
+    """And on every other engine, for one single cell and the most composed one."""
+
+    @settings(max_examples=8)
+    @given(times=TIMES)
+    def agrees_with_the_oracle(times):
+        got = run(name, engine, sample(name), times, reverse)
+        assert_close(got, oracles.unroll(name, *sample(name), **times._asdict(), reverse=reverse))
+
+    agrees_with_the_oracle()
+
+
+@pytest.mark.parametrize("name", ["lstm", "stack_of_bidirectional"])
+@pytest.mark.parametrize("batch_shape", [(), (2, 1)], ids=str)
+@both_directions
+def test_any_shape(name, batch_shape, reverse):
+    """No batch axis, and two; T = 1 among the lengths of time; lengths of every integer dtype."""
+
+    @settings(max_examples=6)
+    @given(data=st.data(), steps=st.sampled_from([1, 2]), dtype=st.sampled_from(["int8", "uint32", "int64"]))
+    def agrees_with_the_oracle(data, steps, dtype):
+        drawn = sample(name, steps=steps, batch_shape=batch_shape)
+        times = {
+            "lengths": data.draw(arrays.arrays(dtype, batch_shape, elements=st.integers(0, steps))),
+            "mask": data.draw(arrays.arrays(bool, (steps, *batch_shape))),
+            "resets": data.draw(arrays.arrays(bool, (steps, *batch_shape))),
+        }
+        got = rnnjax.unroll(CELLS[name], *drawn, **times, reverse=reverse, engine="loop")
+        assert_close(got, oracles.unroll(name, *drawn, **times, reverse=reverse))
+
+    agrees_with_the_oracle()
+
+
+@pytest.mark.parametrize("name", ["gru", "stack_of_bidirectional"])
+@pytest.mark.parametrize("given_arguments", range(8), ids="{:03b}".format)
+@both_directions
+def test_each_argument_alone_and_in_pairs(name, given_arguments, reverse):
+    """`None` for any of the three means what an array that cuts, hides or resets nothing means."""
+    chosen = {key: value for k, (key, value) in enumerate(COMBINED._asdict().items()) if given_arguments >> k & 1}
+    got = rnnjax.unroll(CELLS[name], *sample(name), **chosen, reverse=reverse, engine="loop")
+    assert_close(got, oracles.unroll(name, *sample(name), **chosen, reverse=reverse))
+    everything = rnnjax.unroll(
+        CELLS[name], *sample(name), **ALL_COUNT._replace(**chosen)._asdict(), reverse=reverse, engine="loop"
+    )
+    assert_identical(got, everything)
+
+
+@every_cell
+def test_no_carry_is_the_initial_carry(name):
+    params, _, xs = sample(name)
+    initial = CELLS[name].initial_carry(params, (B,))
+    got = rnnjax.unroll(CELLS[name], params, None, xs, **LENGTHS_ONLY._asdict(), engine="loop")
+    assert_identical(got, rnnjax.unroll(CELLS[name], params, initial, xs, **LENGTHS_ONLY._asdict(), engine="loop"))
+    assert_close(got, oracles.unroll(name, params, initial, xs, LENGTHS_ONLY.lengths))
+
+
+@every_cell
+def test_lists_and_numpy_arrays_are_welcome(name):
+    """`xs`, `lengths`, `mask` and `resets` may be anything array-like."""
+    params, carry, xs = sample(name)
+    as_lists = {key: value.tolist() for key, value in COMBINED._asdict().items()}
+    got = rnnjax.unroll(CELLS[name], params, carry, np.asarray(xs), **as_lists, engine="loop")
+    assert_identical(got, run(name, "loop", sample(name), COMBINED))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_carry_may_hold_an_integer(engine):
+    """A leaf that is no float (a step counter) is held and reset like any other."""
+
+    def step(params, carry, x):
+        h, count = carry
+        return (h * params + x, count + 1), x
+
+    def initial_carry(params, batch_shape):
+        return jax.numpy.zeros((*batch_shape, 2)), jax.numpy.zeros(batch_shape, "int32")
+
+    counter = rnnjax.StepCell(step, initial_carry)
+    xs = sample("gru").xs
+    (_, count), _ = rnnjax.unroll(counter, jax.numpy.array(0.5), None, xs, **COMBINED._asdict(), **ENGINES[engine])
+    np.testing.assert_array_equal(count, [3, 1, 0])
+    assert count.dtype == "int32"
