@@ -75,8 +75,9 @@ def positive(name: str, value: float) -> None:
 def launch(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
     """Runs an experiment from its command line; returns the exit status.
 
-    0: done. 2: something the user can fix, said in one line before any long work. 130: stopped with Ctrl-C, finished
-    rows kept. Any other exception is a fault of the code and keeps its traceback; finished rows are kept then too.
+    0: done. 2: something the user can fix, said before any long work. 130: stopped with Ctrl-C, finished rows kept (JAX
+    lets go only when the compiled program under way returns, and that program's row is lost). Any other exception is a
+    fault of the code and keeps its traceback; finished rows are kept then too.
 
     Args:
       argv: arguments; those of the process by default.

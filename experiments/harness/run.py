@@ -74,7 +74,7 @@ class Run(Generic[OptionsT]):
         """Prints a table of results, and gives it back for the report."""
         drawn = RichTable(title=RichText(table.caption) if table.caption else None, title_justify="left")
         for column in table.columns:
-            drawn.add_column(RichText(column))
+            drawn.add_column(RichText(column), overflow="fold")  # on a narrow terminal no digit is lost
         for row in table.rows:
             drawn.add_row(*(RichText(report.cell_text(value)) for value in row))
         self.out.print(drawn)

@@ -33,7 +33,7 @@ class Options(harness.CommonOptions):
     """A seed has learned if each of its four predictions is within this of its rule [1; low is 0, high is 1]."""
     train_three_days: bool = False
     """Train on high, medium, medium -> high as well (what the published network says), beside the four rules."""
-    show_updates: int = 5
+    show_updates: int = 4
     """How many first updates the table shows [count]."""
 
     def check(self) -> None:

@@ -32,12 +32,21 @@ def unrolled(trace: Mapping[str, Any], expected: str | None) -> Table:
 
 
 def lstm(company: str, days: Sequence[Mapping[str, float]]) -> Table:
-    """One company, one line a day."""
-    columns = ("day", "x", "h before", "c before", "σ(f) keep", "σ(i) add", "tanh(g)", "c", "σ(o) show", "h")
-    names = ("x", "h_before", "c_before", "forget", "input", "candidate", "c", "output", "h")
-    lines = [[str(number), *(f"{day[name]:.6f}" for name in names)] for number, day in enumerate(days, 1)]
+    """One company: quantities down, in the order in which a step computes them, days across."""
+    labels = {
+        "x": "price x",
+        "h_before": "h before",
+        "c_before": "c before",
+        "forget": "forget σ(f): share of c kept",
+        "input": "input σ(i): share added",
+        "candidate": "candidate tanh(g)",
+        "c": "c, long-term memory",
+        "output": "output σ(o): share shown",
+        "h": "h, short-term memory",
+    }
+    lines = [[label, *(f"{day[name]:.6f}" for day in days)] for name, label in labels.items()]
     caption = f"LSTM, company {company}: day {len(days) + 1} is predicted {days[-1]['h']:.6f}"
-    return Table(columns, lines, caption)
+    return Table(("quantity", *(f"day {number}" for number in range(1, len(days) + 1))), lines, caption)
 
 
 def first_updates(updates: Sequence[Mapping[str, Any]], caption: str) -> Table:
@@ -55,7 +64,7 @@ def first_updates(updates: Sequence[Mapping[str, Any]], caption: str) -> Table:
     line("loss", "Σ residual²", [u["loss"] for u in updates])
     for name in names:
         line("backward", f"dL/d{name}", [u["gradient"][name] for u in updates])
-    line("clip", "norm of the gradient", [u["gradient_norm"] for u in updates])
+    line("clip", "gradient norm", [u["gradient_norm"] for u in updates])
     line("clip", "factor", [u["clip_factor"] for u in updates])
     for name in names:
         line("update", f"{name} after", [u["weights_after"][name] for u in updates])
@@ -63,22 +72,21 @@ def first_updates(updates: Sequence[Mapping[str, Any]], caption: str) -> Table:
 
 
 def exact_short(value: float) -> str:
-    """Six digits, as in the columns of `first_updates`."""
-    return f"{value + 0.0:.6g}"
+    """Five digits, so that four updates fit a terminal of 80 columns; `summary.json` has them all."""
+    return f"{value + 0.0:.5g}"
 
 
 def outcomes(rows: Sequence[Row], tolerance: float) -> Table:
-    """Shares of seeds, one line a training row."""
-    columns = ("training", *FATES, "dead at the start", "reads right", "three days high", "median loss", "largest norm")
-    lines = []
-    for row in rows:
-        v = row.values
-        shares = [v[f"share_{name}"] for name in (*FATES, "dead_at_start", "reads_right")]
-        shares.append(v["share_learned_and_three_days_high"])
-        numbers = [v["loss_final_median"], v["gradient_norm_max"]]
-        lines.append(
-            [row_name(row.options), *(f"{100 * share:.1f}%" for share in shares)]
-            + ["not finite" if x is None else exact_short(x) for x in numbers]
-        )
-    seeds = rows[0].options["seeds"] if rows else 0
-    return Table(columns, lines, f"Share of {seeds} seeds; learned: all four rules within {tolerance:g}")
+    """Shares of seeds: how they ended down, training rows across."""
+    labels = {f"share_{fate}": fate for fate in FATES} | {
+        "share_dead_at_start": "dead before the first update",
+        "share_reads_right": "all rules right after rounding",
+        "share_learned_and_three_days_high": "learned, and three days high",
+    }
+    lines = [[label, *(f"{100 * row.values[name]:.1f}%" for row in rows)] for name, label in labels.items()]
+    for name, label in {"loss_final_median": "median final loss", "gradient_norm_max": "largest gradient norm"}.items():
+        values = [row.values[name] for row in rows]
+        lines.append([label, *("not finite" if value is None else exact_short(value) for value in values)])
+    seeds = rows[0].options["seeds"]
+    names = [row_name(row.options).replace(", no clipping", "") for row in rows]
+    return Table(("seeds", *names), lines, f"Share of {seeds} seeds; learned: all four rules within {tolerance:g}")
