@@ -16,7 +16,7 @@ count has S = Q = e = 0 and holds dcarry; a reset sets the coefficients of dcarr
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,10 @@ from jax import Array, lax
 from rnnjax.cell import Cell, PyTree
 from rnnjax.unroll.masking import StepInput, select, timed_step
 from rnnjax.unroll.mixing import mixed_tangent
-from rnnjax.unroll.pointwise import GateStructure, read_gate, trace_gate
+from rnnjax.unroll.pointwise import GateStructure, read_gate
+from rnnjax.unroll.slopes import GateAtAllSteps, Leaves
+from rnnjax.unroll.tangent import Primal, linearize, run_tangent
 from rnnjax.unroll.timing import Timing
-from rnnjax.unroll.tracing import evaluate
 
 
 def unroll_hoisted(
@@ -73,7 +74,7 @@ class Recurrence:
 
         @jax.custom_jvp
         def run(params, us, carry, counts, resets):
-            return self.run(_Projected(self.cell), params, us, carry, counts, resets)
+            return self.run(params, us, carry, counts, resets)
 
         @run.defjvp
         def _(primals, tangents):
@@ -89,19 +90,46 @@ class Recurrence:
         r = jax.eval_shape(self.cell.mix, params, one)
         return read_gate(self.cell, params, one, row(us, 1 + len(self.rows)), r)
 
-    def run(self, step_of: Cell, params, us, carry, counts, resets):
-        step = timed_step(step_of, params, self.rows)
+    def run(self, params: PyTree, us: PyTree, carry: PyTree, counts: Array | None, resets: Array | None):
+        """`(carry_T, ys)`."""
+        step = timed_step(_Projected(self.cell), params, self.rows)
         return lax.scan(step, carry, StepInput(us, counts, resets), reverse=self.reverse, unroll=self.unroll)
 
-    def saving_run(self, params, us, carry, counts, resets):
-        """Like `run`, but returns all carries and all r, `[T, *rows, ...]`."""
+    def saving_run(self, structure: GateStructure, params, us, carry, counts, resets) -> tuple[PyTree, Primal]:
+        """The last carry, and everything that the derivative is built from.
+
+        Few outputs of the loop, as each costs a kernel a step: what the gate computes without carry_{t-1} from what is
+        stored (the LSTM's h_t from c_t and r_t) is computed again for all steps at once.
+        """
+        leaves, tree = jax.tree.leaves, jax.tree.structure(carry)
         step = timed_step(_Projected(self.cell, give_r=True), params, self.rows)
+        kept = set(range(tree.num_leaves)) if counts is not None else _to_be_kept(structure)
 
         def saving(carry: PyTree, inputs: StepInput):
             carry, r = step(carry, inputs)
-            return carry, (carry, r)
+            return carry, ([leaf for i, leaf in enumerate(leaves(carry)) if i in kept], r)
 
-        return lax.scan(saving, carry, StepInput(us, counts, resets), reverse=self.reverse, unroll=self.unroll)[1]
+        inputs = StepInput(us, counts, resets)
+        last, (stored, rs) = lax.scan(saving, carry, inputs, reverse=self.reverse, unroll=self.unroll)
+        stored = dict(zip(sorted(kept), stored, strict=True))
+        if len(stored) < tree.num_leaves:
+            shapes = jax.tree.map(lambda leaf: jnp.zeros((self.steps(us), *leaf.shape), leaf.dtype), carry)
+            gate = GateAtAllSteps(self.cell, structure, params, shapes, us, rs)
+            at = {structure.carry_outs[leaf]: value for leaf, value in stored.items()}
+            outputs = gate.outputs(gate.inputs, list(at.values()), list(at))
+            stored = {leaf: stored.get(leaf, outputs[k]) for leaf, k in enumerate(structure.carry_outs)}
+        carries = [stored[leaf] for leaf in range(tree.num_leaves)]
+        previous = self.before(carry, jax.tree.unflatten(tree, carries))
+        if resets is not None:
+            start = self.cell.initial_carry(params, self.rows)
+            previous = select(resets, jax.tree.map(lambda s, p: jnp.broadcast_to(s, p.shape), start, previous), previous)
+        gate = GateAtAllSteps(self.cell, structure, params, previous, us, rs)
+        known = dict(zip(structure.carry_outs, carries, strict=True)) if counts is None else {}
+        outputs = [known.get(k, out) for k, out in enumerate(gate.outputs(gate.inputs, list(known.values()), list(known)))]
+        return last, Primal(params, us, rs, carry, previous, outputs, counts, resets)
+
+    def steps(self, us: PyTree) -> int:
+        return jax.tree.leaves(us)[0].shape[0]
 
     def before(self, first: PyTree, carries: PyTree) -> PyTree:
         """carry_{t-1} for all t, `[T, *rows, ...]`, before a reset."""
@@ -112,138 +140,33 @@ class Recurrence:
         return jax.tree.map(shifted, first, carries)
 
     def jvp(self, structure: GateStructure, primals: tuple[Any, ...], tangents: tuple[Any, ...]):
-        cell, leaves = self.cell, jax.tree.leaves
-        params, us, carry, counts, resets = primals
         dparams, dus, dcarry, _, _ = tangents
-        carries, rs = self.saving_run(params, us, carry, counts, resets)
-        previous = self.before(carry, carries)
-        dprevious = None
-        if resets is not None:
-            start, dstart = jax.jvp(lambda p: cell.initial_carry(p, self.rows), (params,), (dparams,))
-            over_time = jax.tree.map(lambda a: jnp.broadcast_to(a, (resets.shape[0], *a.shape)), (start, dstart))
-            previous = select(resets, over_time[0], previous)
-            dprevious = select(resets, over_time[1], jax.tree.map(jnp.zeros_like, previous))
-        gate = trace_gate(cell, params, previous, us, rs)
-        cuts = sorted({block.leaf for needed in structure.needs for block in needed if block.kind == "out"})
-
-        n_carry = len(leaves(carry))
-        carry_of = {out: leaf for leaf, out in reversed(list(enumerate(structure.carry_outs)))}
-
-        def outputs(p, c, u, r, known):
-            named = {gate.outs[k]: value for k, value in zip(cuts, known, strict=True)}
-            values = evaluate(gate.closed, [*leaves(p), *leaves(c), *leaves(u), *leaves(r)], named)
-            by_var = dict(zip(gate.closed.jaxpr.outvars, values, strict=True))
-            return [by_var[v] for v in gate.outs]
-
-        natural = evaluate(gate.closed, [*leaves(params), *leaves(previous), *leaves(us), *leaves(rs)])
-        by_var = dict(zip(gate.closed.jaxpr.outvars, natural, strict=True))
-        known = [leaves(carries)[carry_of[k]] if k in carry_of and counts is None else by_var[gate.outs[k]] for k in cuts]
-
-        _, pull = jax.vjp(lambda c, u, r, q: outputs(params, c, u, r, q), previous, us, rs, known)
-        ones = [jnp.ones_like(by_var[v]) for v in gate.outs]
-        if structure.shared:
-            slopes = [Slopes(*map(leaves, pull([o if i == k else jnp.zeros_like(o) for i, o in enumerate(ones)]))) for k in range(len(ones))]
-        else:
-            slopes = [Slopes(*map(leaves, pull(ones)))] * len(ones)
-
-        # the drive
-        flat = lambda tree: jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), tree)
-        rows_of = lambda tree, like: jax.tree.map(lambda a, b: a.reshape(b.shape), tree, like)
-        v = rows_of(jax.jvp(lambda p: cell.mix(p, flat(previous)), (params,), (dparams,))[1], rs)
-        mix_tangent = mixed_tangent(cell, params, carry)
-        if dprevious is not None:
-            v = jax.tree.map(jnp.add, v, rows_of(jax.jvp(lambda c: cell.mix(params, c), (flat(previous),), (flat(dprevious),))[1], rs))
-        drive = combine(structure, slopes, leaves(dprevious), leaves(dus), leaves(v), cuts)
-        if any(b.kind == "params" for needed in structure.needs for b in needed):
-            through = jax.jvp(lambda p: outputs(p, previous, us, rs, known), (params,), (dparams,))[1]
-            drive = [a if d is None else a + d for a, d in zip(through, drive, strict=True)]
-        drive = [jnp.zeros_like(o) if d is None else d for d, o in zip(drive, ones, strict=True)]
-
-        hold = None
-        if counts is not None:
-            drive = select(counts, drive, [jnp.zeros_like(d) if dprevious is None or k not in carry_of else leaves(dprevious)[carry_of[k]] for k, d in enumerate(drive)])
-            slopes = [select(counts, s, jax.tree.map(jnp.zeros_like, s)) for s in slopes]
-            hold = (~counts if resets is None else ~counts & ~resets).astype(ones[0].dtype)[..., None]
-        if resets is not None:
-            slopes = [s._replace(carry=select(resets, jax.tree.map(jnp.zeros_like, s.carry), s.carry)) for s in slopes]
-            slopes = [s._replace(r=select(resets, jax.tree.map(jnp.zeros_like, s.r), s.r)) for s in slopes]
-        if not structure.shared:
-            slopes = slopes[:1]
-        needed = {(b.kind, b.leaf) for n in structure.needs for b in n}
-        slopes = [Slopes(carry=[a if ("carry", i) in needed else None for i, a in enumerate(s.carry)], u=[None] * len(s.u),
-            r=[a if ("r", i) in needed else None for i, a in enumerate(s.r)], out=s.out) for s in slopes]
-        slopes = lax.optimization_barrier(slopes)
+        last, primal = self.saving_run(structure, *primals)
+        linear, first = linearize(self.cell, structure, primal, dparams, dus, self.reverse)
+        dcarry = [d if c is None else c * d for d, c in zip(jax.tree.leaves(dcarry), first, strict=True)]
+        dlast, stacked = run_tangent(self.cell, structure, primal, linear, dcarry, self.reverse, self.unroll)
 
         y_outs = sorted(set(structure.y_outs))
+        y_tree = jax.tree.structure(jax.eval_shape(self.cell.gate, primal.params, primal.previous, primal.us, primal.rs)[1])
 
-        def step(dcarry, inputs):
-            drive, slopes, hold = inputs
-            if not structure.shared:
-                slopes = slopes * len(structure.needs)
-            dr = mix_tangent(jax.tree.unflatten(jax.tree.structure(carry), dcarry))
-            douts = combine(structure, slopes, dcarry, [None] * len(slopes[0].u), leaves(dr), cuts, drive)
-            new = [douts[k] for k in structure.carry_outs]
-            if hold is not None:
-                new = [n + hold * d for n, d in zip(new, dcarry, strict=True)]
-            stacked = [new[carry_of[k]] if k in carry_of else douts[k] for k in y_outs]
-            return new, stacked
+        def assembled(leaves: Leaves) -> PyTree:
+            by_out = dict(zip(y_outs, leaves, strict=True))
+            ys = jax.tree.unflatten(y_tree, [by_out[k] for k in structure.y_outs])
+            return ys if primal.counts is None else select(primal.counts, ys, jax.tree.map(jnp.zeros_like, ys))
 
-        dlast, stacked = lax.scan(step, leaves(dcarry), (drive, slopes, hold), reverse=self.reverse, unroll=self.unroll)
-        values = [leaves(carries)[carry_of[k]] if k in carry_of else by_var[gate.outs[k]] for k in y_outs]
-        y_tree = jax.tree.structure(jax.eval_shape(cell.gate, params, previous, us, rs)[1])
-
-        def assembled(many):
-            by_out = dict(zip(y_outs, many, strict=True))
-            tree = jax.tree.unflatten(y_tree, [by_out[k] for k in structure.y_outs])
-            return tree if counts is None else select(counts, tree, jax.tree.map(jnp.zeros_like, tree))
-
-        carry_tree = jax.tree.structure(carry)
-        last = jax.tree.map(lambda a: a[0 if self.reverse else -1], carries)
-        return (last, assembled(values)), (jax.tree.unflatten(carry_tree, dlast), assembled(stacked))
+        return (last, assembled([primal.outputs[k] for k in y_outs])), (dlast, assembled(stacked))
 
 
-class Slopes(NamedTuple):
-    """Diagonals of the gate's Jacobian, by input; leaves are packed like the input: `[T, *rows, nH]`."""
-
-    carry: list[Any]
-    u: list[Any]
-    r: list[Any]
-    out: list[Any]
-
-
-def combine(structure: GateStructure, slopes: list[Slopes], dcarry, du, dr, cuts, drive=None):
-    """dout = drive + the slopes times the tangents, each output in turn."""
-    H = structure.width
-    douts: list[Any] = []
-    products: dict[Any, Any] = {}
-
-    def product(k, kind, leaf, d):
-        s = getattr(slopes[k], kind)[leaf]
-        key = (id(slopes[k]), kind, leaf)
-        if key not in products:
-            products[key] = s * d
-        return products[key]
-
-    for k, needed in enumerate(structure.needs):
-        total = None if drive is None else drive[k]
-        for block in sorted(needed):
-            if block.kind == "params":
-                continue
-            if block.kind == "out":
-                d = douts[block.leaf]
-                if d is None or drive is None:
-                    continue
-                p = product(k, "out", cuts.index(block.leaf), d)
-            else:
-                source = {"carry": dcarry, "u": du, "r": dr}[block.kind]
-                if not source or source[block.leaf] is None:
-                    continue
-                p = product(k, block.kind, block.leaf, source[block.leaf])
-            if p.shape[-1] != H:
-                p = p[..., block.index * H : (block.index + 1) * H]
-            total = p if total is None else total + p
-        douts.append(total)
-    return douts
+def _to_be_kept(structure: GateStructure) -> set[int]:
+    """The leaves of the carry that cannot be computed from u, r and the others without carry_{t-1}."""
+    kept: set[int] = set()
+    from_carry: set[int] = set()  # outputs that read carry_{t-1}, also through one that is not stored
+    for out, needed in enumerate(structure.needs):
+        if any(block.kind == "carry" or (block.kind == "cut" and block.leaf in from_carry) for block in needed):
+            stored = {leaf for leaf, of in enumerate(structure.carry_outs) if of == out}
+            kept |= stored
+            from_carry |= set() if stored else {out}
+    return kept
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,6 +67,17 @@ def mixed_tangent(cell: Cell, params: PyTree, carry: PyTree) -> Callable[[PyTree
     return lambda dcarry: jax.tree.unflatten(r_tree, tangent(*jax.tree.leaves(dcarry)))
 
 
+def mixed_leaves(cell: Cell, params: PyTree, carry: PyTree) -> set[int]:
+    """Which leaves of the carry `mix` reads, by index."""
+    closed, _ = _traced(cell, params, carry)
+    first, count = len(jax.tree.leaves(params)), len(jax.tree.leaves(carry))
+    return {i for i in range(count) if not reached(closed, [first + i]).isdisjoint(_variables(closed.jaxpr.outvars))}
+
+
+def _variables(atoms: Any) -> set[Var]:
+    return {v for v in atoms if not isinstance(v, Literal)}
+
+
 def _traced(cell: Cell, params: PyTree, carry: PyTree):
     return flat_jaxpr(cell.mix, params, carry), jax.tree.structure(jax.eval_shape(cell.mix, params, carry))
 

@@ -29,7 +29,7 @@ class NotHoistable(ValueError):
 class Block(NamedTuple):
     """Units `[index * H, (index + 1) * H)` of one leaf of one of the gate's inputs."""
 
-    kind: str  # "params", "carry", "u", "r", or "out" for a cut
+    kind: str  # "params", "carry", "u", "r", or "cut"
     leaf: int
     index: int
 
@@ -96,7 +96,7 @@ def read_gate(cell: Cell, params: PyTree, carry: PyTree, u: PyTree, r: PyTree) -
             if var in outs:
                 result.check_aligned(cell, width)
                 needs[var] = result.needs(blocks)
-                followed[var] = _source(cell, Block("out", outs.index(var), 0), var.aval.shape, width, blocks)
+                followed[var] = _source(cell, Block("cut", outs.index(var), 0), var.aval.shape, width, blocks)
     ordered = tuple(needs[v] for v in outs)
     named = [block for needed in ordered for block in needed if block.kind != "params"]
     positions = [outs.index(v) for v in jaxpr.outvars]

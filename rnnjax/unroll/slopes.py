@@ -1,0 +1,127 @@
+"""The diagonals of a gate's Jacobian for all of time, and their product with a tangent.
+
+A gate is pointwise, so the Jacobian of an output with respect to a block of an input is a diagonal, and a VJP with ones
+for cotangents returns it: diag(s)ᵀ 1 = s. It comes back packed like the input, `[T, *rows, nH]`. As long as no block is
+read by two outputs, one VJP with ones for all outputs together gives every diagonal there is.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from rnnjax.cell import Cell, PyTree
+from rnnjax.unroll.pointwise import GateStructure, trace_gate
+from rnnjax.unroll.tracing import evaluate
+
+Leaves = list[Any]
+"""The leaves of a tree, `None` where there is nothing to say."""
+
+
+class Slopes(NamedTuple):
+    """∂output/∂input, one array for each leaf of an input; `None` for a leaf that no output reads."""
+
+    carry: Leaves
+    u: Leaves
+    r: Leaves
+    cut: Leaves  # for each output: what later outputs make of it
+
+
+class GateAtAllSteps:
+    """A cell's gate over all of time, with its distinct outputs in the order of `GateStructure`."""
+
+    def __init__(self, cell: Cell, structure: GateStructure, params: PyTree, carry: PyTree, u: PyTree, r: PyTree):
+        """`carry` is carry_{t-1}, after a reset; leaves are `[T, *rows, ...]`."""
+        self.structure = structure
+        self.traced = trace_gate(cell, params, carry, u, r)
+        self.inputs = [params, carry, u, r]
+        self.cuts = sorted({block.leaf for needed in structure.needs for block in needed if block.kind == "cut"})
+
+    def outputs(self, inputs: Sequence[PyTree], cuts: Sequence[Any] = (), at: Sequence[int] = ()) -> Leaves:
+        """The distinct outputs; those at the indices `at` are given the values `cuts` where others read them."""
+        closed, outs = self.traced
+        named = {outs[k]: value for k, value in zip(at, cuts, strict=True)}
+        values = evaluate(closed, jax.tree.leaves(inputs), named)
+        by_var = dict(zip(closed.jaxpr.outvars, values, strict=True))
+        return [by_var[v] for v in outs]
+
+    def slopes(self, outputs: Leaves) -> list[Slopes]:
+        """One `Slopes` for all outputs, or one for each where two of them read the same block."""
+        params, *rest = self.inputs
+        _, pull = jax.vjp(
+            lambda rest, cuts: self.outputs([params, *rest], cuts, self.cuts), rest, [outputs[k] for k in self.cuts]
+        )
+        ones = [jnp.ones_like(out) for out in outputs]
+        if not self.structure.shared:
+            return [self._slopes(*pull(ones), set().union(*self.structure.needs))]
+        zeros = [jnp.zeros_like(out) for out in outputs]
+        return [
+            self._slopes(*pull([*zeros[:k], ones[k], *zeros[k + 1 :]]), needed)
+            for k, needed in enumerate(self.structure.needs)
+        ]
+
+    def _slopes(self, rest: list[PyTree], cuts: Leaves, needed: set[Any] | frozenset[Any]) -> Slopes:
+        read = {(block.kind, block.leaf) for block in needed}
+
+        def kept(kind: str, leaves: Leaves) -> Leaves:
+            return [leaf if (kind, i) in read else None for i, leaf in enumerate(leaves)]
+
+        carry, u, r = map(jax.tree.leaves, rest)
+        at = dict(zip(self.cuts, cuts, strict=True))
+        by_output = [at.get(k) for k in range(len(self.structure.needs))]
+        return Slopes(kept("carry", carry), kept("u", u), kept("r", r), kept("cut", by_output))
+
+    def through_params(self, outputs: Leaves, dparams: PyTree) -> Leaves:
+        """∂output/∂params dparams, the rest held; `None` where no output reads the parameters."""
+        if not any(block.kind == "params" for needed in self.structure.needs for block in needed):
+            return [None] * len(outputs)
+        params, *rest = self.inputs
+        cuts = [outputs[k] for k in self.cuts]
+        return jax.jvp(lambda p: self.outputs([p, *rest], cuts, self.cuts), (params,), (dparams,))[1]
+
+
+def times(
+    structure: GateStructure,
+    slopes: Sequence[Slopes],
+    *,
+    carry: Leaves | None = None,
+    u: Leaves | None = None,
+    r: Leaves | None = None,
+    drive: Leaves | None = None,
+    cut: bool = False,
+) -> Leaves:
+    """The tangent of every output: drive + Σ slope × tangent over the blocks that it needs.
+
+    Args:
+      carry, u, r: tangents of the inputs' leaves, or `None` where they are zero.
+      drive: a first summand for each output.
+      cut: an output's tangent also enters those that are computed from it.
+    """
+    given = {"carry": carry, "u": u, "r": r}
+    products: dict[tuple[int, str, int], list[Array]] = {}
+
+    def product(group: int, kind: str, leaf: int, tangent: Array) -> list[Array]:
+        if (group, kind, leaf) not in products:
+            packed = getattr(slopes[group], kind)[leaf] * tangent
+            products[group, kind, leaf] = jnp.split(packed, packed.shape[-1] // structure.width, axis=-1)
+        return products[group, kind, leaf]
+
+    totals: Leaves = []
+    for k, needed in enumerate(structure.needs):
+        total = None if drive is None else drive[k]
+        for block in sorted(needed):
+            source = (totals if cut else None) if block.kind == "cut" else given.get(block.kind)
+            if source is None or source[block.leaf] is None:
+                continue
+            group = k if structure.shared else 0
+            term = product(group, block.kind, block.leaf, source[block.leaf])[block.index]
+            total = sum_of(total, term)
+        totals.append(total)
+    return totals
+
+
+def sum_of(a: Any, b: Any) -> Any:
+    """a + b, where `None` is zero."""
+    return b if a is None else a if b is None else a + b

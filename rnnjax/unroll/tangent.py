@@ -1,0 +1,166 @@
+"""The derivative of a recurrence: another recurrence, with all that needs no dcarry computed before its loop.
+
+    dr_t    = mix(params, dcarry_{t-1}) + v_t              v_t = mix(dparams, carry_{t-1}): one matmul for all T
+    dout_t  = drive_t + Σ S_t dr_t + Σ C_t dcarry_{t-1} + Σ Q_t dout'_t
+
+for each distinct output of the gate, where out' are the outputs that it is computed from. S, C and Q are the slopes of
+`slopes.py`. Which steps count is in the numbers: a hidden step has S = C = Q = drive = 0 and holds dcarry (`hold`); a
+reset puts dcarry_{t-1}'s replacement, ∂initial_carry/∂params dparams, into the drive, and zeros into S and C.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from rnnjax.cell import Cell, PyTree
+from rnnjax.unroll.masking import select
+from rnnjax.unroll.mixing import mixed_leaves, mixed_tangent
+from rnnjax.unroll.pointwise import Block, GateStructure
+from rnnjax.unroll.slopes import GateAtAllSteps, Leaves, Slopes, sum_of, times
+
+
+class Primal(NamedTuple):
+    """A run of the recurrence, from which its derivative is built; arrays are `[T, *rows, ...]`."""
+
+    params: PyTree
+    us: PyTree
+    rs: PyTree
+    first: PyTree  # carry_0, `[*rows, H]`
+    previous: PyTree  # carry_{t-1}, after a reset
+    outputs: Leaves  # the distinct outputs of the gate
+    counts: Array | None  # [T, *rows]
+    resets: Array | None  # [T, *rows]
+
+
+class StepLinear(NamedTuple):
+    """The coefficients of one step; over all of time each array has a leading T."""
+
+    slopes: list[Slopes]
+    drive: Leaves  # for each output
+    v: Leaves  # for each leaf of r: added to dr in the loop, or None where the drive has it already
+    ahead: Leaves  # for each leaf of the carry: C_{t+1}, or None
+    hold: Leaves  # for each leaf of the carry: 1 where it is held and C does not say so, or None
+
+
+def linearize(
+    cell: Cell, structure: GateStructure, primal: Primal, dparams: PyTree, dus: PyTree, reverse: bool
+) -> tuple[StepLinear, Leaves]:
+    """The coefficients of the tangent recurrence for all steps, and the C_1 that the first dcarry is multiplied by."""
+    leaves = jax.tree.leaves
+    gate = GateAtAllSteps(cell, structure, primal.params, primal.previous, primal.us, primal.rs)
+    slopes = gate.slopes(primal.outputs)
+    v = _mixed_with_dparams(cell, primal, dparams)
+    dstart = None
+    if primal.resets is not None:
+        shape = primal.resets.shape[1:]
+        dstart = jax.jvp(lambda p: cell.initial_carry(p, shape), (primal.params,), (dparams,))[1]
+        started = mixed_tangent(cell, primal.params, dstart)(dstart)
+        v = jax.tree.map(jnp.add, v, _where_reset(primal.resets, started))
+        dstart = leaves(_where_reset(primal.resets, dstart))
+    v, du = leaves(v), leaves(dus)
+
+    inside: Leaves = [None] * len(v)
+    if primal.resets is None and len(du) == len(v):
+        for i in range(len(v)):  # the gate reads u + r: the sum needs one multiplication by the slope, in the loop
+            if all(s.u[i] is s.r[i] and s.r[i] is not None for s in slopes):
+                inside[i], du[i], v[i] = v[i] + du[i], None, None
+    drive = times(structure, slopes, carry=dstart, u=du, r=v)
+    for k, more in enumerate(gate.through_params(primal.outputs, dparams)):
+        drive[k] = sum_of(drive[k], more)
+    linear = StepLinear([s._replace(u=[]) for s in slopes], drive, inside, [], [])
+    return _carried_ahead(cell, structure, _timed(structure, linear, primal, dstart), primal, reverse)
+
+
+def run_tangent(
+    cell: Cell, structure: GateStructure, primal: Primal, linear: StepLinear, dcarry: Leaves, reverse: bool, unroll: int
+) -> tuple[PyTree, Leaves]:
+    """The loop. Returns the last dcarry, and the tangent of every output that y has, `[T, *rows, H]`."""
+    mix_tangent = mixed_tangent(cell, primal.params, primal.first)
+    tree = jax.tree.structure(primal.first)
+    of_carry = {out: leaf for leaf, out in enumerate(structure.carry_outs)}
+
+    def step(dcarry: Leaves, now: StepLinear):
+        dr = jax.tree.leaves(mix_tangent(jax.tree.unflatten(tree, dcarry)))
+        dr = [d if v is None else d + v for d, v in zip(dr, now.v, strict=True)]
+        drive, weighted = list(now.drive), list(dcarry)
+        for leaf, out in enumerate(structure.carry_outs):
+            if now.ahead[leaf] is not None:
+                drive[out], weighted[leaf] = sum_of(drive[out], dcarry[leaf]), None
+        douts = times(structure, now.slopes, carry=weighted, r=dr, drive=drive, cut=True)
+        douts = [jnp.zeros_like(dcarry[0]) if d is None else d for d in douts]
+        new = [douts[k] for k in structure.carry_outs]
+        new = [n if h is None else n + h * d for n, h, d in zip(new, now.hold, dcarry, strict=True)]
+        stacked = [new[of_carry[k]] if k in of_carry else douts[k] for k in sorted(set(structure.y_outs))]
+        return [n if a is None else a * n for n, a in zip(new, now.ahead, strict=True)], stacked
+
+    last, stacked = lax.scan(step, dcarry, linear, reverse=reverse, unroll=unroll)
+    return jax.tree.unflatten(tree, last), stacked
+
+
+def _mixed_with_dparams(cell: Cell, primal: Primal, dparams: PyTree) -> PyTree:
+    """v_t for all t; one axis of rows, so that the transpose contracts one axis."""
+    rows = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), primal.previous)
+    v = jax.jvp(lambda p: cell.mix(p, rows), (primal.params,), (dparams,))[1]
+    return jax.tree.map(lambda a, r: a.reshape(r.shape), v, primal.rs)
+
+
+def _where_reset(resets: Array, tree: PyTree) -> PyTree:
+    """A tree of `[*rows, ...]` at every step that starts with a reset, zero elsewhere."""
+    over_time = jax.tree.map(lambda a: jnp.broadcast_to(a, (resets.shape[0], *a.shape)), tree)
+    return select(resets, over_time, jax.tree.map(jnp.zeros_like, over_time))
+
+
+def _timed(structure: GateStructure, linear: StepLinear, primal: Primal, dstart: Leaves | None) -> StepLinear:
+    """Writes hidden steps and resets into the coefficients."""
+    counts, resets = primal.counts, primal.resets
+    n_carry = len(structure.carry_outs)
+    slopes, drive, hold = linear.slopes, linear.drive, [None] * n_carry
+    if counts is not None:
+        held = dict(zip(structure.carry_outs, dstart or [None] * n_carry, strict=True))
+        drive = [_select(counts, d, held.get(k)) for k, d in enumerate(drive)]
+        slopes = [jax.tree.map(lambda s: _select(counts, s, None), group) for group in slopes]
+        stays = (~counts if resets is None else ~(counts | resets))[..., None]
+        for leaf, out in enumerate(structure.carry_outs):
+            if structure.shared or Block("carry", leaf, 0) not in structure.needs[out]:
+                hold[leaf] = stays.astype(primal.outputs[out].dtype)
+            else:
+                own = slopes[0].carry[leaf]
+                slopes[0].carry[leaf] = own + stays.astype(own.dtype)
+    if resets is not None:
+        slopes = [
+            s._replace(carry=[_select(~resets, c, None) for c in s.carry], r=[_select(~resets, r, None) for r in s.r])
+            for s in slopes
+        ]
+    return linear._replace(slopes=slopes, drive=drive, hold=hold)
+
+
+def _select(flags: Array, on_true: Any, on_false: Any) -> Any:
+    """`select` in which `None` is zero."""
+    if on_true is None and on_false is None:
+        return None
+    zeros = jnp.zeros_like(on_false if on_true is None else on_true)
+    return select(flags, zeros if on_true is None else on_true, zeros if on_false is None else on_false)
+
+
+def _carried_ahead(cell: Cell, structure: GateStructure, linear: StepLinear, primal: Primal, reverse: bool):
+    """Where a leaf of the carry enters the next step through its C alone, the loop carries C_{t+1} dcarry_t.
+
+    That is the LSTM's cell state. The transpose then needs its gradient in one place, not two, which saves a kernel in
+    every step of the backward loop.
+    """
+    n_carry = len(structure.carry_outs)
+    ahead: Leaves = [None] * n_carry
+    first: Leaves = [None] * n_carry
+    if not structure.shared:
+        carry = list(linear.slopes[0].carry)
+        for leaf in set(range(n_carry)) - mixed_leaves(cell, primal.params, primal.first):
+            own = carry[leaf]
+            if own is not None and linear.hold[leaf] is None and Block("carry", leaf, 0) in structure.needs[structure.carry_outs[leaf]]:
+                one = jnp.ones_like(own[:1])
+                ahead[leaf] = jnp.concatenate([one, own[:-1]] if reverse else [own[1:], one])
+                first[leaf] = own[-1] if reverse else own[0]
+                carry[leaf] = None
+        linear = linear._replace(slopes=[linear.slopes[0]._replace(carry=carry)])
+    return linear._replace(ahead=ahead), first
