@@ -6,8 +6,9 @@ differentiation, as far as floating point reaches, to check against. `attributio
 apart, step by step.
 """
 
+from rnnjax.gradients import theory
 from rnnjax.gradients.adjoint import Adjoint, adjoint
 from rnnjax.gradients.attribution import attribution
 from rnnjax.gradients.perturbation import adjoint_by_perturbation
 
-__all__ = ["Adjoint", "adjoint", "adjoint_by_perturbation", "attribution"]
+__all__ = ["Adjoint", "adjoint", "adjoint_by_perturbation", "attribution", "theory"]
