@@ -149,7 +149,8 @@ class HiddenUniform:
 
 
 def _at_least_float32(dtype: DTypeLike) -> jnp.dtype:
-    return jnp.promote_types(dtype, jnp.float32)
+    """Without `promote_types`, which strict dtype promotion forbids."""
+    return jnp.dtype(jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype)
 
 
 def _check_scale(name: str, value: float) -> None:
