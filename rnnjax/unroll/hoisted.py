@@ -25,6 +25,7 @@ from jax import Array, lax
 from rnnjax.cell import Cell, PyTree
 from rnnjax.unroll.masking import StepInput, select, timed_step
 from rnnjax.unroll.mixing import mixed_tangent
+from rnnjax.unroll.packing import cut_apart, packed_gate
 from rnnjax.unroll.pointwise import GateStructure, read_gate
 from rnnjax.unroll.slopes import GateAtAllSteps, Leaves
 from rnnjax.unroll.tangent import Primal, linearize, run_tangent
@@ -93,6 +94,7 @@ class Recurrence:
     def run(self, params: PyTree, us: PyTree, carry: PyTree, counts: Array | None, resets: Array | None):
         """`(carry_T, ys)`."""
         step = timed_step(_Projected(self.cell), params, self.rows)
+        us = self.cut_apart(params, us, carry)
         return lax.scan(step, carry, StepInput(us, counts, resets), reverse=self.reverse, unroll=self.unroll)
 
     def saving_run(self, structure: GateStructure, params, us, carry, counts, resets) -> tuple[PyTree, Primal]:
@@ -109,7 +111,7 @@ class Recurrence:
             carry, r = step(carry, inputs)
             return carry, ([leaf for i, leaf in enumerate(leaves(carry)) if i in kept], r)
 
-        inputs = StepInput(us, counts, resets)
+        inputs = StepInput(self.cut_apart(params, us, carry), counts, resets)
         last, (stored, rs) = lax.scan(saving, carry, inputs, reverse=self.reverse, unroll=self.unroll)
         stored = dict(zip(sorted(kept), stored, strict=True))
         if len(stored) < tree.num_leaves:
@@ -127,6 +129,10 @@ class Recurrence:
         known = dict(zip(structure.carry_outs, carries, strict=True)) if counts is None else {}
         outputs = [known.get(k, out) for k, out in enumerate(gate.outputs(gate.inputs, list(known.values()), list(known)))]
         return last, Primal(params, us, rs, carry, previous, outputs, counts, resets)
+
+    def cut_apart(self, params: PyTree, us: PyTree, carry: PyTree) -> PyTree:
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(self.rows) :], leaf.dtype), carry)
+        return cut_apart(self.cell, params, one, us, jax.eval_shape(self.cell.mix, params, one))
 
     def steps(self, us: PyTree) -> int:
         return jax.tree.leaves(us)[0].shape[0]
@@ -181,5 +187,5 @@ class _Projected:
 
     def step(self, params: PyTree, carry: PyTree, u: PyTree) -> tuple[PyTree, PyTree]:
         r = self.cell.mix(params, carry)
-        carry, y = self.cell.gate(params, carry, u, r)
+        carry, y = packed_gate(self.cell)(params, carry, u, r)
         return carry, r if self.give_r else y

@@ -49,7 +49,8 @@ def evaluate(
 def _evaluate_one(eqn: JaxprEqn, values: list[Any], rules: Mapping[str, Callable[[JaxprEqn, list[Any]], Any]]):
     name = eqn.primitive.name
     if name in rules:
-        return [rules[name](eqn, values)]
+        result = rules[name](eqn, values)
+        return result if eqn.primitive.multiple_results else [result]
     if name in _CALLS:
         inner = eqn.params[_CALLS[name]]
         return evaluate(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ()), values, None, rules)
