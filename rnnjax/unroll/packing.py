@@ -70,15 +70,19 @@ def packed_gate(cell: Cell) -> Gate:
         shape = jax.eval_shape(cell.gate, params, carry, whole, r)
         u_leaves = jax.tree.leaves(u, is_leaf=_is_blocks)
         args = [*jax.tree.leaves((params, carry)), *u_leaves, *jax.tree.leaves(r)]
-        values = evaluate(closed, args, rules=_Packing(closed.jaxpr).rules())
+        values = evaluate(closed, args, rules=packing_rules(closed.jaxpr))
         values = [jnp.concatenate(v.parts, -1) if isinstance(v, Blocks) else v for v in values]
         return jax.tree.unflatten(jax.tree.structure(shape), values)
 
     return gate
 
 
+def packing_rules(jaxpr: Jaxpr) -> dict[str, Callable[[JaxprEqn, list[Any]], Any]]:
+    """For `evaluate`, once: which equations of a gate are computed in another way."""
+    return _Packing(jaxpr).rules()
+
+
 class _Packing:
-    """Rules for `evaluate`: which equations of a gate are computed in another way."""
 
     def __init__(self, jaxpr: Jaxpr):
         self.activations: dict[Var, tuple[list[Piece], list[JaxprEqn]]] = {}

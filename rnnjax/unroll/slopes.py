@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from rnnjax.cell import Cell, PyTree
+from rnnjax.unroll.packing import packing_rules
 from rnnjax.unroll.pointwise import GateStructure, trace_gate
 from rnnjax.unroll.tracing import evaluate
 
@@ -43,7 +44,7 @@ class GateAtAllSteps:
         """The distinct outputs; those at the indices `at` are given the values `cuts` where others read them."""
         closed, outs = self.traced
         named = {outs[k]: value for k, value in zip(at, cuts, strict=True)}
-        values = evaluate(closed, jax.tree.leaves(inputs), named)
+        values = evaluate(closed, jax.tree.leaves(inputs), named, packing_rules(closed.jaxpr))
         by_var = dict(zip(closed.jaxpr.outvars, values, strict=True))
         return [by_var[v] for v in outs]
 
