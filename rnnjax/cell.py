@@ -53,8 +53,8 @@ class Cell(Protocol):
         ...
 
     def step(self, params: PyTree, carry: PyTree, x: Array) -> tuple[PyTree, PyTree]:
-        """`(carry_{t-1}, x_t)` to `(carry_t, y_t)`."""
-        ...
+        """`(carry_{t-1}, x_t)` to `(carry_t, y_t)`; a class that inherits from `Cell` has it from its other methods."""
+        return self.gate(params, carry, self.project(params, x), self.mix(params, carry))
 
 
 @dataclasses.dataclass(frozen=True)

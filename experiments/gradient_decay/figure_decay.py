@@ -67,14 +67,15 @@ def _zones(ax: Axes) -> None:
 
 def _curve(ax: Axes, look: style.LineStyle, label: str, found: dict[str, Any], death: float | None) -> None:
     mean, std, theory = found["mean"], found["std"], found["theory"]
+    shown = slice(0, 2 * LAG + 1)
+    mean, std = mean[shown], std[shown]
     lags = np.arange(len(mean))
     ax.plot(lags, mean, color=look.color, linestyle=look.linestyle, label=label)
     ax.fill_between(lags, mean - std, mean + std, color=look.color, alpha=0.18, linewidth=0)
     if theory is not None:
-        every = max(1, min(len(lags), 2 * LAG) // 8)
-        marked = slice(0, 2 * LAG, every)
+        marked = slice(0, len(lags), max(1, len(lags) // 8))
         ax.plot(lags[marked], theory[marked], look.marker, color=look.color, markersize=4, markerfacecolor="white")
-    if death is not None:
+    if death is not None and death < len(lags):
         ax.plot(death, mean[int(death)], **_DEATH)
 
 

@@ -25,7 +25,7 @@ class Options(harness.CommonOptions):
     """Scales of W2 [dimensionless]."""
     lengths: tuple[int, ...] = (5, 10, 20, 50, 100, 200, 500, 1000)
     """Sequence lengths [steps]; the decay by lag is measured within the longest."""
-    seeds: int = 16
+    seeds: int = 8
     """How many networks are drawn per row."""
     hidden_size: int = 64
     """H [units]."""

@@ -1,0 +1,54 @@
+"""The README is code: its Python blocks run, its shell commands are those that CI runs, its tables are the results'."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import jax
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_python_blocks_run_from_top_to_bottom():
+    """In one namespace, as a reader pastes them, with JAX's own defaults rather than those of the tests."""
+    blocks = _blocks("python")
+    assert len(blocks) >= 4
+    namespace: dict = {"__name__": "readme"}
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        for block in blocks:
+            exec(compile(block, "README.md", "exec"), namespace)
+
+
+def test_the_comments_beside_prints_are_true(capsys):
+    """`print(x)  # (8, 32)`: what the comment says in brackets is what is printed."""
+    test_python_blocks_run_from_top_to_bottom()
+    printed = capsys.readouterr().out
+    promised = re.findall(r"^print\(.*\)\s+# ((?:\([\d, ]+\) ?)+)", README, flags=re.MULTILINE)
+    assert len(promised) >= 3
+    for text in promised:
+        assert text.strip() in printed
+
+
+def test_shell_commands_are_the_two_that_ci_runs():
+    """`.ci/run` takes both lines out of the README and runs them word for word."""
+    commands = [line for block in _blocks("sh") for line in block.splitlines()]
+    ci = (ROOT / ".ci" / "run").read_text()
+    taken = re.findall(r"readme '([^']+)'", ci)
+    assert len(commands) == len(taken) == 2
+    for fragment in taken:
+        assert sum(fragment in line for line in README.splitlines()) == 1, f"{fragment!r} must be on one line only"
+        assert any(fragment in command for command in commands)
+
+
+def test_tables_are_made_from_the_committed_results():
+    """`python docs/tables.py` changes nothing."""
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+    assert spec is not None and spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    assert tables.fill(README) == README
