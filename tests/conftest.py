@@ -1,7 +1,7 @@
 """Every test runs in x64 with strict dtype promotion: tolerances are near rounding, and no dtype widens in silence.
 
-A test of float32 says so with explicit dtypes. Nothing is seeded from the clock: hypothesis is derandomized and keeps no
-database, so the same tree gives the same verdict.
+A test of float32 says so with explicit dtypes. Nothing is seeded from the clock: hypothesis is derandomized and keeps
+no database, so the same code gets the same verdict.
 """
 
 import hypothesis

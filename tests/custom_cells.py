@@ -1,4 +1,7 @@
-"""Two cells of our own, written as a user would write them: they must have every property that the built-in ones have."""
+"""Two cells of our own, written as a user would write them: they must have every property that the built-in ones have.
+
+`Leaky` is split into project, mix and gate; `MGU` is a bare step with all that such a split forbids.
+"""
 
 import dataclasses
 from typing import NamedTuple
@@ -16,18 +19,9 @@ class LeakyParams(NamedTuple):
     rate: Array  # [H]
 
 
-class LeakyCarry(NamedTuple):
-    h: Array  # [*batch, H]
-    age: Array  # [*batch]: a leaf with no feature axis
-
-
 @dataclasses.dataclass(frozen=True)
 class Leaky:
-    """A leaky unit that knows how long it has run, and whose output is no part of its carry.
-
-    age_t = age_{t-1} / 2 + 1
-    h_t = σ(rate) h_{t-1} + tanh(u_t + r_t) / (1 + age_t²)        y_t = h_t² - u_t
-    """
+    """A leaky unit whose output is no part of its carry: h_t = σ(rate) h_{t-1} + tanh(u_t + r_t), y_t = h_t² - u_t."""
 
     hidden_size: int
 
@@ -41,22 +35,25 @@ class Leaky:
         )
 
     def initial_carry(self, params, batch_shape=()):
-        dtype = params.w_h.dtype
-        return LeakyCarry(jnp.zeros((*batch_shape, self.hidden_size), dtype), jnp.ones(batch_shape, dtype))
+        return jnp.zeros((*batch_shape, self.hidden_size), params.w_h.dtype)
 
     def project(self, params, xs):
         return xs @ params.w_x
 
     def mix(self, params, carry):
-        return carry.h @ params.w_h
+        return carry @ params.w_h
 
     def gate(self, params, carry, u, r):
-        age = carry.age / 2 + 1
-        h = jax.nn.sigmoid(params.rate) * carry.h + jnp.tanh(u + r) / (1 + age**2)[..., None]
-        return LeakyCarry(h, age), h * h - u
+        h = jax.nn.sigmoid(params.rate) * carry + jnp.tanh(u + r)
+        return h, h * h - u
 
     def step(self, params, carry, x):
         return self.gate(params, carry, self.project(params, x), self.mix(params, carry))
+
+
+class MGUCarry(NamedTuple):
+    h: Array  # [*batch, H]
+    age: Array  # [*batch]: a leaf with no feature axis
 
 
 def mgu_init(key, input_size, dtype=None):
@@ -66,15 +63,20 @@ def mgu_init(key, input_size, dtype=None):
 
 
 def mgu_initial_carry(params, batch_shape):
-    return jnp.broadcast_to(params["h_0"], (*batch_shape, 3))
+    h_0 = params["h_0"]
+    return MGUCarry(jnp.broadcast_to(h_0, (*batch_shape, 3)), jnp.ones(batch_shape, h_0.dtype))
 
 
-def mgu_step(params, h, x):
-    """A minimal gated unit on the concatenation [x, h], which no input projection can be taken out of."""
-    f, n = jnp.split(jnp.concatenate([x, h], axis=-1) @ params["w"], 2, axis=-1)
+def mgu_step(params, carry, x):
+    """A minimal gated unit that knows how long it has run: age_t = age_{t-1} / 2 + 1 tempers its candidate.
+
+    It works on the concatenation [x, h], which no input projection can be taken out of.
+    """
+    f, n = jnp.split(jnp.concatenate([x, carry.h], axis=-1) @ params["w"], 2, axis=-1)
     f = jax.nn.sigmoid(f)
-    h = (1 - f) * h + f * jnp.tanh(n)
-    return h, h
+    age = carry.age / 2 + 1
+    h = (1 - f) * carry.h + f * jnp.tanh(n) / (1 + age**2)[..., None]
+    return MGUCarry(h, age), h
 
 
 MGU = StepCell(mgu_step, mgu_initial_carry, mgu_init)

@@ -54,20 +54,24 @@ def gru(p, h, x):
     return h, h
 
 
-def mgu(p, h, x):
-    size = h.shape[0]
+def mgu(p, carry, x):
+    size = carry.h.shape[0]
     w_x, w_h = p["w"][: x.shape[0]], p["w"][x.shape[0] :]
-    z = x @ w_x + h @ w_h
-    f = sigmoid(z[:size])
-    h = h + f * (np.tanh(z[size:]) - h)
-    return h, h
-
-
-def leaky(p, carry, x):
-    u = x @ p.w_x
+    z = x @ w_x + carry.h @ w_h
     age = 1 + 0.5 * carry.age
-    h = carry.h * sigmoid(p.rate) + np.tanh(u + carry.h @ p.w_h) / (1 + age * age)
-    return carry._replace(h=h, age=age), h**2 - u
+    f, n = sigmoid(z[:size]), np.tanh(z[size:]) / (1 + age * age)
+    h = carry.h + f * (n - carry.h)
+    return carry._replace(h=h, age=age), h
+
+
+def mgu_initial(p, carry):
+    return carry._replace(h=p["h_0"], age=np.ones_like(carry.age))
+
+
+def leaky(p, h, x):
+    u = x @ p.w_x
+    h = h * sigmoid(p.rate) + np.tanh(u + h @ p.w_h)
+    return h, h**2 - u
 
 
 def zeros(p, carry):
@@ -112,7 +116,7 @@ def bidirectional(one: RowFunction, other: RowFunction) -> RowFunction:
 
 
 TANH = plain(elman(np.tanh))
-LEAKY = plain(leaky, lambda p, carry: carry._replace(h=np.zeros_like(carry.h), age=np.ones_like(carry.age)))
+LEAKY = plain(leaky)
 
 ROWS: dict[str, RowFunction] = {
     "elman_tanh": TANH,
@@ -120,10 +124,10 @@ ROWS: dict[str, RowFunction] = {
     "elman_linear": plain(elman(lambda z: z)),
     "lstm": plain(lstm),
     "gru": plain(gru),
-    "step_cell": plain(mgu, lambda p, carry: p["h_0"]),
+    "step_cell": plain(mgu, mgu_initial),
     "custom": LEAKY,
     "stack": stack(plain(lstm), plain(gru)),
-    "deep_stack": stack(TANH, stack(LEAKY, plain(elman(lambda z: z))), TANH),
+    "deep_stack": stack(TANH, stack(LEAKY, plain(elman(lambda z: z)))),
     "bidirectional": bidirectional(plain(gru), plain(lstm)),
     "stack_of_bidirectional": stack(bidirectional(TANH, LEAKY), plain(gru)),
 }

@@ -7,7 +7,7 @@ a function that is already compiled rather than a new shape.
 
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -30,14 +30,17 @@ CELLS: dict[str, Any] = {
     "gru": rnnjax.GRU(3),
     "step_cell": MGU,
     "custom": Leaky(3),
-    "stack": rnnjax.Stack((rnnjax.LSTM(3), rnnjax.GRU(2))),
-    "deep_stack": rnnjax.Stack((rnnjax.Elman(3), rnnjax.Stack((Leaky(3), rnnjax.Elman(2, "linear"))), rnnjax.Elman(3))),
-    "bidirectional": rnnjax.Bidirectional(rnnjax.GRU(3), rnnjax.LSTM(2)),
+    "stack": rnnjax.Stack((rnnjax.LSTM(3), rnnjax.GRU(3))),
+    "deep_stack": rnnjax.Stack((rnnjax.Elman(3), rnnjax.Stack((Leaky(2), rnnjax.Elman(3, "linear"))))),
+    "bidirectional": rnnjax.Bidirectional(rnnjax.GRU(3), rnnjax.LSTM(3)),
     "stack_of_bidirectional": rnnjax.Stack((rnnjax.Bidirectional(rnnjax.Elman(3), Leaky(2)), rnnjax.GRU(3))),
 }
 
 ENGINES: dict[str, dict[str, Any]] = {"loop": {"engine": "loop"}, "scan": {"engine": "scan"}}
 """What every property runs over: keyword options of `unroll`. "loop" runs eagerly, every other one jitted."""
+
+REFUSES: dict[str, tuple[str, ...]] = {}
+"""The cells that an engine cannot serve, and says so: for these, `test_engines` asks for the refusal instead."""
 
 VARIANTS: dict[str, dict[str, Any]] = {"scan_unroll_2": {"engine": "scan", "unroll": 2}}
 """Options that must not change a number: compared with the reference in values and derivatives, and no more."""
@@ -48,9 +51,20 @@ CAUSAL = [name for name in CELLS if "bidirectional" not in name]
 
 every_cell = pytest.mark.parametrize("name", CELLS)
 every_plain_cell = pytest.mark.parametrize("name", PLAIN)
-every_causal_cell = pytest.mark.parametrize("name", CAUSAL)
-every_engine = pytest.mark.parametrize("engine", ENGINES)
+
+
+def on_every_engine(names: Iterable[str] = CELLS, *, loop: bool = True) -> pytest.MarkDecorator:
+    """Parametrises a test by `name` and `engine`: these cells on each engine that serves them."""
+    engines = [engine for engine in ENGINES if loop or engine != "loop"]
+    pairs = [(name, engine) for name in names for engine in engines if name not in REFUSES.get(engine, ())]
+    return pytest.mark.parametrize(("name", "engine"), pairs)
+
+
 both_directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+
+
+Outputs = tuple[PyTree, PyTree]
+"""`(carry, ys)`."""
 
 
 class Sample(NamedTuple):
@@ -68,6 +82,8 @@ class Times(NamedTuple):
     mask: Any = None  # [T, B] bool
     resets: Any = None  # [T, B] bool
 
+
+NOTHING_SAID = Times()
 
 ALL_COUNT = Times(np.full(B, T), np.ones((T, B), bool), np.zeros((T, B), bool))
 """Nothing is cut, hidden or reset, but said in arrays: runs through the same compiled function as the next two."""
@@ -111,23 +127,30 @@ def sample(name: str, dtype: str = "float64", steps: int = T, batch_shape: tuple
     )
 
 
-def run(name: str, engine: str, sample: Sample, times: Times = Times(), reverse: bool = False) -> tuple[PyTree, PyTree]:
+def run(name: str, engine: str, sample: Sample, times: Times = NOTHING_SAID, reverse: bool = False) -> Outputs:
     """`(carry, ys)` of one call of `rnnjax.unroll`; jitted, but for the loop."""
     return _forward(name, engine, reverse)(sample, times)
 
 
 def pull(
-    name: str, engine: str, sample: Sample, times: Times, cotangents: PyTree, reverse: bool = False
-) -> tuple[tuple[PyTree, PyTree], Sample]:
+    name: str, engine: str, sample: Sample, times: Times, cotangents: Outputs, reverse: bool = False
+) -> tuple[Outputs, Sample]:
     """`((carry, ys), gradients)`: gradients of the outputs weighted by `cotangents`, for params, carry and xs."""
+    if engine in ENGINES and engine != "loop" and not reverse:
+        return curvature(name, engine, sample, times, cotangents)[0]  # is compiled anyhow
     return _pull(name, engine, reverse)(sample, times, cotangents)
 
 
-def unroller(name: str, engine: str, reverse: bool, times: Times) -> Callable[..., tuple[PyTree, PyTree]]:
+def curvature(name: str, engine: str, sample: Sample, times: Times, cotangents: Outputs):
+    """What `pull` gives, and its directional derivative: `((outputs, gradients), (jvp, Hessian-vector product))`."""
+    return _curvature(name, engine)(sample, times, cotangents, normal(sample, f"{name} tangents"))
+
+
+def unroller(name: str, engine: str, reverse: bool, times: Times) -> Callable[..., Outputs]:
     """`unroll` as a function of what can be differentiated: `(params, carry, xs) -> (carry, ys)`."""
     options = (ENGINES | VARIANTS)[engine]
 
-    def outputs(params: PyTree, carry: PyTree, xs: Array) -> tuple[PyTree, PyTree]:
+    def outputs(params: PyTree, carry: PyTree, xs: Array) -> Outputs:
         return rnnjax.unroll(CELLS[name], params, carry, xs, **times._asdict(), reverse=reverse, **options)
 
     return outputs
@@ -145,15 +168,25 @@ def _forward(name: str, engine: str, reverse: bool) -> Callable:
 
 @functools.cache
 def _pull(name: str, engine: str, reverse: bool) -> Callable:
-    def outputs_and_gradients(sample: Sample, times: Times, cotangents: PyTree):
-        outputs, pullback = jax.vjp(unroller(name, engine, reverse, times), *sample)
-        return outputs, Sample(*pullback(cotangents))
-
-    return compiled(engine, outputs_and_gradients)
+    return compiled(engine, lambda *arguments: _outputs_and_gradients(name, engine, reverse, *arguments))
 
 
 @functools.cache
-def cotangents(name: str, steps: int = T) -> PyTree:
+def _curvature(name: str, engine: str) -> Callable:
+    def second(sample: Sample, times: Times, cotangents: Outputs, tangents: Sample):
+        first = functools.partial(_outputs_and_gradients, name, engine, False, times=times, cotangents=cotangents)
+        return jax.jvp(first, (sample,), (tangents,))
+
+    return compiled(engine, second)
+
+
+def _outputs_and_gradients(name: str, engine: str, reverse: bool, sample: Sample, times: Times, cotangents: Outputs):
+    outputs, pullback = jax.vjp(unroller(name, engine, reverse, times), *sample)
+    return outputs, Sample(*pullback(cotangents))
+
+
+@functools.cache
+def cotangents(name: str, steps: int = T) -> Outputs:
     """A weight for every output, those of hidden steps too: a gradient that leaks from padding shows."""
     shapes = jax.eval_shape(unroller(name, "scan", False, Times()), *sample(name, steps=steps))
     return normal(shapes, f"{name} cotangents")

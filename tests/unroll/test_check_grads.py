@@ -1,15 +1,14 @@
 """Derivatives against finite differences, to order two, forward and reverse, at 1e-6.
 
 `check_grads` compiles about ten functions a cell, so it runs on the loop, eagerly, for every cell, and on every other
-engine for two; `test_engines` holds all engines' derivatives, second ones too, to the loop's at 1e-12.
+engine for one; `test_engines` holds all engines' derivatives, second ones too, to the loop's at 1e-12.
 """
 
 import numpy as np
-import pytest
 from jax.test_util import check_grads
 
 from tests import oracles
-from tests.registry import ENGINES, SHORT, compiled, every_cell, sample, unroller
+from tests.registry import SHORT, compiled, every_cell, on_every_engine, sample, unroller
 
 STEPS = 3
 
@@ -26,8 +25,7 @@ def test_gradients_to_order_two(name):
     check(name, "loop")
 
 
-@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "loop"])
-@pytest.mark.parametrize("name", ["elman_tanh", "custom"])
+@on_every_engine(["elman_tanh"], loop=False)
 def test_gradients_to_order_two_on_every_engine(name, engine):
     """In reverse, for a change."""
     check(name, engine, reverse=True)

@@ -1,17 +1,15 @@
 """Time can be cut anywhere: T steps are a steps and then T - a, the carry handed over."""
 
 import numpy as np
-import pytest
 
 from tests.registry import (
+    CAUSAL,
     COMBINED,
-    ENGINES,
     Times,
     assert_close,
     both_directions,
     cotangents,
-    every_causal_cell,
-    every_engine,
+    on_every_engine,
     pull,
     run,
     sample,
@@ -26,8 +24,7 @@ def chunk(times: Times, steps: slice) -> Times:
     return Times(lengths, times.mask[steps], times.resets[steps])
 
 
-@every_causal_cell
-@every_engine
+@on_every_engine(CAUSAL)
 @both_directions
 def test_two_chunks_are_the_whole(name, engine, reverse):
     """With lengths, gaps and resets cut along. (A bidirectional cell has no such property: it reads from both ends.)"""
@@ -41,8 +38,7 @@ def test_two_chunks_are_the_whole(name, engine, reverse):
     assert_close((carry, np.concatenate([outputs[early.start], outputs[late.start]])), (whole_carry, np.asarray(whole)))
 
 
-@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "loop"])
-@pytest.mark.parametrize("name", ["elman_tanh", "stack"])
+@on_every_engine(["elman_tanh", "stack"], loop=False)
 def test_two_chunks_of_one_engine(name, engine):
     """The same with both chunks on the engine itself, as truncated backpropagation through time uses it."""
     drawn = sample(name)

@@ -13,7 +13,6 @@ from tests.registry import (
     ALL_COUNT,
     CELLS,
     COMBINED,
-    ENGINES,
     LENGTHS_ONLY,
     B,
     T,
@@ -23,22 +22,20 @@ from tests.registry import (
     both_directions,
     cotangents,
     every_cell,
-    every_engine,
+    on_every_engine,
     pull,
     run,
     sample,
 )
 
 
-@every_cell
-@every_engine
+@on_every_engine()
 def test_plain(name, engine):
     """With nothing said about time, forwards."""
     assert_close(run(name, engine, sample(name)), oracles.unroll(name, *sample(name)))
 
 
-@every_cell
-@every_engine
+@on_every_engine()
 @both_directions
 def test_lengths_mask_and_resets_together(name, engine, reverse):
     """The contract whole, in one example that holds every rule (`registry.COMBINED`)."""
@@ -54,29 +51,28 @@ TIMES = st.builds(
 )
 
 
-@every_cell
+@on_every_engine(loop=False)
 @both_directions
-def test_any_lengths_mask_and_resets(name, reverse):
+def test_any_lengths_mask_and_resets(name, engine, reverse):
     """The same for whatever hypothesis thinks of; new values, no new compilation."""
 
     @given(times=TIMES)
     def agrees_with_the_oracle(times):
-        outputs, _ = pull(name, "scan", sample(name), times, cotangents(name), reverse)
+        outputs, _ = pull(name, engine, sample(name), times, cotangents(name), reverse)
         assert_close(outputs, oracles.unroll(name, *sample(name), **times._asdict(), reverse=reverse))
 
     agrees_with_the_oracle()
 
 
 @pytest.mark.parametrize("name", ["lstm", "stack_of_bidirectional"])
-@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "scan"])
 @both_directions
-def test_any_lengths_mask_and_resets_other_engines(name, engine, reverse):
-    """And on every other engine, for one single cell and the most composed one."""
+def test_any_lengths_mask_and_resets_in_the_loop(name, reverse):
+    """And in plain Python, which is slow: for one single cell and the most composed one."""
 
     @settings(max_examples=8)
     @given(times=TIMES)
     def agrees_with_the_oracle(times):
-        got = run(name, engine, sample(name), times, reverse)
+        got = run(name, "loop", sample(name), times, reverse)
         assert_close(got, oracles.unroll(name, *sample(name), **times._asdict(), reverse=reverse))
 
     agrees_with_the_oracle()
@@ -135,9 +131,9 @@ def test_lists_and_numpy_arrays_are_welcome(name):
     assert_identical(got, run(name, "loop", sample(name), COMBINED))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["loop", "scan"])
 def test_a_carry_may_hold_an_integer(engine):
-    """A leaf that is no float (a step counter) is held and reset like any other."""
+    """A leaf that is no float (a step counter) is held and reset like any other, on the engines that serve any cell."""
 
     def step(params, carry, x):
         h, count = carry
@@ -148,6 +144,6 @@ def test_a_carry_may_hold_an_integer(engine):
 
     counter = rnnjax.StepCell(step, initial_carry)
     xs = sample("gru").xs
-    (_, count), _ = rnnjax.unroll(counter, jax.numpy.array(0.5), None, xs, **COMBINED._asdict(), **ENGINES[engine])
+    (_, count), _ = rnnjax.unroll(counter, jax.numpy.array(0.5), None, xs, **COMBINED._asdict(), engine=engine)
     np.testing.assert_array_equal(count, [3, 1, 0])
     assert count.dtype == "int32"

@@ -8,6 +8,7 @@ import pytest
 import rnnjax
 from tests.registry import (
     ALL_COUNT,
+    CAUSAL,
     CELLS,
     B,
     Sample,
@@ -17,9 +18,7 @@ from tests.registry import (
     assert_identical,
     both_directions,
     cotangents,
-    every_causal_cell,
-    every_cell,
-    every_engine,
+    on_every_engine,
     pull,
     run,
     sample,
@@ -36,11 +35,10 @@ def cut_at(steps: int, reverse: bool) -> np.ndarray:
     return flags
 
 
-@every_cell
-@every_engine
+@on_every_engine()
 @both_directions
 def test_reset_is_two_sequences_run_apart(name, engine, reverse):
-    """For bidirectional cells too: nothing crosses the cut in either direction, and lengths end each part on its own."""
+    """For bidirectional cells too: nothing crosses the cut either way, and lengths end each part on its own."""
     params, _, xs = sample(name)
     initial = CELLS[name].initial_carry(params, (B,))
     times = Times(LENGTHS, ALL_COUNT.mask, cut_at(CUT, reverse))
@@ -54,8 +52,7 @@ def test_reset_is_two_sequences_run_apart(name, engine, reverse):
     assert_close(ys, jnp.concatenate(apart))
 
 
-@every_causal_cell
-@every_engine
+@on_every_engine(CAUSAL)
 @both_directions
 def test_carry_after_a_reset_is_the_last_parts(name, engine, reverse):
     """The carry handed in is forgotten at the reset: the last part starts from the initial carry."""
@@ -78,8 +75,7 @@ def test_carries_of_a_bidirectional_cell_around_a_reset():
     assert_close(ys, jnp.concatenate([ys_first, ys_last]))
 
 
-@every_cell
-@every_engine
+@on_every_engine()
 @both_directions
 def test_no_gradient_crosses_a_reset(name, engine, reverse):
     """Outputs of one part have an exactly zero gradient at the inputs of the other, both ways round."""
@@ -99,7 +95,7 @@ def test_reset_on_a_hidden_step_still_resets(name, reverse):
     hidden = T - 1 - CUT if reverse else CUT
     resets, mask = np.zeros((T, B), bool), np.ones((T, B), bool)
     resets[hidden], mask[hidden] = True, False
-    params, carry, xs = sample(name)
+    params, _, xs = sample(name)
     got, ys = run(name, "loop", sample(name), Times(mask=mask, resets=resets), reverse)
     rest = xs[:hidden] if reverse else xs[hidden + 1 :]
     expected, ys_rest = rnnjax.unroll(CELLS[name], params, None, rest, reverse=reverse, engine="loop")
