@@ -68,9 +68,12 @@ def measure_cell(
     return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(grid)], *done)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _draw(cell: rnnjax.Cell, kinds: tuple[str, ...], seeds: int, key: Array, xs: Array) -> Networks:
-    """A program of its own: with LAPACK's QR and eigenvalues beside a time loop, jaxlib 0.10.2 can stop dead on CPU."""
+    """Not compiled as a whole: all cells share the compiled pieces, which takes a third of the time.
+
+    Nor may it join the time loops: with LAPACK's QR and eigenvalues in one program with a scan, jaxlib 0.10.2 can stop
+    dead on a CPU.
+    """
 
     def one(key: Array, kind: str) -> Networks:
         key_params, key_recurrent, key_direction = jax.random.split(key, 3)
