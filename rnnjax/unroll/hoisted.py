@@ -25,7 +25,7 @@ from jax import Array, lax
 from rnnjax.cell import Cell, PyTree
 from rnnjax.unroll.masking import StepInput, select, timed_step
 from rnnjax.unroll.mixing import mixed_tangent
-from rnnjax.unroll.packing import cut_apart, packed_gate
+from rnnjax.unroll.packing import cut_apart, is_blocks, packed_gate, whole
 from rnnjax.unroll.pointwise import GateStructure, read_gate
 from rnnjax.unroll.slopes import GateAtAllSteps, Leaves
 from rnnjax.unroll.tangent import Primal, linearize, run_tangent
@@ -75,7 +75,7 @@ class Recurrence:
 
         @jax.custom_jvp
         def run(params, us, carry, counts, resets):
-            return self.run(params, us, carry, counts, resets)
+            return self.run(structure, params, us, carry, counts, resets)
 
         @run.defjvp
         def _(primals, tangents):
@@ -91,9 +91,9 @@ class Recurrence:
         r = jax.eval_shape(self.cell.mix, params, one)
         return read_gate(self.cell, params, one, row(us, 1 + len(self.rows)), r)
 
-    def run(self, params: PyTree, us: PyTree, carry: PyTree, counts: Array | None, resets: Array | None):
+    def run(self, structure: GateStructure, params: PyTree, us: PyTree, carry: PyTree, counts: Array | None, resets: Array | None):
         """`(carry_T, ys)`."""
-        step = timed_step(_Projected(self.cell), params, self.rows)
+        step = timed_step(_Projected(self.cell, structure), params, self.rows)
         us = self.cut_apart(params, us, carry)
         return lax.scan(step, carry, StepInput(us, counts, resets), reverse=self.reverse, unroll=self.unroll)
 
@@ -104,31 +104,40 @@ class Recurrence:
         stored (the LSTM's h_t from c_t and r_t) is computed again for all steps at once.
         """
         leaves, tree = jax.tree.leaves, jax.tree.structure(carry)
-        step = timed_step(_Projected(self.cell, give_r=True), params, self.rows)
+        step = timed_step(_Projected(self.cell, structure, for_derivative=True), params, self.rows)
         kept = set(range(tree.num_leaves)) if counts is not None else _to_be_kept(structure)
 
         def saving(carry: PyTree, inputs: StepInput):
-            carry, r = step(carry, inputs)
-            return carry, ([leaf for i, leaf in enumerate(leaves(carry)) if i in kept], r)
+            carry, saved = step(carry, inputs)
+            return carry, ([leaf for i, leaf in enumerate(leaves(carry)) if i in kept], saved)
 
         inputs = StepInput(self.cut_apart(params, us, carry), counts, resets)
-        last, (stored, rs) = lax.scan(saving, carry, inputs, reverse=self.reverse, unroll=self.unroll)
+        last, (stored, (rs, ts)) = lax.scan(saving, carry, inputs, reverse=self.reverse, unroll=self.unroll)
         stored = dict(zip(sorted(kept), stored, strict=True))
         if len(stored) < tree.num_leaves:
-            shapes = jax.tree.map(lambda leaf: jnp.zeros((self.steps(us), *leaf.shape), leaf.dtype), carry)
-            gate = GateAtAllSteps(self.cell, structure, params, shapes, us, rs)
+            nothing = jax.tree.map(lambda leaf: jnp.zeros((self.steps(us), *leaf.shape), leaf.dtype), carry)
+            no_rs = self.mixed(params, nothing) if rs is None else rs
+            gate = GateAtAllSteps(self.cell, structure, params, nothing, us, no_rs, ts)
             at = {structure.carry_outs[leaf]: value for leaf, value in stored.items()}
-            outputs = gate.outputs(gate.inputs, list(at.values()), list(at))
+            outputs = gate.outputs(gate.inputs, list(at.values()), list(at), as_inputs=True)
             stored = {leaf: stored.get(leaf, outputs[k]) for leaf, k in enumerate(structure.carry_outs)}
         carries = [stored[leaf] for leaf in range(tree.num_leaves)]
         previous = self.before(carry, jax.tree.unflatten(tree, carries))
         if resets is not None:
             start = self.cell.initial_carry(params, self.rows)
             previous = select(resets, jax.tree.map(lambda s, p: jnp.broadcast_to(s, p.shape), start, previous), previous)
-        gate = GateAtAllSteps(self.cell, structure, params, previous, us, rs)
+        rs = self.mixed(params, previous) if rs is None else rs
+        gate = GateAtAllSteps(self.cell, structure, params, previous, us, rs, ts)
         known = dict(zip(structure.carry_outs, carries, strict=True)) if counts is None else {}
-        outputs = [known.get(k, out) for k, out in enumerate(gate.outputs(gate.inputs, list(known.values()), list(known)))]
-        return last, Primal(params, us, rs, carry, previous, outputs, counts, resets)
+        outputs = gate.outputs(gate.inputs, list(known.values()), list(known))
+        ys = outputs if counts is not None else [known.get(k, out) for k, out in enumerate(outputs)]
+        return last, Primal(params, us, rs, carry, previous, ys, ts, counts, resets)
+
+    def mixed(self, params: PyTree, carries: PyTree) -> PyTree:
+        """r for all t. Where t of the activations are stored, nobody reads its value, only its derivative."""
+        rows = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), carries)
+        shape = jax.tree.leaves(carries)[0].shape[:-1]
+        return jax.tree.map(lambda r: r.reshape(*shape, *r.shape[1:]), self.cell.mix(params, rows))
 
     def cut_apart(self, params: PyTree, us: PyTree, carry: PyTree) -> PyTree:
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(self.rows) :], leaf.dtype), carry)
@@ -180,12 +189,20 @@ class _Projected:
     """The cell once its input is projected: what `timed_step` runs inside the loop."""
 
     cell: Cell
-    give_r: bool = False
+    structure: GateStructure
+    for_derivative: bool = False  # y is (r, None), or (None, t of the activations) where those will do
 
     def initial_carry(self, params: PyTree, batch_shape: tuple[int, ...] = ()) -> PyTree:
         return self.cell.initial_carry(params, batch_shape)
 
     def step(self, params: PyTree, carry: PyTree, u: PyTree) -> tuple[PyTree, PyTree]:
         r = self.cell.mix(params, carry)
-        carry, y = packed_gate(self.cell)(params, carry, u, r)
-        return carry, r if self.give_r else y
+        gate = packed_gate(self.cell, params, carry, u, r)
+        args = [*jax.tree.leaves((params, carry)), *jax.tree.leaves(u, is_leaf=is_blocks), *jax.tree.leaves(r)]
+        values, ts = gate(args)
+        new = jax.tree.unflatten(jax.tree.structure(carry), values[: len(self.structure.carry_outs)])
+        if self.for_derivative:
+            remembered = gate.remembers(range(len(args) - len(jax.tree.leaves(r)), len(args)))
+            return new, (r, {}) if remembered is None else (None, {i: ts[i] for i in remembered})
+        y_tree = jax.tree.structure(jax.eval_shape(self.cell.gate, params, carry, whole(u), r)[1])
+        return new, jax.tree.unflatten(y_tree, values[len(self.structure.carry_outs) :])

@@ -13,14 +13,14 @@ A cell is written as its maths reads; this makes it fast, and a custom cell as f
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from rnnjax.cell import Cell, PyTree
 from rnnjax.unroll.tracing import evaluate, flat_jaxpr
@@ -42,9 +42,6 @@ class Piece(NamedTuple):
     var: Var
 
 
-Gate = Callable[[PyTree, PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
-
-
 def cut_apart(cell: Cell, params: PyTree, carry: PyTree, us: PyTree, r: PyTree) -> PyTree:
     """`us` with `Blocks` for every leaf that the gate only ever cuts; the shapes of one row decide."""
 
@@ -61,68 +58,153 @@ def cut_apart(cell: Cell, params: PyTree, carry: PyTree, us: PyTree, r: PyTree) 
     return jax.tree.unflatten(tree, leaves)
 
 
-def packed_gate(cell: Cell) -> Gate:
-    """`cell.gate` with its activations packed; `u` may hold `Blocks`."""
-
-    def gate(params: PyTree, carry: PyTree, u: PyTree, r: PyTree) -> tuple[PyTree, PyTree]:
-        whole = jax.tree.map(_whole, u, is_leaf=_is_blocks)
-        closed = flat_jaxpr(cell.gate, params, carry, whole, r)
-        shape = jax.eval_shape(cell.gate, params, carry, whole, r)
-        u_leaves = jax.tree.leaves(u, is_leaf=_is_blocks)
-        args = [*jax.tree.leaves((params, carry)), *u_leaves, *jax.tree.leaves(r)]
-        values = evaluate(closed, args, rules=packing_rules(closed.jaxpr))
-        values = [jnp.concatenate(v.parts, -1) if isinstance(v, Blocks) else v for v in values]
-        return jax.tree.unflatten(jax.tree.structure(shape), values)
-
-    return gate
+def packed_gate(cell: Cell, params: PyTree, carry: PyTree, u: PyTree, r: PyTree) -> "PackedGate":
+    """`cell.gate` at these shapes; `u` may hold `Blocks`."""
+    return PackedGate(flat_jaxpr(cell.gate, params, carry, whole(u), r))
 
 
-def packing_rules(jaxpr: Jaxpr) -> dict[str, Callable[[JaxprEqn, list[Any]], Any]]:
-    """For `evaluate`, once: which equations of a gate are computed in another way."""
-    return _Packing(jaxpr).rules()
+class Activation(NamedTuple):
+    """One tanh, t = tanh(s · x), and what it stands for: for each block of x, σ (s = ½, σ = ½ + ½ t) or tanh (s = 1)."""
+
+    x: Var
+    eqns: tuple[JaxprEqn, ...]  # the σ or tanh of each block
+    widths: tuple[int, ...]
+
+    def sigmoid(self) -> list[bool]:
+        return [eqn.primitive.name == "logistic" for eqn in self.eqns]
+
+    def scaled(self, x: Array) -> Array:
+        if not any(self.sigmoid()):
+            return x
+        scale = np.where(self.sigmoid(), 0.5, 1.0)
+        return x * np.repeat(scale, self.widths).astype(x.dtype)
+
+    def values(self, t: Array) -> dict[Var, Array]:
+        """What the equations give, from t."""
+        blocks = jnp.split(t, np.cumsum(self.widths)[:-1], axis=-1) if len(self.eqns) > 1 else [t]
+        bent = [0.5 * b + 0.5 if sigmoid else b for b, sigmoid in zip(blocks, self.sigmoid(), strict=True)]
+        return {eqn.outvars[0]: value for eqn, value in zip(self.eqns, bent, strict=True)}
 
 
-class _Packing:
+class PackedGate:
+    """A gate's equations with the activations packed, to be run as often as one likes; `u` may hold `Blocks`."""
 
-    def __init__(self, jaxpr: Jaxpr):
-        self.activations: dict[Var, tuple[list[Piece], list[JaxprEqn]]] = {}
-        users = _users(jaxpr)
-        for var in users:
-            pieces = _tiles(jaxpr, var)
-            if pieces is None or len(pieces) < 2 or var in jaxpr.invars:
-                continue
-            after = [users.get(piece.var, []) for piece in pieces]
-            if all(len(eqns) == 1 and eqns[0].primitive.name in ("logistic", "tanh") for eqns in after):
-                if not any(piece.var in jaxpr.outvars for piece in pieces):
-                    self.activations[var] = (pieces, [eqns[0] for eqns in after])
-        self.computed: dict[Var, Array] = {}
+    def __init__(self, closed: ClosedJaxpr):
+        self.closed = closed
+        self.activations = _activations(closed.jaxpr)
 
-    def rules(self) -> dict[str, Callable[[JaxprEqn, list[Any]], Any]]:
-        return {"split": self.cut, "slice": self.cut, "logistic": self.activate, "tanh": self.activate}
+    def __call__(
+        self,
+        args: Sequence[Any],
+        known: Mapping[Var, Any] | None = None,
+        remembered: Mapping[int, Array] | None = None,
+        as_inputs: bool = False,
+    ) -> tuple[list[Any], list[Array]]:
+        """Runs the equations.
 
-    def cut(self, eqn: JaxprEqn, values: list[Any]) -> Any:
-        source, value = eqn.invars[0], values[0]
-        if isinstance(value, Blocks):
-            by_start = dict(zip(np.cumsum([0] + [p.shape[-1] for p in value.parts]), value.parts, strict=False))
-            parts = [by_start[piece.start] for piece in _pieces(eqn)]
-        else:
-            parts = eqn.primitive.bind(value, **eqn.params)
-            if source in self.activations:
-                self.activate_together(*self.activations.pop(source), value)
-        return parts if eqn.primitive.multiple_results else parts[0] if isinstance(parts, list) else parts
+        Args:
+          args, known: as for `evaluate`.
+          remembered: by index, t of activations from an earlier run on the same inputs, taken instead of computing them
+            again; their derivative is still that of tanh at x, though x itself is not looked at.
+          as_inputs: the remembered t are inputs like others: no derivative goes through their x.
+        Returns:
+          The outputs, and t of each activation.
+        """
+        by_x: dict[Var, Activation] = {activation.x: activation for activation in self.activations}
+        earlier = {self.activations[i].x: t for i, t in (remembered or {}).items()}
+        ts: dict[Var, Array] = {}
+        values: dict[Var, Array] = {}
 
-    def activate_together(self, pieces: list[Piece], eqns: list[JaxprEqn], packed: Array) -> None:
-        halves = [eqn.primitive.name == "logistic" for eqn in eqns]
-        scale = np.concatenate([np.full(p.stop - p.start, 0.5 if half else 1.0) for p, half in zip(pieces, halves, strict=True)])
-        scaled = packed if not any(halves) else packed * jnp.asarray(scale, packed.dtype)
-        bent = jnp.split(jnp.tanh(scaled), [piece.start for piece in pieces[1:]], axis=-1)
-        for eqn, half, value in zip(eqns, halves, bent, strict=True):
-            self.computed[eqn.outvars[0]] = 0.5 * value + 0.5 if half else value
+        def activate(x: Var, value: Array) -> None:
+            if x in by_x and x not in ts:
+                scaled = by_x[x].scaled(value)
+                if x not in earlier:
+                    ts[x] = jnp.tanh(scaled)
+                else:
+                    ts[x] = earlier[x] if as_inputs else _remember(scaled, earlier[x])
+                values.update(by_x[x].values(ts[x]))
 
-    def activate(self, eqn: JaxprEqn, values: list[Any]) -> Array:
-        if eqn.outvars[0] in self.computed:
-            return self.computed[eqn.outvars[0]]
-        return 0.5 * jnp.tanh(0.5 * values[0]) + 0.5 if eqn.primitive.name == "logistic" else jnp.tanh(values[0])
+        def cut(eqn: JaxprEqn, inputs: list[Any]) -> Any:
+            if isinstance(inputs[0], Blocks):
+                return _parts(eqn, inputs[0])
+            activate(eqn.invars[0], inputs[0])
+            return eqn.primitive.bind(*inputs, **eqn.params)
+
+        def bend(eqn: JaxprEqn, inputs: list[Any]) -> Array:
+            if eqn.outvars[0] not in values:
+                activate(eqn.invars[0], inputs[0])
+            return values[eqn.outvars[0]] if eqn.outvars[0] in values else eqn.primitive.bind(*inputs, **eqn.params)
+
+        rules = {"split": cut, "slice": cut, "logistic": bend, "tanh": bend}
+        outputs = evaluate(self.closed, args, known, rules)
+        outputs = [jnp.concatenate(v.parts, -1) if isinstance(v, Blocks) else v for v in outputs]
+        return outputs, [ts[activation.x] for activation in self.activations]
+
+    def remembers(self, inputs: Sequence[int]) -> tuple[int, ...] | None:
+        """The activations whose t can be stored for the derivative in place of these inputs.
+
+        That is so if the inputs do nothing but be added to something on their way into activations: neither values nor
+        slopes then need them. None if they do more, as the GRU's do, whose reset gate multiplies one.
+        """
+        jaxpr = self.closed.jaxpr
+        direct = {jaxpr.invars[i] for i in inputs}
+        bent = {eqn.outvars[0] for activation in self.activations for eqn in activation.eqns}
+        for eqn in jaxpr.eqns:
+            if any(v in direct for v in eqn.invars if not isinstance(v, Literal)) and eqn.outvars[0] not in bent:
+                if eqn.primitive.name not in _ADDITIVE:
+                    return None
+                direct.update(eqn.outvars)
+        if any(v in direct for v in jaxpr.outvars if not isinstance(v, Literal)):
+            return None
+        return tuple(i for i, activation in enumerate(self.activations) if activation.x in direct)
+
+
+_ADDITIVE = frozenset("add sub neg split slice concatenate reshape squeeze broadcast_in_dim".split())
+
+
+@jax.custom_jvp
+def _remember(x: Array, t: Array) -> Array:
+    """tanh(x), known to be t."""
+    return t
+
+
+@_remember.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    x, t = primals
+    t = _remember(x, t)
+    return t, (1 - t * t) * tangents[0]
+
+
+def _activations(jaxpr: Jaxpr) -> list[Activation]:
+    """The σ and tanh of a gate; those of all blocks of one array are taken together."""
+    users = _users(jaxpr)
+    together: dict[Var, Activation] = {}
+    for x in users:
+        pieces = _tiles(jaxpr, x)
+        if pieces is None or x in jaxpr.invars:
+            continue
+        after = [users.get(piece.var, []) for piece in pieces]
+        if all(len(eqns) == 1 and _bends(eqns[0]) and p.var not in jaxpr.outvars for p, eqns in zip(pieces, after)):
+            widths = tuple(piece.stop - piece.start for piece in pieces)
+            together[x] = Activation(x, tuple(eqns[0] for eqns in after), widths)
+    taken = {eqn.outvars[0] for activation in together.values() for eqn in activation.eqns}
+    for x, eqns in users.items():
+        for eqn in eqns:
+            if x not in together and _bends(eqn) and eqn.outvars[0] not in taken and x.aval.ndim:
+                together[x] = Activation(x, (eqn,), (x.aval.shape[-1],))
+    return list(together.values())
+
+
+def _bends(eqn: JaxprEqn) -> bool:
+    return eqn.primitive.name in ("logistic", "tanh")
+
+
+def _parts(eqn: JaxprEqn, blocks: Blocks) -> Any:
+    """What a `split` or `slice` of an array that was cut before gives."""
+    edges = np.cumsum([0] + [part.shape[-1] for part in blocks.parts])
+    by_start = dict(zip(edges, blocks.parts, strict=False))
+    parts = [by_start[piece.start] for piece in _pieces(eqn) or ()]
+    return parts if eqn.primitive.multiple_results else parts[0]
 
 
 def _users(jaxpr: Jaxpr) -> dict[Var, list[JaxprEqn]]:
@@ -163,13 +245,17 @@ def _pieces(eqn: JaxprEqn) -> list[Piece] | None:
     return [Piece(start[-1], stop[-1], eqn.outvars[0])] if others and strides is None else None
 
 
-def _whole(leaf: Any) -> Any:
-    """The shape of the packed array."""
-    if not isinstance(leaf, Blocks):
-        return leaf
-    width = sum(part.shape[-1] for part in leaf.parts)
-    return jax.ShapeDtypeStruct((*leaf.parts[0].shape[:-1], width), leaf.parts[0].dtype)
+def whole(tree: PyTree) -> PyTree:
+    """The shapes of `tree` before it was cut apart."""
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, Blocks):
+            return leaf
+        width = sum(part.shape[-1] for part in leaf.parts)
+        return jax.ShapeDtypeStruct((*leaf.parts[0].shape[:-1], width), leaf.parts[0].dtype)
+
+    return jax.tree.map(one, tree, is_leaf=is_blocks)
 
 
-def _is_blocks(leaf: Any) -> bool:
+def is_blocks(leaf: Any) -> bool:
     return isinstance(leaf, Blocks)

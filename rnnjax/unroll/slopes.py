@@ -5,17 +5,17 @@ for cotangents returns it: diag(s)ᵀ 1 = s. It comes back packed like the input
 read by two outputs, one VJP with ones for all outputs together gives every diagonal there is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.packing import packing_rules
+from rnnjax.unroll.packing import PackedGate
 from rnnjax.unroll.pointwise import GateStructure, trace_gate
-from rnnjax.unroll.tracing import evaluate
 
 Leaves = list[Any]
 """The leaves of a tree, `None` where there is nothing to say."""
@@ -33,20 +33,30 @@ class Slopes(NamedTuple):
 class GateAtAllSteps:
     """A cell's gate over all of time, with its distinct outputs in the order of `GateStructure`."""
 
-    def __init__(self, cell: Cell, structure: GateStructure, params: PyTree, carry: PyTree, u: PyTree, r: PyTree):
-        """`carry` is carry_{t-1}, after a reset; leaves are `[T, *rows, ...]`."""
+    def __init__(
+        self,
+        cell: Cell,
+        structure: GateStructure,
+        params: PyTree,
+        carry: PyTree,
+        u: PyTree,
+        r: PyTree,
+        remembered: Mapping[int, Array],
+    ):
+        """`carry` is carry_{t-1}, after a reset; leaves are `[T, *rows, ...]`; `remembered` as in `PackedGate`."""
         self.structure = structure
-        self.traced = trace_gate(cell, params, carry, u, r)
+        closed, self.outs = trace_gate(cell, params, carry, u, r)
+        self.gate = PackedGate(closed)
+        self.remembered = remembered
         self.inputs = [params, carry, u, r]
         self.cuts = sorted({block.leaf for needed in structure.needs for block in needed if block.kind == "cut"})
 
-    def outputs(self, inputs: Sequence[PyTree], cuts: Sequence[Any] = (), at: Sequence[int] = ()) -> Leaves:
+    def outputs(self, inputs: Sequence[PyTree], cuts: Sequence[Any] = (), at: Sequence[int] = (), as_inputs: bool = False) -> Leaves:
         """The distinct outputs; those at the indices `at` are given the values `cuts` where others read them."""
-        closed, outs = self.traced
-        named = {outs[k]: value for k, value in zip(at, cuts, strict=True)}
-        values = evaluate(closed, jax.tree.leaves(inputs), named, packing_rules(closed.jaxpr))
-        by_var = dict(zip(closed.jaxpr.outvars, values, strict=True))
-        return [by_var[v] for v in outs]
+        named = {self.outs[k]: value for k, value in zip(at, cuts, strict=True)}
+        values, _ = self.gate(jax.tree.leaves(inputs), named, self.remembered, as_inputs)
+        by_var = dict(zip(self.gate.closed.jaxpr.outvars, values, strict=True))
+        return [by_var[v] for v in self.outs]
 
     def slopes(self, outputs: Leaves) -> list[Slopes]:
         """One `Slopes` for all outputs, or one for each where two of them read the same block."""
@@ -101,26 +111,40 @@ def times(
       cut: an output's tangent also enters those that are computed from it.
     """
     given = {"carry": carry, "u": u, "r": r}
-    products: dict[tuple[int, str, int], list[Array]] = {}
+    products: dict[tuple[int, str, int], Array] = {}
 
-    def product(group: int, kind: str, leaf: int, tangent: Array) -> list[Array]:
+    def product(group: int, kind: str, leaf: int, tangent: Array) -> Array:
         if (group, kind, leaf) not in products:
-            packed = getattr(slopes[group], kind)[leaf] * tangent
-            products[group, kind, leaf] = jnp.split(packed, packed.shape[-1] // structure.width, axis=-1)
+            products[group, kind, leaf] = getattr(slopes[group], kind)[leaf] * tangent
         return products[group, kind, leaf]
 
     totals: Leaves = []
     for k, needed in enumerate(structure.needs):
         total = None if drive is None else drive[k]
-        for block in sorted(needed):
-            source = (totals if cut else None) if block.kind == "cut" else given.get(block.kind)
-            if source is None or source[block.leaf] is None:
+        for kind, leaf in sorted({(block.kind, block.leaf) for block in needed}):
+            source = (totals if cut else None) if kind == "cut" else given.get(kind)
+            if source is None or source[leaf] is None:
                 continue
-            group = k if structure.shared else 0
-            term = product(group, block.kind, block.leaf, source[block.leaf])[block.index]
-            total = sum_of(total, term)
+            packed = product(k if structure.shared else 0, kind, leaf, source[leaf])
+            blocks = [block.index for block in needed if block.kind == kind and block.leaf == leaf]
+            total = sum_of(total, _sum_of_blocks(packed, blocks, structure.width))
         totals.append(total)
     return totals
+
+
+def _sum_of_blocks(packed: Array, blocks: list[int], width: int) -> Array:
+    """Adds up some of the blocks of `[..., nH]`, to `[..., H]`.
+
+    Written as a sum over a block axis rather than of slices, since its transpose, the one thing that the backward loop
+    does with it, is then a broadcast and joins the kernel around it; that of slices is a concatenation.
+    """
+    n = packed.shape[-1] // width
+    if n == 1:
+        return packed
+    by_block = packed.reshape(*packed.shape[:-1], n, width)
+    if len(blocks) < n:
+        by_block = by_block * np.isin(np.arange(n), blocks).astype(packed.dtype)[:, None]
+    return by_block.sum(-2)
 
 
 def sum_of(a: Any, b: Any) -> Any:

@@ -30,6 +30,7 @@ class Primal(NamedTuple):
     first: PyTree  # carry_0, `[*rows, H]`
     previous: PyTree  # carry_{t-1}, after a reset
     outputs: Leaves  # the distinct outputs of the gate
+    remembered: dict[int, Array]  # t of the gate's activations, as in `PackedGate`
     counts: Array | None  # [T, *rows]
     resets: Array | None  # [T, *rows]
 
@@ -49,7 +50,7 @@ def linearize(
 ) -> tuple[StepLinear, Leaves]:
     """The coefficients of the tangent recurrence for all steps, and the C_1 that the first dcarry is multiplied by."""
     leaves = jax.tree.leaves
-    gate = GateAtAllSteps(cell, structure, primal.params, primal.previous, primal.us, primal.rs)
+    gate = GateAtAllSteps(cell, structure, primal.params, primal.previous, primal.us, primal.rs, primal.remembered)
     slopes = gate.slopes(primal.outputs)
     v = _mixed_with_dparams(cell, primal, dparams)
     dstart = None
