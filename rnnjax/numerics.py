@@ -20,7 +20,8 @@ def normalise(tree: PyTree, batch_ndim: int) -> tuple[PyTree, Array]:
       tree: leaves `[*batch, ...]`.
       batch_ndim: how many leading axes are batch axes.
     Returns:
-      `(unit, log_norm)`: the same tree, and `[*batch]`. A zero vector gives a zero "unit" and -inf, which is its log.
+      `(unit, log_norm)`: the same tree, and `[*batch]`. A zero vector gives a zero "unit" and -inf, which is its log;
+      one with NaN gives NaN, one with an infinite entry +inf and no direction (NaN).
 
     Example:
 
@@ -29,12 +30,14 @@ def normalise(tree: PyTree, batch_ndim: int) -> tuple[PyTree, Array]:
       ([0.6, 0.8], 5.0)
     """
     largest = functools.reduce(jnp.maximum, [_over_row(jnp.max, jnp.abs(leaf), batch_ndim) for leaf in _leaves(tree)])
-    scale = jnp.where(largest > 0, largest, 1)
+    zero = largest < jnp.finfo(largest.dtype).tiny  # XLA flushes subnormals; NaN is not zero
+    # XLA divides by multiplying with the reciprocal, which for the very largest numbers would be flushed to zero.
+    scale = jnp.where(zero, 1, jnp.minimum(largest, jnp.finfo(largest.dtype).max / 8))
     tree = jax.tree.map(lambda leaf: leaf / _expand(scale, leaf), tree)
     squares = sum(_over_row(jnp.sum, leaf * leaf, batch_ndim) for leaf in _leaves(tree))
-    norm = jnp.sqrt(jnp.where(largest > 0, squares, 1))
+    norm = jnp.sqrt(jnp.where(zero, 1, squares))
     unit = jax.tree.map(lambda leaf: leaf / _expand(norm, leaf), tree)
-    return unit, jnp.where(largest > 0, jnp.log(norm) + jnp.log(scale), -jnp.inf)
+    return unit, jnp.where(zero, -jnp.inf, jnp.log(norm) + jnp.log(scale))
 
 
 def add_scaled(terms: list[tuple[PyTree, Array]], batch_ndim: int) -> tuple[PyTree, Array]:

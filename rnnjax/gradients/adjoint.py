@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from rnnjax.cell import Cell, PyTree
-from rnnjax.gradients.sequence import Loss, in_input_order, output_gradient, outputs_in_carry, prepare
+from rnnjax.gradients.sequence import Loss, in_input_order, outputs_in_carry, prepare
 from rnnjax.numerics import add_scaled, normalise
 from rnnjax.unroll.masking import StepInput, select, timed_step
 
@@ -79,7 +79,7 @@ def adjoint(
         return new_carry, (carry, y)
 
     last, (carries, ys) = lax.scan(forward, sequence.carry, sequence.inputs)
-    dys = output_gradient(sequence.loss, ys)
+    dys = jax.grad(sequence.loss)(ys)
     homes = outputs_in_carry(cell, params, sequence.carry, sequence.inputs.x[0])
     direct = normalise(_in_carry(dys, homes, last, sequence.inputs.counts), batch_ndim + 1)
     elsewhere = _outside_carry(dys, homes)

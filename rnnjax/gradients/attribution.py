@@ -36,7 +36,8 @@ def attribution(
       As `rnnjax.gradients.adjoint`.
     Returns:
       The parameters' tree with a leading T on every leaf: `parts.w_h[t]` is what step t contributes to dL/dW2, and
-      `parts.w_h.sum(0)` is dL/dW2. It takes T times the parameters' memory.
+      `parts.w_h.sum(0)` is dL/dW2. Parameters that an initial carry is made of (a learned h_0) count with the step
+      that starts from it: the first to run, or a reset. It takes T times the parameters' memory.
 
     Example: h_3 = w h_2 + x_3 and so on, x = 1, w = 2: dh_3/dw = h_2 + w h_1 + w² h_0 = 3 + 2 + 0.
 
@@ -56,7 +57,10 @@ def attribution(
             inputs, own_params = at_t
             return timed_step(cell, own_params, sequence.batch_shape)(carry, inputs)
 
-        _, ys = lax.scan(step, sequence.carry, (sequence.inputs, copies))
+        start = sequence.carry
+        if carry is None:
+            start = cell.initial_carry(jax.tree.map(lambda leaf: leaf[0], copies), sequence.batch_shape)
+        _, ys = lax.scan(step, start, (sequence.inputs, copies))
         return sequence.loss(ys)
 
     return in_input_order(jax.grad(loss_of_copies)(copies), reverse)

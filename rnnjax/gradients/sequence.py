@@ -1,7 +1,7 @@
 """A sequence made ready for the instrument: checked, masked, and turned so that time runs forwards."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ def prepare(
 
     Raises:
       TypeError: the cell has no single step (`Bidirectional`), the carry is not float32 or float64.
-      ValueError: as `rnnjax.unroll`.
+      ValueError: as `rnnjax.unroll`; and, once it is called, a loss that is not one real number.
     """
     if not hasattr(cell, "step"):
         raise TypeError(
@@ -69,25 +69,24 @@ def prepare(
                 f"`carry`{jax.tree_util.keystr(path)} is {dtype}; the log of a norm needs float32 or float64: "
                 "draw parameters with `init(..., dtype='float32')` and cast `xs` to match."
             )
-    inputs = StepInput(xs, timing.counts, timing.resets)
-    if not timing.reverse:
-        return Sequence(carry, inputs, loss)
-    return Sequence(carry, in_input_order(inputs, True), lambda ys: loss(in_input_order(ys, True)))
+    inputs = in_input_order(StepInput(xs, timing.counts, timing.resets), reverse)
+
+    def checked_loss(ys: PyTree) -> Array:
+        value = loss(in_input_order(ys, reverse))
+        shape, dtype = jnp.shape(value), jnp.result_type(value)
+        if shape != () or not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(
+                f"`loss(ys)` is {dtype} {list(shape)}; it must be one floating-point number: sum or average over steps "
+                "and rows."
+            )
+        return value
+
+    return Sequence(carry, inputs, checked_loss)
 
 
 def in_input_order(tree: PyTree, reverse: bool) -> PyTree:
     """Leaves `[T, ...]` from running order to input order, or back."""
     return jax.tree.map(lambda leaf: jnp.flip(leaf, 0), tree) if reverse else tree
-
-
-def output_gradient(loss: Loss, ys: PyTree) -> PyTree:
-    """dL/dy_t for every t, a tree like `ys`; raises ValueError where the loss is not one real number."""
-    value = jax.eval_shape(loss, ys)
-    if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
-        raise ValueError(
-            f"`loss(ys)` is {value}; it must be one floating-point number: sum or average over steps and rows."
-        )
-    return jax.grad(loss)(ys)
 
 
 def outputs_in_carry(cell: Cell, params: PyTree, carry: PyTree, x: Array) -> list[int | None]:
@@ -96,14 +95,29 @@ def outputs_in_carry(cell: Cell, params: PyTree, carry: PyTree, x: Array) -> lis
     Where the output is part of the carry, a change of the carry after step t changes y_t too, so dL/d(carry_t) has a
     share straight from y_t. Read off the step's own trace: y and the carry are one variable there.
     """
-    (new_carry, y), jaxpr = _trace(cell, params, carry, x)
+    closed, (new_carry, _) = jax.make_jaxpr(cell.step, return_shape=True)(params, carry, x)
+    origins = _origins(closed.jaxpr, [(id(variable),) for variable in closed.jaxpr.invars])
     count = len(jax.tree.leaves(new_carry))
-    variables = [id(variable) for variable in jaxpr.outvars]
-    carry_variables, y_variables = variables[:count], variables[count:]
-    assert len(y_variables) == len(jax.tree.leaves(y))
-    return [carry_variables.index(v) if v in carry_variables else None for v in y_variables]
+    in_carry, in_y = origins[:count], origins[count:]
+    return [in_carry.index(origin) if origin in in_carry else None for origin in in_y]
 
 
-def _trace(cell: Cell, params: PyTree, carry: PyTree, x: Array):
-    closed, shapes = jax.make_jaxpr(cell.step, return_shape=True)(params, carry, x)
-    return shapes, closed.jaxpr
+_CALLS = ("jit", "pjit", "closed_call", "checkpoint", "remat2", "custom_jvp_call", "custom_vjp_call")
+"""What wraps a function without changing its values; inside, the same variable twice is still one value."""
+
+
+def _origins(program: Any, given: list[tuple], path: tuple = ()) -> list[tuple]:
+    """A name for each output of a jaxpr, the same for two outputs that are one value, also where a step is jitted."""
+    known = {id(variable): origin for variable, origin in zip(program.invars, given, strict=True)}
+
+    def origin(variable: Any) -> tuple:
+        return known.get(id(variable), (*path, id(variable)))
+
+    for call in program.eqns:
+        inner = call.params.get("jaxpr", call.params.get("call_jaxpr"))
+        if call.primitive.name in _CALLS and inner is not None:
+            inner = getattr(inner, "jaxpr", inner)
+            if len(inner.invars) == len(call.invars):
+                found = _origins(inner, [origin(variable) for variable in call.invars], (*path, id(call)))
+                known |= {id(variable): each for variable, each in zip(call.outvars, found, strict=True)}
+    return [origin(variable) for variable in program.outvars]

@@ -35,6 +35,8 @@ def tanh_mean_field_rates(gain: ArrayLike, input_variances: ArrayLike) -> Array:
     weights = np.exp(-(z**2) / 2)
     weights /= weights.sum()
     input_variances = jnp.asarray(input_variances)
+    if not jnp.issubdtype(input_variances.dtype, jnp.floating):
+        input_variances = input_variances.astype(float)
     z, weights = (jnp.asarray(a, input_variances.dtype) for a in (z, weights))
     gain = jnp.asarray(gain, input_variances.dtype)
 
