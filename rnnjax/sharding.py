@@ -1,0 +1,194 @@
+"""All cores, or all accelerators: the rows of a batch are independent, so each device runs its own.
+
+    mesh = make_mesh()                                         one axis, "batch", over all devices
+    carry, ys = unroll(cell, params, None, xs, mesh=mesh)      as `rnnjax.unroll`; no communication at all
+    step = value_and_grad(loss, mesh)                          one all-reduce, of the loss and the gradient together
+
+On a CPU a time loop runs on one core, as its matmuls are too small to share. Two JAX devices on two cores share
+nothing within a step, which beats threads that meet at every step. The same code runs on GPU and TPU meshes.
+
+JAX sees a CPU as one device unless it is told otherwise before its first use, and so a script says at its top, once:
+
+    rnnjax.sharding.setup_process(device_count=2)
+
+Importing rnnjax never does this, nor anything else to the process.
+"""
+
+import ctypes
+import functools
+import os
+import platform
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
+
+from rnnjax import unroll as _unroll
+from rnnjax.cell import PyTree
+
+AXIS = "batch"
+"""The name of the mesh's one axis."""
+
+
+class ProcessSetup(NamedTuple):
+    """What `setup_process` did."""
+
+    device_count: int | None  # CPU devices asked for; None: left as it was
+    allocator: bool  # whether the allocator was told to keep its memory
+
+
+def setup_process(device_count: int | None = None, allocator: bool = True) -> ProcessSetup:
+    """Sets this process up for speed on a CPU; call it before anything else uses JAX.
+
+    Args:
+      device_count: as how many JAX devices the CPU shall count; its number of cores is a good choice. None: as it is.
+      allocator: keep freed memory instead of giving it back to the kernel. glibc returns every large buffer at the end
+        of a call and pays for each of its pages again in the next; a training step of large layers spends up to half
+        of its time there. It holds for the whole process, and costs the memory that is kept. Only glibc has it.
+    Returns:
+      What was done.
+    Raises:
+      ValueError: `device_count` is not positive.
+      RuntimeError: JAX is in use already, so its number of devices stands.
+    """
+    if device_count is not None:
+        if device_count < 1:
+            raise ValueError(f"device_count is {device_count}; it must be positive, such as {os.cpu_count()}.")
+        jax.config.update("jax_num_cpu_devices", device_count)
+    return ProcessSetup(device_count, allocator and _keep_memory())
+
+
+def _keep_memory() -> bool:
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    # from glibc's malloc.h. One arena, since XLA also allocates from worker threads, whose arenas hold no large buffer.
+    m_trim_threshold, m_top_pad, m_mmap_threshold, m_arena_max = -1, -2, -3, -8
+    largest = 2**31 - 1
+    settings = ((m_arena_max, 1), (m_mmap_threshold, largest), (m_trim_threshold, largest), (m_top_pad, 2**28))
+    libc = ctypes.CDLL(None)
+    return all([libc.mallopt(option, value) == 1 for option, value in settings])
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """One axis, "batch", over these devices, or over all there are."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (AXIS,), (AxisType.Auto,), devices=devices)
+
+
+def place(tree: PyTree, mesh: Mesh, batch_axis: int | None = None) -> PyTree:
+    """Puts arrays on the mesh: cut along `batch_axis`, or a copy on every device (parameters).
+
+    Data that is not where it is needed is moved at every call; what is used often is better placed once.
+    """
+    return jax.device_put(tree, NamedSharding(mesh, _cut(batch_axis)))
+
+
+def unroll(
+    cell: Any,
+    params: PyTree,
+    carry: PyTree | None,
+    xs: ArrayLike,
+    *,
+    mesh: Mesh,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+    **options: Any,
+) -> tuple[PyTree, PyTree]:
+    """`rnnjax.unroll` with the first batch axis of everything cut over the mesh; differentiable like it.
+
+    Args:
+      xs: `[T, B, ..., D]`, B a multiple of the number of devices.
+      mesh: from `make_mesh`.
+      lengths, mask, resets, options: as for `rnnjax.unroll`.
+    Raises:
+      ValueError: no batch axis, or B is not a multiple of the number of devices.
+
+    Example:
+
+      >>> import rnnjax
+      >>> cell = rnnjax.GRU(4)
+      >>> params = cell.init(jax.random.key(0), input_size=3)
+      >>> carry, ys = unroll(cell, params, None, jnp.ones((5, 2, 3)), mesh=make_mesh(jax.devices()[:1]))
+      >>> ys.shape
+      (5, 2, 4)
+    """
+    xs = jnp.asarray(xs)
+    if xs.ndim < 3:
+        raise ValueError(f"`xs` is {list(xs.shape)}; a mesh needs a batch axis to cut: [T, B, ..., D].")
+    _check_rows("`xs`", xs.shape[1], mesh)
+    # only what is given is passed on, so that None keeps its meaning
+    flags = {"lengths": (lengths, 0), "mask": (mask, 1), "resets": (resets, 1)}
+    given = {name: jnp.asarray(value) for name, (value, _) in flags.items() if value is not None}
+    specs = {name: _cut(flags[name][1]) for name in given}
+
+    def rows(params: PyTree, carry: PyTree, xs: Array, given: dict[str, Array]) -> tuple[PyTree, PyTree]:
+        return _unroll(cell, params, carry, xs, **given, **options)
+
+    in_specs = (P(), _cut(0), _cut(1), specs)
+    mapped = jax.shard_map(rows, mesh=mesh, in_specs=in_specs, out_specs=(_cut(0), _cut(1)), check_vma=False)
+    return mapped(params, carry, xs, given)
+
+
+def value_and_grad(
+    loss: Callable[..., Array], mesh: Mesh, *, batch_axes: int | tuple[int, ...] = 1
+) -> Callable[..., tuple[Array, PyTree]]:
+    """`jax.value_and_grad(loss)` with the batch cut over the mesh.
+
+    Args:
+      loss: `(params, *batch) -> scalar`, a *mean* over rows: the mean of the devices' means is then the mean.
+      batch_axes: where the rows of the batch arguments lie, one for all or one for each: 1 in `[T, B, ...]`.
+    Returns:
+      `(params, *batch) -> (loss, gradient)`, both the same on every device, after one all-reduce of the two together.
+
+    Example:
+
+      >>> import rnnjax
+      >>> cell = rnnjax.Elman(4)
+      >>> params = cell.init(jax.random.key(0), input_size=3)
+      >>> def loss(params, xs):
+      ...     return jnp.mean(rnnjax.unroll(cell, params, None, xs)[1] ** 2)
+      >>> step = jax.jit(value_and_grad(loss, make_mesh(jax.devices()[:1])))
+      >>> value, gradient = step(params, jnp.ones((5, 2, 3)))
+      >>> gradient.w_h.shape
+      (4, 4)
+    """
+
+    def mapped(params: PyTree, *batch: PyTree) -> tuple[Array, PyTree]:
+        axes = batch_axes if isinstance(batch_axes, tuple) else (batch_axes,) * len(batch)
+        if len(axes) != len(batch):
+            raise ValueError(f"batch_axes has {len(axes)} entries for {len(batch)} batch arguments.")
+        for axis, tree in zip(axes, batch, strict=True):
+            for leaf in jax.tree.leaves(tree):
+                _check_rows(f"a batch argument, {list(jnp.shape(leaf))},", jnp.shape(leaf)[axis], mesh)
+
+        @functools.partial(
+            jax.shard_map,
+            mesh=mesh,
+            in_specs=(P(), *map(_cut, axes)),
+            out_specs=P(),
+            check_vma=False,  # the loops' first carries are the same on all devices, their later ones are not
+        )
+        def rows(params: PyTree, *batch: PyTree) -> tuple[Array, PyTree]:
+            return lax.pmean(jax.value_and_grad(loss)(params, *batch), AXIS)
+
+        return rows(params, *batch)
+
+    return mapped
+
+
+def _cut(axis: int | None) -> P:
+    return P() if axis is None else P(*[None] * axis, AXIS)
+
+
+def _check_rows(name: str, rows: int, mesh: Mesh) -> None:
+    if rows % mesh.size:
+        raise ValueError(
+            f"{name} has {rows} rows for {mesh.size} devices; pad the batch to a multiple of {mesh.size} (with lengths "
+            "of 0, a padded row changes no sum), or make the mesh of fewer devices: make_mesh(jax.devices()[:n])."
+        )
