@@ -1,0 +1,89 @@
+"""What a wrong cell says, when it is made and when it meets an input that it was not made for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from rnnjax import GRU, LSTM, Elman, StepCell
+from tests.registry import CELLS, PLAIN, sample
+
+KEY = jax.random.key(0)
+BUILT_IN = [name for name in PLAIN if name not in ("step_cell", "custom")]
+
+
+def says(error, parts, function):
+    with pytest.raises(error) as raised:
+        function()
+    for part in parts:
+        assert part in str(raised.value), f"{part!r} is missing in: {raised.value}"
+
+
+@pytest.mark.parametrize("make", [Elman, LSTM, GRU])
+@pytest.mark.parametrize("size", [0, -1, 2.0, "8", True, None])
+def test_hidden_size(make, size):
+    says(ValueError, ["hidden_size", repr(size), "positive integer"], lambda: make(size))
+
+
+@pytest.mark.parametrize("make", [Elman, LSTM, GRU])
+@pytest.mark.parametrize("size", [0, 1.5, False])
+def test_input_size(make, size):
+    says(ValueError, ["input_size", repr(size), "positive integer"], lambda: make(3).init(KEY, size))
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "Tanh", "", None])
+def test_activation(activation):
+    parts = ["activation", repr(activation), "tanh, relu, linear"]
+    says(ValueError, parts, lambda: Elman(3, activation))
+
+
+@pytest.mark.parametrize("forget_bias", [np.inf, -np.inf, np.nan])
+def test_forget_bias(forget_bias):
+    says(ValueError, ["forget_bias", str(forget_bias), "finite"], lambda: LSTM(3, forget_bias))
+
+
+@pytest.mark.parametrize("make", [Elman, LSTM, GRU])
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
+def test_dtype(make, dtype):
+    says(TypeError, ["dtype", dtype, "floating point", "float32"], lambda: make(3).init(KEY, 2, dtype))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("width", [1, 3, 4])
+def test_project_refuses_another_width(name, width):
+    """A width of 1 would broadcast in some formulations: it is refused by name, and so is one per hidden unit."""
+    params = sample(name).params
+    parts = [f"`xs` is [5, 3, {width}]", "2 features", "last axis", "init(key, input_size=...)"]
+    says(ValueError, parts, lambda: CELLS[name].project(params, jnp.zeros((5, 3, width))))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_project_refuses_what_is_not_floating_or_of_another_dtype(name):
+    params = sample(name).params
+    for xs in (jnp.zeros((5, 2), int), jnp.zeros((5, 2), bool), jnp.zeros((5, 2), complex)):
+        parts = ["`xs` is", xs.dtype.name, "floating-point", "astype('float64')", "one_hot"]
+        says(TypeError, parts, lambda xs=xs: CELLS[name].project(params, xs))
+    parts = ["`xs` is float16", "parameters are float64", "one dtype", "astype('float64')", "dtype='float16'"]
+    says(TypeError, parts, lambda: CELLS[name].project(params, jnp.zeros((5, 2), "float16")))
+
+
+def test_project_refuses_a_scalar():
+    says(ValueError, ["`xs` is []", "2 features"], lambda: CELLS["gru"].project(sample("gru").params, jnp.zeros(())))
+
+
+def test_a_step_cell_without_init_function_says_so():
+    cell = StepCell(lambda p, h, x: (h, x), lambda p, batch_shape: jnp.zeros(batch_shape))
+    says(TypeError, ["init_function", "StepCell", "parameters yourself"], lambda: cell.init(KEY, 2))
+
+
+@pytest.mark.parametrize("cells", [(), [LSTM(3)], LSTM(3), None])
+def test_stack_of_anything_but_a_tuple(cells):
+    says(ValueError, ["cells is", "tuple of at least one cell", "Stack((LSTM("], lambda: rnnjax.Stack(cells))
+
+
+def test_step_of_what_needs_the_whole_sequence():
+    """A stack that holds a bidirectional layer has no single step, and says what to call instead."""
+    params, carry, xs = sample("stack_of_bidirectional")
+    parts = ["Bidirectional", "whole sequence", "rnnjax.unroll"]
+    says(TypeError, parts, lambda: CELLS["stack_of_bidirectional"].step(params, carry, xs[0]))

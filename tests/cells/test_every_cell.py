@@ -1,0 +1,151 @@
+"""What every single cell is: a value, whose methods are pure functions, and whose step is a matmul and a gate."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from tests.custom_cells import Leaky
+from tests.registry import CELLS, PLAIN, B, D, assert_close, assert_identical, every_cell, every_plain_cell, sample
+
+BUILT_IN = [name for name in PLAIN if type(CELLS[name]).__module__.startswith("rnnjax.cells")]
+
+
+@every_plain_cell
+def test_step_is_a_projection_a_mix_and_a_gate(name):
+    """What every engine builds on: step = gate(params, carry, project(params, x), mix(params, carry)), to the bit."""
+    cell, (params, carry, xs) = CELLS[name], sample(name)
+    got = cell.gate(params, carry, cell.project(params, xs[0]), cell.mix(params, carry))
+    assert_identical(got, cell.step(params, carry, xs[0]))
+
+
+@every_plain_cell
+def test_project_takes_any_leading_axes(name):
+    """All of time at once is each step by itself: what hoisting the input projection relies on."""
+    cell, (params, _, xs) = CELLS[name], sample(name)
+    at_once = cell.project(params, xs)
+    one_by_one = [cell.project(params, x) for x in xs]
+    assert_close(at_once, jax.tree.map(lambda *steps: jnp.stack(steps), *one_by_one))
+    assert_close(cell.project(params, xs[0, 0]), jax.tree.map(lambda leaf: leaf[0, 0], at_once))
+
+
+@every_plain_cell
+def test_gate_is_pointwise_in_rows(name):
+    """Any number of batch axes: none, one, two give the same numbers."""
+    cell, (params, carry, xs) = CELLS[name], sample(name)
+    new_carry, y = cell.step(params, carry, xs[0])
+    for b in range(B):
+        got = cell.step(params, jax.tree.map(lambda leaf, b=b: leaf[b], carry), xs[0, b])
+        assert_close(got, jax.tree.map(lambda leaf, b=b: leaf[b], (new_carry, y)))
+    got = cell.step(params, jax.tree.map(lambda leaf: leaf[None], carry), xs[:1])
+    assert_close(got, jax.tree.map(lambda leaf: leaf[None], (new_carry, y)))
+
+
+@every_plain_cell
+def test_vmap_over_rows_is_the_batch(name):
+    cell, (params, carry, xs) = CELLS[name], sample(name)
+    rows = jax.vmap(lambda c, x: cell.step(params, c, x))(carry, xs[0])
+    assert_close(rows, cell.step(params, carry, xs[0]))
+
+
+@every_plain_cell
+def test_jit_is_eager(name):
+    cell, (params, carry, xs) = CELLS[name], sample(name)
+    assert_close(jax.jit(cell.step)(params, carry, xs[0]), cell.step(params, carry, xs[0]))
+
+
+@every_plain_cell
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_step_preserves_the_dtype(name, dtype):
+    params, carry, xs = sample(name, dtype)
+    for leaf in jax.tree.leaves(jax.eval_shape(CELLS[name].step, params, carry, xs[0])):
+        assert leaf.dtype == dtype
+
+
+@every_cell
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_init_draws_the_dtype_asked_for(name, dtype):
+    """Parameters and the carry that goes with them; composed cells hand the dtype down."""
+    cell = CELLS[name]
+    params = jax.eval_shape(lambda key: cell.init(key, D, dtype), jax.random.key(0))
+    carry = jax.eval_shape(lambda p: cell.initial_carry(p, (2, 3)), params)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves((params, carry))} == {dtype}
+
+
+@every_cell
+def test_initial_carry_has_the_batch_axes(name):
+    """Every leaf is `[*batch, ...]`, and each row is the carry with no batch axis."""
+    params = sample(name).params
+    one = CELLS[name].initial_carry(params)
+    batch = CELLS[name].initial_carry(params, (4, 2))
+    assert_identical(batch, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (4, 2, *leaf.shape)), one))
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "stack"])
+def test_init_is_a_function_of_the_key(name):
+    """The same key draws the same parameters; another key draws others, and no two layers or gates are alike."""
+    init = jax.jit(CELLS[name].init, static_argnums=1)
+    first, again, other = (init(jax.random.key(k), D) for k in (0, 0, 1))
+    assert_identical(first, again)
+    for (path, a), (_, b) in zip(*map(jax.tree.leaves_with_path, (first, other)), strict=True):
+        assert np.array_equal(a, b) == jax.tree_util.keystr(path).rsplit(".", 1)[-1].startswith("b")
+
+
+@every_cell
+def test_a_cell_is_a_value(name):
+    """Frozen, hashable, equal by value, and without an array inside: fit for a static argument and a config file."""
+    cell = CELLS[name]
+    twin = dataclasses.replace(cell)
+    assert twin is not cell and twin == cell and hash(twin) == hash(cell)
+    field = dataclasses.fields(cell)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(cell, field, None)
+    assert not any(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(dataclasses.astuple(cell)))
+    assert len({cell, twin}) == 1 and all(cell != other for key, other in CELLS.items() if key != name)
+
+
+@pytest.mark.parametrize("name", [name for name in CELLS if name != "step_cell"])
+def test_the_repr_is_the_architecture(name):
+    """Evaluated, it gives the cell back; nested ones too."""
+    names = {"Leaky": Leaky, **{n: getattr(rnnjax, n) for n in rnnjax.__all__}, **vars(rnnjax.initializers)}
+    assert eval(repr(CELLS[name]), names) == CELLS[name]
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_methods_are_the_module_functions(name):
+    """Both levels are one: `cell.step` and `lstm_step`, for whoever wants none of the machinery."""
+    cell, (params, carry, xs) = CELLS[name], sample(name)
+    prefix = type(cell).__name__.lower()
+    functions = {
+        part: getattr(rnnjax, f"{prefix}_{part}") for part in ("initial_carry", "project", "mix", "gate", "step")
+    }
+    activation = (cell.activation,) if prefix == "elman" else ()
+    u, r = cell.project(params, xs[0]), cell.mix(params, carry)
+    assert_identical(functions["initial_carry"](params, (B,)), cell.initial_carry(params, (B,)))
+    assert_identical(functions["project"](params, xs[0]), u)
+    assert_identical(functions["mix"](params, carry), r)
+    assert_identical(functions["gate"](params, carry, u, r, *activation), cell.gate(params, carry, u, r))
+    assert_identical(functions["step"](params, carry, xs[0], *activation), cell.step(params, carry, xs[0]))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_module_functions_go_into_a_scan_of_ones_own(name):
+    """`jax.lax.scan(functools.partial(rnnjax.lstm_step, params), carry, xs)`, as the README has it."""
+    cell, (params, carry, xs) = CELLS[name], sample(name)
+
+    def step(carry, x):
+        return cell.step(params, carry, x)
+
+    assert_close(jax.lax.scan(step, carry, xs), rnnjax.unroll(cell, params, carry, xs, engine="loop"))
+
+
+@every_plain_cell
+def test_a_zero_input_is_finite(name):
+    """The contract for hidden steps, which are given x = 0: values and derivatives stay finite there."""
+    cell, (params, carry, xs) = CELLS[name], sample(name)
+    outputs, pullback = jax.vjp(cell.step, params, carry, jnp.zeros_like(xs[0]))
+    for leaf in jax.tree.leaves((outputs, pullback(outputs))):
+        assert np.isfinite(leaf).all()

@@ -1,0 +1,200 @@
+"""How weights are drawn: exact where the promise is exact, statistics with fixed seeds where it is one of chance."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax.initializers as init
+from rnnjax import GRU, LSTM, Elman
+
+ALL = [
+    init.Normal(1.5),
+    init.Orthogonal(0.9),
+    init.Identity(0.5),
+    init.SpectralRadius(1.2),
+    init.GlorotUniform(),
+    init.GlorotNormal(),
+    init.LeCunNormal(),
+    init.HiddenUniform(),
+]
+SQUARE_ONLY = (init.Identity, init.SpectralRadius)
+every_initializer = pytest.mark.parametrize("initializer", ALL, ids=lambda i: type(i).__name__)
+KEY = jax.random.key(0)
+
+
+def draws(initializer, shape, count=1, dtype="float64"):
+    """`count` matrices from `count` keys, jitted: `[count, rows, columns]`."""
+    return np.asarray(jax.jit(jax.vmap(lambda key: initializer(key, shape, dtype)))(jax.random.split(KEY, count)))
+
+
+@every_initializer
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_shape_and_dtype(initializer, dtype):
+    """Any float dtype. Half precision is drawn in float32 and rounded: LAPACK has no half-precision QR."""
+    w = initializer(KEY, (6, 6), dtype)
+    assert w.shape == (6, 6) and w.dtype == dtype
+    assert np.isfinite(np.asarray(w, "float64")).all()
+    assert len(np.unique(np.asarray(w, "float64"))) > 1
+
+
+@every_initializer
+def test_half_precision_is_float32_rounded(initializer):
+    """Where it says so: the same numbers as float32, to rounding."""
+    if isinstance(initializer, init.GlorotUniform | init.GlorotNormal | init.LeCunNormal):
+        pytest.skip("drawn by JAX in the dtype itself")
+    half = initializer(KEY, (6, 6), "bfloat16").astype("float32")
+    np.testing.assert_allclose(half, initializer(KEY, (6, 6), "float32"), rtol=2**-8)
+
+
+@every_initializer
+def test_rectangular(initializer):
+    """`[D, H]` with D ≠ H either way round, but for those that promise something only a square has."""
+    for shape in ((2, 5), (5, 2)):
+        if isinstance(initializer, SQUARE_ONLY):
+            with pytest.raises(ValueError, match=rf"square matrices, .*asked for \[{shape[0]}, {shape[1]}\]; .*`w_h`"):
+                initializer(KEY, shape)
+        else:
+            assert initializer(KEY, shape).shape == shape
+
+
+@every_initializer
+def test_an_initializer_is_a_value(initializer):
+    """Frozen, hashable, equal by value, its repr evaluates to itself: it sits inside a cell."""
+    twin = dataclasses.replace(initializer)
+    assert twin == initializer and hash(twin) == hash(initializer)
+    assert eval(repr(initializer), vars(init)) == initializer
+    assert len({type(i) for i in ALL}) == len(set(ALL))
+
+
+@every_initializer
+def test_the_key_decides(initializer):
+    """The same key gives the same matrix, jitted or not; another key another one."""
+    first, again = initializer(KEY, (4, 4), jnp.float64), draws(initializer, (4, 4))[0]
+    same_key = jax.jit(lambda key: initializer(key, (4, 4), jnp.float64))(KEY)
+    np.testing.assert_allclose(first, same_key, rtol=1e-12, atol=1e-15)
+    assert np.array_equal(first, again) == isinstance(initializer, init.Identity)
+
+
+# (initializer, shape, variance, bound on the absolute value or None)
+STATISTICS = [
+    (init.Normal(), (50, 20), 1 / 50, None),
+    (init.Normal(2.0), (20, 50), 4 / 20, None),
+    (init.Orthogonal(), (30, 30), 1 / 30, 1.0),
+    (init.GlorotUniform(), (50, 20), 2 / 70, np.sqrt(6 / 70)),
+    (init.GlorotNormal(), (50, 20), 2 / 70, None),
+    (init.LeCunNormal(), (50, 20), 1 / 50, None),
+    (init.HiddenUniform(), (50, 20), 1 / (3 * 20), 1 / np.sqrt(20)),
+]
+
+
+@pytest.mark.parametrize(("initializer", "shape", "variance", "bound"), STATISTICS, ids=str)
+def test_mean_variance_and_bound(initializer, shape, variance, bound):
+    """Which axis is the fan-in shows in the variance, as shapes are not square. Within five standard errors."""
+    w = draws(initializer, shape, 30 if shape[0] * shape[1] > 900 else 60)
+    n = w.size
+    kurtosis = np.mean((w - w.mean()) ** 4) / w.var() ** 2
+    assert abs(w.mean()) < 5 * np.sqrt(variance / n)
+    assert abs(w.var() / variance - 1) < 5 * np.sqrt((kurtosis - 1) / n)
+    if bound is not None:
+        assert np.abs(w).max() <= bound
+        if not isinstance(initializer, init.Orthogonal):
+            assert np.abs(w).max() > 0.999 * bound
+
+
+@pytest.mark.parametrize("kind", [init.Normal, init.Orthogonal, init.Identity, init.SpectralRadius])
+def test_scale_only_scales(kind):
+    """Under one key, scale s is s times scale 1: what lets a sweep over scales draw once."""
+    one = kind()(KEY, (5, 5), jnp.float64)
+    for scale in (0.25, -2.0, 3.0, 0.0):
+        np.testing.assert_allclose(kind(scale)(KEY, (5, 5), jnp.float64), scale * one, rtol=1e-12, atol=1e-15)
+
+
+def test_normal_is_gaussian_with_a_circular_law():
+    """Kurtosis 3, and at H = 200 a spectral radius near the gain."""
+    w = draws(init.Normal(1.5), (200, 200))[0]
+    assert abs(np.mean(w**4) / np.mean(w**2) ** 2 - 3) < 5 * np.sqrt(96 / w.size)
+    assert abs(np.abs(np.linalg.eigvals(w)).max() / 1.5 - 1) < 0.1
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (6, 4), (4, 6)])
+def test_orthogonal_has_every_singular_value_at_the_scale(shape):
+    for w in draws(init.Orthogonal(0.9), shape, 3):
+        np.testing.assert_allclose(np.linalg.svd(w, compute_uv=False), 0.9, rtol=1e-12)
+
+
+def test_orthogonal_is_uniform():
+    """Haar measure: tr Q has mean 0 and variance 1 and det Q = ±1 equally often. QR without a sign fix has neither."""
+    q = draws(init.Orthogonal(), (3, 3), 4000)
+    trace = np.trace(q, axis1=1, axis2=2)
+    assert abs(trace.mean()) < 5 / np.sqrt(4000)
+    assert abs(trace.var() - 1) < 5 * np.sqrt(2 / 4000)
+    assert abs(np.linalg.det(q).mean()) < 5 / np.sqrt(4000)
+    np.testing.assert_allclose(q.mean(0), 0, atol=5 * np.sqrt(1 / 3 / 4000))
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.5, 1.0, 2.0])
+def test_spectral_radius_is_exact(radius):
+    for w in draws(init.SpectralRadius(radius), (7, 7), 3):
+        np.testing.assert_allclose(np.abs(np.linalg.eigvals(w)).max(), radius, rtol=1e-12)
+
+
+def test_identity_is_exact():
+    np.testing.assert_array_equal(init.Identity(0.5)(KEY, (3, 3), jnp.float64), 0.5 * np.eye(3))
+
+
+@pytest.mark.parametrize("cell", [LSTM(4, w_h=init.Orthogonal(0.9)), GRU(4, w_h=init.Orthogonal(0.9))], ids=str)
+def test_each_gate_is_orthogonal_by_itself(cell):
+    """Every [H, H] block, and no two alike: an orthogonal [H, 4H] is not four orthogonal [H, H]."""
+    w_h = np.asarray(jax.jit(cell.init, static_argnums=1)(KEY, 2).w_h)
+    gates = np.split(w_h, w_h.shape[1] // 4, axis=1)
+    for gate in gates:
+        np.testing.assert_allclose(gate @ gate.T, 0.81 * np.eye(4), atol=1e-12)
+    assert len({gate.tobytes() for gate in gates}) == len(gates)
+
+
+@pytest.mark.parametrize("cell", [LSTM(8, w_h=init.HiddenUniform()), GRU(8, w_x=init.HiddenUniform())], ids=str)
+def test_hidden_uniform_bounds_by_the_size_of_one_gate(cell):
+    """1/sqrt(H), with H of one gate and not of the packed matrix: PyTorch's rule."""
+    params = jax.jit(cell.init, static_argnums=1)(KEY, 8)
+    w = np.abs(params.w_h if isinstance(cell, LSTM) else params.w_x)
+    assert 0.9 / np.sqrt(8) < w.max() <= 1 / np.sqrt(8)
+
+
+def test_per_gate_stacks_on_the_last_axis():
+    """One key a gate, in the order of `jax.random.split`."""
+    w = init.per_gate(init.Normal(), KEY, (2, 3), 4, jnp.float64)
+    assert w.shape == (2, 12)
+    for k, key in enumerate(jax.random.split(KEY, 4)):
+        np.testing.assert_array_equal(w[:, 3 * k : 3 * k + 3], init.Normal()(key, (2, 3), jnp.float64))
+
+
+@pytest.mark.parametrize("make", [init.Normal, init.Orthogonal, init.Identity, init.SpectralRadius])
+@pytest.mark.parametrize("scale", [np.inf, -np.inf, np.nan])
+def test_a_scale_that_is_not_finite(make, scale):
+    """Refused when the initialiser is made, by the name of its field, long before anything is drawn."""
+    field = dataclasses.fields(make)[0].name
+    with pytest.raises(ValueError, match=f"^{field} is {scale}; it must be a finite number"):
+        make(scale)
+
+
+@every_initializer
+def test_a_numpy_scale_widens_nothing(initializer):
+    """A scale out of `np.linspace` is a float64 scalar: float32 weights stay float32, under strict promotion too."""
+    fields = [field.name for field in dataclasses.fields(initializer)]
+    numpy_scale = dataclasses.replace(initializer, **{field: np.float64(0.5) for field in fields})
+    assert numpy_scale(KEY, (3, 3), jnp.float32).dtype == jnp.float32
+
+
+def test_a_numpy_forget_bias_widens_nothing():
+    assert LSTM(3, np.float64(2.0)).init(KEY, 2, "float32").b.dtype == jnp.float32
+
+
+def test_defaults_are_orthogonal_over_time_and_lecun_over_inputs():
+    """What the cells document: `w_h` orthogonal, `w_x` of variance 1/D, biases zero."""
+    params = Elman(20).init(KEY, 50)
+    np.testing.assert_allclose(params.w_h @ params.w_h.T, np.eye(20), atol=1e-12)
+    assert abs(np.var(params.w_x) * 50 - 1) < 0.2
+    assert not params.b.any()

@@ -1,0 +1,74 @@
+"""One recurrence has one dtype, and it comes out as it went in."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests import oracles
+from tests.registry import (
+    COMBINED,
+    NOTHING_SAID,
+    PLAIN,
+    Sample,
+    assert_close,
+    both_directions,
+    cotangents,
+    on_every_engine,
+    run,
+    sample,
+    unroller,
+)
+
+DTYPES = ["float64", "float32", "float16", "bfloat16"]
+
+
+@on_every_engine()
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtype_is_preserved(name, engine, dtype):
+    """Carry, outputs and gradients, all leaves; by shape alone, so nothing is compiled. Promotion is strict here."""
+    drawn = sample(name, dtype)
+
+    def outputs_and_gradients(params, carry, xs):
+        outputs, pullback = jax.vjp(unroller(name, engine, False, COMBINED), params, carry, xs)
+        weights = jax.tree.map(lambda leaf: leaf.astype(dtype), cotangents(name))
+        return outputs, Sample(*pullback(weights))
+
+    for leaf in jax.tree.leaves(jax.eval_shape(outputs_and_gradients, *drawn)):
+        assert leaf.dtype == dtype
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 2e-2), ("bfloat16", 1e-1)])
+def test_low_precision_is_near_the_oracle(name, dtype, tolerance):
+    """A smoke test: the oracle in float64, from the same rounded parameters and inputs."""
+    drawn = sample(name, dtype)
+    carry, ys = oracles.unroll(name, *drawn, **COMBINED._asdict())
+    got_carry, got_ys = unroller(name, "loop", False, COMBINED)(*drawn)
+    as_float64 = jax.tree.map(lambda leaf: leaf.astype("float64"), (got_carry, got_ys))
+    assert_close(as_float64, (carry, ys), tolerance)
+
+
+@pytest.mark.parametrize("name", ["lstm", "stack_of_bidirectional"])
+@both_directions
+def test_float32_scan_is_near_the_oracle(name, reverse):
+    """The same compiled, in the dtype that most people train in."""
+    drawn = sample(name, "float32")
+    got = jax.tree.map(lambda leaf: leaf.astype("float64"), run(name, "scan", drawn, NOTHING_SAID, reverse))
+    assert_close(got, oracles.unroll(name, *drawn, reverse=reverse), 1e-5)
+
+
+def test_a_dtype_is_never_mixed():
+    """float32 parameters refuse a float64 sequence (and the other way round) rather than widen it."""
+    wide, narrow = sample("gru"), sample("gru", "float32")
+    for params, xs in ((wide.params, narrow.xs), (narrow.params, wide.xs)):
+        with pytest.raises(TypeError, match="one recurrence has one dtype"):
+            unroller("gru", "scan", False, NOTHING_SAID)(params, None, xs)
+    with pytest.raises(TypeError, match=r"`carry` is float32, expected float64"):
+        unroller("gru", "scan", False, NOTHING_SAID)(wide.params, narrow.carry, wide.xs)
+
+
+def test_numpy_input_follows_the_default_dtype():
+    """A float64 NumPy array stays float64 in x64; nothing is cast on the way."""
+    drawn = sample("gru")
+    _, ys = unroller("gru", "loop", False, NOTHING_SAID)(drawn.params, None, jax.device_get(drawn.xs))
+    assert ys.dtype == jnp.float64
