@@ -1,0 +1,175 @@
+"""The house has floors: a file imports only from floors below its own. Read from the source, so nothing is run.
+
+    5 flax, training, converters    4 gradients    3 compose    2 unroll    1 cells, tasks    0 cell, initializers, ...
+
+Cells never import each other; experiments and benchmarks are imported by nobody; flax, optax and orbax each come in
+through one door. A new file or folder of `rnnjax/` is given a floor here before it imports anything.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+FLOORS = {
+    "flax": 5,
+    "training": 5,
+    "converters": 5,
+    "gradients": 4,
+    "compose": 3,
+    "unroll": 2,
+    "cells": 1,
+    "tasks": 1,
+    "cell": 0,
+    "initializers": 0,
+    "numerics": 0,
+    "sharding": 0,
+}
+ROOF = 6
+"""`rnnjax/__init__.py`, the public names: it may import all, and nobody below imports from it."""
+
+GROUND = "cell"
+"""What a cell is (and a `PyTree`): it imports nothing of the house, so that its neighbours on floor 0 may import it."""
+
+DOORS = {"flax": {"flax"}, "training": {"optax", "orbax", "chex"}}
+"""What a part may import from outside, besides the standard library, jax and numpy."""
+
+
+def files(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(source: str, module: str, is_package: bool = False) -> Iterator[str]:
+    """Every module that `source` imports, anywhere in it, by absolute name; `from a import b` gives `a.b`."""
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            yield from (str(argument.value) for argument in node.args[:1] if isinstance(argument, ast.Constant))
+
+
+def part_of(module: str) -> str:
+    """The part of the house that a module of `rnnjax` belongs to; "" for the roof."""
+    name = [*module.split("."), ""][1]
+    return name if name in FLOORS else ""
+
+
+def floor_of(module: str) -> int:
+    return FLOORS.get(part_of(module), ROOF)
+
+
+def refusal(importer: str, imported: str) -> str | None:
+    """Why this arrow may not be drawn, or None."""
+    part, outside = part_of(importer), imported.split(".")[0]
+    if outside in ("experiments", "benchmarks", "tests"):
+        return f"{outside} is imported by nobody"
+    if outside != "rnnjax":
+        known = outside in sys.stdlib_module_names or outside in {"jax", "numpy"} | DOORS.get(part, set())
+        return None if known else f"{outside} may not be imported here (see DOORS)"
+    if part == "cells" and part_of(imported) == "cells" and importer != "rnnjax.cells":
+        return None if imported.startswith(f"{importer}.") else "cells never import each other"
+    if part and part == part_of(imported):
+        return None
+    if part_of(imported) == GROUND and floor_of(importer) == 0 and part != GROUND:
+        return None
+    if floor_of(imported) >= floor_of(importer) and importer != "rnnjax":
+        return f"an arrow that does not run down: floor {floor_of(importer)} imports floor {floor_of(imported)}"
+    return None
+
+
+def refused(importer: str, source: str, is_package: bool = False) -> list[str]:
+    """The reasons against what `source` imports, as the text of module `importer`."""
+    found = ((name, refusal(importer, name)) for name in imports(source, importer, is_package))
+    return [f"imports {name}: {reason}" for name, reason in found if reason]
+
+
+@pytest.mark.parametrize("path", files("rnnjax"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_run_down(path):
+    assert not refused(module_of(path), path.read_text(), path.name == "__init__.py")
+
+
+@pytest.mark.parametrize("path", files("experiments", "benchmarks"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_experiments_and_benchmarks_stand_alone(path):
+    """Scripts over `rnnjax`: they import their own folder, never each other's and never a test."""
+    module = module_of(path)
+    own = module.split(".")[0]
+    for imported in imports(path.read_text(), module, path.name == "__init__.py"):
+        outside = imported.split(".")[0]
+        assert outside == own or outside not in ("experiments", "benchmarks", "tests"), f"{module} imports {imported}"
+
+
+def test_every_part_has_a_floor():
+    """A file or folder that nobody gave a floor could import anything."""
+    parts = {path.stem for path in (ROOT / "rnnjax").iterdir() if path.suffix == ".py" or list(path.glob("*.py"))}
+    assert parts - {"__init__"} <= set(FLOORS), "give it a floor in FLOORS, and a line in CONTRIBUTING.md"
+
+
+@pytest.mark.parametrize(
+    ("importer", "source"),
+    [
+        ("rnnjax.cell", "import rnnjax.initializers"),
+        ("rnnjax.cell", "import rnnjax"),
+        ("rnnjax.numerics", "from rnnjax.initializers import Normal"),
+        ("rnnjax.cells.gru", "from rnnjax.cells.lstm import LSTM"),
+        ("rnnjax.cells.gru", "from rnnjax.cells import LSTM"),
+        ("rnnjax.cells.gru", "from .lstm import LSTM"),
+        ("rnnjax.cells.gru", "from rnnjax.unroll import unroll"),
+        ("rnnjax.cells.gru", "def f():\n    from rnnjax import unroll"),
+        ("rnnjax.unroll.scan", "from ..compose import Stack"),
+        ("rnnjax.unroll.scan", "from rnnjax import compose"),
+        ("rnnjax.tasks.adding", "from rnnjax.cells import LSTM"),
+        ("rnnjax.compose", "from rnnjax.gradients import adjoint"),
+        ("rnnjax.gradients.adjoint", "from rnnjax import training"),
+        ("rnnjax.training.loop", "from rnnjax.flax import linen"),
+        ("rnnjax.unroll.scan", "import flax.linen as nn"),
+        ("rnnjax.gradients.adjoint", "import optax"),
+        ("rnnjax.flax.linen", "import optax"),
+        ("rnnjax.training.loop", "import flax"),
+        ("rnnjax.cell", "import chex"),
+        ("rnnjax.compose", "importlib.import_module('flax')"),
+        ("rnnjax.training.loop", "from experiments.harness import run"),
+        ("rnnjax.compose", "from tests import registry"),
+    ],
+)
+def test_an_arrow_that_runs_up_is_found(importer, source):
+    """The reader and the rule together refuse what they should."""
+    assert refused(importer, source)
+
+
+@pytest.mark.parametrize(
+    ("importer", "source"),
+    [
+        ("rnnjax.cells.gru", "from rnnjax.cell import check_input\nfrom rnnjax.initializers import Orthogonal"),
+        ("rnnjax.cells", "from rnnjax.cells.gru import GRU"),
+        ("rnnjax.numerics", "from rnnjax.cell import PyTree"),
+        ("rnnjax.unroll.contract", "from rnnjax.unroll.scan import unroll_scan"),
+        ("rnnjax.unroll.contract", "from .scan import unroll_scan"),
+        ("rnnjax.compose", "import dataclasses\nimport numpy as np\nfrom rnnjax.unroll import unroll"),
+        ("rnnjax.training.loop", "import optax\nfrom rnnjax.gradients import adjoint"),
+        ("rnnjax.flax.linen", "from flax import linen\nfrom rnnjax.compose import Stack"),
+        ("rnnjax", "from rnnjax import gradients\nfrom rnnjax.cells import LSTM"),
+    ],
+)
+def test_an_arrow_that_runs_down_is_let_through(importer, source):
+    assert not refused(importer, source)
+
+
+def test_unroll_never_imports_a_cell():
+    """By the floors it could; by the design it may not: the engines know a cell by its protocol alone."""
+    for path in files("rnnjax/unroll"):
+        for imported in imports(path.read_text(), module_of(path)):
+            assert part_of(imported) not in ("cells", "tasks"), f"{path.name} imports {imported}"

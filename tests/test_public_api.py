@@ -1,0 +1,126 @@
+"""The public names: complete, in order, documented; and the protocols' signatures, argument by argument."""
+
+import ast
+import dataclasses
+import inspect
+import sys
+import types
+
+import pytest
+
+import rnnjax
+from rnnjax import Cell
+from rnnjax.unroll import Composite
+from tests.registry import CELLS, COMPOSITES, PLAIN
+
+MODULES = [sys.modules[name] for name in ("rnnjax", "rnnjax.cells", "rnnjax.unroll")]  # `rnnjax.unroll` is a function
+
+
+def in_order(names):
+    """The linter's order: constants, then classes, then functions, each by name."""
+    return sorted(names, key=lambda n: (0 if n.isupper() and len(n) > 1 else 1 if n[0].isupper() else 2, n))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_all_is_complete_and_sorted(module):
+    """Every public name of the module that is no submodule, and nothing that does not exist."""
+    public = {name for name, value in vars(module).items() if not name.startswith("_")}
+    submodules = {name for name in public if isinstance(getattr(module, name), types.ModuleType)}
+    assert public - submodules <= set(module.__all__)
+    assert all(hasattr(module, name) for name in module.__all__)
+    assert module.__all__ == in_order(set(module.__all__))
+
+
+def test_nothing_public_is_missing():
+    """What a public part of the core exports, the package exports too."""
+    assert set(rnnjax.cells.__all__) <= set(rnnjax.__all__)
+    assert {"Cell", "StepCell", "Stack", "Bidirectional", "unroll", "initializers", "gradients"} <= set(rnnjax.__all__)
+    assert all(part.isdigit() for part in rnnjax.__version__.split("."))
+
+
+@pytest.mark.parametrize("name", rnnjax.__all__)
+def test_every_public_name_has_a_docstring(name):
+    """Written, not generated: a dataclass's own would be its signature. A `NamedTuple` may let its fields speak."""
+    value = getattr(rnnjax, name)
+    documented = bool(value.__doc__) and not value.__doc__.startswith(f"{name}(")
+    if inspect.isclass(value) and issubclass(value, tuple) and not documented:
+        fields = inspect.getsource(value).splitlines()[1:]
+        assert all("# [" in field for field in fields if ":" in field), f"{name}: a shape comment for each field"
+    else:
+        assert documented, f"{name} has no docstring"
+
+
+def test_every_initializer_has_a_docstring():
+    """And every public function beside them: the module is public by its own name."""
+    for name, value in vars(rnnjax.initializers).items():
+        if getattr(value, "__module__", "") == "rnnjax.initializers" and not name.startswith("_"):
+            assert value.__doc__ and not value.__doc__.startswith(f"{name}("), f"{name} has no docstring"
+
+
+@pytest.mark.parametrize("name", [n for n in rnnjax.__all__ if inspect.isfunction(getattr(rnnjax, n))])
+def test_every_public_function_is_typed(name):
+    """Each argument and the result: the annotations are half of the documentation."""
+    signature = inspect.signature(getattr(rnnjax, name))
+    assert signature.return_annotation is not inspect.Signature.empty
+    assert all(p.annotation is not inspect.Parameter.empty for p in signature.parameters.values())
+
+
+def arguments(function):
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+def methods(protocol):
+    return [name for name, value in vars(protocol).items() if inspect.isfunction(value) and not name.startswith("_")]
+
+
+@pytest.mark.parametrize("method", methods(Cell))
+@pytest.mark.parametrize("name", PLAIN)
+def test_signatures_of_a_cell(name, method):
+    """Names, order, kinds and defaults are the protocol's: what may be passed by keyword is the same everywhere."""
+    assert arguments(getattr(type(CELLS[name]), method)) == arguments(getattr(Cell, method))
+
+
+@pytest.mark.parametrize("method", methods(Composite))
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_signatures_of_cells_put_together(name, method):
+    assert arguments(getattr(type(CELLS[name]), method)) == arguments(getattr(Composite, method))
+
+
+def test_the_protocol_has_the_methods_of_the_design():
+    assert set(methods(Cell)) == {"init", "initial_carry", "project", "mix", "gate", "step"}
+    assert set(methods(Composite)) == {"init", "initial_carry", "unroll_parts"}
+
+
+@pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
+def test_module_functions_take_params_first(cell):
+    """`functools.partial(rnnjax.lstm_step, params)` is what `jax.lax.scan` wants; `init` takes the key first."""
+    for part in ("initial_carry", "project", "mix", "gate", "step"):
+        assert next(iter(inspect.signature(getattr(rnnjax, f"{cell}_{part}")).parameters)) == "params"
+    names = list(inspect.signature(getattr(rnnjax, f"{cell}_init")).parameters)
+    assert names[:3] == ["key", "input_size", "hidden_size"] and names[-1] == "dtype"
+
+
+def test_unroll_takes_its_options_by_keyword():
+    """Four arguments by position, everything else by name and with a default that asks for nothing."""
+    parameters = inspect.signature(rnnjax.unroll).parameters
+    assert list(parameters)[:4] == ["cell", "params", "carry", "xs"]
+    options = {name: p.default for name, p in list(parameters.items())[4:] if p.kind is p.KEYWORD_ONLY}
+    assert len(options) == len(parameters) - 4
+    assert list(options)[:4] == ["lengths", "mask", "resets", "reverse"]
+    assert (options["lengths"], options["mask"], options["resets"], options["reverse"]) == (None, None, None, False)
+    assert options["engine"] == "auto"
+    documented = {line.split(":")[0].strip() for line in (inspect.getdoc(rnnjax.unroll) or "").splitlines()}
+    assert set(options) <= documented
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_cell_is_a_frozen_dataclass(name):
+    cell = CELLS[name]
+    assert dataclasses.is_dataclass(cell)
+    assert type(cell).__dataclass_params__.frozen  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_front_page_has_no_logic():
+    """`rnnjax/__init__.py` is imports, a version and `__all__`."""
+    for node in ast.parse(inspect.getsource(rnnjax)).body[1:]:
+        assert isinstance(node, ast.Import | ast.ImportFrom | ast.Assign), ast.unparse(node)
