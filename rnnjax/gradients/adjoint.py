@@ -50,7 +50,8 @@ def adjoint(
 
     It is the total derivative: through every later step, and through y_t itself where the output is part of the carry
     (as with Elman, GRU and LSTM, whose y is h). Rows of a batch are followed apart, each with its own norm. In float64
-    (`jax_enable_x64`) slopes are good to about 1e-12 nats a step; in float32 to about 1e-6.
+    (`jax_enable_x64`) slopes are good to about 1e-12 nats a step; in float32, where each step rounds a running log norm
+    of seven digits, to about 1e-5 over a thousand steps.
 
     Args:
       cell: a `Cell`, or a `Stack` of cells; anything with a `step`.

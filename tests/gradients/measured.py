@@ -1,0 +1,99 @@
+"""Everything the instrument says of one cell, in one compiled program, beside what plain JAX says of it.
+
+Nearly all of the time is compilation, so all conditions of time run through the same program of a cell and direction.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+import rnnjax
+from rnnjax import gradients
+from rnnjax.cell import PyTree
+from tests.registry import ALL_COUNT, CELLS, COMBINED, LENGTHS_ONLY, Sample, Times, normal, sample, unroller
+
+CONDITIONS: dict[str, Times] = {
+    "plain": ALL_COUNT,
+    "lengths": LENGTHS_ONLY,
+    "mask": ALL_COUNT._replace(mask=COMBINED.mask),
+    "resets": ALL_COUNT._replace(resets=COMBINED.resets),
+    "together": COMBINED,
+}
+
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""For programs that take longer to optimise than to run."""
+
+
+class Measured(NamedTuple):
+    """Of one cell, under one condition."""
+
+    adjoint: gradients.Adjoint
+    perturbed: PyTree  # the carry's tree, [T + 1, B, ...]
+    parts: PyTree  # the parameters' tree, [T, ...]
+    params_gradient: PyTree  # by jax.grad, as the next one
+    carry_gradient: PyTree
+
+
+def weigh(weights: PyTree, ys: PyTree) -> Array:
+    """A loss that weighs every output of every step, those of hidden steps too, and is not linear."""
+    return sum(jax.tree.leaves(jax.tree.map(lambda w, y: (w * y + w * y * y).sum(), weights, ys)), jnp.zeros(()))
+
+
+@functools.cache
+def weights(name: str) -> PyTree:
+    shapes = jax.eval_shape(unroller(name, "scan", False, Times()), *sample(name))[1]
+    return normal(shapes, f"{name} loss")
+
+
+@functools.cache
+def measure(name: str, condition: str, reverse: bool) -> Measured:
+    return program(name, reverse)(sample(name), CONDITIONS[condition], weights(name))
+
+
+@functools.cache
+def program(name: str, reverse: bool) -> Callable[[Sample, Times, PyTree], Measured]:
+    cell: Any = CELLS[name]
+
+    def run(drawn: Sample, times: Times, weights: PyTree) -> Measured:
+        loss = functools.partial(weigh, weights)
+        options = times._asdict() | {"reverse": reverse}
+
+        def loss_of(params: PyTree, carry: PyTree) -> Array:
+            return loss(rnnjax.unroll(cell, params, carry, drawn.xs, engine="scan", **options)[1])
+
+        return Measured(
+            gradients.adjoint(cell, *drawn, loss, **options),
+            gradients.adjoint_by_perturbation(cell, *drawn, loss, **options),
+            gradients.attribution(cell, *drawn, loss, **options),
+            *jax.grad(loss_of, argnums=(0, 1))(drawn.params, drawn.carry),
+        )
+
+    return jax.jit(run, compiler_options=QUICKLY)
+
+
+def plain(adjoint: gradients.Adjoint) -> PyTree:
+    """The log form as plain numbers."""
+    factor = np.exp(adjoint.log_norm)
+    return jax.tree.map(
+        lambda leaf: np.asarray(leaf) * factor.reshape(factor.shape + (1,) * (leaf.ndim - factor.ndim)),
+        adjoint.direction,
+    )
+
+
+def row_norms(tree: PyTree, axes: int) -> np.ndarray:
+    """Euclidean norm over all leaves and all but the leading `axes` axes, squares added up in NumPy."""
+    squares = [np.square(np.asarray(a)).sum(axis=tuple(range(axes, a.ndim))) for a in jax.tree.leaves(tree)]
+    return np.sqrt(np.sum(squares, axis=0))
+
+
+def assert_rows_close(got: PyTree, expected: PyTree, axes: int, tolerance: float) -> None:
+    """Row by row, ‖got - expected‖ <= tolerance ‖expected‖: relative, however long or short the row is."""
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    difference = row_norms(jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), got, expected), axes)
+    norms = row_norms(expected, axes)
+    assert (difference <= tolerance * norms).all(), f"relative to {norms}: {difference}"

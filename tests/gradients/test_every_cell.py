@@ -1,0 +1,159 @@
+"""The instrument on every cell of the registry that has a step, stacks too, under everything that time can do.
+
+Two adjoints that are computed differently must agree; `jax.grad` of `unroll` must agree with both at the start; and
+what the unrolled copies contribute must add up to its gradient of the parameters.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+from rnnjax import gradients
+from tests.gradients.measured import (
+    CONDITIONS,
+    QUICKLY,
+    assert_rows_close,
+    measure,
+    plain,
+    program,
+    row_norms,
+    weigh,
+    weights,
+)
+from tests.registry import CAUSAL, CELLS, COMBINED, B, Sample, T, both_directions, sample
+
+every_cell = pytest.mark.parametrize("name", CAUSAL)
+every_condition = pytest.mark.parametrize("condition", CONDITIONS)
+
+OUTPUT_APART = ["custom"]
+"""Cells whose output is no part of their carry: nothing of the loss reaches the carry after the last step."""
+
+
+@every_condition
+@both_directions
+@every_cell
+def test_the_two_adjoints_agree(name, reverse, condition):
+    """Pullbacks of unit vectors, and one backward pass through added zeros: the same dL/d(carry) at every boundary."""
+    measured = measure(name, condition, reverse)
+    assert_rows_close(plain(measured.adjoint), measured.perturbed, 2, 1e-10)
+    assert np.isfinite(row_norms(measured.perturbed, 2)).all()
+
+
+@every_condition
+@both_directions
+@every_cell
+def test_at_the_start_it_is_the_gradient_of_the_given_carry(name, reverse, condition):
+    """`unroll` under `jax.grad` knows nothing of the instrument. In reverse the run starts at boundary T."""
+    measured = measure(name, condition, reverse)
+    start = T if reverse else 0
+    assert_rows_close(jax.tree.map(lambda a: a[start], plain(measured.adjoint)), measured.carry_gradient, 1, 1e-10)
+
+
+def reachable(condition: str, reverse: bool, output_apart: bool) -> np.ndarray:
+    """`[T + 1, B]`: which carries the loss depends on, if every step passes something on; in input order."""
+    lengths, mask, resets = CONDITIONS[condition]
+    inside = np.arange(T)[:, None] < lengths
+    counts, resets = inside & mask, inside & resets
+    if reverse:
+        counts, resets = counts[::-1], resets[::-1]
+    reached = np.zeros((T + 1, B), bool)
+    for t in range(T, -1, -1):  # carry t is what step t gave (counted from 1), and what step t + 1 is given
+        if t < T:
+            reached[t] = (reached[t + 1] | counts[t]) & ~resets[t]
+        if t > 0 and not output_apart:
+            reached[t] |= counts[t - 1]
+    return reached[::-1] if reverse else reached
+
+
+@every_condition
+@both_directions
+@every_cell
+def test_it_is_zero_only_where_nothing_can_arrive(name, reverse, condition):
+    """Agreement of zeros would show nothing. An exact zero stands where no later output counts, and nowhere else."""
+    expected = reachable(condition, reverse, name in OUTPUT_APART)
+    found = np.isfinite(measure(name, condition, reverse).adjoint.log_norm)
+    if name == "elman_relu":  # a row whose units are all off is zero for a reason of its own
+        assert not (found & ~expected).any() and found.sum() >= expected.sum() - 3
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
+@every_condition
+@both_directions
+@every_cell
+def test_parts_of_the_carry_add_up_in_squares(name, reverse, condition):
+    """‖(h, c)‖² = ‖h‖² + ‖c‖² for an LSTM, and so for any carry; each part is the norm of that part's own gradient."""
+    measured = measure(name, condition, reverse)
+    parts = jax.tree.leaves(measured.adjoint.log_norm_by_part)
+    np.testing.assert_allclose(
+        np.logaddexp.reduce([2 * part for part in parts]), 2 * measured.adjoint.log_norm, rtol=1e-12, atol=1e-12
+    )
+    for part, gradient in zip(parts, jax.tree.leaves(measured.perturbed), strict=True):
+        np.testing.assert_allclose(np.exp(part), row_norms(gradient, 2), rtol=1e-10)
+
+
+@every_condition
+@both_directions
+@every_cell
+def test_what_the_copies_contribute_adds_up(name, reverse, condition):
+    """Unrolling shares one set of weights: dL/dθ is the sum over its copies, for every leaf."""
+    measured = measure(name, condition, reverse)
+    parts, wholes = jax.tree.leaves(measured.parts), jax.tree.leaves(measured.params_gradient)
+    for part, whole in zip(parts, wholes, strict=True):
+        assert part.shape == (T, *whole.shape)
+        scale = np.abs(part).sum(axis=0)  # what rounding is relative to where parts cancel
+        assert (np.abs(part.sum(axis=0) - whole) <= 1e-12 * scale).all()
+    assert all(part.any() for part in parts) or (name == "step_cell" and condition != "together")  # its learned h_0
+
+
+@both_directions
+@every_cell
+def test_a_copy_that_no_row_runs_contributes_exactly_zero(name, reverse):
+    """With one step hidden from every row, that copy's weights see nothing: zero, not something small."""
+    mask = np.ones((T, B), bool)
+    mask[2] = False
+    times = CONDITIONS["plain"]._replace(mask=mask)
+    parts = jax.tree.leaves(program(name, reverse)(sample(name), times, weights(name)).parts)
+    assert all((part[2] == 0).all() for part in parts)
+    assert sum(bool(part[3].any()) for part in parts) >= len(parts) - 1  # h_0 only counts at a reset
+
+
+@every_cell
+def test_a_loss_of_some_rows_leaves_the_others_at_exactly_zero(name):
+    """Rows of a batch are networks of their own: a row that the loss ignores has no gradient, and changes no other."""
+    some = jax.tree.map(lambda w: w.at[:, 1].set(0), weights(name))
+    got = program(name, False)(sample(name), CONDITIONS["plain"], some).adjoint
+    whole = measure(name, "plain", False).adjoint
+    assert (got.log_norm[:, 1] == -np.inf).all()
+    assert all((leaf[:, 1] == 0).all() for leaf in jax.tree.leaves(got.direction))
+    np.testing.assert_array_equal(got.log_norm[:, [0, 2]], whole.log_norm[:, [0, 2]])
+
+
+@every_cell
+def test_without_lengths_mask_and_resets_it_is_the_same(name):
+    """`None` for each of the three leaves the selections out of the program; arrays that say "all" must not differ."""
+
+    def both(drawn: Sample, weights):
+        def loss(ys):
+            return weigh(weights, ys)
+
+        cell = CELLS[name]
+        return gradients.adjoint(cell, *drawn, loss), gradients.adjoint_by_perturbation(cell, *drawn, loss)
+
+    adjoint, perturbed = jax.jit(both, compiler_options=QUICKLY)(sample(name), weights(name))
+    expected = measure(name, "plain", False)
+    assert_rows_close(plain(adjoint), perturbed, 2, 1e-10)
+    assert_rows_close(plain(adjoint), plain(expected.adjoint), 2, 1e-12)
+
+
+@both_directions
+@every_cell
+def test_padding_is_inert(name, reverse):
+    """NaN and inf behind a row's end or under its mask change no bit of any log norm."""
+    drawn = sample(name)
+    hidden = ~((np.arange(T)[:, None] < COMBINED.lengths) & COMBINED.mask)
+    assert hidden.sum() > 3
+    dirty = np.where(hidden[..., None], np.where(np.arange(2) == 0, np.nan, np.inf), drawn.xs)
+    got = program(name, reverse)(drawn._replace(xs=jax.numpy.asarray(dirty)), COMBINED, weights(name))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(measure(name, "together", reverse)), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
