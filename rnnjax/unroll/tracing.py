@@ -2,17 +2,18 @@
 
 JAX can write any traced function down as a list of primitive equations, a jaxpr. `flat_jaxpr` does so with the calls
 inside it (`jax.nn.sigmoid` is one) written out in place, and `evaluate` runs such a list, if need be with some values
-replaced on the way. Only documented entry points are used: `jax.make_jaxpr`, `jax.core.eval_jaxpr` and the types of
-`jax.extend.core`.
+replaced on the way. Of JAX it uses `jax.make_jaxpr`, `jax.core.eval_jaxpr` and the types of `jax.extend.core`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, JaxprEqn, Literal, Var
 
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "remat2": "jaxpr"}
+
+_ALONE = DebugInfo("one equation", "rnnjax.unroll.tracing", None, None)
 
 
 def flat_jaxpr(function: Callable[..., Any], *args: Any) -> ClosedJaxpr:
@@ -55,7 +56,7 @@ def _evaluate_one(eqn: JaxprEqn, values: list[Any], rules: Mapping[str, Callable
         inner = eqn.params[_CALLS[name]]
         return evaluate(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ()), values, None, rules)
     by_var = {v: value for v, value in zip(eqn.invars, values, strict=True) if not isinstance(v, Literal)}
-    alone = Jaxpr((), list(by_var), eqn.outvars, [eqn], debug_info=None)
+    alone = Jaxpr((), list(by_var), eqn.outvars, [eqn], debug_info=_ALONE)
     return jax.core.eval_jaxpr(alone, (), *by_var.values())
 
 
