@@ -1,0 +1,105 @@
+"""What is computed: a cell, a size, weights and inputs, the same for every contestant.
+
+Shapes: B batch, T steps, D input features, H hidden units; `xs` is `[T, B, D]`. The training step is the loss
+L = Σ y², its gradient with respect to every weight and to `xs`. In a padded batch the steps beyond a row's length count
+neither in the outputs nor in the loss.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+GATES = {"lstm": 4, "gru": 3, "elman": 1}
+"""How many gates a cell has; also the names of the cells."""
+
+
+class Point(NamedTuple):
+    B: int
+    T: int
+    D: int
+    H: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Point":
+        """`"8,200,32,64"` to a point."""
+        try:
+            point = cls(*(int(part) for part in text.split(",")))
+        except (TypeError, ValueError):
+            raise ValueError(f"a point is {text!r}; write it as B,T,D,H, for example 8,200,32,64.") from None
+        if min(point) < 1:
+            raise ValueError(f"a point is {text!r}; its sizes must be 1 or more.")
+        return point
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self))
+
+
+GRID = (
+    Point(1, 500, 32, 64),
+    Point(8, 200, 32, 64),
+    Point(32, 100, 64, 128),
+    Point(16, 784, 1, 128),
+    Point(64, 100, 256, 256),
+    Point(128, 50, 64, 128),
+    Point(4, 2000, 16, 32),
+    Point(16, 100, 512, 512),
+)
+"""The reference grid: from one short row to matrices that fill a core's cache."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """One cell at one point, with the numbers to run it on.
+
+    Attributes:
+      cell: a key of `GATES`.
+      weights: `w_x` [D, GH], `w_h` [H, GH], `b` [GH], and of a GRU `b_hn` [H]; gates in rnnjax's and PyTorch's order.
+      xs: `[T, B, D]` float32.
+      lengths: `[B]` int32, or None where every step counts.
+    """
+
+    cell: str
+    point: Point
+    weights: dict[str, np.ndarray]
+    xs: np.ndarray
+    lengths: np.ndarray | None
+
+    @property
+    def counts(self) -> np.ndarray:
+        """`[T, B]` bool: which steps count."""
+        B, T, _, _ = self.point
+        lengths = np.full(B, T) if self.lengths is None else self.lengths
+        return np.arange(T)[:, None] < lengths
+
+    @property
+    def forward_flops(self) -> float:
+        """Multiplications and additions of the matmuls, of steps that count.
+
+        A training step has three times as many: the gradient of each factor is another matmul of the same size.
+        """
+        _, _, D, H = self.point
+        return 2.0 * float(self.counts.sum()) * (D + H) * GATES[self.cell] * H
+
+
+def make_problem(cell: str, point: Point, *, padded: bool = False, seed: int = 0) -> Problem:
+    """Uniform weights within ±H^-½ as PyTorch has them, Gaussian inputs; with `padded`, lengths from T/4 to T.
+
+    `b_hn` is zero, so that a GRU without this bias (Flax nnx) computes the same.
+    """
+    B, T, D, H = point
+    gates, scale = GATES[cell], H**-0.5
+    random = np.random.default_rng(seed)
+
+    def uniform(*shape: int) -> np.ndarray:
+        return random.uniform(-scale, scale, shape).astype(np.float32)
+
+    weights = {"w_x": uniform(D, gates * H), "w_h": uniform(H, gates * H), "b": uniform(gates * H)}
+    if cell == "gru":
+        weights["b_hn"] = np.zeros(H, np.float32)
+    xs = random.normal(size=(T, B, D)).astype(np.float32)
+    lengths = None
+    if padded:
+        lengths = random.integers(max(1, T // 4), T, B, endpoint=True).astype(np.int32)
+        lengths[0] = T
+    return Problem(cell, point, weights, xs, lengths)

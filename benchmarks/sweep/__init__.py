@@ -1,0 +1,21 @@
+"""Hundreds of small networks, each over its own sequence, as one program or one after the other.
+
+Question: what does the gradient of every setting of W2's scale, seed and length cost, when all of them are one vmapped
+program, and when they are run as most people write it?
+Command: python -m benchmarks.sweep --json benchmarks/results/sweep.json --figures benchmarks/results
+Minutes: about 3 on two cores; with --quick 1.
+Expected: one program at least 20 times faster a setting than one jitted call a setting; compiling anew for every
+setting, or a Python loop over time, hundreds of times slower.
+
+A setting is three numbers, from which everything else follows: a tanh Elman network is drawn, W2 orthogonal times the
+scale, and an input sequence of that length. Computed is the gradient of its last output, summed over units: the largest
+entries of dL/dW2 and dL/dx_1, which are compared before anything is timed. From the three numbers to these two, per
+setting:
+  one program                   vmap over scales, seeds and lengths; short rows are padded and cut by `lengths`
+  one program, 2 devices        the same with the seeds split over --devices
+  a call a setting              compiled once; padded as in the program
+  a call a setting, cut         compiled once for each length, no padding
+  compiled for every setting    `jax.jit` around a closure over the setting: a new program each time
+  Python loop                   the same without `jit`, engine "loop"
+The last two are run on --few of the settings.
+"""
