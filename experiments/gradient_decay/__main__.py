@@ -15,7 +15,7 @@ from experiments.gradient_decay.figure_rates import rates_figure
 from experiments.gradient_decay.options import Options
 from experiments.gradient_decay.scalar import scalar_case
 from experiments.gradient_decay.sweep import Measured, measure_cell
-from experiments.gradient_decay.table import VERDICT_DECADES, curves_by_lag, row_by_lag, rows_by_length
+from experiments.gradient_decay.table import VERDICT_DECADES, VERDICTS, curves_by_lag, row_by_lag, rows_by_length
 from experiments.gradient_decay.theory import predict
 from experiments.harness.manifest import code_sha256
 
@@ -122,14 +122,12 @@ def _reading(rows: list[dict[str, Any]], scalars: list[dict[str, Any]]) -> list[
         f"{case['closed_form']:.17g} as a power."
         for case in scalars
     ]
-    exact = [row for row in rows if row["prediction"] == "log scale"]
+    exact = [row for row in rows if row["prediction"] == "log scale" and row["rate_nats_per_step"] is not None]
     if exact:
         worst = max(abs(row["rate_nats_per_step"] - row["predicted_rate_nats_per_step"]) for row in exact)
         lines.append(f"Linear cell, orthogonal W2: the measured rate differs from log scale by {worst:.1e} at most.")
-    counts = {
-        name: sum(row["verdict"] == name for row in rows) for name in ("vanishing", "stable", "exploding", "zero")
-    }
-    lines.append("Of all rows, " + ", ".join(f"{count} are {name}" for name, count in counts.items()) + ".")
+    counts = {name: sum(row["verdict"] == name for row in rows) for name in VERDICTS}
+    lines.append("Of all rows, " + ", ".join(f"{count} are {name}" for name, count in counts.items() if count) + ".")
     return lines
 
 

@@ -1,6 +1,7 @@
 """The cells by name, a user's own cell by import path, and W2 redrawn in any of them."""
 
 import importlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,20 +37,49 @@ def resolve(name: str, hidden_size: int) -> rnnjax.Cell:
         raise UsageError(f"--cell {name}: write package.module:name, such as my_cells:MyCell.")
     try:
         found: Any = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise UsageError(f"--cell {name}: cannot be imported ({error}); run where its module can be found.") from error
     if isinstance(found, type) or not hasattr(found, "step"):
         try:
             found = found(hidden_size=hidden_size)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise UsageError(f"--cell {name}: calling it with hidden_size={hidden_size} failed ({error}).") from error
     missing = [method for method in ("init", "initial_carry", "step") if not callable(getattr(found, method, None))]
     if missing:
         raise UsageError(f"--cell {name} gives {found!r}, which has no {', '.join(missing)}; see rnnjax.Cell.")
-    shapes = jax.eval_shape(lambda key: found.init(key, 1), jax.random.key(0))
-    if not recurrent_weights(shapes):
-        raise UsageError(f"--cell {name}: none of its parameters is called `w_h`, so there is no W2 to scale.")
+    _try_out(name, found)
     return found
+
+
+def _try_out(name: str, cell: Any) -> None:
+    """Two steps of the cell and of its gradient, in shapes alone, so that a fault shows before any work."""
+
+    def two_steps(key: Array, xs: Array):
+        params = cell.init(key, xs.shape[-1], xs.dtype)
+        _, ys = rnnjax.unroll(cell, params, None, xs)
+        if hasattr(ys, "shape"):
+            rnnjax.gradients.adjoint(cell, params, None, xs, lambda ys: ys.sum())
+        return params, ys
+
+    try:
+        hash(cell)
+    except TypeError as error:
+        raise UsageError(f"--cell {name} gives {cell!r}, which has no hash; make it a frozen dataclass.") from error
+    try:
+        with jax.enable_x64(True):
+            params, ys = jax.eval_shape(two_steps, jax.random.key(0), jax.ShapeDtypeStruct((2, 3), "float64"))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--cell {name}: two steps of it in float64 fail: {error}") from error
+    if len(getattr(ys, "shape", ())) != 2:
+        raise UsageError(f"--cell {name}: its output y must be one vector, so that a loss can weigh it; it is {ys}.")
+    weights = recurrent_weights(params)
+    if not weights:
+        raise UsageError(f"--cell {name}: none of its parameters is called `w_h`, so there is no W2 to scale.")
+    for w_h in weights:
+        if w_h.ndim != 2 or w_h.shape[1] % w_h.shape[0]:
+            raise UsageError(
+                f"--cell {name}: its `w_h` is {list(w_h.shape)}; it can be redrawn if it is [H, gates * H]."
+            )
 
 
 def recurrent_weights(params: Any) -> list[Any]:
@@ -59,12 +89,15 @@ def recurrent_weights(params: Any) -> list[Any]:
 
 def redraw(params: Any, key: Array, kind: str) -> Any:
     """The same parameters with every `w_h` drawn anew at scale 1, one `[H, H]` block (gate) at a time."""
+    layers = itertools.count()
 
     def one(path: Any, leaf: Array) -> Array:
         if not _is_recurrent(path):
             return leaf
+        layer = next(layers)
+        own_key = jax.random.fold_in(key, layer) if layer else key  # or all layers of a stack would be equal
         rows, columns = leaf.shape
-        return per_gate(_INITIALIZERS[kind], key, (rows, rows), columns // rows, leaf.dtype)
+        return per_gate(_INITIALIZERS[kind], own_key, (rows, rows), columns // rows, leaf.dtype)
 
     return jax.tree.map_with_path(one, params)
 

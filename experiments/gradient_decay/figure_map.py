@@ -24,11 +24,11 @@ def map_figure(run: harness.Run[Options], rows: list[dict[str, Any]]) -> harness
     images = []
     for k, kind in enumerate(kinds):
         for column, cell in enumerate(cells):
-            values = np.full((len(scales), len(lengths)), np.nan)
+            fields = np.full((len(scales), len(lengths)), None)
             for row in rows:
-                if (row["cell"], row["kind"]) == (cell, kind) and row["log10_gradient_mean"] is not None:
-                    values[scales.index(row["scale"]), lengths.index(row["length"])] = row["log10_gradient_mean"]
-            images.append(_panel(axes[k, column], values, scales, lengths))
+                if (row["cell"], row["kind"]) == (cell, kind):
+                    fields[scales.index(row["scale"]), lengths.index(row["length"])] = row
+            images.append(_panel(axes[k, column], fields, scales, lengths))
             if k == 0:
                 axes[k, column].set_title(cell)
             if k == len(kinds) - 1:
@@ -40,14 +40,18 @@ def map_figure(run: harness.Run[Options], rows: list[dict[str, Any]]) -> harness
         fig,
         alt="Heat maps of the log gradient that reaches step 1 by scale of W2 and length, one a cell and kind.",
         caption="Decades of gradient that reach step 1 (mean over seeds): dark vanishes, bright explodes. A zero in an "
-        "empty field means that exactly nothing arrives.",
+        "empty field means that exactly nothing arrives, ∞ that the state itself overflows.",
     )
 
 
-def _panel(ax: Axes, values: np.ndarray, scales: tuple[float, ...], lengths: tuple[int, ...]) -> AxesImage:
+def _panel(ax: Axes, fields: np.ndarray, scales: tuple[float, ...], lengths: tuple[int, ...]) -> AxesImage:
+    """`fields` [scale, length] holds rows of the summary."""
+    means = [[row["log10_gradient_mean"] for row in line] for line in fields]
+    values = np.array(means, float)  # NaN for None
     image = ax.imshow(values, norm=_NORM, cmap="cividis", aspect="auto", origin="lower")
     for (i, j), value in np.ndenumerate(values):
         text = "0" if np.isnan(value) or abs(value) < 0.5 else f"{value:.0f}".replace("-", "−")
+        text = "∞" if fields[i, j]["verdict"] == "overflow" else text
         ink = "black" if np.isnan(value) or _NORM(value) > 0.55 else "white"
         ax.text(j, i, text, ha="center", va="center", fontsize=7.5, color=ink)
     ax.grid(False)

@@ -23,6 +23,8 @@ class Measured(NamedTuple):
 
     Attributes:
       log_gradient: `[N, L]` nats, log |dL/d(carry_1)| for each length (-inf where it is exactly zero).
+      arrival: `[N, L]` nats, the log norm with which the gradient enters the carry at the end of each length.
+      arrival_lag: `[N]` where that is: 0 where the output is part of the carry, 1 (before the last step) elsewhere.
       curve: `[N, T + 1]` nats, log |dL/d(carry_t)| within the longest sequence; the lag is T - t.
       float32_norm: `[N, T + 1]` the same norm as plain float32 arithmetic has it: 0 or inf where it dies.
       finite_steps: `[N]` how many steps the forward pass of the longest sequence stays finite.
@@ -30,6 +32,8 @@ class Measured(NamedTuple):
     """
 
     log_gradient: AnyArray
+    arrival: AnyArray
+    arrival_lag: AnyArray
     curve: AnyArray
     float32_norm: AnyArray
     finite_steps: AnyArray
@@ -68,7 +72,7 @@ def measure_cell(
     return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(grid)], *done)
 
 
-def _draw(cell: rnnjax.Cell, kinds: tuple[str, ...], seeds: int, key: Array, xs: Array) -> Networks:
+def _draw(cell: rnnjax.Cell, kinds: tuple[str, ...], seeds: int, key: Array, xs: np.ndarray) -> Networks:
     """Not compiled as a whole: all cells share the compiled pieces, which takes a third of the time.
 
     Nor may it join the time loops: with LAPACK's QR and eigenvalues in one program with a scan, jaxlib 0.10.2 can stop
@@ -106,10 +110,13 @@ def _measure(
         return (ys[steps - 1, rows] @ direction.astype(ys.dtype)).sum()
 
     log_norm = rnnjax.gradients.adjoint(cell, params, None, same_input, loss, lengths=steps).log_norm
+    arrival_lag = jnp.where(jnp.isfinite(log_norm[steps, rows]).any(), 0, 1)
     _, ys = rnnjax.unroll(cell, params, None, xs)
     finite = jnp.isfinite(ys).all(axis=-1)
     return Measured(
         log_gradient=log_norm[1],
+        arrival=log_norm[steps - arrival_lag, rows],
+        arrival_lag=arrival_lag,
         curve=log_norm[:, longest],
         float32_norm=_plain_float32_norm(cell, params, direction, xs),
         finite_steps=jnp.where(finite.all(), xs.shape[0], jnp.argmin(finite)),

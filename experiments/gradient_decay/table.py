@@ -23,8 +23,9 @@ def rows_by_length(
         log_gradient = measured.log_gradient[:, column]
         valid = linear | (measured.finite_steps >= length)  # a linear Jacobian does not depend on the state
         survives = np.isfinite(log_gradient) & valid
-        end = measured.curve[:, -1]  # at lag 0: the loss's own gradient, the same for every length
-        rates = (log_gradient - end)[survives] / (length - 1)
+        travelled = length - 1 - measured.arrival_lag
+        rated = survives & (travelled > 0)
+        rates = (log_gradient[rated] - measured.arrival[rated, column]) / travelled[rated]
         row = base | {"length": length, "lag_steps": length - 1}
         row |= _spread("log10_gradient", log_gradient[survives] / math.log(10))
         row |= _rate(rates)
@@ -33,7 +34,7 @@ def rows_by_length(
         row["seeds"] = len(log_gradient)
         row["surviving_fraction"] = float(survives.mean())
         row["forward_overflow_fraction"] = float((measured.finite_steps < length).mean())
-        row["verdict"] = verdict(row["log10_gradient_mean"])
+        row["verdict"] = verdict(row["log10_gradient_mean"], row["forward_overflow_fraction"])
         rows.append(row)
     return rows
 
@@ -44,14 +45,14 @@ def row_by_lag(base: Row, measured: Measured, prediction: Prediction | None, lin
     lags = np.arange(steps + 1)
     fitted = lags >= max(1, steps // 10)
     by_lag = measured.curve[:, ::-1]
-    survives = np.isfinite(by_lag).all(axis=1) & (linear | (measured.finite_steps >= steps))
+    survives = np.isfinite(by_lag[:, fitted]).all(axis=1) & (linear | (measured.finite_steps >= steps))
     slopes = np.array([np.polyfit(lags[fitted], curve[fitted], 1)[0] for curve in by_lag[survives]])
     row = base | {"length": steps} | _rate(slopes)
     row["predicted_rate_nats_per_step"] = None
     if prediction is not None:
         row["predicted_rate_nats_per_step"] = float(np.polyfit(lags[fitted], prediction.by_lag()[fitted], 1)[0])
     row["surviving_fraction"] = float(survives.mean())
-    row["float32_norm_dies_at_lag_steps"] = float32_death(measured.float32_norm)
+    row["float32_norm_dies_at_lag_steps"] = float32_death(measured.float32_norm, measured.curve)
     return row
 
 
@@ -67,19 +68,29 @@ def curves_by_lag(measured: Measured) -> dict[str, np.ndarray]:
     return {"mean": mean, "std": np.sqrt(variance)}
 
 
-def float32_death(norms: np.ndarray) -> float | None:
-    """The median over seeds of the lag from which a plain float32 norm is 0, inf or NaN; None if most never do."""
-    dead = (norms == 0) | ~np.isfinite(norms)
+def float32_death(norms: np.ndarray, curve: np.ndarray) -> float | None:
+    """The median over seeds of the lag from which a plain float32 norm is 0, inf or NaN, and the true one is not.
+
+    None if that happens to less than half of the seeds.
+    """
+    dead = ((norms == 0) | ~np.isfinite(norms)) & np.isfinite(curve)
     by_lag = dead[:, ::-1]
     first = np.where(by_lag.any(axis=1), by_lag.argmax(axis=1), np.inf)
     median = float(np.median(first))
     return median if math.isfinite(median) else None
 
 
-def verdict(log10_gradient: float | None) -> str:
-    """vanishing, stable or exploding, by the factor that reaches step 1; "zero" where nothing arrives at all."""
+VERDICTS = ("vanishing", "stable", "exploding", "zero", "overflow")
+
+
+def verdict(log10_gradient: float | None, forward_overflow_fraction: float) -> str:
+    """vanishing, stable or exploding, by the factor that reaches step 1, where any seed has one.
+
+    Else "zero" where exactly nothing arrives, "overflow" where the state of every seed leaves floating point before
+    the end, so that its gradient cannot be known.
+    """
     if log10_gradient is None:
-        return "zero"
+        return "overflow" if forward_overflow_fraction == 1 else "zero"
     if abs(log10_gradient) <= VERDICT_DECADES:
         return "stable"
     return "vanishing" if log10_gradient < 0 else "exploding"

@@ -1,0 +1,116 @@
+"""Cells that a user might bring to `experiments.gradient_decay --cell`, good ones and bad ones."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import rnnjax
+
+
+class Params(NamedTuple):
+    w_x: Any
+    w_h: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Readout(rnnjax.Cell):
+    """Linear, h_t = x_t W1 + h_{t-1} W2, and its output y_t = 2 h_t is no part of the carry."""
+
+    hidden_size: int = 4
+
+    def init(self, key, input_size, dtype=None):
+        size = self.hidden_size
+        return Params(jax.random.normal(key, (input_size, size), dtype), jnp.eye(size, dtype=dtype))
+
+    def initial_carry(self, params, batch_shape=()):
+        return jnp.zeros((*batch_shape, self.hidden_size), params.w_h.dtype)
+
+    def project(self, params, xs):
+        return xs @ params.w_x
+
+    def mix(self, params, carry):
+        return carry @ params.w_h
+
+    def gate(self, params, carry, u, r):
+        return u + r, 2 * (u + r)
+
+
+def two_layers(hidden_size: int) -> rnnjax.Stack:
+    """A function that makes a cell."""
+    return rnnjax.Stack((rnnjax.GRU(hidden_size), rnnjax.GRU(hidden_size)))
+
+
+INSTANCE = rnnjax.LSTM(3)
+
+
+# What cannot be measured
+
+
+class NotACell:
+    """Takes a hidden size, and has no step."""
+
+    def __init__(self, hidden_size):
+        self.size = hidden_size
+
+
+class WantsMore(Readout):
+    def __init__(self, hidden_size, layers):
+        super().__init__(hidden_size)
+
+
+class SmallOnly(Readout):
+    def __init__(self, hidden_size):
+        raise ValueError("only small ones")
+
+
+class Unhashable(Readout):
+    """Like a dataclass that is not frozen: it compares by value, and so has no hash."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Unscalable(Readout):
+    """Its recurrent weight has another name."""
+
+    def init(self, key, input_size, dtype=None):
+        w_x, w_h = super().init(key, input_size, dtype)
+        return {"w_x": w_x, "recurrent": w_h}
+
+    def project(self, params, xs):
+        return xs @ params["w_x"]
+
+    def mix(self, params, carry):
+        return carry @ params["recurrent"]
+
+    def initial_carry(self, params, batch_shape=()):
+        return jnp.zeros((*batch_shape, self.hidden_size), params["w_x"].dtype)
+
+
+class Diagonal(Readout):
+    """An independently recurrent network: W2 is a vector."""
+
+    def init(self, key, input_size, dtype=None):
+        w_x, w_h = super().init(key, input_size, dtype)
+        return Params(w_x, w_h[0])
+
+    def mix(self, params, carry):
+        return carry * params.w_h
+
+
+class TwoOutputs(Readout):
+    def gate(self, params, carry, u, r):
+        return u + r, (u + r, u)
+
+
+class Float32(Readout):
+    """Takes no notice of the dtype that is asked for."""
+
+    def init(self, key, input_size, dtype=None):
+        return super().init(key, input_size, "float32")
+
+
+class NoDtype(Readout):
+    def init(self, key, input_size):  # type: ignore[override]
+        return super().init(key, input_size)
