@@ -30,7 +30,7 @@ from rnnjax.cells import (
     lstm_step,
 )
 from rnnjax.compose import Bidirectional, BothWays, Stack
-from rnnjax.unroll import unroll
+from rnnjax.unroll import Explanation, MemoryBudget, explain, unroll
 
 __version__ = "0.1.0"
 
@@ -42,9 +42,11 @@ __all__ = [
     "Cell",
     "Elman",
     "ElmanParams",
+    "Explanation",
     "GRUParams",
     "LSTMCarry",
     "LSTMParams",
+    "MemoryBudget",
     "Stack",
     "StepCell",
     "elman_gate",
@@ -53,6 +55,7 @@ __all__ = [
     "elman_mix",
     "elman_project",
     "elman_step",
+    "explain",
     "gradients",
     "gru_gate",
     "gru_init",

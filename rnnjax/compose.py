@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll import Composite, Run, Timing, unroll
+from rnnjax.unroll import Composite, Run, Timing, is_causal, unroll
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Stack:
             raise ValueError(
                 f"cells is {self.cells!r}; pass a tuple of at least one cell: Stack((LSTM(64), LSTM(64)))."
             )
+
+    @property
+    def causal(self) -> bool:
+        """Whether every layer is: then time can be cut for all of them at once."""
+        return all(is_causal(cell) for cell in self.cells)
 
     def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> tuple[PyTree, ...]:
         """One entry a layer; each layer's input size is the width of the outputs below it."""

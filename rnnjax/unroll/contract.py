@@ -1,36 +1,15 @@
-"""The one contract for time, and the choice of engine."""
+"""The one contract for time."""
 
-from collections.abc import Callable
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
-
-from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.checks import check_carry, checked_xs
-from rnnjax.unroll.hoisted import unroll_hoisted
-from rnnjax.unroll.loop import unroll_loop
+from rnnjax.unroll.checkpointing import Checkpoint
+from rnnjax.unroll.checks import checked_xs
+from rnnjax.unroll.engines import Engine
 from rnnjax.unroll.masking import blank
-from rnnjax.unroll.scan import unroll_scan
-from rnnjax.unroll.timing import Timing, make_timing
-
-Engine = Literal["auto", "loop", "scan", "hoisted"]
-
-Run = Callable[[Any, PyTree, PyTree, Array, Timing], tuple[PyTree, PyTree]]
-"""`(cell, params, carry, xs, timing) -> (carry, ys)`: unroll one layer with the options of the call under way."""
-
-
-@runtime_checkable
-class Composite(Protocol):
-    """Cells put together, such as a stack: says how its parts are run, and each part is unrolled on its own."""
-
-    def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> PyTree: ...
-
-    def initial_carry(self, params: PyTree, batch_shape: tuple[int, ...] = ()) -> PyTree: ...
-
-    def unroll_parts(
-        self, run: Run, params: PyTree, carry: PyTree, xs: Array, timing: Timing
-    ) -> tuple[PyTree, PyTree]: ...
+from rnnjax.unroll.parts import Composite, Part
+from rnnjax.unroll.planning import Options, runner
+from rnnjax.unroll.timing import make_timing
 
 
 def unroll(
@@ -44,6 +23,8 @@ def unroll(
     resets: ArrayLike | None = None,
     reverse: bool = False,
     engine: Engine = "auto",
+    checkpoint: Checkpoint = None,
+    chunk: int | None = None,
     unroll: int = 1,
 ) -> tuple[PyTree, PyTree]:
     """Applies a cell over time: carry_t, y_t = step(params, carry_{t-1}, x_t) for t = 1..T.
@@ -61,14 +42,20 @@ def unroll(
       resets: `[T, *batch]` booleans: the carry becomes the initial carry before that step, in running order.
       reverse: each row runs from its own end to its start; `ys` stays in input order.
       engine: "hoisted" (every matmul that needs no carry leaves the loop, in the derivative too), "scan"
-        (`jax.lax.scan`), "loop" (Python; the reference), or "auto".
+        (`jax.lax.scan`), "loop" (Python; the reference), or "auto": "hoisted" where it can serve, else "scan".
+      checkpoint: keeps less for the backward pass, and computes the rest again: time is cut into segments, of which the
+        carry at the start is stored. A number of steps for a segment; "sqrt" for about √T; `MemoryBudget(bytes)` for
+        segments within segments until the estimate fits. Each level costs one more forward pass.
+      chunk: the hoisted engine projects the inputs of this many steps at once, not of all T; nothing is recomputed.
       unroll: how many steps go into one body of the scan.
     Returns:
       `(carry, ys)`: the carry after each row's last step, and the outputs `[T, *batch, ...]`.
     Raises:
       ValueError: a shape that does not fit, T = 0, lengths outside 0..T (where their values are
-        known), an unknown engine.
+        known), an unknown engine, a named one that cannot serve this cell, a budget that cannot be met.
       TypeError: an integer input, a dtype other than the parameters', a mask that is not boolean.
+    See also:
+      `rnnjax.explain`, for which engine runs each layer and why, the segments, and the bytes and FLOPs to expect.
 
     Example: two rows of different length in one batch; the first output beyond the end of a row is zero.
 
@@ -79,25 +66,23 @@ def unroll(
       >>> ys.shape, float(jnp.abs(ys[2:, 1]).max())
       ((5, 2, 4), 0.0)
     """
-    if engine not in get_args(Engine):
-        raise ValueError(f"engine is {engine!r}; choose one of {', '.join(map(repr, get_args(Engine)))}.")
-    if isinstance(unroll, bool) or not isinstance(unroll, int) or unroll < 1:
-        raise ValueError(f"unroll is {unroll!r}; it must be a positive integer.")
-    if engine == "loop" and unroll != 1:
-        raise ValueError(f'unroll is {unroll}, but engine "loop" has no scan body; use engine="scan".')
+    options = Options(engine, unroll, checkpoint, chunk)
+    whole = make_whole(cell, params, carry, xs, lengths, mask, resets, reverse)
+    return runner(options, whole)(*whole)
 
-    def run(part: Cell | Composite, params: PyTree, carry: PyTree | None, xs: Array, timing: Timing):
-        if carry is None:
-            carry = part.initial_carry(params, xs.shape[1:-1])
-        if isinstance(part, Composite):
-            return part.unroll_parts(run, params, carry, xs, timing)
-        check_carry(part, params, carry, xs)
-        if engine == "loop":
-            return unroll_loop(part, params, carry, xs, timing)
-        if engine == "hoisted":
-            return unroll_hoisted(part, params, carry, xs, timing, unroll=unroll)
-        return unroll_scan(part, params, carry, xs, timing, unroll=unroll)
 
+def make_whole(
+    cell: Cell | Composite,
+    params: PyTree,
+    carry: PyTree | None,
+    xs: ArrayLike,
+    lengths: ArrayLike | None,
+    mask: ArrayLike | None,
+    resets: ArrayLike | None,
+    reverse: bool,
+) -> Part:
+    """The arguments checked, padding blanked, and the initial carry in place of `None`."""
     xs = checked_xs(xs)
     timing = make_timing(xs, lengths, mask, resets, reverse)
-    return run(cell, params, carry, blank(xs, timing), timing)
+    carry = cell.initial_carry(params, xs.shape[1:-1]) if carry is None else carry
+    return Part(cell, params, carry, blank(xs, timing), timing)

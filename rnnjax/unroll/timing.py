@@ -9,6 +9,7 @@ Three rules cover every combination:
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -16,9 +17,12 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Timing:
     """What every engine needs to know about time. `None` stands for "no row is cut", "all count", "no reset".
+
+    A pytree of its arrays, so that it can be cut along time as `xs` is.
 
     Attributes:
       inside: `[T, *batch]` bool, t < lengths.
@@ -30,7 +34,7 @@ class Timing:
     inside: Array | None = None
     counts: Array | None = None
     resets: Array | None = None
-    reverse: bool = False
+    reverse: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def opposite(self) -> "Timing":
         """The same rows and episodes run in the other direction.

@@ -1,0 +1,152 @@
+"""What to keep for the backward pass and what to compute again: the lengths of the segments that time is cut into."""
+
+import dataclasses
+import math
+from typing import Any, Literal, NamedTuple
+
+MOST_LEVELS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryBudget:
+    """How many bytes a training step may need; time is cut, and cut again, until the estimate fits.
+
+    With R bytes for a step of the engine's backward pass, C of carry, and n levels of segments k_1 > k_2 > ... > k_n,
+
+        needed = C ceil(T / k_1) + C ceil(k_1 / k_2) + ... + R k_n
+
+    and every level costs one more forward pass. The fewest levels that fit are taken, and of these the longest k_n.
+    What no choice of segments can change is not counted: `xs`, the outputs and the gradients of both.
+    `rnnjax.explain` shows C, R and the lengths.
+
+    Attributes:
+      bytes: the budget for one call of `unroll`, all layers together.
+
+    Example:
+
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> cell = rnnjax.LSTM(hidden_size=4)
+      >>> params = cell.init(jax.random.key(0), input_size=3)
+      >>> carry, ys = rnnjax.unroll(cell, params, None, jnp.ones((1000, 3)), checkpoint=rnnjax.MemoryBudget(20_000))
+      >>> ys.shape
+      (1000, 4)
+    """
+
+    bytes: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.bytes, bool) or not isinstance(self.bytes, int) or self.bytes < 1:
+            raise ValueError(f"bytes is {self.bytes!r}; it must be a positive integer, such as 2 * 2**30 for 2 GiB.")
+
+
+Checkpoint = int | Literal["sqrt"] | MemoryBudget | None
+
+
+class Footprint(NamedTuple):
+    """What a backward pass needs at its worst moment, in bytes."""
+
+    steps: int  # T
+    carry: int  # C, the carry at one boundary between segments
+    step: int  # R, what the engine needs for each of the steps that are in flight
+
+    def needed(self, lengths: tuple[int, ...] = ()) -> int:
+        """The estimate for segments of these lengths, outermost first; without any, R T."""
+        total, steps = 0, self.steps
+        for length in lengths:
+            total += self.carry * math.ceil(steps / length)
+            steps = min(steps, length)
+        return total + self.step * steps
+
+
+def check_checkpoint(checkpoint: Any) -> None:
+    """Refuses what is no policy.
+
+    Raises:
+      ValueError: a number of steps below 1, or an unknown word.
+      TypeError: anything else that is no policy, True and False among it.
+    """
+    choices = 'a number of steps, "sqrt", `rnnjax.MemoryBudget(bytes=...)`, or None'
+    if checkpoint is None or isinstance(checkpoint, MemoryBudget):
+        return
+    if isinstance(checkpoint, str):
+        if checkpoint != "sqrt":
+            raise ValueError(f"checkpoint is {checkpoint!r}; choose {choices}.")
+    elif isinstance(checkpoint, bool) or not isinstance(checkpoint, int):
+        raise TypeError(f"checkpoint is {checkpoint!r}; choose {choices}.")
+    elif checkpoint < 1:
+        raise ValueError(f"checkpoint is {checkpoint}; segments have at least one step: choose {choices}.")
+
+
+def check_chunk(chunk: Any) -> None:
+    """Refuses what is no number of steps: ValueError below 1, TypeError for anything but an integer."""
+    if chunk is None:
+        return
+    if isinstance(chunk, bool) or not isinstance(chunk, int):
+        raise TypeError(f"chunk is {chunk!r}; it is the number of steps whose input is projected at once, or None.")
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}; it must be at least one step, or None for all of time.")
+
+
+def sqrt_length(steps: int) -> int:
+    """The length for "sqrt": ceil(√T), or up to twice that where it then divides T and no step is left over.
+
+    Example:
+
+      >>> sqrt_length(10_000), sqrt_length(500), sqrt_length(997)
+      (100, 25, 32)
+    """
+    least = math.isqrt(steps - 1) + 1
+    return next((length for length in range(least, 2 * least + 1) if steps % length == 0), least)
+
+
+def lengths_within(footprint: Footprint, budget: float) -> tuple[int, ...] | None:
+    """The lengths of nested segments, outermost first, for which `footprint.needed(lengths) <= budget`.
+
+    n levels that cut q ways each have k_n = ceil(T / q^n); the fewest levels win, then the least q. Where somewhat
+    shorter segments leave no step over, and fit, they are taken. `None` if nothing fits.
+
+    Example: an LSTM of 64 units and a batch of 8 in float32, 14 times [T, 8, 64] over 100,000 steps, 2.9 GB.
+
+      >>> lstm = Footprint(steps=100_000, carry=2 * 2048, step=14 * 2048)
+      >>> lengths_within(lstm, 1e9), lengths_within(lstm, 20e6), lengths_within(lstm, 2e6)
+      ((25000,), (625,), (2394, 57))
+    """
+    for levels in range(MOST_LEVELS + 1):
+        for ways in _ways(footprint, levels):
+            lengths = _balanced(footprint.steps, levels, ways)
+            if footprint.needed(lengths) <= budget:
+                whole = _dividing(footprint.steps, lengths)
+                return whole if footprint.needed(whole) <= budget else lengths
+    return None
+
+
+def least_needed(footprint: Footprint) -> int:
+    """The least that any choice of segments brings the estimate to."""
+    levels = range(MOST_LEVELS + 1)
+    return min(footprint.needed(_balanced(footprint.steps, n, ways)) for n in levels for ways in _ways(footprint, n))
+
+
+def _ways(footprint: Footprint, levels: int) -> range:
+    """How many ways to cut at each level, up to where C q = R k_n: cutting finer costs more than it saves."""
+    if levels == 0:
+        return range(1, 2)
+    best = (footprint.step * footprint.steps / max(footprint.carry, 1)) ** (1 / (levels + 1))
+    finest = footprint.steps ** (1 / levels)
+    return range(2, math.ceil(min(best, finest)) + 1)
+
+
+def _balanced(steps: int, levels: int, ways: int) -> tuple[int, ...]:
+    """Each length is `ways` times the next, so that only the outermost cut can leave steps over."""
+    innermost = math.ceil(steps / ways**levels)
+    return tuple(innermost * ways**level for level in reversed(range(levels)))
+
+
+def _dividing(steps: int, lengths: tuple[int, ...]) -> tuple[int, ...]:
+    """Lengths in the same proportions, down to half, of which the outermost divides T; else `lengths`."""
+    if not lengths:
+        return lengths
+    for innermost in range(lengths[-1], lengths[-1] // 2, -1):
+        outermost = innermost * (lengths[0] // lengths[-1])
+        if steps % outermost == 0:
+            return tuple(innermost * (length // lengths[-1]) for length in lengths)
+    return lengths

@@ -1,0 +1,78 @@
+"""Cells put together, and walking over their parts."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+from jax import Array
+from jax.typing import DTypeLike
+
+from rnnjax.cell import PyTree
+from rnnjax.unroll.checks import check_carry
+from rnnjax.unroll.scan import unroll_scan
+from rnnjax.unroll.timing import Timing
+
+Run = Callable[[Any, PyTree, PyTree, Array, Timing], tuple[PyTree, PyTree]]
+"""`(cell, params, carry, xs, timing) -> (carry, ys)`: unroll one part with the options of the call under way."""
+
+
+@runtime_checkable
+class Composite(Protocol):
+    """Cells put together, such as a stack: says how its parts are run, and each part is unrolled on its own.
+
+    Where an attribute `causal` is true, no output depends on a later input. Then time can be cut for all of the parts
+    at once, and what one part hands to the next is not stored for all of time.
+    """
+
+    def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> PyTree: ...
+
+    def initial_carry(self, params: PyTree, batch_shape: tuple[int, ...] = ()) -> PyTree: ...
+
+    def unroll_parts(
+        self, run: Run, params: PyTree, carry: PyTree, xs: Array, timing: Timing
+    ) -> tuple[PyTree, PyTree]: ...
+
+
+class Part(NamedTuple):
+    """A cell and the shapes of what it is unrolled with."""
+
+    cell: Any
+    params: PyTree
+    carry: PyTree
+    xs: Any  # [T, *batch, D]
+    timing: Timing
+
+
+def is_causal(cell: Any) -> bool:
+    """Whether time can be cut: a cell's can, and that of cells put together if they say so."""
+    return not isinstance(cell, Composite) or bool(getattr(cell, "causal", False))
+
+
+def is_layer(cell: Any) -> bool:
+    """Whether an engine runs it as it is: no cells put together."""
+    return not isinstance(cell, Composite)
+
+
+def parts_of(whole: Part, where: Callable[[Any], bool]) -> list[Part]:
+    """The outermost parts for which `where` holds, in the order in which they run; nothing is computed."""
+    found = []
+
+    def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, timing: Timing) -> tuple[PyTree, PyTree]:
+        if where(cell):
+            found.append(Part(cell, *shapes_of((params, carry, xs, timing))))
+            return _run_all(cell, params, carry, xs, timing)
+        return cell.unroll_parts(run, params, carry, xs, timing)
+
+    jax.eval_shape(lambda *arrays: run(whole.cell, *arrays), *whole[1:])
+    return found
+
+
+def shapes_of(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jax.numpy.shape(leaf), jax.numpy.result_type(leaf)), tree)
+
+
+def _run_all(cell: Any, params: PyTree, carry: PyTree, xs: Array, timing: Timing) -> tuple[PyTree, PyTree]:
+    if is_layer(cell):
+        check_carry(cell, params, carry, xs)
+        return unroll_scan(cell, params, carry, xs, timing)
+    return cell.unroll_parts(_run_all, params, carry, xs, timing)

@@ -1,0 +1,242 @@
+"""Time in segments: the same numbers with less memory, for every engine, policy and kind of timing."""
+
+import functools
+import itertools
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+
+import rnnjax
+from rnnjax import MemoryBudget
+from rnnjax.unroll.checkpointing import Footprint, least_needed, lengths_within, sqrt_length
+from tests.registry import (
+    ALL_COUNT,
+    CELLS,
+    COMBINED,
+    SHORT,
+    Sample,
+    T,
+    Times,
+    assert_close,
+    cotangents,
+    normal,
+    sample,
+)
+
+
+def outputs(name, times, reverse=False, **options):
+    def function(params, carry, xs):
+        return rnnjax.unroll(CELLS[name], params, carry, xs, **times._asdict(), reverse=reverse, **options)
+
+    return function
+
+
+def pulled(name, times, reverse=False, **options):
+    """Outputs and gradients; what has a loop over segments is jitted, the reference runs step by step."""
+
+    def function(sample, times, weights):
+        results, pullback = jax.vjp(outputs(name, times, reverse, **options), *sample)
+        return results, Sample(*pullback(weights))
+
+    eager = options == {"engine": "loop"}
+    return (function if eager else jax.jit(function))(sample(name), times, cotangents(name))
+
+
+@functools.cache
+def reference(name, reverse=False):
+    return pulled(name, COMBINED, reverse, engine="loop")
+
+
+@pytest.mark.parametrize("name", ["elman_tanh", "lstm", "step_cell", "stack", "bidirectional"])
+def test_checkpoints_change_no_number(name):
+    """Values and gradients with lengths, gaps and resets; T = 5 leaves one step over."""
+    assert_close(pulled(name, COMBINED, checkpoint=2), reference(name))
+
+
+@pytest.mark.parametrize(
+    ("options", "reverse"),
+    [
+        ({"engine": "loop", "checkpoint": 2}, True),
+        ({"engine": "scan", "checkpoint": "sqrt", "chunk": 2}, False),
+        ({"engine": "hoisted", "checkpoint": 3, "chunk": 2}, True),
+        ({"engine": "hoisted", "chunk": 2}, True),
+        ({"engine": "hoisted", "checkpoint": 1}, False),
+    ],
+    ids=str,
+)
+def test_no_combination_changes_a_number(options, reverse):
+    assert_close(pulled("custom", COMBINED, reverse, **options), reference("custom", reverse))
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_segments_within_segments(reverse):
+    """A budget that leads to 17 steps in segments of 6, these in segments of 2."""
+    drawn, times = sample("custom", steps=17), Times(lengths=np.array([17, 7, 0]))
+    options = {"engine": "scan", "checkpoint": MemoryBudget(1200)}
+    plan = rnnjax.explain(CELLS["custom"], *drawn, lengths=times.lengths, **options)
+    assert [cut.length for cut in plan.parts[0].cuts] == [6, 2]
+    assert plan.backward_bytes <= 1200 < plan.parts[0].uncut_bytes
+
+    def pullback(**options):
+        results, pull = jax.vjp(outputs("custom", times, reverse, **options), *drawn)
+        return results, pull(normal(results, "weights"))
+
+    assert_close(jax.jit(lambda: pullback(**options))(), pullback(engine="loop"))
+
+
+@pytest.mark.parametrize("engine", ["hoisted"])
+def test_forward_mode_and_second_derivatives(engine):
+    """JVP, the JVP of a gradient and the gradient of a JVP: checkpoints are differentiated any number of times."""
+    drawn = sample("custom", steps=3)
+    tangents, weights = normal(drawn, "tangents"), cotangents("custom", steps=3)
+
+    def derivatives(**options):
+        function = outputs("custom", SHORT, **options)
+
+        def pullback(*primals):
+            return jax.vjp(function, *primals)[1](weights)
+
+        def pushforward(*primals):
+            return jax.jvp(function, primals, tuple(tangents))[1]
+
+        return {
+            "jvp": pushforward(*drawn),
+            "jvp of vjp": jax.jvp(pullback, tuple(drawn), tuple(tangents))[1],
+            "vjp of jvp": jax.vjp(pushforward, *drawn)[1](weights),
+        }
+
+    assert_close(jax.jit(lambda: derivatives(engine=engine, checkpoint=2))(), derivatives(engine="loop"))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 6, 7])
+def test_any_number_of_steps(steps):
+    """Fewer than a segment, one, one and a bit, several; nothing is run twice or left out."""
+    params, carry, xs = sample("elman_tanh", steps=steps)
+    got = rnnjax.unroll(CELLS["elman_tanh"], params, carry, xs, engine="scan", checkpoint=3, chunk=2)
+    assert_close(got, rnnjax.unroll(CELLS["elman_tanh"], params, carry, xs, engine="loop"))
+
+
+def test_padding_stays_inert():
+    """NaN beyond a row's end and in a gap reaches neither the values nor the gradients, to the bit."""
+    hidden = ~(COMBINED.mask & (np.arange(T)[:, None] < COMBINED.lengths))
+    run = jax.jit(lambda drawn: jax.vjp(outputs("custom", COMBINED, checkpoint=2), *drawn)[1](cotangents("custom")))
+    drawn = sample("custom")
+    poisoned = drawn._replace(xs=jnp.where(hidden[..., None], jnp.nan, drawn.xs))
+    for a, b in zip(jax.tree.leaves(run(drawn)), jax.tree.leaves(run(poisoned)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_vmap_over_rows_is_the_batch():
+    drawn = sample("custom")
+
+    def row(carry, xs):
+        return outputs("custom", Times(), checkpoint=2)(drawn.params, carry, xs)
+
+    rows = jax.jit(jax.vmap(row, in_axes=(0, 1), out_axes=(0, 1)))(drawn.carry, drawn.xs)
+    assert_close(rows, outputs("custom", ALL_COUNT, engine="loop")(*drawn))
+
+
+def temporary_bytes(cell, steps, **options):
+    """What XLA sets aside for one gradient of a loss of the last carry; compiled, not run."""
+    params = jax.eval_shape(lambda key: cell.init(key, 4, "float32"), jax.random.key(0))
+
+    def loss(params, xs):
+        carry, _ = rnnjax.unroll(cell, params, None, xs, **options)
+        return sum((leaf**2).sum() for leaf in jax.tree.leaves(carry))
+
+    xs = jax.ShapeDtypeStruct((steps, 2, 4), "float32")
+    analysis = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, xs).compile().memory_analysis()
+    assert analysis is not None
+    return analysis.temp_size_in_bytes
+
+
+@pytest.mark.parametrize("engine", ["scan", "hoisted"])
+def test_sqrt_needs_a_twentieth_of_the_memory(engine):
+    """T = 10,000; compile time and memory do not depend on values, so nothing is run."""
+    cell = rnnjax.LSTM(16)
+    plain = temporary_bytes(cell, 10_000, engine=engine)
+    assert plain >= 20 * temporary_bytes(cell, 10_000, engine=engine, checkpoint="sqrt")
+
+
+def test_layers_of_a_stack_are_cut_as_one():
+    """Cut one by one, each layer's outputs would be stored for all of time."""
+    stack = rnnjax.Stack((rnnjax.Elman(16), rnnjax.Elman(16)))
+    outputs_of_a_layer = 10_000 * 2 * 16 * 4
+    assert temporary_bytes(stack, 10_000, engine="scan", checkpoint="sqrt") < outputs_of_a_layer / 2
+
+
+@pytest.mark.parametrize(("engine", "budget"), [("scan", 200_000), ("hoisted", 40_000)])
+def test_a_budget_is_kept(engine, budget):
+    """By what XLA sets aside, but for parameters and their gradients."""
+    fixed = 50_000
+    cut = temporary_bytes(rnnjax.LSTM(16), 4096, engine=engine, checkpoint=MemoryBudget(budget))
+    assert cut <= 1.2 * budget + fixed
+
+
+def test_a_budget_that_is_met_uncut_cuts_nothing():
+    plan = rnnjax.explain(CELLS["lstm"], *sample("lstm"), checkpoint=MemoryBudget(2**30))
+    assert plan.parts[0].cuts == ()
+
+
+def test_a_budget_that_cannot_be_met_names_the_least_that_can():
+    with pytest.raises(ValueError, match=r"at least \d+ bytes .* split the batch") as refusal:
+        rnnjax.unroll(CELLS["bidirectional"], *sample("bidirectional"), checkpoint=MemoryBudget(10))
+    least = int(str(refusal.value).split("at least ")[1].split()[0])
+    plan = rnnjax.explain(CELLS["bidirectional"], *sample("bidirectional"), checkpoint=MemoryBudget(least))
+    assert plan.backward_bytes <= least
+    with pytest.raises(ValueError, match="at least"):
+        rnnjax.explain(CELLS["bidirectional"], *sample("bidirectional"), checkpoint=MemoryBudget(least - 2))
+
+
+footprints = st.builds(Footprint, steps=st.integers(1, 5000), carry=st.integers(0, 5000), step=st.integers(1, 50_000))
+
+
+@given(footprints, st.floats(0, 1))
+def test_lengths_fit_their_budget(footprint, share):
+    """Nested, shrinking, and no more levels than another budget that is larger."""
+    budget = share * footprint.needed()
+    lengths = lengths_within(footprint, budget)
+    if lengths is None:
+        assert least_needed(footprint) > budget
+        return
+    assert footprint.needed(lengths) <= budget
+    assert all(long % short == 0 for long, short in itertools.pairwise(lengths))
+    assert len(lengths_within(footprint, 2 * budget) or ()) <= len(lengths)
+
+
+@given(st.integers(1, 20_000))
+def test_sqrt_is_about_the_square_root(steps):
+    length = sqrt_length(steps)
+    least = np.ceil(np.sqrt(steps))
+    assert length == least or (least < length <= 2 * least and steps % length == 0 and steps % least)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"checkpoint": 0}, ValueError, "checkpoint is 0; segments have at least one step"),
+        ({"checkpoint": -3}, ValueError, "checkpoint is -3"),
+        ({"checkpoint": True}, TypeError, "checkpoint is True; choose a number of steps"),
+        ({"checkpoint": 2.0}, TypeError, "checkpoint is 2.0"),
+        ({"checkpoint": "log"}, ValueError, "checkpoint is 'log'; choose .*\"sqrt\""),
+        ({"chunk": 0}, ValueError, "chunk is 0; it must be at least one step"),
+        ({"chunk": False}, TypeError, "chunk is False"),
+        ({"chunk": "sqrt"}, TypeError, "chunk is 'sqrt'"),
+    ],
+    ids=str,
+)
+def test_nonsense_is_refused(options, error, says):
+    with pytest.raises(error, match=says):
+        rnnjax.unroll(CELLS["elman_tanh"], *sample("elman_tanh"), **options)
+    with pytest.raises(error, match=says):
+        rnnjax.explain(CELLS["elman_tanh"], *sample("elman_tanh"), **options)
+
+
+@pytest.mark.parametrize("bytes", [0, -1, 1.5, True, "1 GB"])
+def test_a_budget_is_a_positive_number_of_bytes(bytes):
+    with pytest.raises(ValueError, match="positive integer"):
+        MemoryBudget(bytes)
