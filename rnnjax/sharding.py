@@ -71,10 +71,11 @@ def _keep_memory() -> bool:
     largest = 2**31 - 1
     settings = ((m_arena_max, 1), (m_mmap_threshold, largest), (m_trim_threshold, largest), (m_top_pad, 2**28))
     libc = ctypes.CDLL(None)
-    return all([libc.mallopt(option, value) == 1 for option, value in settings])
+    accepted = [libc.mallopt(option, value) == 1 for option, value in settings]
+    return all(accepted)
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """One axis, "batch", over these devices, or over all there are."""
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (AXIS,), (AxisType.Auto,), devices=devices)

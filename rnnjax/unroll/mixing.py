@@ -10,7 +10,7 @@ from jax.extend.core import JaxprEqn, Literal, Var
 
 from rnnjax.cell import Cell, PyTree
 from rnnjax.unroll.pointwise import NotHoistable
-from rnnjax.unroll.tracing import evaluate, flat_jaxpr, reached
+from rnnjax.unroll.tracing import aval, evaluate, flat_jaxpr, reached
 
 
 def mixed_tangent(cell: Cell, params: PyTree, carry: PyTree) -> Callable[[PyTree], PyTree]:
@@ -23,8 +23,7 @@ def mixed_tangent(cell: Cell, params: PyTree, carry: PyTree) -> Callable[[PyTree
     Raises:
       NotHoistable: `mix` is not affine in the carry.
     """
-    carry_leaves, carry_tree = jax.tree.flatten(carry)
-    params_leaves = jax.tree.leaves(params)
+    carry_leaves, params_leaves = jax.tree.leaves(carry), jax.tree.leaves(params)
     closed, r_tree = _traced(cell, params, carry)
     first = len(params_leaves)
     carried = reached(closed, range(first, first + len(carry_leaves)))
@@ -38,8 +37,8 @@ def mixed_tangent(cell: Cell, params: PyTree, carry: PyTree) -> Callable[[PyTree
             and left in carried
             and not isinstance(right, Literal)
             and right not in carried
-            and right.aval.ndim == 2
-            and (tuple(lhs), tuple(rhs)) == ((left.aval.ndim - 1,), (0,))
+            and aval(right).ndim == 2
+            and (tuple(lhs), tuple(rhs)) == ((aval(left).ndim - 1,), (0,))
         )
 
     matmuls = [eqn for eqn in closed.jaxpr.eqns if eqn.primitive.name == "dot_general" and plain(eqn)]

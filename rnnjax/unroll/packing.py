@@ -23,7 +23,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.tracing import evaluate, flat_jaxpr
+from rnnjax.unroll.tracing import aval, evaluate, flat_jaxpr
 
 
 @jax.tree_util.register_dataclass
@@ -64,7 +64,7 @@ def packed_gate(cell: Cell, params: PyTree, carry: PyTree, u: PyTree, r: PyTree)
 
 
 class Activation(NamedTuple):
-    """One tanh, t = tanh(s · x), and what it stands for: for each block of x, σ (s = ½, σ = ½ + ½ t) or tanh (s = 1)."""
+    """One tanh, t = tanh(s · x), and what it stands for in each block of x: σ = ½ + ½ t (s = ½), or tanh (s = 1)."""
 
     x: Var
     eqns: tuple[JaxprEqn, ...]  # the σ or tanh of each block
@@ -115,7 +115,7 @@ class PackedGate:
         ts: dict[Var, Array] = {}
         values: dict[Var, Array] = {}
 
-        def activate(x: Var, value: Array) -> None:
+        def activate(x: Any, value: Array) -> None:
             if x in by_x and x not in ts:
                 scaled = by_x[x].scaled(value)
                 if x not in earlier:
@@ -159,7 +159,7 @@ class PackedGate:
         return tuple(i for i, activation in enumerate(self.activations) if activation.x in direct)
 
 
-_ADDITIVE = frozenset("add sub neg split slice concatenate reshape squeeze broadcast_in_dim".split())
+_ADDITIVE = frozenset(["add", "sub", "neg", "split", "slice", "concatenate", "reshape", "squeeze", "broadcast_in_dim"])
 
 
 @jax.custom_jvp
@@ -183,15 +183,15 @@ def _activations(jaxpr: Jaxpr) -> list[Activation]:
         pieces = _tiles(jaxpr, x)
         if pieces is None or x in jaxpr.invars:
             continue
-        after = [users.get(piece.var, []) for piece in pieces]
-        if all(len(eqns) == 1 and _bends(eqns[0]) and p.var not in jaxpr.outvars for p, eqns in zip(pieces, after)):
+        after = [[] if piece.var in jaxpr.outvars else users.get(piece.var, []) for piece in pieces]
+        if all(len(eqns) == 1 and _bends(eqns[0]) for eqns in after):
             widths = tuple(piece.stop - piece.start for piece in pieces)
             together[x] = Activation(x, tuple(eqns[0] for eqns in after), widths)
     taken = {eqn.outvars[0] for activation in together.values() for eqn in activation.eqns}
     for x, eqns in users.items():
         for eqn in eqns:
-            if x not in together and _bends(eqn) and eqn.outvars[0] not in taken and x.aval.ndim:
-                together[x] = Activation(x, (eqn,), (x.aval.shape[-1],))
+            if x not in together and _bends(eqn) and eqn.outvars[0] not in taken and aval(x).ndim:
+                together[x] = Activation(x, (eqn,), (aval(x).shape[-1],))
     return list(together.values())
 
 
@@ -229,12 +229,12 @@ def _tiles(jaxpr: Jaxpr, var: Var) -> list[Piece] | None:
         pieces += cut
     pieces.sort()
     edges = [0, *(piece.stop for piece in pieces)]
-    return pieces if [p.start for p in pieces] == edges[:-1] and edges[-1] == var.aval.shape[-1] else None
+    return pieces if [p.start for p in pieces] == edges[:-1] and edges[-1] == aval(var).shape[-1] else None
 
 
 def _pieces(eqn: JaxprEqn) -> list[Piece] | None:
     """What a `split` or `slice` along the last axis gives; None if it cuts another axis, or leaves elements out."""
-    shape = eqn.invars[0].aval.shape
+    shape = aval(eqn.invars[0]).shape
     if eqn.primitive.name == "split":
         if eqn.params["axis"] != len(shape) - 1:
             return None

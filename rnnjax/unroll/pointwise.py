@@ -2,7 +2,7 @@
 
 A gate is pointwise in the hidden units: unit j of every output depends on unit j of the inputs alone. An input may be
 packed, `[..., nH]`, n blocks of H side by side, as an LSTM's four pre-activations are. So the Jacobian of output k with
-respect to one block is a diagonal, one coefficient a unit, and all there is to know beforehand is which blocks it needs.
+respect to one block is a diagonal, one coefficient a unit, and all there is to know before is which blocks it needs.
 
 An output that another output is computed from is a *cut*: the LSTM's h_t = σ(o) tanh(c_t) is a function of c_t, so the
 dependence of h_t on i, f and g goes through c_t, and seven diagonals do where eleven would be needed.
@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.tracing import flat_jaxpr, reached
+from rnnjax.unroll.tracing import aval, flat_jaxpr, reached
 
 
 class NotHoistable(ValueError):
@@ -56,9 +57,9 @@ def trace_gate(cell: Cell, params: PyTree, carry: PyTree, u: PyTree, r: PyTree) 
     jaxpr = closed.jaxpr
     if any(isinstance(v, Literal) for v in jaxpr.outvars):
         raise NotHoistable(f"{cell!r} has a gate with a constant output.")
-    order = {v: 0 for v in (*jaxpr.constvars, *jaxpr.invars)}
+    order = dict.fromkeys((*jaxpr.constvars, *jaxpr.invars), 0)
     for position, eqn in enumerate(jaxpr.eqns, start=1):
-        order.update({v: position for v in eqn.outvars})
+        order.update(dict.fromkeys(eqn.outvars, position))
     return TracedGate(closed, tuple(sorted(dict.fromkeys(jaxpr.outvars), key=order.__getitem__)))
 
 
@@ -112,11 +113,11 @@ def read_gate(cell: Cell, params: PyTree, carry: PyTree, u: PyTree, r: PyTree) -
 def _width(cell: Cell, outputs: Sequence[Any], carries: Sequence[Any]) -> int:
     if not carries:
         raise NotHoistable(f"{cell!r} has no carry.")
-    for aval in outputs:
-        if len(aval.shape) != 1 or aval.shape != carries[0].shape or not jax.numpy.issubdtype(aval.dtype, np.floating):
+    for out in outputs:
+        if len(out.shape) != 1 or out.shape != carries[0].shape or not jnp.issubdtype(out.dtype, np.floating):
             raise NotHoistable(
-                f"{cell!r} has a gate that gives {aval.str_short()} for one row; the hoisted engine needs every leaf of "
-                f"the carry and of y to be a float vector of the same width [H], here {carries[0].str_short()}."
+                f"{cell!r} has a gate that gives {out.str_short()} for one row; the hoisted engine needs every leaf "
+                f"of the carry and of y to be a float vector of the same width [H], here {carries[0].str_short()}."
             )
     return carries[0].shape[0]
 
@@ -145,8 +146,8 @@ class _Followed(NamedTuple):
     def check_aligned(self, cell: Cell, width: int) -> None:
         if np.any((self.unit >= 0) & (self.unit != np.arange(width))):
             raise NotHoistable(
-                f"{cell!r} has a gate in which a unit of the output reads another unit of the input; the hoisted engine "
-                'needs a pointwise gate: move what mixes units into `mix`, or use engine="scan".'
+                f"{cell!r} has a gate in which a unit of the output reads another unit of the input; the hoisted "
+                'engine needs a pointwise gate: move what mixes units into `mix`, or use engine="scan".'
             )
 
 
@@ -156,8 +157,8 @@ def _source(cell: Cell, first: Block, shape: tuple[int, ...], width: int, blocks
         return _Followed(np.full(shape, np.uint64(1 << _register(cell, first, blocks))), np.full(shape, -1))
     if len(shape) != 1 or shape[0] % width:
         raise NotHoistable(
-            f"{cell!r} has a gate that reads a {first.kind} of shape {list(shape)} for one row; the hoisted engine needs "
-            f"[n * H] with H = {width}, n blocks side by side."
+            f"{cell!r} has a gate that reads a {first.kind} of shape {list(shape)} for one row; the hoisted engine "
+            f"needs [n * H] with H = {width}, n blocks side by side."
         )
     bits = [1 << _register(cell, first._replace(index=i), blocks) for i in range(shape[0] // width)]
     return _Followed(np.repeat(np.array(bits, np.uint64), width), np.tile(np.arange(width), len(bits)))
@@ -170,18 +171,19 @@ def _register(cell: Cell, block: Block, blocks: list[Block]) -> int:
     return len(blocks) - 1
 
 
-_POINTWISE = frozenset(
-    "abs acos acosh add and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp convert_element_type copy "
-    "copy_p cos cosh custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr digamma div eq erf erf_inv erfc exp exp2 "
-    "expm1 floor ge gt integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not or pow "
-    "real reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor".split()
-)
+_ELEMENTWISE = """
+    abs acos acosh add and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos cosh
+    custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge
+    gt integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not or pow
+    reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor
+"""
+_POINTWISE = frozenset(_ELEMENTWISE.split())
 
 
 def _follow(cell: Cell, eqn: JaxprEqn, values: list[_Followed]) -> list[_Followed]:
     """Where the elements of one equation's outputs come from."""
     name, params = eqn.primitive.name, eqn.params
-    shapes = [v.aval.shape for v in eqn.outvars]
+    shapes = [aval(v).shape for v in eqn.outvars]
     if name == "optimization_barrier":
         return values
     if name in _POINTWISE and all(value.mask.shape in ((), shape) for value in values for shape in shapes):
@@ -222,8 +224,8 @@ def _combined(cell: Cell, name: str, values: Sequence[_Followed], shape: tuple[i
     for value in values:
         if np.any((unit >= 0) & (value.unit >= 0) & (unit != value.unit)):
             raise NotHoistable(
-                f"{cell!r} has a gate whose `{name}` brings different hidden units together; the hoisted engine needs a "
-                'pointwise gate: move what mixes units into `mix`, or use engine="scan".'
+                f"{cell!r} has a gate whose `{name}` brings different hidden units together; the hoisted engine needs "
+                'a pointwise gate: move what mixes units into `mix`, or use engine="scan".'
             )
         mask, unit = mask | value.mask, np.maximum(unit, value.unit)
     return _Followed(mask, unit)
@@ -234,16 +236,14 @@ def _check_inside(cell: Cell, eqn: JaxprEqn) -> None:
     inner = eqn.params.get("call_jaxpr") or eqn.params.get("fun_jaxpr")
     if not isinstance(inner, ClosedJaxpr):
         raise NotHoistable(f"{cell!r} has a gate with `{eqn.primitive.name}` that cannot be looked into.")
-    shape = eqn.outvars[0].aval.shape
-    flat = flat_jaxpr(jax.extend.core.jaxpr_as_fun(inner), *(v.aval for v in inner.jaxpr.invars))
-    size = math.prod(shape)
-    followed = {
-        v: _Followed(
-            np.ones(v.aval.shape, np.uint64),
-            np.arange(size).reshape(shape) if v.aval.shape == shape else np.full(v.aval.shape, -1),
-        )
-        for v in (*flat.jaxpr.constvars, *flat.jaxpr.invars)
-    }
+    shape = aval(eqn.outvars[0]).shape
+    own_unit = np.arange(math.prod(shape)).reshape(shape)
+    flat = flat_jaxpr(jaxpr_as_fun(inner), *(v.aval for v in inner.jaxpr.invars))
+    followed: dict[Var, _Followed] = {}
+    for v in (*flat.jaxpr.constvars, *flat.jaxpr.invars):
+        followed[v] = _Followed.constant(v.aval.shape)
+        if v.aval.shape == shape:
+            followed[v] = _Followed(np.ones(shape, np.uint64), own_unit)
     for inner_eqn in flat.jaxpr.eqns:
         values = [_Followed.constant(()) if isinstance(v, Literal) else followed[v] for v in inner_eqn.invars]
         followed.update(zip(inner_eqn.outvars, _follow(cell, inner_eqn, values), strict=True))

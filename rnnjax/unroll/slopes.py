@@ -15,7 +15,7 @@ from jax import Array
 
 from rnnjax.cell import Cell, PyTree
 from rnnjax.unroll.packing import PackedGate
-from rnnjax.unroll.pointwise import GateStructure, trace_gate
+from rnnjax.unroll.pointwise import Block, GateStructure, trace_gate
 
 Leaves = list[Any]
 """The leaves of a tree, `None` where there is nothing to say."""
@@ -51,9 +51,9 @@ class GateAtAllSteps:
         self.inputs = [params, carry, u, r]
         self.cuts = sorted({block.leaf for needed in structure.needs for block in needed if block.kind == "cut"})
 
-    def outputs(self, inputs: Sequence[PyTree], cuts: Sequence[Any] = (), at: Sequence[int] = (), as_inputs: bool = False) -> Leaves:
-        """The distinct outputs; those at the indices `at` are given the values `cuts` where others read them."""
-        named = {self.outs[k]: value for k, value in zip(at, cuts, strict=True)}
+    def outputs(self, inputs: Sequence[PyTree], known: Mapping[int, Any], as_inputs: bool = False) -> Leaves:
+        """The distinct outputs; where others read one of them, they read the value that is `known` by its index."""
+        named = {self.outs[k]: value for k, value in known.items()}
         values, _ = self.gate(jax.tree.leaves(inputs), named, self.remembered, as_inputs)
         by_var = dict(zip(self.gate.closed.jaxpr.outvars, values, strict=True))
         return [by_var[v] for v in self.outs]
@@ -61,27 +61,26 @@ class GateAtAllSteps:
     def slopes(self, outputs: Leaves) -> list[Slopes]:
         """One `Slopes` for all outputs, or one for each where two of them read the same block."""
         params, *rest = self.inputs
-        _, pull = jax.vjp(
-            lambda rest, cuts: self.outputs([params, *rest], cuts, self.cuts), rest, [outputs[k] for k in self.cuts]
-        )
+        cuts = {k: outputs[k] for k in self.cuts}
+        _, pull = jax.vjp(lambda rest, cuts: self.outputs([params, *rest], cuts), rest, cuts)
         ones = [jnp.ones_like(out) for out in outputs]
         if not self.structure.shared:
-            return [self._slopes(*pull(ones), set().union(*self.structure.needs))]
+            return [self._slopes(pull(ones), frozenset().union(*self.structure.needs))]
         zeros = [jnp.zeros_like(out) for out in outputs]
         return [
-            self._slopes(*pull([*zeros[:k], ones[k], *zeros[k + 1 :]]), needed)
+            self._slopes(pull([*zeros[:k], ones[k], *zeros[k + 1 :]]), needed)
             for k, needed in enumerate(self.structure.needs)
         ]
 
-    def _slopes(self, rest: list[PyTree], cuts: Leaves, needed: set[Any] | frozenset[Any]) -> Slopes:
+    def _slopes(self, pulled: tuple[Any, ...], needed: frozenset[Block]) -> Slopes:
+        rest, cuts = pulled
         read = {(block.kind, block.leaf) for block in needed}
 
         def kept(kind: str, leaves: Leaves) -> Leaves:
             return [leaf if (kind, i) in read else None for i, leaf in enumerate(leaves)]
 
         carry, u, r = map(jax.tree.leaves, rest)
-        at = dict(zip(self.cuts, cuts, strict=True))
-        by_output = [at.get(k) for k in range(len(self.structure.needs))]
+        by_output = [cuts.get(k) for k in range(len(self.structure.needs))]
         return Slopes(kept("carry", carry), kept("u", u), kept("r", r), kept("cut", by_output))
 
     def through_params(self, outputs: Leaves, dparams: PyTree) -> Leaves:
@@ -89,8 +88,8 @@ class GateAtAllSteps:
         if not any(block.kind == "params" for needed in self.structure.needs for block in needed):
             return [None] * len(outputs)
         params, *rest = self.inputs
-        cuts = [outputs[k] for k in self.cuts]
-        return jax.jvp(lambda p: self.outputs([p, *rest], cuts, self.cuts), (params,), (dparams,))[1]
+        cuts = {k: outputs[k] for k in self.cuts}
+        return jax.jvp(lambda p: self.outputs([p, *rest], cuts), (params,), (dparams,))[1]
 
 
 def times(

@@ -8,6 +8,7 @@ for each distinct output of the gate, where out' are the outputs that it is comp
 reset puts dcarry_{t-1}'s replacement, ∂initial_carry/∂params dparams, into the drive, and zeros into S and C.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -18,21 +19,8 @@ from rnnjax.cell import Cell, PyTree
 from rnnjax.unroll.masking import select
 from rnnjax.unroll.mixing import mixed_leaves, mixed_tangent
 from rnnjax.unroll.pointwise import Block, GateStructure
+from rnnjax.unroll.saving import Layer, Primal
 from rnnjax.unroll.slopes import GateAtAllSteps, Leaves, Slopes, sum_of, times
-
-
-class Primal(NamedTuple):
-    """A run of the recurrence, from which its derivative is built; arrays are `[T, *rows, ...]`."""
-
-    params: PyTree
-    us: PyTree
-    rs: PyTree
-    first: PyTree  # carry_0, `[*rows, H]`
-    previous: PyTree  # carry_{t-1}, after a reset
-    outputs: Leaves  # the distinct outputs of the gate
-    remembered: dict[int, Array]  # t of the gate's activations, as in `PackedGate`
-    counts: Array | None  # [T, *rows]
-    resets: Array | None  # [T, *rows]
 
 
 class StepLinear(NamedTuple):
@@ -45,11 +33,9 @@ class StepLinear(NamedTuple):
     hold: Leaves  # for each leaf of the carry: 1 where it is held and C does not say so, or None
 
 
-def linearize(
-    cell: Cell, structure: GateStructure, primal: Primal, dparams: PyTree, dus: PyTree, reverse: bool
-) -> tuple[StepLinear, Leaves]:
+def linearize(layer: Layer, primal: Primal, dparams: PyTree, dus: PyTree) -> tuple[StepLinear, Leaves]:
     """The coefficients of the tangent recurrence for all steps, and the C_1 that the first dcarry is multiplied by."""
-    leaves = jax.tree.leaves
+    cell, structure, leaves = layer.cell, layer.structure, jax.tree.leaves
     gate = GateAtAllSteps(cell, structure, primal.params, primal.previous, primal.us, primal.rs, primal.remembered)
     slopes = gate.slopes(primal.outputs)
     v = _mixed_with_dparams(cell, primal, dparams)
@@ -71,14 +57,13 @@ def linearize(
     for k, more in enumerate(gate.through_params(primal.outputs, dparams)):
         drive[k] = sum_of(drive[k], more)
     linear = StepLinear([s._replace(u=[]) for s in slopes], drive, inside, [], [])
-    return _carried_ahead(cell, structure, _timed(structure, linear, primal, dstart), primal, reverse)
+    return _carried_ahead(layer, _timed(structure, linear, primal, dstart), primal)
 
 
-def run_tangent(
-    cell: Cell, structure: GateStructure, primal: Primal, linear: StepLinear, dcarry: Leaves, reverse: bool, unroll: int
-) -> tuple[PyTree, Leaves]:
+def run_tangent(layer: Layer, primal: Primal, linear: StepLinear, dcarry: Leaves) -> tuple[PyTree, Leaves]:
     """The loop. Returns the last dcarry, and the tangent of every output that y has, `[T, *rows, H]`."""
-    mix_tangent = mixed_tangent(cell, primal.params, primal.first)
+    structure = layer.structure
+    mix_tangent = mixed_tangent(layer.cell, primal.params, primal.first)
     tree = jax.tree.structure(primal.first)
     of_carry = {out: leaf for leaf, out in enumerate(structure.carry_outs)}
 
@@ -93,10 +78,10 @@ def run_tangent(
         douts = [jnp.zeros_like(dcarry[0]) if d is None else d for d in douts]
         new = [douts[k] for k in structure.carry_outs]
         new = [n if h is None else n + h * d for n, h, d in zip(new, now.hold, dcarry, strict=True)]
-        stacked = [new[of_carry[k]] if k in of_carry else douts[k] for k in sorted(set(structure.y_outs))]
+        stacked = [new[of_carry[k]] if k in of_carry else douts[k] for k in layer.read_by_y]
         return [n if a is None else a * n for n, a in zip(new, now.ahead, strict=True)], stacked
 
-    last, stacked = lax.scan(step, dcarry, linear, reverse=reverse, unroll=unroll)
+    last, stacked = layer.scan(step, dcarry, linear)
     return jax.tree.unflatten(tree, last), stacked
 
 
@@ -117,11 +102,12 @@ def _timed(structure: GateStructure, linear: StepLinear, primal: Primal, dstart:
     """Writes hidden steps and resets into the coefficients."""
     counts, resets = primal.counts, primal.resets
     n_carry = len(structure.carry_outs)
-    slopes, drive, hold = linear.slopes, linear.drive, [None] * n_carry
+    slopes, drive = linear.slopes, linear.drive
+    hold: Leaves = [None] * n_carry
     if counts is not None:
         held = dict(zip(structure.carry_outs, dstart or [None] * n_carry, strict=True))
         drive = [_select(counts, d, held.get(k)) for k, d in enumerate(drive)]
-        slopes = [jax.tree.map(lambda s: _select(counts, s, None), group) for group in slopes]
+        slopes = [jax.tree.map(functools.partial(_where, counts), group) for group in slopes]
         stays = (~counts if resets is None else ~(counts | resets))[..., None]
         for leaf, out in enumerate(structure.carry_outs):
             if structure.shared or Block("carry", leaf, 0) not in structure.needs[out]:
@@ -137,6 +123,11 @@ def _timed(structure: GateStructure, linear: StepLinear, primal: Primal, dstart:
     return linear._replace(slopes=slopes, drive=drive, hold=hold)
 
 
+def _where(flags: Array, on_true: Array) -> Array:
+    """`on_true` at the rows where `flags` hold, else zero."""
+    return select(flags, on_true, jnp.zeros_like(on_true))
+
+
 def _select(flags: Array, on_true: Any, on_false: Any) -> Any:
     """`select` in which `None` is zero."""
     if on_true is None and on_false is None:
@@ -145,23 +136,23 @@ def _select(flags: Array, on_true: Any, on_false: Any) -> Any:
     return select(flags, zeros if on_true is None else on_true, zeros if on_false is None else on_false)
 
 
-def _carried_ahead(cell: Cell, structure: GateStructure, linear: StepLinear, primal: Primal, reverse: bool):
+def _carried_ahead(layer: Layer, linear: StepLinear, primal: Primal) -> tuple[StepLinear, Leaves]:
     """Where a leaf of the carry enters the next step through its C alone, the loop carries C_{t+1} dcarry_t.
 
     That is the LSTM's cell state. The transpose then needs its gradient in one place, not two, which saves a kernel in
-    every step of the backward loop.
+    every step of the backward loop. Also puts a barrier behind the slopes, so that the loop does not compute them.
     """
-    n_carry = len(structure.carry_outs)
+    structure, n_carry = layer.structure, len(layer.structure.carry_outs)
     ahead: Leaves = [None] * n_carry
     first: Leaves = [None] * n_carry
     if not structure.shared:
         carry = list(linear.slopes[0].carry)
-        for leaf in set(range(n_carry)) - mixed_leaves(cell, primal.params, primal.first):
-            own = carry[leaf]
-            if own is not None and linear.hold[leaf] is None and Block("carry", leaf, 0) in structure.needs[structure.carry_outs[leaf]]:
+        for leaf in set(range(n_carry)) - mixed_leaves(layer.cell, primal.params, primal.first):
+            own, out = carry[leaf], structure.carry_outs[leaf]
+            if linear.hold[leaf] is None and Block("carry", leaf, 0) in structure.needs[out]:
                 one = jnp.ones_like(own[:1])
-                ahead[leaf] = jnp.concatenate([one, own[:-1]] if reverse else [own[1:], one])
-                first[leaf] = own[-1] if reverse else own[0]
+                ahead[leaf] = jnp.concatenate([one, own[:-1]] if layer.reverse else [own[1:], one])
+                first[leaf] = own[-1] if layer.reverse else own[0]
                 carry[leaf] = None
         linear = linear._replace(slopes=[linear.slopes[0]._replace(carry=carry)])
-    return linear._replace(ahead=ahead), first
+    return linear._replace(ahead=ahead, slopes=lax.optimization_barrier(linear.slopes)), first

@@ -9,11 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.core
 from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, JaxprEqn, Literal, Var
 
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "remat2": "jaxpr"}
 
 _ALONE = DebugInfo("one equation", "rnnjax.unroll.tracing", None, None)
+
+
+def aval(var: Any) -> Any:
+    """The shape and dtype of a variable."""
+    return var.aval
 
 
 def flat_jaxpr(function: Callable[..., Any], *args: Any) -> ClosedJaxpr:
