@@ -93,7 +93,8 @@ def _inside(lengths: ArrayLike, xs: Array) -> Array:
                 f"`lengths` runs from {known.min()} to {known.max()}, but `xs` {list(xs.shape)} has {steps} steps; "
                 f"every length must lie in 0..{steps}."
             )
-    times = jnp.arange(steps, dtype=lengths.dtype if steps <= jnp.iinfo(lengths.dtype).max else jnp.int32)
+    largest = steps if isinstance(steps, int) else jnp.iinfo(jnp.int32).max  # a symbolic T, as under `jax.export`
+    times = jnp.arange(steps, dtype=lengths.dtype if largest <= jnp.iinfo(lengths.dtype).max else jnp.int32)
     return times.reshape(steps, *(1 for _ in batch_shape)) < lengths.astype(times.dtype)
 
 

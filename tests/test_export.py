@@ -1,0 +1,225 @@
+"""Every public function, value and gradient, lowers for CPU, CUDA, ROCm and TPU, with batch and time left open.
+
+`jax.export` runs each platform's lowering rules without the platform at hand. A symbolic dimension is one that an
+exported program takes in any size, so a shape check that compares it, or that Python branches on, shows here.
+"""
+
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+import rnnjax
+from rnnjax import gradients, initializers, numerics
+from tests.registry import CAUSAL, CELLS, PLAIN, D, assert_close, normal
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+BATCH, STEPS = export.symbolic_shape("b, 4*t")
+"""Any number of rows, and any multiple of four steps, since segments of two or four leave no step over."""
+
+KEY = jax.eval_shape(lambda: jax.random.key(0))
+
+
+def lowers(function, *args, platforms=PLATFORMS):
+    """The exported program, which holds all the platforms."""
+    exported = export.export(jax.jit(function), platforms=platforms)(*args)
+    assert exported.platforms == platforms
+    return exported
+
+
+def value_and_gradient(function):
+    """Of the sum of squares of all that `function` returns, for all its arguments."""
+
+    def loss(*args):
+        return sum((leaf**2).sum() for leaf in jax.tree.leaves(function(*args)))
+
+    def both(*args):
+        return jax.value_and_grad(loss, argnums=tuple(range(len(args))))(*args)
+
+    return both
+
+
+def shapes(name, steps: Any = STEPS, batch: Any = BATCH):
+    """`(params, carry, xs)` of a registry cell."""
+    cell = CELLS[name]
+    params = jax.eval_shape(lambda key: cell.init(key, D), KEY)
+    carry = jax.eval_shape(lambda p: cell.initial_carry(p, (batch,)), params)
+    return params, carry, jax.ShapeDtypeStruct((steps, batch, D), "float64")
+
+
+def times(steps: Any = STEPS, batch: Any = BATCH):
+    flags = jax.ShapeDtypeStruct((steps, batch), "bool")
+    return {"lengths": jax.ShapeDtypeStruct((batch,), "int32"), "mask": flags, "resets": flags}
+
+
+def unrolled(name, timed=None, **options):
+    return value_and_gradient(lambda p, c, xs: rnnjax.unroll(CELLS[name], p, c, xs, **(timed or {}), **options))
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_step(name):
+    params, carry, xs = shapes(name)
+    x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
+    lowers(value_and_gradient(CELLS[name].step), params, carry, x)
+
+
+FUNCTIONS = {"elman": rnnjax.Elman(3), "lstm": rnnjax.LSTM(3), "gru": rnnjax.GRU(3)}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_of_arrays(name):
+    """`lstm_init`, `lstm_initial_carry`, `lstm_project`, `lstm_mix`, `lstm_gate`, `lstm_step` and their like."""
+    init, initial_carry, project, mix, gate, step = (getattr(rnnjax, f"{name}_{part}") for part in PARTS)
+    lowers(lambda key: init(key, D, 3), KEY)
+
+    def whole(params, x):
+        carry = initial_carry(params, x.shape[:-1])
+        return step(params, carry, x), gate(params, carry, project(params, x), mix(params, carry))
+
+    params = jax.eval_shape(lambda key: init(key, D, 3), KEY)
+    lowers(value_and_gradient(whole), params, jax.ShapeDtypeStruct((BATCH, D), "float64"))
+
+
+ENGINES = {
+    "scan": {"engine": "scan"},
+    "hoisted": {"engine": "hoisted"},
+    "checkpoint": {"engine": "scan", "checkpoint": 4},
+    "hoisted_checkpoint_chunk": {"engine": "hoisted", "checkpoint": 4, "chunk": 2},
+    "reverse": {"engine": "hoisted", "reverse": True},
+    "unroll_2": {"engine": "scan", "unroll": 2},
+}
+
+
+@pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
+def test_unroll_on_every_engine(options):
+    """With lengths, mask and resets, batch and time open."""
+    args = shapes("lstm")
+    lowers(lambda args, timed: unrolled("lstm", timed, **options)(*args), args, times())
+
+
+def test_unroll_in_python():
+    """The loop needs to know T, and leaves the batch open."""
+    args = shapes("elman_tanh", steps=3)
+    lowers(lambda args, timed: unrolled("elman_tanh", timed, engine="loop")(*args), args, times(steps=3))
+
+
+@pytest.mark.parametrize("name", [name for name in CELLS if name not in ("lstm", "elman_linear", "elman_relu")])
+def test_unroll_of_every_cell(name):
+    lowers(unrolled(name), *shapes(name))
+
+
+@pytest.mark.parametrize("checkpoint", ["sqrt", rnnjax.MemoryBudget(3000)], ids=str)
+def test_policies_that_need_to_know_the_size(checkpoint):
+    """They choose lengths from T and, the budget, from the batch; the program is then one for that size."""
+    lowers(unrolled("gru", checkpoint=checkpoint), *shapes("gru", steps=11, batch=2))
+    with pytest.raises(ValueError, match=r"symbol|need numbers"):
+        lowers(unrolled("gru", checkpoint=checkpoint), *shapes("gru"))
+
+
+def test_segments_of_an_open_time_leave_no_step_over():
+    with pytest.raises(ValueError, match=r"T is 4\*t, a symbol not known to be a multiple of 3: call it 3 \* t"):
+        lowers(unrolled("gru", checkpoint=3), *shapes("gru"))
+
+
+def test_explain_leaves_the_batch_open():
+    """Engines do not depend on sizes; FLOPs and bytes are then in terms of b."""
+    plan = rnnjax.explain(CELLS["lstm"], *shapes("lstm", steps=8))
+    assert plan.layers[0].engine == "hoisted"
+    assert plan.forward_flops == 2 * 8 * (D + 3) * 4 * 3 * BATCH
+
+
+def test_second_derivatives():
+    gradient = unrolled("custom", engine="hoisted")
+    lowers(lambda *args: jax.jvp(gradient, args, args)[1], *shapes("custom"))
+
+
+INSTRUMENTS = [gradients.adjoint, gradients.adjoint_by_perturbation, gradients.attribution]
+
+
+@pytest.mark.parametrize("instrument", INSTRUMENTS, ids=lambda f: f.__name__)
+def test_the_gradient_instrument(instrument):
+    def measured(params, carry, xs, timed):
+        return instrument(CELLS["lstm"], params, carry, xs, lambda ys: (ys**2).sum(), **timed)
+
+    lowers(measured, *shapes("lstm"), times())
+
+
+def test_theory():
+    variances = jax.ShapeDtypeStruct((STEPS,), "float64")
+    gain = jax.ShapeDtypeStruct((), "float64")
+    lowers(gradients.theory.tanh_mean_field_rates, gain, variances)
+    lowers(gradients.theory.relu_mean_field_rate, gain)
+
+
+def test_numerics():
+    tree = jax.ShapeDtypeStruct((BATCH, 3), "float64")
+    logs = jax.ShapeDtypeStruct((BATCH,), "float64")
+    lowers(lambda a: numerics.normalise(a, 1), tree)
+    lowers(lambda a, b, c, d: numerics.add_scaled([(a, b), (c, d)], 1), tree, logs, tree, logs)
+
+
+INITIALIZERS = [
+    kind
+    for kind in vars(initializers).values()
+    if inspect.isclass(kind) and kind.__module__ == initializers.__name__ and kind is not initializers.Initializer
+]
+
+
+@pytest.mark.parametrize("initializer", INITIALIZERS, ids=lambda c: c.__name__)
+def test_initializers(initializer):
+    """All but `SpectralRadius` draw on any platform."""
+    if initializer is initializers.SpectralRadius:
+        platforms = ("cpu",)  # TPUs have no eigenvalues of a non-symmetric matrix; GPUs no serializable call for them
+        with pytest.raises((ValueError, NotImplementedError)):
+            lowers(lambda key: initializer()(key, (3, 3)), KEY)
+    else:
+        platforms = PLATFORMS
+    lowers(lambda key: initializer()(key, (3, 3)), KEY, platforms=platforms)
+
+
+def test_linear_rate_is_for_the_cpu():
+    """Eigenvalues again."""
+    lowers(gradients.theory.linear_rate, jax.ShapeDtypeStruct((3, 3), "float64"), platforms=("cpu",))
+
+
+@pytest.mark.parametrize("name", [name for name in PLAIN if name not in ("elman_relu", "elman_linear")])
+def test_drawing_parameters(name):
+    lowers(lambda key: CELLS[name].init(key, D), KEY)
+
+
+def test_an_exported_program_gives_the_numbers():
+    """One program with batch and time open, run for two sizes."""
+    options = {"engine": "hoisted", "checkpoint": 4}
+
+    def run(args, timed):
+        return unrolled("lstm", timed, **options)(*args)
+
+    exported = lowers(run, shapes("lstm"), times())
+    for steps, batch in ((4, 2), (8, 3)):
+        args = normal(shapes("lstm", steps, batch), f"{steps}")
+        flags = np.arange(steps * batch).reshape(steps, batch) % 3 > 0
+        timed = {"lengths": jnp.arange(batch, dtype="int32") + 2, "mask": flags, "resets": ~flags}
+        got = exported.call(args, jax.tree.map(jnp.asarray, timed))
+        assert_close(got, unrolled("lstm", timed, engine="scan")(*args))
+
+
+PARTS = ("init", "initial_carry", "project", "mix", "gate", "step")
+
+COVERED = {f"{cell}_{part}": "test_functions_of_arrays" for cell in FUNCTIONS for part in PARTS} | {
+    "explain": "test_explain_leaves_the_batch_open",
+    "unroll": "test_unroll_on_every_engine",
+}
+
+
+def test_no_public_function_is_missing():
+    """A new one gets a line in `COVERED` and a test above; classes are values, met in the registry."""
+    functions = {name for name in rnnjax.__all__ if inspect.isfunction(getattr(rnnjax, name))}
+    assert functions <= set(COVERED)
+    assert set(COVERED.values()) <= set(globals())
+    instruments = {name for name in gradients.__all__ if inspect.isfunction(getattr(gradients, name))}
+    assert instruments == {instrument.__name__ for instrument in INSTRUMENTS}
