@@ -1,0 +1,21 @@
+"""The door for users of Flax: its RNN modules run by rnnjax, and parameters carried across in both directions.
+
+`rnnjax.flax.linen` and `rnnjax.flax.nnx` have `RNN` and `Bidirectional` that take the place of Flax's in one line. This
+package is the only one that imports Flax, and `import rnnjax` does not import it.
+
+Example: a linen model's LSTM, taken out and run as pure functions.
+
+  >>> import jax, jax.numpy as jnp, flax.linen as nn, rnnjax
+  >>> from rnnjax.flax import from_linen
+  >>> xs = jnp.ones((2, 5, 3), "float32")
+  >>> variables = nn.RNN(nn.OptimizedLSTMCell(features=4)).init(jax.random.key(0), xs)
+  >>> carry, ys = rnnjax.unroll(rnnjax.LSTM(4), from_linen(variables), None, xs.swapaxes(0, 1))
+  >>> ys.shape
+  (5, 2, 4)
+"""
+
+from rnnjax.flax import linen, nnx
+from rnnjax.flax.linen_params import from_linen, to_linen
+from rnnjax.flax.nnx_params import from_nnx, to_nnx
+
+__all__ = ["from_linen", "from_nnx", "linen", "nnx", "to_linen", "to_nnx"]

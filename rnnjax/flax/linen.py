@@ -1,0 +1,198 @@
+"""Flax linen's `RNN` and `Bidirectional`, run by rnnjax: change the name, keep the model, its checkpoints and its key.
+
+    nn.RNN(nn.OptimizedLSTMCell(features=64))                     before
+    rnnjax.flax.linen.RNN(nn.OptimizedLSTMCell(features=64))      after
+
+Both modules derive from Flax's, so they have its fields, its names and its parameter tree, and the cells *are* Flax's
+(`LSTMCell`, `OptimizedLSTMCell`, `GRUCell`, `SimpleCell`, given here again for convenience): they draw the parameters,
+and one step at a time they work as ever. Only the loop over time is another.
+
+What is added: `mask` and `resets`, and `engine`, `checkpoint` and `chunk` as `rnnjax.unroll` has them. What differs:
+  - outputs beyond `seq_lengths` are exactly zero (Flax leaves there what the cell made of the padding), NaN in padding
+    reaches nothing, and a row of length 0 keeps its initial carry;
+  - the cell is not called, so nothing that listens to module calls (`capture_intermediates`) sees it;
+  - cells other than the four, and those wrapped in a transform of their own, raise.
+"""
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax.core.scope import in_filter
+from flax.linen import GRUCell, LSTMCell, OptimizedLSTMCell, SimpleCell
+from jax import Array
+from jax.nn.initializers import zeros
+from jax.typing import ArrayLike
+
+from rnnjax.cell import PyTree
+from rnnjax.flax.both_ways import run_both_ways
+from rnnjax.flax.conventions import Call
+from rnnjax.flax.linen_params import from_linen
+from rnnjax.flax.recurrence import Hyperparameters, Kind
+from rnnjax.unroll import Checkpoint, Engine
+
+__all__ = ["RNN", "Bidirectional", "GRUCell", "LSTMCell", "OptimizedLSTMCell", "SimpleCell"]
+
+_KINDS: dict[type, Kind] = {OptimizedLSTMCell: "lstm", LSTMCell: "lstm", GRUCell: "gru", SimpleCell: "elman"}
+
+
+class RNN(nn.RNN):
+    """A Flax cell over time, as `nn.RNN` runs it, by an engine of rnnjax.
+
+    Every field of `nn.RNN` is there with its meaning. `variable_axes`, `variable_broadcast`, `variable_carry` and
+    `split_rngs` speak of collections and random numbers that the four cells do not have; what they say of `params`
+    must be Flax's default, shared by all steps.
+
+    Attributes:
+      engine, checkpoint, chunk: as `rnnjax.unroll` has them.
+
+    Example:
+
+      >>> import jax.numpy as jnp
+      >>> rnn = RNN(nn.OptimizedLSTMCell(features=4), return_carry=True)
+      >>> xs = jnp.ones((2, 5, 3), "float32")
+      >>> variables = rnn.init(jax.random.key(0), xs)
+      >>> (c, h), ys = rnn.apply(variables, xs, seq_lengths=jnp.array([5, 3]))
+      >>> ys.shape, h.shape, float(abs(ys[1, 3:]).max())
+      ((2, 5, 4), (2, 4), 0.0)
+    """
+
+    engine: Engine = "auto"
+    checkpoint: Checkpoint = None
+    chunk: int | None = None
+
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        *,
+        initial_carry: PyTree | None = None,
+        init_key: Array | None = None,
+        seq_lengths: ArrayLike | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+        mask: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+    ) -> Any:
+        """Runs the cell over time.
+
+        Args:
+          inputs: `[*batch, T, D]`, or `[T, *batch, D]` with `time_major`.
+          initial_carry: `(c, h)` for an LSTM, h for the others, each `[*batch, features]`; by default the cell's own.
+          init_key: what the cell draws its carry with, where its `carry_init` draws.
+          seq_lengths: `[*batch]` integers: step t of row b counts while t < seq_lengths[b].
+          return_carry, time_major, reverse, keep_order: instead of the fields of these names.
+          mask: `[*batch, T]` booleans (`[T, *batch]` with `time_major`), False at steps that hold the carry and give
+            zero output.
+          resets: booleans laid out alike: the carry becomes the cell's initial carry before that step, in the order of
+            running.
+        Returns:
+          The outputs, laid out like `inputs`; with `return_carry` a pair of the carry after each row's last step and
+          the outputs.
+        Raises:
+          TypeError: a cell that is not one of Flax's four; a mask that is not boolean; a dtype that a step changes.
+          ValueError: a shape that does not fit; lifting options that say anything but shared parameters.
+        """
+        hyperparameters = Hyperparameters.of(self.cell, _KINDS, nn.Module)
+        _check_lifting(self)
+        call = Call.checked(
+            inputs,
+            seq_lengths,
+            mask,
+            resets,
+            time_major=_or(time_major, self.time_major),
+            reverse=_or(reverse, self.reverse),
+            keep_order=_or(keep_order, self.keep_order),
+        )
+        if initial_carry is not None:
+            call.check_carry(hyperparameters, initial_carry)
+        start = None
+        if initial_carry is None or (resets is not None and self.cell.carry_init is not zeros):
+            start = self.cell.initialize_carry(jax.random.key(0) if init_key is None else init_key, call.step_shape)
+        carry = start if initial_carry is None else initial_carry
+        if not self.cell.variables.get("params"):
+            self.cell(carry, call.first_step)  # draws the parameters, as Flax would have
+        params = from_linen(self.cell.variables["params"])
+        carry, outputs = call.run(
+            hyperparameters,
+            params,
+            carry,
+            None if self.cell.carry_init is zeros else start,
+            engine=self.engine,
+            checkpoint=self.checkpoint,
+            chunk=self.chunk,
+            unroll=self.unroll,
+        )
+        return (carry, outputs) if _or(return_carry, self.return_carry) else outputs
+
+
+class Bidirectional(nn.Bidirectional):
+    """Two RNNs over the same inputs, one from each end, as `nn.Bidirectional` has it.
+
+    `mask` and `resets` go to both; the backward half sees the same episodes, so its resets are moved by one step.
+
+    Example:
+
+      >>> import jax.numpy as jnp
+      >>> layer = Bidirectional(RNN(nn.GRUCell(features=4)), RNN(nn.GRUCell(features=4)))
+      >>> xs = jnp.ones((2, 5, 3), "float32")
+      >>> variables = layer.init(jax.random.key(0), xs)
+      >>> layer.apply(variables, xs, seq_lengths=jnp.array([5, 3])).shape
+      (2, 5, 8)
+    """
+
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        *,
+        initial_carry: tuple[PyTree, PyTree] | None = None,
+        init_key: Array | None = None,
+        seq_lengths: ArrayLike | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+        mask: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+    ) -> Any:
+        """Runs both halves; the arguments are those of `RNN`, with a pair of carries for `initial_carry`.
+
+        Returns:
+          `merge_fn` of both outputs, laid out like `inputs`; with `return_carry` a pair of both carries and that.
+        Raises:
+          ValueError: `reverse` is true, which has no meaning here (Flax passes over it).
+          TypeError: `mask` or `resets`, and a half that is Flax's own RNN.
+        """
+        keys = (None, None) if init_key is None else jax.random.split(init_key)
+        carries, outputs = run_both_ways(
+            (self.forward_rnn, self.backward_rnn),
+            inputs,
+            ours=RNN,
+            initial_carry=initial_carry,
+            randomness=({"init_key": keys[0]}, {"init_key": keys[1]}),
+            seq_lengths=seq_lengths,
+            mask=mask,
+            resets=resets,
+            time_major=_or(time_major, self.time_major),
+            reverse=reverse,
+        )
+        merged = jax.tree.map(self.merge_fn, *outputs)
+        return (carries, merged) if _or(return_carry, self.return_carry) else merged
+
+
+def _or(given: bool | None, field: bool) -> bool:
+    return field if given is None else given
+
+
+def _check_lifting(rnn: nn.RNN) -> None:
+    """Refuses what `nn.scan` would do with `params` other than sharing them among the steps."""
+    shared = in_filter(rnn.variable_broadcast, "params") and not in_filter(rnn.variable_carry, "params")
+    stacked = any(in_filter(collection, "params") for collection in rnn.variable_axes)
+    split = any(in_filter(stream, "params") and to_split for stream, to_split in rnn.split_rngs.items())
+    if not shared or stacked or split:
+        raise ValueError(
+            f"variable_broadcast={rnn.variable_broadcast!r}, variable_axes={dict(rnn.variable_axes)!r}, "
+            f"variable_carry={rnn.variable_carry!r}, split_rngs={dict(rnn.split_rngs)!r}: all steps of a "
+            "recurrence share `params`; leave these options at their defaults, or keep Flax's RNN."
+        )

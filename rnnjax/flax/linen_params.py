@@ -1,0 +1,137 @@
+"""Parameters of Flax linen cells in rnnjax's layout, and back: the same numbers, stacked or split gate by gate.
+
+    linen                                                         rnnjax
+    LSTMCell    ii if ig io: kernel, hi hf hg ho: kernel, bias    LSTMParams: the four side by side
+    GRUCell     ir iz in: kernel, bias, hr hz hn: kernel          GRUParams: the three side by side
+                hn: bias                                          b_hn
+    SimpleCell  i: kernel, bias, h: kernel                        ElmanParams
+
+`OptimizedLSTMCell` has the tree of `LSTMCell`. Nothing is rounded or added, so both ways round give the same bits.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax.core import meta
+from jax import Array
+
+from rnnjax.cell import PyTree
+from rnnjax.cells import ElmanParams, GRUParams, LSTMParams
+from rnnjax.compose import BothWays
+
+_LSTM = {**{f"i{gate}": ("kernel",) for gate in "ifgo"}, **{f"h{gate}": ("kernel", "bias") for gate in "ifgo"}}
+_GRU = {
+    **{f"i{gate}": ("kernel", "bias") for gate in "rzn"},
+    **{f"h{gate}": ("kernel",) for gate in "rz"},
+    "hn": ("kernel", "bias"),
+}
+_SIMPLE = {"i": ("kernel", "bias"), "h": ("kernel",)}
+
+
+def from_linen(params: Mapping[str, Any]) -> PyTree:
+    """rnnjax's parameters from those of a linen cell, `RNN` or `Bidirectional`; which cell it is, the names say.
+
+    Args:
+      params: a cell's tree, `{"ii": {"kernel": ...}, ...}`; or one that holds it under `"cell"` (`RNN`), under
+        `"forward_rnn"` and `"backward_rnn"` (`Bidirectional`), or under `"params"` (what `init` returns). Boxes of
+        partitioning metadata are opened.
+    Returns:
+      `LSTMParams`, `GRUParams` or `ElmanParams`, or a `BothWays` of two of them.
+    Raises:
+      ValueError: the names are those of no cell.
+
+    Example:
+
+      >>> import jax, flax.linen as nn
+      >>> cell = nn.GRUCell(features=4)
+      >>> variables = cell.init(jax.random.key(0), jnp.zeros(4, "float32"), jnp.zeros(3, "float32"))
+      >>> from_linen(variables).w_x.shape
+      (3, 12)
+    """
+    tree = meta.unbox(params)
+    for wrapper in ("params", "cell"):
+        if set(tree) == {wrapper}:
+            return from_linen(tree[wrapper])
+    if set(tree) == {"forward_rnn", "backward_rnn"}:
+        return BothWays(from_linen(tree["forward_rnn"]), from_linen(tree["backward_rnn"]))
+    names = {name: tuple(sorted(tree[name], reverse=True)) for name in tree if isinstance(tree[name], Mapping)}
+    if len(names) == len(tree):
+        if names == _LSTM:
+            return LSTMParams(
+                w_x=_joined(tree, ("ii", "if", "ig", "io"), "kernel"),
+                w_h=_joined(tree, ("hi", "hf", "hg", "ho"), "kernel"),
+                b=_joined(tree, ("hi", "hf", "hg", "ho"), "bias"),
+            )
+        if names == _GRU:
+            return GRUParams(
+                w_x=_joined(tree, ("ir", "iz", "in"), "kernel"),
+                w_h=_joined(tree, ("hr", "hz", "hn"), "kernel"),
+                b=_joined(tree, ("ir", "iz", "in"), "bias"),
+                b_hn=jnp.asarray(tree["hn"]["bias"]),
+            )
+        if names == _SIMPLE:
+            return ElmanParams(
+                w_x=jnp.asarray(tree["i"]["kernel"]),
+                w_h=jnp.asarray(tree["h"]["kernel"]),
+                b=jnp.asarray(tree["i"]["bias"]),
+            )
+    raise ValueError(
+        f"`params` holds {_shown(tree)}; expected the tree of a linen LSTMCell or OptimizedLSTMCell ({_shown(_LSTM)}), "
+        f"GRUCell ({_shown(_GRU)}) or SimpleCell ({_shown(_SIMPLE)}), or of an RNN or Bidirectional around one; pass "
+        "the part of your model's parameters that is the cell's."
+    )
+
+
+def to_linen(params: PyTree) -> dict[str, Any]:
+    """The tree of a linen cell from rnnjax's parameters: the inverse of `from_linen`.
+
+    Args:
+      params: `LSTMParams`, `GRUParams` or `ElmanParams`, or a `BothWays` of them.
+    Returns:
+      The cell's tree, to be put where the model has its cell (`{"params": {"cell": ...}}` for a bare `RNN`). For a
+      `BothWays`, the tree of a `Bidirectional` over two `RNN`s.
+    Raises:
+      TypeError: parameters of a cell that linen does not have.
+
+    Example:
+
+      >>> import jax, rnnjax
+      >>> params = rnnjax.LSTM(4).init(jax.random.key(0), input_size=3)
+      >>> tree = to_linen(params)
+      >>> sorted(tree), tree["hf"]["bias"].tolist()
+      (['hf', 'hg', 'hi', 'ho', 'if', 'ig', 'ii', 'io'], [1.0, 1.0, 1.0, 1.0])
+    """
+    if isinstance(params, BothWays):
+        return {
+            "forward_rnn": {"cell": to_linen(params.forward)},
+            "backward_rnn": {"cell": to_linen(params.backward)},
+        }
+    if isinstance(params, LSTMParams):
+        kernels = {f"i{gate}": {"kernel": w} for gate, w in _gates("ifgo", params.w_x)}
+        biases = dict(_gates("ifgo", params.b))
+        return kernels | {f"h{gate}": {"kernel": w, "bias": biases[gate]} for gate, w in _gates("ifgo", params.w_h)}
+    if isinstance(params, GRUParams):
+        biases = dict(_gates("rzn", params.b))
+        kernels = {f"i{gate}": {"kernel": w, "bias": biases[gate]} for gate, w in _gates("rzn", params.w_x)}
+        kernels |= {f"h{gate}": {"kernel": w} for gate, w in _gates("rzn", params.w_h)}
+        kernels["hn"]["bias"] = params.b_hn
+        return kernels
+    if isinstance(params, ElmanParams):
+        return {"i": {"kernel": params.w_x, "bias": params.b}, "h": {"kernel": params.w_h}}
+    raise TypeError(
+        f"`params` is a {type(params).__name__}; expected LSTMParams, GRUParams, ElmanParams or a BothWays of them. "
+        "For the tuple of a Stack, convert each layer."
+    )
+
+
+def _joined(tree: Mapping[str, Any], names: tuple[str, ...], leaf: str) -> Array:
+    return jnp.concatenate([tree[name][leaf] for name in names], axis=-1)
+
+
+def _gates(gates: str, packed: Array) -> list[tuple[str, Array]]:
+    return list(zip(gates, jnp.split(packed, len(gates), axis=-1), strict=True))
+
+
+def _shown(tree: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(tree)) or "nothing"

@@ -1,0 +1,138 @@
+"""Parameters of Flax nnx cells in rnnjax's layout, and back.
+
+    nnx                                                           rnnjax
+    OptimizedLSTMCell  dense_i: kernel, dense_h: kernel, bias     LSTMParams, as it is
+    LSTMCell           ii if_ ig io: kernel, hi hf hg ho: both    LSTMParams: the four side by side
+    GRUCell            dense_i: kernel, bias, dense_h: kernel     GRUParams with b_hn = 0: nnx has no such bias
+    SimpleCell         dense_i: kernel, bias, dense_h: kernel     ElmanParams
+
+Nothing is rounded or added, so both ways round give the same bits.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.core import Tracer
+
+from rnnjax.cell import PyTree
+from rnnjax.cells import ElmanParams, GRUParams, LSTMParams
+from rnnjax.compose import BothWays
+
+_INPUT = ("ii", "if_", "ig", "io")
+_HIDDEN = ("hi", "hf", "hg", "ho")
+
+
+def from_nnx(state: Mapping[Any, Any]) -> PyTree:
+    """rnnjax's parameters from the state of an nnx cell, `RNN` or `Bidirectional`.
+
+    Args:
+      state: `nnx.state(module)`, or its pure dict (`nnx.to_pure_dict`), as checkpoints have it. Random number streams
+        beside the parameters are passed over.
+    Returns:
+      `LSTMParams`, `GRUParams` (with `b_hn` zero) or `ElmanParams`, or a `BothWays` of two of them.
+    Raises:
+      ValueError: the names and shapes are those of no cell.
+
+    Example:
+
+      >>> cell = nnx.GRUCell(in_features=3, hidden_features=4, rngs=nnx.Rngs(0))
+      >>> from_nnx(nnx.state(cell)).w_x.shape
+      (3, 12)
+    """
+    tree = {name: part for name, part in _pure(state).items() if name != "rngs"}
+    if set(tree) == {"cell"}:
+        return from_nnx(tree["cell"])
+    if set(tree) == {"forward_rnn", "backward_rnn"}:
+        return BothWays(from_nnx(tree["forward_rnn"]), from_nnx(tree["backward_rnn"]))
+    leaves = {f"{name}.{leaf}" for name, part in tree.items() if isinstance(part, Mapping) for leaf in part}
+    if leaves == {f"{name}.kernel" for name in _INPUT + _HIDDEN} | {f"{name}.bias" for name in _HIDDEN}:
+        return LSTMParams(
+            w_x=_joined(tree, _INPUT, "kernel"),
+            w_h=_joined(tree, _HIDDEN, "kernel"),
+            b=_joined(tree, _HIDDEN, "bias"),
+        )
+    if leaves in ({"dense_i.kernel", "dense_h.kernel", f"dense_{side}.bias"} for side in "ih"):
+        w_x, w_h = jnp.asarray(tree["dense_i"]["kernel"]), jnp.asarray(tree["dense_h"]["kernel"])
+        b = jnp.asarray(tree["dense_i" if "dense_i.bias" in leaves else "dense_h"]["bias"])
+        hidden_size = w_h.shape[0]
+        gates = w_h.shape[-1] // hidden_size
+        if gates == 4 and "dense_h.bias" in leaves:
+            return LSTMParams(w_x, w_h, b)
+        if gates == 3 and "dense_i.bias" in leaves:
+            return GRUParams(w_x, w_h, b, b_hn=jnp.zeros(hidden_size, b.dtype))
+        if gates == 1 and "dense_i.bias" in leaves:
+            return ElmanParams(w_x, w_h, b)
+    raise ValueError(
+        f"`state` holds {jax.tree.map(lambda leaf: list(jnp.shape(leaf)), tree)}; expected the state of an nnx "
+        "OptimizedLSTMCell, LSTMCell, GRUCell or SimpleCell, or of an RNN or Bidirectional around one; pass the part "
+        "of your model's state that is the cell's, such as `nnx.state(model.rnn.cell)`."
+    )
+
+
+def to_nnx(params: PyTree, *, per_gate: bool = False) -> dict[str, Any]:
+    """The pure dict of an nnx cell's state from rnnjax's parameters: the inverse of `from_nnx`.
+
+    Args:
+      params: `LSTMParams`, `GRUParams` or `ElmanParams`, or a `BothWays` of them.
+      per_gate: LSTMs are for `nnx.LSTMCell`, which holds one matrix a gate, rather than for `nnx.OptimizedLSTMCell`.
+    Returns:
+      What `nnx.update(cell, ...)` takes. For a `BothWays`, what a `Bidirectional` over two `RNN`s takes.
+    Raises:
+      ValueError: a `b_hn` that is not known to be zero: nnx's GRU has no place for it.
+      TypeError: parameters of a cell that nnx does not have.
+
+    Example:
+
+      >>> import rnnjax
+      >>> params = rnnjax.LSTM(4).init(jax.random.key(0), input_size=3)
+      >>> cell = nnx.OptimizedLSTMCell(in_features=3, hidden_features=4, rngs=nnx.Rngs(0))
+      >>> nnx.update(cell, to_nnx(params))
+      >>> bool((cell.dense_h.bias[...] == params.b).all())
+      True
+    """
+    if isinstance(params, BothWays):
+        return {
+            "forward_rnn": {"cell": to_nnx(params.forward, per_gate=per_gate)},
+            "backward_rnn": {"cell": to_nnx(params.backward, per_gate=per_gate)},
+        }
+    if isinstance(params, LSTMParams):
+        if not per_gate:
+            return {"dense_i": {"kernel": params.w_x}, "dense_h": {"kernel": params.w_h, "bias": params.b}}
+        w_x, w_h, b = (jnp.split(packed, 4, axis=-1) for packed in params)
+        tree: dict[str, Any] = {name: {"kernel": w} for name, w in zip(_INPUT, w_x, strict=True)}
+        return tree | {name: {"kernel": w, "bias": v} for name, w, v in zip(_HIDDEN, w_h, b, strict=True)}
+    if isinstance(params, GRUParams):
+        _check_no_b_hn(params.b_hn)
+        return {"dense_i": {"kernel": params.w_x, "bias": params.b}, "dense_h": {"kernel": params.w_h}}
+    if isinstance(params, ElmanParams):
+        return {"dense_i": {"kernel": params.w_x, "bias": params.b}, "dense_h": {"kernel": params.w_h}}
+    raise TypeError(
+        f"`params` is a {type(params).__name__}; expected LSTMParams, GRUParams, ElmanParams or a BothWays of them. "
+        "For the tuple of a Stack, convert each layer."
+    )
+
+
+def _pure(state: Mapping[Any, Any]) -> dict[str, Any]:
+    tree = nnx.to_pure_dict(state) if isinstance(state, nnx.State) else dict(state)
+    return jax.tree.map(
+        lambda leaf: leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf,
+        tree,
+        is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
+    )
+
+
+def _joined(tree: Mapping[str, Any], names: tuple[str, ...], leaf: str) -> Array:
+    return jnp.concatenate([tree[name][leaf] for name in names], axis=-1)
+
+
+def _check_no_b_hn(b_hn: Array) -> None:
+    fix = "keep the parameters in rnnjax, or use linen's GRUCell (`to_linen`), which has that bias"
+    if isinstance(b_hn, Tracer):
+        raise ValueError(f"`b_hn` is traced, but nnx's GRU can only be given one that is known to be zero; {fix}.")
+    if np.any(np.asarray(b_hn) != 0):
+        raise ValueError(f"`b_hn` is not zero (up to {np.abs(b_hn).max()}), and nnx's GRU has no such bias; {fix}.")

@@ -1,0 +1,142 @@
+"""A Flax cell as a cell of rnnjax: its hyperparameters, its functions and its dtypes, without its module.
+
+Flax's LSTM, GRU and Elman with their usual functions in one dtype *are* rnnjax's. Two things go beyond those:
+functions of one's own (`gate_fn`, `activation_fn`), and dtypes that differ, as in mixed precision, where Flax computes
+the two matmuls in `dtype` and keeps the carry in `param_dtype`. Those become a `FlaxCell` (`cells.py`).
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import canonicalize_dtype
+from jax import Array
+from jax.typing import DTypeLike
+
+from rnnjax.cell import Cell, PyTree
+from rnnjax.cells import GRU, LSTM, Elman, GRUParams, LSTMCarry
+from rnnjax.flax.cells import ElmanGate, FlaxCell, Function, GRUGate, LSTMGate, Started, StartingFrom, cast
+
+Kind = Literal["lstm", "gru", "elman"]
+_TANH = (jnp.tanh, jax.nn.tanh, jax.lax.tanh)
+_SIGMOID = (jax.nn.sigmoid, jax.lax.logistic)
+_RELU = (jax.nn.relu,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyperparameters:
+    """What a Flax cell was made with, as far as its step knows of it."""
+
+    kind: Kind
+    size: int
+    gate_fn: Function
+    activation_fn: Function
+    residual: bool
+    dtype: DTypeLike | None
+
+    @classmethod
+    def of(cls, cell: Any, kinds: dict[type, Kind], module: type) -> "Hyperparameters":
+        """Reads a Flax cell.
+
+        Args:
+          kinds: the cells that are served; a class derived from one of them may do anything, so it is not.
+          module: the class of modules, which a function must not be: it would bring parameters of its own.
+        Raises:
+          TypeError: another cell, or a function that is a module.
+        """
+        if type(cell) not in kinds:
+            served = ", ".join(served.__name__ for served in kinds)
+            raise TypeError(
+                f"`cell` is a {type(cell).__name__}; rnnjax.flax runs Flax's own {served}. Keep Flax's RNN for this "
+                "one, or write it as a cell of rnnjax (project, mix, gate) and call `rnnjax.unroll`."
+            )
+        functions = {name: getattr(cell, name) for name in ("gate_fn", "activation_fn") if hasattr(cell, name)}
+        for name, function in functions.items():
+            if isinstance(function, module):
+                raise TypeError(
+                    f"`{name}` of {type(cell).__name__} is a {type(function).__name__}, a module that may hold "
+                    "parameters; rnnjax.flax takes pure functions there. Pass a function, or keep Flax's RNN."
+                )
+        return cls(
+            kind=kinds[type(cell)],
+            size=cell.features if hasattr(cell, "features") else cell.hidden_features,
+            gate_fn=functions.get("gate_fn", jax.nn.sigmoid),
+            activation_fn=functions["activation_fn"],
+            residual=getattr(cell, "residual", False),
+            dtype=cell.dtype,
+        )
+
+    def plain_cell(self) -> Cell | None:
+        """The built-in cell that this is, if it is one."""
+        if self.kind == "elman":
+            if _is(self.activation_fn, _TANH) and not self.residual:
+                return Elman(self.size, "tanh")
+            if _is(self.activation_fn, _RELU) and not self.residual:
+                return Elman(self.size, "relu")
+            return None
+        if _is(self.gate_fn, _SIGMOID) and _is(self.activation_fn, _TANH):
+            return LSTM(self.size) if self.kind == "lstm" else GRU(self.size)
+        return None
+
+    def general_cell(self, carry_dtype: jnp.dtype, mix_dtype: jnp.dtype) -> "FlaxCell":
+        if self.kind == "lstm":
+            return FlaxCell(LSTM(self.size), LSTMGate(self.gate_fn, self.activation_fn), carry_dtype, mix_dtype)
+        if self.kind == "gru":
+            return FlaxCell(GRU(self.size), GRUGate(self.gate_fn, self.activation_fn), carry_dtype, mix_dtype)
+        return FlaxCell(Elman(self.size), ElmanGate(self.activation_fn, self.residual), carry_dtype, mix_dtype)
+
+
+def recurrence(
+    hyperparameters: Hyperparameters, params: PyTree, carry: PyTree, inputs: Array, start: PyTree | None
+) -> tuple[Cell, PyTree, Array]:
+    """`(cell, params, inputs)` with every array in the dtype that Flax computes with.
+
+    Args:
+      params: in rnnjax's layout, as they are stored.
+      carry: in rnnjax's layout; a step keeps its dtype.
+      start: what a reset goes back to, in rnnjax's layout; `None` for zero.
+    Raises:
+      ValueError: parameters of another size than the cell's.
+      TypeError: a step would change the carry's dtype.
+    """
+    if params.w_h.shape[0] != hyperparameters.size:
+        raise ValueError(
+            f"the recurrent weights are {list(params.w_h.shape)}, but the cell has {hyperparameters.size} units; these "
+            "parameters were made for another cell."
+        )
+    h = carry.h if isinstance(carry, LSTMCarry) else carry
+    project_dtype = jnp.dtype(canonicalize_dtype(inputs, params.w_x, params.b, dtype=hyperparameters.dtype))
+    mix_dtype = jnp.dtype(canonicalize_dtype(h, params.w_h, dtype=hyperparameters.dtype))
+    carry_dtype = jnp.dtype(h.dtype)
+    params = params._replace(
+        w_x=params.w_x.astype(project_dtype), w_h=params.w_h.astype(mix_dtype), b=params.b.astype(project_dtype)
+    )
+    if isinstance(params, GRUParams):
+        params = params._replace(b_hn=params.b_hn.astype(mix_dtype))
+    inputs = inputs.astype(project_dtype)
+
+    uniform = project_dtype == mix_dtype == carry_dtype
+    cell = hyperparameters.plain_cell() if uniform else None
+    if cell is None:
+        cell = hyperparameters.general_cell(carry_dtype, mix_dtype)
+        _check_dtype_kept(cell, params, carry, inputs)
+    if start is not None:
+        cell, params = StartingFrom(cell), Started(params, cast(start, carry_dtype))
+    return cell, params, inputs
+
+
+def _is(function: Function, known: tuple[Function, ...]) -> bool:
+    return any(function is other for other in known)
+
+
+def _check_dtype_kept(cell: FlaxCell, params: PyTree, carry: PyTree, inputs: Array) -> None:
+    step = jax.ShapeDtypeStruct(inputs.shape[-1:], inputs.dtype)
+    row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[-1:], leaf.dtype), carry)
+    after, _ = jax.eval_shape(cell.step, params, row, step)
+    for leaf in jax.tree.leaves(after):
+        if leaf.dtype != cell.carry_dtype:
+            raise TypeError(
+                f"the carry starts in {cell.carry_dtype} but a step gives it back in {leaf.dtype}; give "
+                f"`initial_carry` in {leaf.dtype}, or the cell a `param_dtype` and a `dtype` that agree."
+            )

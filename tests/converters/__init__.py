@@ -1,0 +1,1 @@
+"""Layouts of other libraries, against their published formulas and, where installed, themselves."""

@@ -1,0 +1,117 @@
+"""Parameters to Flax and back: the same bits both ways, and the same forward pass on the other side."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import rnnjax
+from rnnjax.flax import from_linen, from_nnx, to_linen, to_nnx
+from tests.flax.cells import D, H, compiled, every_cell, inputs, linen, linen_cell, nnx, nnx_cell, noisy
+from tests.registry import assert_close, assert_identical
+
+CELLS = {"optimized_lstm": rnnjax.LSTM(H), "lstm": rnnjax.LSTM(H), "gru": rnnjax.GRU(H), "simple": rnnjax.Elman(H)}
+BOTH_WAYS = rnnjax.Bidirectional(rnnjax.LSTM(H), rnnjax.GRU(H))
+
+
+def drawn(cell):
+    """Parameters with every number random, biases too."""
+    return noisy(jax.eval_shape(lambda key: cell.init(key, D), jax.random.key(0)), repr(cell))
+
+
+def unrolled(cell, params):
+    return rnnjax.unroll(cell, params, None, inputs().swapaxes(0, 1), engine="loop")[1].swapaxes(0, 1)
+
+
+def in_linen(module, params):
+    """The outputs of a linen module with these parameters."""
+    return compiled(module.apply)({"params": params}, inputs())
+
+
+def in_nnx(module):
+    """The outputs of an nnx module."""
+    graph, state = nnx.split(module)
+    return compiled(lambda state, x: nnx.merge(graph, state)(x))(state, inputs())
+
+
+@every_cell
+def test_linen_round_trip(name):
+    params = drawn(CELLS[name])
+    assert_identical(from_linen(to_linen(params)), params)
+    rnn = linen.RNN(linen_cell(name))
+    variables = noisy(jax.eval_shape(rnn.init, jax.random.key(0), inputs()))
+    converted = from_linen(variables)
+    assert_identical({"params": {"cell": to_linen(converted)}}, variables)
+    assert_close(unrolled(CELLS[name], converted), in_linen(rnn, variables["params"]))
+
+
+def test_linen_round_trip_both_ways():
+    params = drawn(BOTH_WAYS)
+    assert_identical(from_linen(to_linen(params)), params)
+    layer = linen.Bidirectional(linen.RNN(linen_cell("lstm")), linen.RNN(linen_cell("gru")))
+    assert_close(unrolled(BOTH_WAYS, params), in_linen(layer, to_linen(params)))
+
+
+@every_cell
+def test_nnx_round_trip(name):
+    cell, per_gate = nnx_cell(name), name == "lstm"
+    params = drawn(CELLS[name])
+    if name == "gru":
+        params = params._replace(b_hn=jnp.zeros(H))
+    assert_identical(from_nnx(to_nnx(params, per_gate=per_gate)), params)
+    nnx.update(cell, to_nnx(params, per_gate=per_gate))
+    assert_identical(from_nnx(nnx.state(cell)), params)
+    assert_identical(to_nnx(from_nnx(nnx.state(cell)), per_gate=per_gate), nnx.to_pure_dict(nnx.state(cell)))
+    assert_close(in_nnx(nnx.RNN(cell)), unrolled(CELLS[name], params))
+
+
+def test_nnx_round_trip_both_ways():
+    params = drawn(BOTH_WAYS)
+    params = params._replace(backward=params.backward._replace(b_hn=jnp.zeros(H)))
+    layer = nnx.Bidirectional(nnx.RNN(nnx_cell("lstm")), nnx.RNN(nnx_cell("gru")))
+    nnx.update(layer, to_nnx(params, per_gate=True))
+    assert_identical(from_nnx(nnx.state(layer)), params)
+    assert_close(in_nnx(layer), unrolled(BOTH_WAYS, params))
+
+
+def test_linen_and_nnx_share_weights():
+    """By way of rnnjax, a linen LSTM's parameters run in nnx."""
+    params, cell = drawn(rnnjax.LSTM(H)), nnx_cell("optimized_lstm")
+    nnx.update(cell, to_nnx(from_linen(to_linen(params))))
+    assert_close(in_nnx(nnx.RNN(cell)), in_linen(linen.RNN(linen_cell("lstm")), {"cell": to_linen(params)}))
+
+
+@pytest.mark.parametrize("name", ["optimized_lstm", "gru", "simple"])
+def test_converters_are_pure_functions(name):
+    """They run under `jit`, and gradients pass through them."""
+    params = drawn(CELLS[name])
+    gradient = compiled(jax.grad(lambda p: sum((x**2).sum() for x in jax.tree.leaves(from_linen(to_linen(p))))))(params)
+    assert_identical(gradient, jax.tree.map(lambda leaf: 2 * leaf, params))
+
+
+def test_b_hn_is_not_dropped_in_silence():
+    """nnx's GRU has no such bias."""
+    params = drawn(rnnjax.GRU(H))
+    with pytest.raises(ValueError, match=r"`b_hn` is not zero .*to_linen"):
+        to_nnx(params)
+    with pytest.raises(ValueError, match="traced"):
+        compiled(to_nnx)(params._replace(b_hn=jnp.zeros(H)))
+
+
+def test_what_is_no_cell_is_refused():
+    lstm = to_linen(drawn(rnnjax.LSTM(H)))
+    with pytest.raises(ValueError, match=r"`params` holds Dense_0; expected .*hf, hg"):
+        from_linen({"Dense_0": {"kernel": jnp.zeros((2, 2))}})
+    for broken in (lstm | {"extra": {"kernel": jnp.zeros(1)}}, lstm | {"hi": {"kernel": jnp.zeros((H, H))}}, {}):
+        with pytest.raises(ValueError, match="expected the tree of a linen"):
+            from_linen(broken)
+    for broken in ({}, {"dense_i": {"kernel": jnp.zeros((2, 6))}}, {"cell": {"kernel": jnp.zeros((2, 2))}}):
+        with pytest.raises(ValueError, match="expected the state of an nnx"):
+            from_nnx(broken)
+    twice = to_nnx(drawn(rnnjax.LSTM(H)))
+    twice["dense_h"]["kernel"] = jnp.zeros((H, 2 * H))
+    with pytest.raises(ValueError, match="expected the state of an nnx"):
+        from_nnx(twice)
+    stack = (drawn(rnnjax.LSTM(H)), drawn(rnnjax.LSTM(H)))
+    for convert in (to_linen, to_nnx):
+        with pytest.raises(TypeError, match="convert each layer"):
+            convert(stack)
