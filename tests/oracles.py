@@ -90,7 +90,7 @@ def plain(step: Callable, initial: Callable = zeros) -> RowFunction:
             if t not in row.hidden:
                 carry, ys[t] = step(p, carry, xs[t])
         _, y = step(p, carry, np.zeros_like(xs[0]))  # for its shape alone
-        return carry, np.stack([ys.get(t, np.zeros_like(y)) for t in range(xs.shape[0])])
+        return carry, np.stack([ys[t] if t in ys else np.zeros_like(y) for t in range(xs.shape[0])])
 
     return run
 

@@ -36,10 +36,14 @@ CELLS: dict[str, Any] = {
     "stack_of_bidirectional": rnnjax.Stack((rnnjax.Bidirectional(rnnjax.Elman(3), Leaky(2)), rnnjax.GRU(3))),
 }
 
-ENGINES: dict[str, dict[str, Any]] = {"loop": {"engine": "loop"}, "scan": {"engine": "scan"}}
+ENGINES: dict[str, dict[str, Any]] = {
+    "loop": {"engine": "loop"},
+    "scan": {"engine": "scan"},
+    "hoisted": {"engine": "hoisted"},
+}
 """What every property runs over: keyword options of `unroll`. "loop" runs eagerly, every other one jitted."""
 
-REFUSES: dict[str, tuple[str, ...]] = {}
+REFUSES: dict[str, tuple[str, ...]] = {"hoisted": ("step_cell",)}
 """The cells that an engine cannot serve, and says so: for these, `test_engines` asks for the refusal instead."""
 
 VARIANTS: dict[str, dict[str, Any]] = {"scan_unroll_2": {"engine": "scan", "unroll": 2}}
@@ -109,7 +113,8 @@ SHORT = Times(
 def normal(tree: PyTree, seed: str, dtype: str | None = None, scale: float = 1.0) -> PyTree:
     """Gaussian arrays shaped like `tree`, drawn by NumPy so that no part of the library has touched them."""
     rng = np.random.default_rng(zlib.crc32(seed.encode()))
-    return jax.tree.map(lambda a: jnp.asarray(scale * rng.normal(size=a.shape), dtype or a.dtype), tree)
+    with jax.ensure_compile_time_eval():  # also called while something is traced, and then cached
+        return jax.tree.map(lambda a: jnp.asarray(scale * rng.normal(size=a.shape), dtype or a.dtype), tree)
 
 
 @functools.cache

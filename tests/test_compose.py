@@ -59,12 +59,12 @@ def test_init_gives_each_layer_the_width_below_it():
     params = jax.eval_shape(lambda key: cell.init(key, D), jax.random.key(0))
     (gru, lstm), (upper, elman), top = params
     assert [p.w_x.shape[0] for p in (gru, lstm, upper, elman, top)] == [D, D, 3 + 2, 4, 6]
-    drawn = Stack((Elman(D), Elman(D))).init(jax.random.key(0), D)
+    drawn = Stack((Elman(6), Elman(6))).init(jax.random.key(0), 6)
     assert not np.array_equal(drawn[0].w_h, drawn[1].w_h)
 
 
 def test_both_directions_draw_with_keys_of_their_own():
-    params = Bidirectional(Elman(3), Elman(3)).init(jax.random.key(0), D)
+    params = Bidirectional(Elman(6), Elman(6)).init(jax.random.key(0), 6)
     assert isinstance(params, BothWays)
     assert not np.array_equal(params.forward.w_h, params.backward.w_h)
 

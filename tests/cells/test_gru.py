@@ -69,6 +69,7 @@ def test_only_the_candidate_needs_a_second_bias():
 
 
 def test_parameters_are_shaped_as_documented():
-    params = GRU(4).init(jax.random.key(0), 2)
-    assert jax.tree.map(lambda leaf: leaf.shape, params) == GRUParams((2, 12), (4, 12), (12,), (4,))
+    params = jax.eval_shape(lambda key: GRU(4).init(key, 2), jax.random.key(0))
+    assert [leaf.shape for leaf in params] == [(2, 12), (4, 12), (12,), (4,)]
+    params = GRU(6).init(jax.random.key(0), 6)
     assert not params.b.any() and not params.b_hn.any()

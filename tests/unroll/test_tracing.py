@@ -27,7 +27,7 @@ def test_one_trace_over_a_thousand_calls(name):
         cell = copy.deepcopy(CELLS[name])
         assert cell is not CELLS[name]
         unrolled(cell, params, xs)
-    assert unrolled._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
+    assert unrolled._cache_size() == 1  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "loop"])
@@ -50,7 +50,7 @@ def test_one_trace_of_a_training_step(name, engine):
     for k in range(1000):
         gradients = gradient(copy.deepcopy(CELLS[name]), params, xs, cases[k % 3])
         params = gradients if k % 100 == 0 else params
-    assert gradient._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
+    assert gradient._cache_size() == 1  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_the_counter_counts():
