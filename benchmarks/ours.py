@@ -43,6 +43,7 @@ class Way:
       devices: over how many devices the batch is split.
       jit: False runs it eagerly, as written.
       generic: the cell is given by the methods of the protocol alone, as a user's own would be.
+      last: the loss of a training step looks at the last output alone, not at every one.
     """
 
     engine: str = "auto"
@@ -50,6 +51,7 @@ class Way:
     devices: int = 1
     jit: bool = True
     generic: bool = False
+    last: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +121,15 @@ def functions(problem: Problem, way: Way) -> tuple[Callable[..., Array], Callabl
     if way.devices > 1:
         unroll = functools.partial(sharding.unroll, mesh=mesh_of(way.devices, problem))
 
+    def run(params: Any, xs: Array, lengths: Array | None) -> tuple[Any, Array]:
+        return unroll(cell, params, None, xs, lengths=lengths, engine=way.engine, **way.options)
+
     def forward(params: Any, xs: Array, lengths: Array | None) -> Array:
-        return unroll(cell, params, None, xs, lengths=lengths, engine=way.engine, **way.options)[1]
+        return run(params, xs, lengths)[1]
 
     def loss(params: Any, xs: Array, lengths: Array | None) -> Array:
-        return (forward(params, xs, lengths) ** 2).sum()
+        carry, ys = run(params, xs, lengths)
+        return ((last_output(carry) if way.last else ys) ** 2).sum()
 
     return forward, jax.value_and_grad(loss, argnums=(0, 1))
 
@@ -131,6 +137,11 @@ def functions(problem: Problem, way: Way) -> tuple[Callable[..., Array], Callabl
 def cell_of(problem: Problem) -> Any:
     """The cell of a problem as rnnjax has it."""
     return _CELLS[problem.cell][0](problem.point.H)
+
+
+def last_output(carry: Any) -> Array:
+    """The output of the last step, which the carry holds: h."""
+    return getattr(carry, "h", carry)
 
 
 def placed(problem: Problem, devices: int) -> tuple[Any, Array, Array | None]:

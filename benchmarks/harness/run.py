@@ -89,6 +89,8 @@ class Run(Generic[OptionsT]):
 
     def add(self, point: Mapping[str, Any]) -> None:
         """Keeps a finished point, in the file too: a run that is stopped leaves what it has."""
+        if not self.result["points"]:  # everything that takes part is loaded by now
+            self.result["machine"] = machine.machine() | self.result["machine"]
         self.result["points"].append(dict(point))
         self.save()
 
@@ -146,10 +148,12 @@ def launch(benchmark: Benchmark, argv: Sequence[str] | None = None) -> int:
         return 2
     setup = process.prepare(options.devices)
     run = Run(options, _header(benchmark, options, arguments, setup))
+    busy = run.result["machine"]["load_at_start"]
+    if busy is not None and busy > 0.5:
+        run.say(f"! other processes want the cores (load {busy}): compare ratios, and no single times.")
     try:
         with process.float32():
             benchmark.measure(run)
-            run.result["machine"] = machine.machine() | run.result["machine"]
     except KeyboardInterrupt:
         print(f"\nstopped after {len(run.result['points'])} points.", file=sys.stderr)
         return 130

@@ -22,6 +22,8 @@ class Options(harness.CommonOptions):
     """lstm, gru or elman."""
     size: str = "8,32,64"
     """B,D,H."""
+    losses: tuple[str, ...] = ("last", "every")
+    """Does the loss look at the last output or at every one."""
     steps: tuple[int, ...] = (100, 300, 1000, 3000, 10000, 30000, 100000)
     """Lengths T [steps]."""
     every: int = 100
@@ -35,6 +37,8 @@ class Options(harness.CommonOptions):
         super().check()
         if self.cell not in GATES:
             raise ValueError(f"--cell is {self.cell!r}; choose one of {', '.join(GATES)}.")
+        if not self.losses or set(self.losses) - {"last", "every"}:
+            raise ValueError(f"--losses is {self.losses}; choose last, every, or both.")
         if not self.steps or min(self.steps) < 1:
             raise ValueError(f"--steps is {self.steps}; give lengths of 1 or more.")
         Point.parse(self.size.replace(",", ",1,", 1))
@@ -44,11 +48,12 @@ def measure(run: harness.Run[Options]) -> None:
     o = run.options
     for T in o.steps:
         problem = make_problem(o.cell, Point.parse(o.size.replace(",", f",{T},", 1)), seed=o.seed)
-        where = {"cell": o.cell, "size": o.size, "T": T}
-        entries, matmul = run.contest(where, contestants(problem, o), large_matmul())
-        rows = [entry.row() for entry in entries]
-        run.add({**where, "floor": floor_row(matmul, problem.forward_flops), "contestants": rows})
-        run.say(f"T = {T}: done")
+        for loss in o.losses:
+            where = {"cell": o.cell, "size": o.size, "loss": loss, "T": T}
+            entries, matmul = run.contest(where, contestants(problem, o, loss == "last"), large_matmul())
+            rows = [entry.row() for entry in entries]
+            run.add({**where, "floor": floor_row(matmul, problem.forward_flops), "contestants": rows})
+            run.say(f"T = {T}, loss of the {loss} output: done")
     for title, columns, rows in summary.tables(run.result):
         run.table(title, columns, rows)
     if o.figures is not None:
@@ -57,30 +62,30 @@ def measure(run: harness.Run[Options]) -> None:
         run.figure("memory", draw(run.result))
 
 
-def contestants(problem: Problem, o: Options) -> list[harness.Contestant]:
+def contestants(problem: Problem, o: Options, last: bool) -> list[harness.Contestant]:
     """A plain scan first, then every engine with every policy, then what is written by hand."""
     options: dict[str, Any] = {"tasks": ("train",), "compiles": 1, "limit_bytes": o.limit_bytes}
     made = []
     for engine in ("scan", *ours.FAST_ENGINES):
-        made.append(ours.contestant(engine, problem, ours.Way(engine), **options))
+        made.append(ours.contestant(engine, problem, ours.Way(engine, last=last), **options))
         for policy, checkpoint in policies(o).items():
             name = f"{engine}, {policy}"
             if isinstance(checkpoint, harness.LeftOut):
                 made.append(harness.absent(name, str(checkpoint)))
             else:
-                way = ours.Way(engine, {"checkpoint": checkpoint})
+                way = ours.Way(engine, {"checkpoint": checkpoint}, last=last)
                 made.append(ours.contestant(name, problem, way, **options))
     if o.jitted_steps < problem.point.T:
         reason = f"beyond --jitted-steps {o.jitted_steps}, its compile time grows faster than T"
         made.append(harness.absent("jitted loop", reason))
     else:
-        made.append(ours.contestant("jitted loop", problem, ours.Way("loop"), **options))
+        made.append(ours.contestant("jitted loop", problem, ours.Way("loop", last=last), **options))
     made.append(harness.absent("eager loop", "not one program: nothing plans its memory"))
     for name, unrolled in {
         "by hand: checkpointed step": by_hand.scan_of_steps,
         "by hand: √T stretches": by_hand.scan_of_scans,
     }.items():
-        made.append(harness.Contestant(name, _written_by_hand(problem, unrolled, o)))
+        made.append(harness.Contestant(name, _written_by_hand(problem, unrolled, o, last)))
     return made
 
 
@@ -95,14 +100,17 @@ def policies(o: Options) -> dict[str, Any]:
     return {f"every {o.every}": stretch, "sqrt": root, f"within {o.budget_mib:g} MiB": within}
 
 
-def _written_by_hand(problem: Problem, unrolled: Callable, o: Options) -> Callable[[], dict[str, harness.Program]]:
+def _written_by_hand(
+    problem: Problem, unrolled: Callable, o: Options, last: bool
+) -> Callable[[], dict[str, harness.Program]]:
     def build() -> dict[str, harness.Program]:
         cell = ours.cell_of(problem)
         params, xs, _ = ours.placed(problem, 1)
 
         def loss(params: Any, xs: Array) -> Array:
             carry = cell.initial_carry(params, (problem.point.B,))
-            return (unrolled(lambda c, x: cell.step(params, c, x), carry, xs)[1] ** 2).sum()
+            carry, ys = unrolled(lambda c, x: cell.step(params, c, x), carry, xs)
+            return ((ours.last_output(carry) if last else ys) ** 2).sum()
 
         train = jax.value_and_grad(loss, argnums=(0, 1))
         limits: dict[str, Any] = {"compiles": 1, "limit_bytes": o.limit_bytes}

@@ -5,10 +5,22 @@ from typing import Any
 
 from benchmarks.harness import reading
 
+LOSSES = {"last": "loss of the last output", "every": "loss of every output"}
+
 
 def tables(result: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[list[Any]]]]:
-    """Memory and time by length, then both against a plain scan, then who did not take part."""
-    points = result["points"]
+    """For each loss, memory and time by length, then both against a plain scan; then who did not take part."""
+    for loss, name in LOSSES.items():
+        points = [point for point in result["points"] if point["loss"] == loss]
+        if points:
+            for title, columns, rows in _tables(points):
+                yield f"{title}, {name}", columns, rows
+    out = [[who, len(where)] for who, where in reading.reasons(result["points"]).items()]
+    if out:
+        yield "Did not take part", ["who and why", "points"], out
+
+
+def _tables(points: list[Mapping[str, Any]]) -> Iterator[tuple[str, list[str], list[list[Any]]]]:
     names = reading.names(points)
     lengths = [f"T = {point['T']}" for point in points]
 
@@ -26,7 +38,7 @@ def tables(result: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[lis
 
     yield "Temporary memory of a training step [MiB]", ["contestant", *lengths], rows(mebibytes)
     yield (
-        "Training step, median [ms]",
+        "Median time of a training step [ms]",
         ["contestant", *lengths],
         [
             *rows(lambda point, row: reading.number(row, "train")),
@@ -37,9 +49,6 @@ def tables(result: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[lis
     yield title, ["contestant", *lengths], rows(against_scan("temp_bytes", inverse=True))
     title = "Times as long as a plain scan"
     yield title, ["contestant", *lengths], rows(against_scan("median_ms", inverse=False))
-    out = [[who, len(where)] for who, where in reading.reasons(points).items()]
-    if out:
-        yield "Did not take part", ["who and why", "lengths"], out
 
 
 def mebibytes(point: Mapping[str, Any], row: Mapping[str, Any]) -> float | None:

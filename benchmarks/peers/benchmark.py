@@ -1,7 +1,8 @@
 """Contestants and measurement of the peers."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Iterator
 from typing import Literal
 
 from benchmarks import harness, ours, peers
@@ -68,13 +69,12 @@ def problems(o: Options) -> Iterator[tuple[Problem, dict[str, str | bool]]]:
 
 def contestants(problem: Problem, o: Options) -> list[harness.Contestant]:
     """rnnjax first: it is the reference."""
-    compiles = 1 if o.quick else 2
     ways = {summary.OURS: ours.Way(o.engine)}
     if o.devices > 1:
         ways[summary.OURS_SPLIT] = ours.Way(o.engine, devices=o.devices)
     if o.generic:
         ways[summary.OURS_GENERIC] = ours.Way(o.engine, generic=True)
-    made = [ours.contestant(name, problem, way, compiles=compiles) for name, way in ways.items()]
+    made = [ours.contestant(name, problem, way, compiles=1) for name, way in ways.items()]
     jax_peers = {
         "Flax linen": flax_linen.build,
         "Flax nnx": flax_nnx.build,
@@ -84,14 +84,9 @@ def contestants(problem: Problem, o: Options) -> list[harness.Contestant]:
     }
     unchecked = {"Haiku": dm_haiku.UNCHECKED.get(problem.cell, "")}
     for name in summary.JAX_PEERS:
-        build = _with(jax_peers[name], problem, compiles)
-        made.append(harness.Contestant(name, build, unchecked.get(name, "")))
-    made.append(harness.Contestant(summary.TORCH, lambda: pytorch.build(problem)))
+        made.append(harness.Contestant(name, functools.partial(jax_peers[name], problem), unchecked.get(name, "")))
+    made.append(harness.Contestant(summary.TORCH, functools.partial(pytorch.build, problem)))
     return made
-
-
-def _with(build: Callable, problem: Problem, compiles: int) -> Callable[[], dict[str, harness.Program]]:
-    return lambda: build(problem, compiles)
 
 
 BENCHMARK = harness.Benchmark(

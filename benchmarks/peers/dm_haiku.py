@@ -17,7 +17,7 @@ UNCHECKED = {
 _LSTM, _GRU = (0, 2, 1, 3), (1, 0, 2)  # i, g, f, o and z, r, a
 
 
-def build(problem: Problem, compiles: int) -> dict[str, harness.Program]:
+def build(problem: Problem) -> dict[str, harness.Program]:
     require("haiku")
     if problem.lengths is not None:
         raise harness.LeftOut("Haiku has neither lengths nor a mask")
@@ -33,7 +33,6 @@ def build(problem: Problem, compiles: int) -> dict[str, harness.Program]:
         lambda params, xs, lengths: model.apply(params, xs),
         _params(problem),
         lambda grads: _read(problem, grads),
-        compiles=compiles,
     )
 
 

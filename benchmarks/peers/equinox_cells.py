@@ -12,7 +12,7 @@ from benchmarks.peers.peer import jax_programs, require
 from benchmarks.problems import Problem
 
 
-def build(problem: Problem, compiles: int) -> dict[str, harness.Program]:
+def build(problem: Problem) -> dict[str, harness.Program]:
     require("equinox")
     if problem.cell == "elman":
         raise harness.LeftOut("Equinox has no Elman cell")
@@ -49,4 +49,4 @@ def build(problem: Problem, compiles: int) -> dict[str, harness.Program]:
         read = dict(zip(("w_x", "w_h", "b", "b_hn"), map(np.asarray, leaves(grads)), strict=False))
         return read | {"w_x": read["w_x"].T, "w_h": read["w_h"].T}
 
-    return jax_programs(problem, forward, params, read, compiles=compiles)
+    return jax_programs(problem, forward, params, read)

@@ -11,7 +11,7 @@ from benchmarks.problems import Problem
 _GATES = {"lstm": "ifgo", "gru": "rzn"}
 
 
-def build(problem: Problem, compiles: int) -> dict[str, harness.Program]:
+def build(problem: Problem) -> dict[str, harness.Program]:
     require("flax")
     from flax import linen as nn
 
@@ -21,7 +21,7 @@ def build(problem: Problem, compiles: int) -> dict[str, harness.Program]:
     def forward(params: Any, xs: Any, lengths: Any) -> Any:
         return model.apply({"params": {"cell": params}}, xs, seq_lengths=lengths)
 
-    return jax_programs(problem, forward, _params(problem), lambda grads: _read(problem, grads), compiles=compiles)
+    return jax_programs(problem, forward, _params(problem), lambda grads: _read(problem, grads))
 
 
 def _params(problem: Problem) -> dict[str, dict[str, np.ndarray]]:

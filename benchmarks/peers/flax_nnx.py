@@ -13,7 +13,7 @@ from benchmarks.peers.peer import jax_programs, require
 from benchmarks.problems import Problem
 
 
-def build(problem: Problem, compiles: int) -> dict[str, harness.Program]:
+def build(problem: Problem) -> dict[str, harness.Program]:
     require("flax")
     from flax import nnx
 
@@ -36,4 +36,4 @@ def build(problem: Problem, compiles: int) -> dict[str, harness.Program]:
         cell = nnx.to_pure_dict(grads)["cell"]
         return {"w_x": cell["dense_i"]["kernel"], "w_h": cell["dense_h"]["kernel"], "b": cell[bias]["bias"]}
 
-    return jax_programs(problem, forward, params, read, compiles=compiles)
+    return jax_programs(problem, forward, params, read)

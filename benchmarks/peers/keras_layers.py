@@ -14,7 +14,7 @@ from benchmarks.problems import Problem
 _ORDER = {"lstm": (0, 1, 2, 3), "gru": (1, 0, 2), "elman": (0,)}  # of a GRU z, r, h
 
 
-def build(problem: Problem, compiles: int) -> dict[str, harness.Program]:
+def build(problem: Problem) -> dict[str, harness.Program]:
     require("keras")
     os.environ.setdefault("KERAS_BACKEND", "jax")
     import keras
@@ -46,4 +46,4 @@ def build(problem: Problem, compiles: int) -> dict[str, harness.Program]:
             return {"w_x": back(w_x, order), "w_h": back(w_h, order), "b": back(b, order)}
         return {"w_x": back(w_x, order), "w_h": back(w_h, order), "b": back(b[0], order), "b_hn": b[1][2 * H :]}
 
-    return jax_programs(problem, forward, params, read, batch_major=True, compiles=compiles)
+    return jax_programs(problem, forward, params, read, batch_major=True)

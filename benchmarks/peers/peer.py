@@ -45,7 +45,6 @@ def jax_programs(
     read: Callable[[Any], Mapping[str, Any]],
     *,
     batch_major: bool = False,
-    compiles: int = 2,
 ) -> dict[str, harness.Program]:
     """Forward and training step of a JAX peer.
 
@@ -53,7 +52,6 @@ def jax_programs(
       forward: `(params, xs, lengths) -> ys`; `xs` and `ys` are `[T, B, ...]`, or `[B, T, ...]` with `batch_major`.
       params: the problem's weights, in the peer's layout.
       read: gradients in the peer's layout to those of `problem.weights`, by name.
-      compiles: see `harness.compiled`.
     """
 
     def natural(array: Any) -> Any:
@@ -80,7 +78,7 @@ def jax_programs(
             xs,
             lengths,
             shared=lambda ys: {"ys": natural(np.asarray(ys) * counts)},
-            compiles=compiles,
+            compiles=1,
         ),
-        "train": harness.compiled(train, params, xs, lengths, weigh, shared=gradients, compiles=compiles),
+        "train": harness.compiled(train, params, xs, lengths, weigh, shared=gradients, compiles=1),
     }

@@ -23,7 +23,7 @@ class Options(harness.CommonOptions):
     """The jitted loop's forward pass is left out beyond this length: it compiles for minutes [steps]."""
     jitted_train_steps: int = 100
     """The jitted loop's training step is left out beyond this length: it compiles for minutes [steps]."""
-    train_seconds: float = 30.0
+    train_seconds: float = 10.0
     """A size is left out at lengths whose matmuls alone would take longer than this at 100 GFLOP/s [s]."""
 
     def check(self) -> None:

@@ -35,6 +35,11 @@ def test_other_numbers_are_refused_by_name(ys: np.ndarray) -> None:
         check("me", {**ONE, "ys": ys}, ONE, 1e-4)
 
 
+def test_a_shape_that_would_broadcast_is_refused() -> None:
+    with pytest.raises(Unequal, match="ys by inf"):
+        check("me", {"ys": np.full(2, 3.0)}, {"ys": np.full((2, 2), 3.0)}, 1e-4)
+
+
 def test_zero_equals_nothing_but_zero() -> None:
     nothing = {"ys": np.zeros(2)}
     assert check("me", nothing, nothing, 1e-4) == 0.0

@@ -61,7 +61,7 @@ def test_scan_vs_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ["--cell", "elman", "--size", "1,1,2", "--steps", "7", "--every", "3"]
+    arguments = ["--cell", "elman", "--size", "1,1,2", "--steps", "7", "--every", "3", "--losses", "last"]
     result = launched(memory.BENCHMARK, arguments, tmp_path, monkeypatch)
     rows = by_name(result["points"][0])
     assert "nothing plans its memory" in rows["eager loop"]["left_out"]
