@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 BLACK, GREY = "#000000", "#8c8c8c"
 
 _COLORS = ("#0072B2", "#E69F00", BLACK, "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#5e5e5e", "#8b6f00")
-_MARKERS = "osD^vPX<>"
+_MARKERS = "osD^vPX<>*hd"
 _DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1)))
 
 _SETTINGS: dict[Any, Any] = {
