@@ -16,7 +16,8 @@ class MemoryBudget:
         needed = C ceil(T / k_1) + C ceil(k_1 / k_2) + ... + R k_n
 
     and every level costs one more forward pass. The fewest levels that fit are taken, and of these the longest k_n.
-    What no choice of segments can change is not counted: `xs`, the outputs and the gradients of both.
+    What no choice of segments can change is not counted: `xs`, the outputs and the gradients of both. (Where no such k_1
+    divides T, a copy of `xs` and of the outputs comes on top.)
     `rnnjax.explain` shows C, R and the lengths.
 
     Attributes:
@@ -102,21 +103,26 @@ def sqrt_length(steps: int) -> int:
 def lengths_within(footprint: Footprint, budget: float) -> tuple[int, ...] | None:
     """The lengths of nested segments, outermost first, for which `footprint.needed(lengths) <= budget`.
 
-    n levels that cut q ways each have k_n = ceil(T / q^n); the fewest levels win, then the least q. Where somewhat
-    shorter segments leave no step over, and fit, they are taken. `None` if nothing fits.
+    n levels that cut q ways each have k_n = ceil(T / q^n); the fewest levels win, then lengths that leave no step over,
+    then the least q. `None` if nothing fits.
 
     Example: an LSTM of 64 units and a batch of 8 in float32, 14 times [T, 8, 64] over 100,000 steps, 2.9 GB.
 
       >>> lstm = Footprint(steps=100_000, carry=2 * 2048, step=14 * 2048)
       >>> lengths_within(lstm, 1e9), lengths_within(lstm, 20e6), lengths_within(lstm, 2e6)
-      ((25000,), (625,), (2394, 57))
+      ((25000,), (625,), (2000, 50))
     """
     for levels in range(MOST_LEVELS + 1):
+        fitting: tuple[int, ...] | None = None
         for ways in _ways(footprint, levels):
             lengths = _balanced(footprint.steps, levels, ways)
             if footprint.needed(lengths) <= budget:
+                fitting = lengths if fitting is None else fitting
                 whole = _dividing(footprint.steps, lengths)
-                return whole if footprint.needed(whole) <= budget else lengths
+                if whole is not None and footprint.needed(whole) <= budget:
+                    return whole
+        if fitting is not None:
+            return fitting
     return None
 
 
@@ -141,12 +147,12 @@ def _balanced(steps: int, levels: int, ways: int) -> tuple[int, ...]:
     return tuple(innermost * ways**level for level in reversed(range(levels)))
 
 
-def _dividing(steps: int, lengths: tuple[int, ...]) -> tuple[int, ...]:
-    """Lengths in the same proportions, down to half, of which the outermost divides T; else `lengths`."""
-    if not lengths:
-        return lengths
-    for innermost in range(lengths[-1], lengths[-1] // 2, -1):
-        outermost = innermost * (lengths[0] // lengths[-1])
-        if steps % outermost == 0:
-            return tuple(innermost * (length // lengths[-1]) for length in lengths)
-    return lengths
+def _dividing(steps: int, lengths: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The longest lengths, each at most as long as given and more than half of it, that divide T and each other."""
+    found = []
+    for length in lengths:
+        steps = next((whole for whole in range(length, length // 2, -1) if steps % whole == 0), 0)
+        if steps == 0:
+            return None
+        found.append(steps)
+    return tuple(found)

@@ -74,12 +74,15 @@ def test_no_combination_changes_a_number(options, reverse):
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_segments_within_segments(reverse):
-    """A budget that leads to 17 steps in segments of 6, these in segments of 2."""
+    """A budget that one level of segments cannot meet, for a T that nothing divides."""
     drawn, times = sample("custom", steps=17), Times(lengths=np.array([17, 7, 0]))
-    options = {"engine": "scan", "checkpoint": MemoryBudget(1200)}
+    (part,) = rnnjax.explain(CELLS["custom"], *drawn, lengths=times.lengths, engine="scan").parts
+    footprint = Footprint(part.steps, part.carry_bytes, part.step_bytes)
+    budget = min(footprint.needed((length,)) for length in range(1, 18)) - 1
+    options = {"engine": "scan", "checkpoint": MemoryBudget(budget)}
     plan = rnnjax.explain(CELLS["custom"], *drawn, lengths=times.lengths, **options)
-    assert [cut.length for cut in plan.parts[0].cuts] == [6, 2]
-    assert plan.backward_bytes <= 1200 < plan.parts[0].uncut_bytes
+    assert len(plan.parts[0].cuts) == 2
+    assert plan.backward_bytes <= budget < plan.parts[0].uncut_bytes
 
     def pullback(**options):
         results, pull = jax.vjp(outputs("custom", times, reverse, **options), *drawn)
