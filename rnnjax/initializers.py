@@ -28,7 +28,7 @@ def per_gate(initializer: Initializer, key: Array, shape: tuple[int, int], gates
     Example:
 
       >>> w = per_gate(Orthogonal(), jax.random.key(0), (3, 3), 4, jnp.float32)
-      >>> w.shape, bool(jnp.allclose(w[:, 3:6] @ w[:, 3:6].T, jnp.eye(3), atol=1e-5))
+      >>> w.shape, bool(jnp.allclose(w[:, 3:6] @ w[:, 3:6].T, jnp.eye(3, dtype=w.dtype), atol=1e-5))
       ((3, 12), True)
     """
     keys = jax.random.split(key, gates)
