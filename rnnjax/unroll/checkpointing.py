@@ -16,8 +16,8 @@ class MemoryBudget:
         needed = C ceil(T / k_1) + C ceil(k_1 / k_2) + ... + R k_n
 
     and every level costs one more forward pass. The fewest levels that fit are taken, and of these the longest k_n.
-    What no choice of segments can change is not counted: `xs`, the outputs and the gradients of both. (Where no such k_1
-    divides T, a copy of `xs` and of the outputs comes on top.)
+    What no choice of segments can change is not counted: `xs`, the outputs and the gradients of both. (Where no
+    such k_1 divides T, a copy of `xs` and of the outputs comes on top.)
     `rnnjax.explain` shows C, R and the lengths.
 
     Attributes:
