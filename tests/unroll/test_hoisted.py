@@ -166,7 +166,11 @@ def test_the_lstm_needs_seven_diagonals():
     assert structure.carry_outs == (1, 0) and structure.y_outs == (1,) and not structure.shared
 
 
-@pytest.mark.parametrize("cell", [rnnjax.LSTM(H), rnnjax.GRU(H), rnnjax.Elman(H), FourGates(by_slices)], ids=repr)
+@pytest.mark.parametrize(
+    "cell",
+    [rnnjax.LSTM(H), rnnjax.GRU(H), rnnjax.Elman(H), FourGates(by_slices)],
+    ids=["lstm", "gru", "elman", "custom"],
+)
 def test_one_matmul_a_step_each_way(cell):
     """One in the forward loop and one in the backward loop; all others are over all of time."""
     params = cell.init(jax.random.key(0), D)
