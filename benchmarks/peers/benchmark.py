@@ -94,5 +94,5 @@ BENCHMARK = harness.Benchmark(
     peers.__doc__ or "",
     Options,
     measure,
-    quick={"points": _QUICK_POINTS, "rounds": 5, "generic": False, "budget_s": 10.0},
+    quick={"points": _QUICK_POINTS, "rounds": 3, "generic": False},
 )

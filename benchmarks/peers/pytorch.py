@@ -1,8 +1,12 @@
-"""PyTorch: `torch.nn.LSTM`, `GRU` and `RNN`, time-major; padded batches as packed sequences. On the CPU."""
+"""PyTorch: `torch.nn.LSTM`, `GRU` and `RNN`, time-major; padded batches as packed sequences.
+
+It runs where JAX runs: on the CPU with all cores, or on a GPU.
+"""
 
 # pyright: reportMissingImports=false
 from typing import Any
 
+import jax
 import numpy as np
 
 from benchmarks import harness
@@ -19,6 +23,11 @@ def build(problem: Problem) -> dict[str, harness.Program]:
     from torch.nn.utils import rnn
 
     torch.set_num_threads(cores())
+    on_gpu = jax.default_backend() != "cpu"
+    if on_gpu and not torch.cuda.is_available():
+        raise harness.LeftOut(f"JAX runs on {jax.default_backend()}, and this PyTorch has the CPU only")
+    device = torch.device("cuda" if on_gpu else "cpu")
+    settle_s = 0.0 if on_gpu else _SETTLE_S
     _, T, D, H = problem.point
     kinds = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "elman": torch.nn.RNN}
     model = kinds[problem.cell](D, H)
@@ -28,8 +37,9 @@ def build(problem: Problem) -> dict[str, harness.Program]:
         recurrent[2 * H :] = w["b_hn"]
     values = {"weight_ih_l0": w["w_x"].T, "weight_hh_l0": w["w_h"].T, "bias_ih_l0": w["b"], "bias_hh_l0": recurrent}
     model.load_state_dict({name: torch.tensor(np.ascontiguousarray(value)) for name, value in values.items()})
-    xs = torch.tensor(problem.xs)
-    watched = torch.tensor(problem.xs, requires_grad=True)
+    model = model.to(device)
+    xs = torch.tensor(problem.xs, device=device)
+    watched = torch.tensor(problem.xs, device=device, requires_grad=True)
     lengths = None if problem.lengths is None else torch.tensor(problem.lengths, dtype=torch.int64)
 
     def unrolled(xs: Any) -> Any:
@@ -38,25 +48,30 @@ def build(problem: Problem) -> dict[str, harness.Program]:
         packed = rnn.pack_padded_sequence(xs, lengths, enforce_sorted=False)
         return rnn.pad_packed_sequence(model(packed)[0], total_length=T)[0]
 
+    def finished(result: Any) -> Any:
+        if on_gpu:
+            torch.cuda.synchronize()
+        return result
+
     def forward() -> Any:
         with torch.inference_mode():
-            return unrolled(xs)
+            return finished(unrolled(xs))
 
     def train() -> Any:
         model.zero_grad(set_to_none=True)
         watched.grad = None
         loss = (unrolled(watched) ** 2).sum()
         loss.backward()
-        return loss
+        return finished(loss)
 
     def gradients(loss: Any) -> dict[str, np.ndarray]:
-        grads = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+        grads = {name: parameter.grad.numpy(force=True) for name, parameter in model.named_parameters()}
         read = {"w_x": grads["weight_ih_l0"].T, "w_h": grads["weight_hh_l0"].T, "b": grads["bias_ih_l0"]}
         if problem.cell == "gru":
             read["b_hn"] = grads["bias_hh_l0"][2 * H :]
-        return read | {"xs": watched.grad.numpy(), "loss": loss.detach().numpy()}
+        return read | {"xs": watched.grad.numpy(force=True), "loss": loss.numpy(force=True)}
 
     return {
-        "forward": harness.Program(forward, lambda ys: {"ys": ys.numpy()}, settle_s=_SETTLE_S),
-        "train": harness.Program(train, gradients, settle_s=_SETTLE_S),
+        "forward": harness.Program(forward, lambda ys: {"ys": ys.numpy(force=True)}, settle_s=settle_s),
+        "train": harness.Program(train, gradients, settle_s=settle_s),
     }

@@ -14,8 +14,10 @@ from benchmarks import harness, ours
 from benchmarks.harness import process
 from benchmarks.memory import benchmark as memory
 from benchmarks.memory import by_hand
+from benchmarks.problems import Point, make_problem
 from benchmarks.scan_vs_loop import benchmark as scan_vs_loop
 from benchmarks.sweep import benchmark as sweep
+from benchmarks.sweep.settings import Sweep
 from tests.benchmarks.test_results import strictly
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,10 +42,8 @@ def by_name(point: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_scan_vs_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ["--cell", "elman", "--sizes", "2,1,2", "--steps", "2", "3", "4", "--jitted-steps", "3"]
-    limits = ["--jitted-train-steps", "2", "--eager-steps", "2", "--train-seconds", "2.5e-9"]
-    result = launched(scan_vs_loop.BENCHMARK, [*arguments, *limits], tmp_path, monkeypatch)
-    first, second, third = result["points"]
+    arguments = ["--cell", "elman", "--sizes", "2,1,2", "--steps", "2", "9", "--train-seconds", "2e-9"]
+    first, second = launched(scan_vs_loop.BENCHMARK, arguments, tmp_path, monkeypatch)["points"]
     rows = by_name(first)
     assert {"scan", "scan×4", "scan×16", "jitted loop", "eager loop", *ours.FAST_ENGINES} <= set(rows)
     for name, row in rows.items():
@@ -53,11 +53,17 @@ def test_scan_vs_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert name == "eager loop" or row["tasks"]["train"]["temp_bytes"] > 0
     split = [row for name, row in rows.items() if name.endswith("devices")]
     assert all("devices are asked for" in row["left_out"] for row in split)
-    rows = by_name(second)
-    assert set(rows["jitted loop"]["tasks"]) == {"forward"}
-    assert "--jitted-train-steps 2" in rows["jitted loop (train)"]["left_out"]
-    assert "--eager-steps 2" in rows["eager loop"]["left_out"]
-    assert "--train-seconds" in third["left_out"] and first["floor"]["train_ms"] > 0
+    assert "--train-seconds" in second["left_out"] and first["floor"]["train_ms"] > 0
+
+
+def test_loops_are_left_out_beyond_their_limits_and_it_is_said() -> None:
+    options = scan_vs_loop.Options(eager_steps=2, jitted_steps=3, jitted_train_steps=2)
+    for T, left_out in ((2, []), (3, ["jitted loop (train)", "eager loop"]), (4, ["jitted loop (forward)"])):
+        made = {c.name: c for c in scan_vs_loop.contestants(make_problem("elman", Point(2, T, 1, 2)), options)}
+        assert ("jitted loop" in made) == (T < 4) and ("eager loop" in made)
+        for name in left_out:
+            with pytest.raises(harness.LeftOut, match="beyond --"):
+                made[name].build()
 
 
 def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,32 +80,24 @@ def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = [
-        "--hidden",
-        "2",
-        "--scales",
-        "2",
-        "--seeds",
-        "1",
-        "--lengths",
-        "2",
-        "3",
-        "--few",
-        "1",
-        "--engine",
-        "scan",
-    ]
+    arguments = ["--hidden", "2", "--scales", "2", "--seeds", "1", "--lengths", "3", "--few", "1", "--engine", "scan"]
     result = launched(sweep.BENCHMARK, arguments, tmp_path, monkeypatch)
     rows = by_name(result["points"][0])
-    assert result["points"][0]["settings"] == 4
+    assert result["points"][0]["settings"] == 2
+    whole = ("one program", "a call a setting", "a call a setting, cut")
+    few = ("compiled for every setting", "Python loop")
     assert {name: row["settings"] for name, row in rows.items() if row["tasks"]} == {
-        "one program": 4,
-        "a call a setting": 4,
-        "a call a setting, cut": 4,
-        "compiled for every setting": 1,
-        "Python loop": 1,
+        **dict.fromkeys(whole, 2),
+        **dict.fromkeys(few, 1),
     }
-    assert all("equal to one program" in row["checked"] for row in list(rows.values())[2:])
+    assert all("equal to one program" in rows[name]["checked"] for name in (*whole[1:], *few))
+
+
+def test_a_sweep_runs_every_combination_and_spreads_the_few() -> None:
+    settings = Sweep(4, (0.5, 1.0), (7, 8), (2, 3, 5), few=3)
+    assert len(settings) == 12 == len(set(settings.settings())) and settings.chosen() == [0, 6, 11]
+    assert settings.settings()[:4] == [(0.5, 7, 2), (0.5, 7, 3), (0.5, 7, 5), (0.5, 8, 2)]
+    assert settings.forward_flops == 2 * (1 + 4) * 4 * (2 + 3 + 5) * 4
 
 
 def test_peers_in_a_process_of_its_own_on_two_devices(tmp_path: Path) -> None:
