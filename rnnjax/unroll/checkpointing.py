@@ -11,14 +11,15 @@ MOST_LEVELS = 6
 class MemoryBudget:
     """How many bytes a training step may need; time is cut, and cut again, until the estimate fits.
 
-    With R bytes for a step of the engine's backward pass, C of carry, and n levels of segments k_1 > k_2 > ... > k_n,
+    With R bytes for a step of the engine's backward pass, C of carry, P of a step's input, output and the gradients of
+    both, and n levels of segments k_1 > k_2 > ... > k_n,
 
-        needed = C ceil(T / k_1) + C ceil(k_1 / k_2) + ... + R k_n
+        needed = C (ceil(T / k_1) + ceil(k_1 / k_2) + ...) + P (k_1 + ... + k_n) + R k_n
 
     and every level costs one more forward pass. The fewest levels that fit are taken, and of these the longest k_n.
     What no choice of segments can change is not counted: `xs`, the outputs and the gradients of both. (Where no
     such k_1 divides T, a copy of `xs` and of the outputs comes on top.)
-    `rnnjax.explain` shows C, R and the lengths.
+    `rnnjax.explain` shows C, R, P and the lengths.
 
     Attributes:
       bytes: the budget for one call of `unroll`, all layers together.
@@ -49,6 +50,7 @@ class Footprint(NamedTuple):
     steps: int  # T
     carry: int  # C, the carry at one boundary between segments
     step: int  # R, what the engine needs for each of the steps that are in flight
+    passing: int = 0  # P, of a step's input, output and their gradients: a segment has its own copy
 
     def needed(self, lengths: tuple[int, ...] = ()) -> int:
         """The estimate for segments of these lengths, outermost first; without any, R T."""
@@ -56,6 +58,7 @@ class Footprint(NamedTuple):
         for length in lengths:
             total += self.carry * math.ceil(steps / length)
             steps = min(steps, length)
+            total += self.passing * steps
         return total + self.step * steps
 
 
@@ -133,12 +136,13 @@ def least_needed(footprint: Footprint) -> int:
 
 
 def _ways(footprint: Footprint, levels: int) -> range:
-    """How many ways to cut at each level, up to where C q = R k_n: cutting finer costs more than it saves."""
+    """How many ways to cut at each level, up to where carries take as much as steps: finer costs more than it saves."""
     if levels == 0:
         return range(1, 2)
-    best = (footprint.step * footprint.steps / max(footprint.carry, 1)) ** (1 / (levels + 1))
-    finest = footprint.steps ** (1 / levels)
-    return range(2, math.ceil(min(best, finest)) + 1)
+    steps, carry = footprint.steps, max(footprint.carry, 1)
+    inside = (footprint.step * steps / carry) ** (1 / (levels + 1))  # C q = R k_n
+    outside = (footprint.passing * steps / carry) ** 0.5  # C q = P k_1
+    return range(2, math.ceil(min(max(inside, outside), steps ** (1 / levels))) + 1)
 
 
 def _balanced(steps: int, levels: int, ways: int) -> tuple[int, ...]:

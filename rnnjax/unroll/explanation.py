@@ -46,6 +46,7 @@ class Segmented:
       cuts: the lengths of segments, outermost first, and whether they are computed again in the backward pass.
       carry_bytes: C, of the carry, stored at every boundary between segments.
       step_bytes: R, what the engines need for each of the steps that are in flight.
+      passing_bytes: P, of a step's input, output and the gradients of both, of which each segment has a copy.
       backward_bytes: what a training step needs at its worst moment, beyond the inputs, outputs and their gradients.
       uncut_bytes: the same without any checkpoint, R T.
     """
@@ -55,6 +56,7 @@ class Segmented:
     cuts: tuple[Cut, ...]
     carry_bytes: int
     step_bytes: int
+    passing_bytes: int
     backward_bytes: int
     uncut_bytes: int
 
@@ -186,6 +188,7 @@ def _segmented(options: Options, part: Part, share: float) -> Segmented:
         cuts=cuts,
         carry_bytes=footprint.carry,
         step_bytes=footprint.step,
+        passing_bytes=footprint.passing,
         backward_bytes=footprint.needed(tuple(cut.length for cut in cuts if cut.recomputed)),
         uncut_bytes=footprint.needed(),
     )

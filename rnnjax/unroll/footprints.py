@@ -14,8 +14,8 @@ from rnnjax.unroll.parts import Part, Run
 def footprint_of(engines: Run, part: Part) -> Footprint:
     """The bytes that each step adds to the forward and backward pass of this part, uncut; and those of its carry.
 
-    Traced for two short lengths of time, of which the difference counts. What is given and what is returned is left
-    out: the inputs, the outputs, and the gradients of both.
+    Traced for two short lengths of time, of which the difference counts. What is given and what is returned is counted
+    apart, as `passing`: the inputs, the outputs, and the gradients of both.
     """
 
     def forward_and_backward(params: PyTree, carry: PyTree, xs: Array, timing: Any, cotangents: PyTree):
@@ -25,14 +25,18 @@ def footprint_of(engines: Run, part: Part) -> Footprint:
         ys, pullback = jax.vjp(outputs, params, carry, xs)
         return ys, pullback(cotangents)
 
-    def peak(steps: int) -> int:
+    def peak_and_passing(steps: int) -> tuple[int, int]:
         over_time = part.xs, part.timing
         xs, timing = jax.tree.map(lambda a: jax.ShapeDtypeStruct((steps, *a.shape[1:]), a.dtype), over_time)
         given = part.params, part.carry, xs, timing
         cotangents = jax.eval_shape(lambda *of: engines(part.cell, *of), *given)
-        return peak_bytes(jax.make_jaxpr(forward_and_backward)(*given, cotangents).jaxpr)
+        alive = peak_bytes(jax.make_jaxpr(forward_and_backward)(*given, cotangents).jaxpr)
+        return alive, 2 * (bytes_of(xs) + bytes_of(cotangents[1]))
 
-    return Footprint(part.xs.shape[0], carry=bytes_of(part.carry), step=peak(_STEPS + 1) - peak(_STEPS))
+    step, passing = (
+        more - less for more, less in zip(peak_and_passing(_STEPS + 1), peak_and_passing(_STEPS), strict=True)
+    )
+    return Footprint(part.xs.shape[0], bytes_of(part.carry), step, passing)
 
 
 _STEPS = 29

@@ -13,6 +13,10 @@ from hypothesis import given
 import rnnjax
 from rnnjax import MemoryBudget
 from rnnjax.unroll.checkpointing import Footprint, least_needed, lengths_within, sqrt_length
+from rnnjax.unroll.loop import unroll_loop
+from rnnjax.unroll.scan import unroll_scan
+from rnnjax.unroll.segments import Cut, in_segments
+from rnnjax.unroll.timing import make_timing
 from tests.registry import (
     ALL_COUNT,
     CELLS,
@@ -74,21 +78,30 @@ def test_no_combination_changes_a_number(options, reverse):
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_segments_within_segments(reverse):
-    """A budget that one level of segments cannot meet, for a T that nothing divides."""
-    drawn, times = sample("custom", steps=17), Times(lengths=np.array([17, 7, 0]))
-    (part,) = rnnjax.explain(CELLS["custom"], *drawn, lengths=times.lengths, engine="scan").parts
-    footprint = Footprint(part.steps, part.carry_bytes, part.step_bytes)
-    budget = min(footprint.needed((length,)) for length in range(1, 18)) - 1
-    options = {"engine": "scan", "checkpoint": MemoryBudget(budget)}
-    plan = rnnjax.explain(CELLS["custom"], *drawn, lengths=times.lengths, **options)
-    assert len(plan.parts[0].cuts) == 2
-    assert plan.backward_bytes <= budget < plan.parts[0].uncut_bytes
+    """17 steps in segments of 6, these in segments of 2: one level leaves steps over, the other does not."""
+    drawn = sample("custom", steps=17)
+    timing = make_timing(drawn.xs, lengths=np.array([17, 7, 0]))
+    timing = timing.opposite() if reverse else timing
 
-    def pullback(**options):
-        results, pull = jax.vjp(outputs("custom", times, reverse, **options), *drawn)
+    def pullback(run):
+        results, pull = jax.vjp(lambda *of: run(CELLS["custom"], *of, timing), *drawn)
         return results, pull(normal(results, "weights"))
 
-    assert_close(jax.jit(lambda: pullback(**options))(), pullback(engine="loop"))
+    nested = in_segments(unroll_scan, (Cut(6, recomputed=True), Cut(2, recomputed=True)))
+    assert_close(jax.jit(lambda: pullback(nested))(), pullback(unroll_loop))
+
+
+def test_a_small_budget_leads_to_segments_within_segments():
+    """One level cannot meet it, two can; the plan is no longer than it has to be."""
+    cell = rnnjax.LSTM(16)
+    params = jax.eval_shape(lambda key: cell.init(key, 2), jax.random.key(0))
+    xs = jax.ShapeDtypeStruct((10_000, 2), "float64")
+    (part,) = rnnjax.explain(cell, params, None, xs).parts
+    footprint = Footprint(part.steps, part.carry_bytes, part.step_bytes, part.passing_bytes)
+    budget = min(footprint.needed((length,)) for length in range(1, 10_001)) - 1
+    (small,) = rnnjax.explain(cell, params, None, xs, checkpoint=MemoryBudget(budget)).parts
+    assert len(small.cuts) == small.recomputed == 2
+    assert small.backward_bytes <= budget < part.backward_bytes == part.uncut_bytes
 
 
 @pytest.mark.parametrize("engine", ["hoisted"])
@@ -172,12 +185,12 @@ def test_layers_of_a_stack_are_cut_as_one():
     assert temporary_bytes(stack, 10_000, engine="scan", checkpoint="sqrt") < outputs_of_a_layer / 2
 
 
-@pytest.mark.parametrize(("engine", "budget"), [("scan", 200_000), ("hoisted", 40_000)])
+@pytest.mark.parametrize(("engine", "budget"), [("scan", 200_000), ("hoisted", 100_000)])
 def test_a_budget_is_kept(engine, budget):
     """By what XLA sets aside, but for parameters and their gradients."""
-    fixed = 50_000
+    fixed = 20_000
     cut = temporary_bytes(rnnjax.LSTM(16), 4096, engine=engine, checkpoint=MemoryBudget(budget))
-    assert cut <= 1.2 * budget + fixed
+    assert cut <= 1.1 * budget + fixed
 
 
 def test_a_budget_that_is_met_uncut_cuts_nothing():
@@ -195,7 +208,13 @@ def test_a_budget_that_cannot_be_met_names_the_least_that_can():
         rnnjax.explain(CELLS["bidirectional"], *sample("bidirectional"), checkpoint=MemoryBudget(least - 2))
 
 
-footprints = st.builds(Footprint, steps=st.integers(1, 5000), carry=st.integers(0, 5000), step=st.integers(1, 50_000))
+footprints = st.builds(
+    Footprint,
+    steps=st.integers(1, 5000),
+    carry=st.integers(0, 5000),
+    step=st.integers(1, 50_000),
+    passing=st.integers(0, 10_000),
+)
 
 
 @given(footprints, st.floats(0, 1))
