@@ -137,9 +137,9 @@ class Bidirectional(nn.Bidirectional):
       >>> import jax.numpy as jnp
       >>> layer = Bidirectional(RNN(nn.GRUCell(features=4)), RNN(nn.GRUCell(features=4)))
       >>> xs = jnp.ones((2, 5, 3), "float32")
-      >>> variables = layer.init(jax.random.key(0), xs)
-      >>> layer.apply(variables, xs, seq_lengths=jnp.array([5, 3])).shape
-      (2, 5, 8)
+      >>> ys, variables = jax.eval_shape(layer.init_with_output, jax.random.key(0), xs)
+      >>> ys.shape, sorted(variables["params"])
+      ((2, 5, 8), ['backward_rnn', 'forward_rnn'])
     """
 
     def __call__(

@@ -64,14 +64,14 @@ def test_resets(drawn):
 def test_resets_both_ways_are_the_same_episodes():
     """No state crosses a boundary in either direction; a flag beyond a row's end is no boundary."""
     layer = our_linen.Bidirectional(our_linen.RNN(linen_cell("gru")), our_linen.RNN(linen_cell("simple")))
-    resets, ones = flags((ALL, 3)), flags((ALL, ALL))
+    resets = flags((ALL, 3))
     # the one row that reaches the boundary has no carry of its own, so that its second half can be run alone
     carry = (carry_of("gru").at[0].set(0), carry_of("simple").at[0].set(0))
 
     @compiled
     def run(variables, x):
         options = {"initial_carry": carry, "seq_lengths": LENGTHS}
-        got = layer.apply(variables, x, resets=resets, mask=ones, **options)
+        got = layer.apply(variables, x, resets=resets, **options)
         turned = layer.apply(variables, x.swapaxes(0, 1), resets=resets.T, time_major=True, **options)
         first = layer.apply(variables, x[:, :3], seq_lengths=np.minimum(LENGTHS, 3), initial_carry=carry)
         second = layer.apply(variables, x[:, 3:])
@@ -80,6 +80,14 @@ def test_resets_both_ways_are_the_same_episodes():
     got, turned, expected = run(variables_of(layer), inputs())
     assert_close(got, valid(expected))
     assert_close(turned, got)
+
+
+def test_mask_both_ways():
+    """A masked step is as if it were cut out, in both directions."""
+    layer, kept = our_linen.Bidirectional(*(our_linen.RNN(linen_cell("gru")) for _ in range(2))), np.array([0, 1, 3, 4])
+    run = compiled(lambda v, x: (layer.apply(v, x, mask=~flags((ALL, 2))), layer.apply(v, x[:, kept])))
+    masked, cut = run(variables_of(layer), inputs())
+    assert_close(masked[:, kept], cut)
 
 
 def test_padding_is_inert():
@@ -93,17 +101,22 @@ def test_padding_is_inert():
     assert_identical(jax.tree.map(lambda leaf: leaf[2], got[0][0]), jax.tree.map(lambda leaf: leaf[2], carry))
 
 
-@pytest.mark.parametrize("name", ["optimized_lstm", "gru"])
-def test_mixed_precision(name):
+def test_mixed_precision():
     """Matmuls in bfloat16 and the carry in float32 come out as from Flax, to the last bits of bfloat16."""
-    cell = linen_cell(name, "float32", dtype=jnp.bfloat16)
+    cell = linen_cell("gru", "float32", dtype=jnp.bfloat16)
     modules = [library.RNN(cell, return_carry=True) for library in (our_linen, linen)]
-    x, carry = inputs("float32"), carry_of(name, "float32")
+    x, carry = inputs("float32"), carry_of("gru", "float32")
     with jax.numpy_dtype_promotion("standard"):
-        run = compiled(lambda *args: [pulled(m, weights_of(name), *args) for m in modules])
-        got, expected = run(variables_of(modules[1], x), x, carry)
+        variables = variables_of(modules[1], x)
+        got, expected = compiled(lambda *args: [pulled(m, weights_of("gru"), *args) for m in modules])(
+            variables, x, carry
+        )
+        program = str(jax.make_jaxpr(modules[0].apply)(variables, x))
     assert jax.tree.map(lambda a: a.dtype, got) == jax.tree.map(lambda a: a.dtype, expected)
     assert_close(got, expected, 5e-2)
+    matmuls = [line for line in program.splitlines() if "= dot_general" in line]
+    assert len(matmuls) == 2
+    assert all(":bf16[" in line for line in matmuls)
 
 
 def test_dtypes_are_inferred_as_flax_does():
@@ -138,7 +151,8 @@ def test_dtypes_are_inferred_as_flax_does():
 )
 def test_options_of_unroll(options):
     """They reach `rnnjax.unroll`, and change no number."""
-    plain, ours = our_linen.RNN(linen_cell("gru")), our_linen.RNN(linen_cell("gru"), **options)
+    less = dict(list(options.items())[:-1])  # all but the one that is tested
+    plain, ours = (our_linen.RNN(linen_cell("gru"), **chosen) for chosen in (less, options))
     variables = variables_of(plain)
     assert_close(*compiled(lambda v, x: [m.apply(v, x) for m in (plain, ours)])(variables, inputs()))
     programs = [
