@@ -1,6 +1,7 @@
 """What is written: strict JSON, whole files, commands without paths, and the list of benchmarks."""
 
 import dataclasses
+import doctest
 import json
 import math
 from pathlib import Path
@@ -11,7 +12,13 @@ import pytest
 
 from benchmarks import harness
 from benchmarks.__main__ import main
-from benchmarks.harness import about, process, results
+from benchmarks.harness import about, process, results, statistics
+
+
+@pytest.mark.parametrize("module", [about, results, statistics])
+def test_examples_in_docstrings(module: Any) -> None:
+    done = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert done.attempted and not done.failed
 
 
 def strictly(path: Path) -> Any:
