@@ -56,7 +56,8 @@ class Call:
         reverse: bool = False,
         keep_order: bool = False,
     ) -> "Call":
-        """
+        """The call, if its arguments fit each other; what is refused is said in the caller's layout.
+
         Raises:
           ValueError: a shape that does not fit.
           TypeError: lengths that are not integers, flags that are not booleans.

@@ -1,6 +1,7 @@
 """linen: what ours takes beyond Flax's RNN, and dtypes."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -169,3 +170,19 @@ def test_any_number_of_batch_axes():
     got, row, more = run(variables_of(rnn), inputs())
     assert_close(row, got[0])
     assert_close(more, got[None])
+
+
+def test_lowers_for_every_platform():
+    """A gradient, with symbolic batch and time, for devices that are not here."""
+    layer = our_linen.Bidirectional(our_linen.RNN(linen_cell("lstm")), our_linen.RNN(linen_cell("gru")))
+    batch, steps = jax.export.symbolic_shape("batch, steps", constraints=["batch >= 1", "steps >= 1"])
+    variables = jax.eval_shape(layer.init, KEY, inputs())
+    shapes = [((batch, steps, 2), "float64"), ((batch,), "int32"), ((batch, steps), "bool")]
+    gradient = jax.jit(
+        jax.grad(lambda v, x, lengths, resets: layer.apply(v, x, seq_lengths=lengths, resets=resets).sum())
+    )
+    platforms = ("cpu", "cuda", "rocm", "tpu")
+    exported = jax.export.export(gradient, platforms=platforms)(
+        variables, *(jax.ShapeDtypeStruct(*shape) for shape in shapes)
+    )
+    assert exported.platforms == platforms
