@@ -46,7 +46,12 @@ ENGINES: dict[str, dict[str, Any]] = {
 REFUSES: dict[str, tuple[str, ...]] = {"hoisted": ("step_cell",)}
 """The cells that an engine cannot serve, and says so: for these, `test_engines` asks for the refusal instead."""
 
-VARIANTS: dict[str, dict[str, Any]] = {"scan_unroll_2": {"engine": "scan", "unroll": 2}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "scan_unroll_2": {"engine": "scan", "unroll": 2},
+    "scan_checkpoint_2": {"engine": "scan", "checkpoint": 2},
+    "hoisted_unroll_2": {"engine": "hoisted", "unroll": 2},
+    "hoisted_checkpoint_3_chunk_2": {"engine": "hoisted", "checkpoint": 3, "chunk": 2},
+}
 """Options that must not change a number: compared with the reference in values and derivatives, and no more."""
 
 COMPOSITES = [name for name in CELLS if isinstance(CELLS[name], rnnjax.Stack | rnnjax.Bidirectional)]
