@@ -49,7 +49,7 @@ class Normal:
 
     def __call__(self, key: Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Array:
         drawn = jax.random.normal(key, shape, _at_least_float32(dtype))
-        return (drawn * (self.gain / math.sqrt(shape[0]))).astype(dtype)
+        return (drawn * (float(self.gain) / math.sqrt(shape[0]))).astype(dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Orthogonal:
         _check_scale("scale", self.scale)
 
     def __call__(self, key: Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Array:
-        return nn.orthogonal(self.scale)(key, shape, _at_least_float32(dtype)).astype(dtype)
+        return nn.orthogonal(float(self.scale))(key, shape, _at_least_float32(dtype)).astype(dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Identity:
 
     def __call__(self, key: Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Array:
         _check_square("Identity", shape)
-        return self.scale * jnp.eye(*shape, dtype=dtype)
+        return float(self.scale) * jnp.eye(*shape, dtype=dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ class SpectralRadius:
     def __call__(self, key: Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Array:
         _check_square("SpectralRadius", shape)
         drawn = jax.random.normal(key, shape, _at_least_float32(dtype))
-        return (drawn * (self.radius / jnp.abs(jnp.linalg.eigvals(drawn)).max())).astype(dtype)
+        return (drawn * (float(self.radius) / jnp.abs(jnp.linalg.eigvals(drawn)).max())).astype(dtype)
 
 
 @dataclasses.dataclass(frozen=True)

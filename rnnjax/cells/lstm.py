@@ -53,7 +53,7 @@ def lstm_init(
     return LSTMParams(
         w_x=per_gate(w_x, key_x, (input_size, hidden_size), 4, dtype),
         w_h=per_gate(w_h, key_h, (hidden_size, hidden_size), 4, dtype),
-        b=jnp.zeros(4 * hidden_size, dtype).at[hidden_size : 2 * hidden_size].set(forget_bias),
+        b=jnp.zeros(4 * hidden_size, dtype).at[hidden_size : 2 * hidden_size].set(jnp.asarray(forget_bias, dtype)),
     )
 
 

@@ -1,5 +1,7 @@
 """What `unroll` checks before it starts: shapes and dtypes alone, so that it also holds under `jit`."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -21,6 +23,13 @@ def checked_xs(xs: ArrayLike) -> Array:
     return xs
 
 
+def check_cell(cell: Any) -> None:
+    """Refuses what is no cell, the class of one among it; raises TypeError."""
+    runs = hasattr(cell, "step") or hasattr(cell, "unroll_parts")
+    if isinstance(cell, type) or not (runs and hasattr(cell, "initial_carry")):
+        raise TypeError(f"`cell` is {cell!r}; expected a cell itself, such as LSTM(hidden_size=64): see `rnnjax.Cell`.")
+
+
 def check_carry(cell: Cell, params: PyTree, carry: PyTree, xs: Array) -> None:
     """Refuses a carry that is not shaped like the initial one, and a step that does not give its carry back.
 
@@ -32,6 +41,8 @@ def check_carry(cell: Cell, params: PyTree, carry: PyTree, xs: Array) -> None:
     expected = jax.eval_shape(lambda p: cell.initial_carry(p, batch_shape), params)
     fix = f"`cell.initial_carry(params, {batch_shape})` makes one that fits `xs` {list(xs.shape)}"
     _compare("`carry`", carry, expected, fix)
+    if hasattr(cell, "project"):  # its complaints are then about the `xs` that the caller knows
+        jax.eval_shape(cell.project, params, xs)
     new_carry, _ = jax.eval_shape(cell.step, params, carry, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
     fix = "a step must give back a carry of the same tree, shapes and dtypes as it was given"
     _compare(f"the carry that {type(cell).__name__}.step returns", new_carry, expected, fix)

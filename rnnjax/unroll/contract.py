@@ -4,7 +4,7 @@ from jax.typing import ArrayLike
 
 from rnnjax.cell import Cell, PyTree
 from rnnjax.unroll.checkpointing import Checkpoint
-from rnnjax.unroll.checks import checked_xs
+from rnnjax.unroll.checks import check_cell, checked_xs
 from rnnjax.unroll.engines import Engine
 from rnnjax.unroll.masking import blank
 from rnnjax.unroll.parts import Composite, Part
@@ -82,6 +82,7 @@ def make_whole(
     reverse: bool,
 ) -> Part:
     """The arguments checked, padding blanked, and the initial carry in place of `None`."""
+    check_cell(cell)
     xs = checked_xs(xs)
     timing = make_timing(xs, lengths, mask, resets, reverse)
     carry = cell.initial_carry(params, xs.shape[1:-1]) if carry is None else carry

@@ -56,7 +56,7 @@ def trace_gate(cell: Cell, params: PyTree, carry: PyTree, u: PyTree, r: PyTree) 
     closed = flat_jaxpr(cell.gate, params, carry, u, r)
     jaxpr = closed.jaxpr
     if any(isinstance(v, Literal) for v in jaxpr.outvars):
-        raise NotHoistable(f"{cell!r} has a gate with a constant output.")
+        raise NotHoistable(f'{cell!r} has a gate with a constant output; use engine="scan".')
     order = dict.fromkeys((*jaxpr.constvars, *jaxpr.invars), 0)
     for position, eqn in enumerate(jaxpr.eqns, start=1):
         order.update(dict.fromkeys(eqn.outvars, position))
@@ -112,12 +112,13 @@ def read_gate(cell: Cell, params: PyTree, carry: PyTree, u: PyTree, r: PyTree) -
 
 def _width(cell: Cell, outputs: Sequence[Any], carries: Sequence[Any]) -> int:
     if not carries:
-        raise NotHoistable(f"{cell!r} has no carry.")
+        raise NotHoistable(f'{cell!r} has no carry; use engine="scan".')
     for out in outputs:
         if len(out.shape) != 1 or out.shape != carries[0].shape or not jnp.issubdtype(out.dtype, np.floating):
             raise NotHoistable(
                 f"{cell!r} has a gate that gives {out.str_short()} for one row; the hoisted engine needs every leaf "
-                f"of the carry and of y to be a float vector of the same width [H], here {carries[0].str_short()}."
+                f"of the carry and of y to be a float vector of the same width [H], here {carries[0].str_short()}; "
+                'use engine="scan".'
             )
     return carries[0].shape[0]
 
@@ -158,7 +159,7 @@ def _source(cell: Cell, first: Block, shape: tuple[int, ...], width: int, blocks
     if len(shape) != 1 or shape[0] % width:
         raise NotHoistable(
             f"{cell!r} has a gate that reads a {first.kind} of shape {list(shape)} for one row; the hoisted engine "
-            f"needs [n * H] with H = {width}, n blocks side by side."
+            f'needs [n * H] with H = {width}, n blocks side by side; use engine="scan".'
         )
     bits = [1 << _register(cell, first._replace(index=i), blocks) for i in range(shape[0] // width)]
     return _Followed(np.repeat(np.array(bits, np.uint64), width), np.tile(np.arange(width), len(bits)))
@@ -166,7 +167,7 @@ def _source(cell: Cell, first: Block, shape: tuple[int, ...], width: int, blocks
 
 def _register(cell: Cell, block: Block, blocks: list[Block]) -> int:
     if len(blocks) == 64:
-        raise NotHoistable(f"{cell!r} has a gate of more than 64 inputs of width H.")
+        raise NotHoistable(f'{cell!r} has a gate of more than 64 inputs of width H; use engine="scan".')
     blocks.append(block)
     return len(blocks) - 1
 
@@ -235,7 +236,9 @@ def _check_inside(cell: Cell, eqn: JaxprEqn) -> None:
     """A function with a derivative of its own is pointwise if everything inside it is."""
     inner = eqn.params.get("call_jaxpr") or eqn.params.get("fun_jaxpr")
     if not isinstance(inner, ClosedJaxpr):
-        raise NotHoistable(f"{cell!r} has a gate with `{eqn.primitive.name}` that cannot be looked into.")
+        raise NotHoistable(
+            f'{cell!r} has a gate with `{eqn.primitive.name}` that cannot be looked into; use engine="scan".'
+        )
     shape = aval(eqn.outvars[0]).shape
     own_unit = np.arange(math.prod(shape)).reshape(shape)
     flat = flat_jaxpr(jaxpr_as_fun(inner), *(v.aval for v in inner.jaxpr.invars))
