@@ -145,5 +145,3 @@ def _blocks_at(closed: ClosedJaxpr, ahead: Sequence[Var], widths: Sequence[int] 
     rest = [eqn for eqn in closed.jaxpr.eqns if any(v in after and v not in ahead for v in eqn.outvars)]
     names = {eqn.primitive.name for eqn in rest} - ({"dot_general"} if _is_feature(closed, ahead) else set())
     return widths if names <= POINTWISE and not any(name.startswith("custom") for name in names) else None
-
-

@@ -97,9 +97,7 @@ class GateAtAllSteps:
         return jax.jvp(lambda p: self.outputs([p, *rest], cuts), (params,), (dparams,))[1]
 
 
-def counted(
-    structure: GateStructure, slopes: list[Slopes], counts: Array | None, resets: Array | None
-) -> list[Slopes]:
+def counted(structure: GateStructure, slopes: list[Slopes], counts: Array | None, resets: Array | None) -> list[Slopes]:
     """Writes hidden steps into the slopes: zeros, and a one that holds the carry where it has a slope of its own."""
     if counts is None:
         return slopes
