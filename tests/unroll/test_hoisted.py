@@ -14,6 +14,7 @@ import pytest
 
 import rnnjax
 from rnnjax import LSTMCarry
+from rnnjax.unroll import hoisted
 from rnnjax.unroll.pointwise import Block, NotHoistable, read_gate
 from rnnjax.unroll.tracing import flat_jaxpr
 from tests.registry import assert_close
@@ -115,22 +116,71 @@ SERVED = {
 }
 
 
+def derivatives(cell, features, engine, timing):
+    """Outputs, gradients, and their derivative along the parameters and inputs."""
+    params = cell.init(jax.random.key(0), features)
+    xs = jnp.asarray(np.random.default_rng(0).normal(size=(T, B, features)))
+
+    def loss(params, xs):
+        outputs = rnnjax.unroll(cell, params, None, xs, engine=engine, **timing)
+        return sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(outputs))
+
+    first = jax.value_and_grad(loss, argnums=(0, 1))
+    return jax.jit(lambda params, xs: (first(params, xs), jax.jvp(first, (params, xs), (params, xs))[1]))(params, xs)
+
+
+MASK = jnp.array([[1, 1], [1, 0], [0, 1], [1, 1]], bool)
+RESETS = jnp.array([[0, 0], [0, 1], [1, 1], [0, 0]], bool)
+
+
 @pytest.mark.parametrize("name", SERVED)
 def test_any_pointwise_gate_is_served(name):
-    cell = SERVED[name]
-    params = cell.init(jax.random.key(0), D)
-    xs = jnp.asarray(np.random.default_rng(0).normal(size=(T, B, D)))
-    mask = jnp.array([[1, 1], [1, 0], [0, 1], [1, 1]], bool)
+    timing = {"mask": MASK}
+    assert_close(derivatives(SERVED[name], D, "hoisted", timing), derivatives(SERVED[name], D, "scan", timing), 1e-10)
 
-    def derivatives(engine):
-        def loss(params, xs):
-            outputs = rnnjax.unroll(cell, params, None, xs, mask=mask, engine=engine)
-            return sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(outputs))
 
-        first = jax.value_and_grad(loss, argnums=(0, 1))
-        return first(params, xs), jax.jvp(first, (params, xs), (params, xs))[1]
+LARGE = {
+    "lstm": (rnnjax.LSTM(H), D),
+    "lstm, one feature": (rnnjax.LSTM(H), 1),
+    "gru": (rnnjax.GRU(H), D),
+    "gru, one feature": (rnnjax.GRU(H), 1),
+    "slices": (FourGates(by_slices), D),
+    "r in parts": (FourGates(by_parts, mix_in_parts), D),
+    "other activations": (FourGates(own_activations), D),
+    "shared blocks": (FourGates(lambda p, *of: shared_blocks(p._replace(b=jnp.zeros(4 * H)), *of)), D),
+}
 
-    assert_close(jax.jit(derivatives, static_argnums=0)("hoisted"), derivatives("scan"), 1e-10)
+
+@pytest.mark.parametrize("timing", [{}, {"mask": MASK, "resets": RESETS, "reverse": True}], ids=["plain", "timed"])
+@pytest.mark.parametrize("name", LARGE)
+def test_slopes_in_the_loop_are_those_after_it(name, timing, monkeypatch):
+    """A large step's slopes are computed in the loop; here every step counts as large."""
+    monkeypatch.setattr(hoisted, "_LARGE_STEP", 0)
+    assert_close(derivatives(*LARGE[name], "hoisted", timing), derivatives(*LARGE[name], "scan", timing), 1e-10)
+
+
+def mlp(params, xs):
+    """Two matmuls one after the other, a bias that is computed from others, and a nonlinearity at the end."""
+    return jnp.tanh(jnp.tanh(xs @ params.w_x) @ params.w_h.T @ params.w_h + params.b * 2)
+
+
+def with_the_input(params, xs):
+    """The input is read again after the matmul."""
+    return xs @ params.w_x * xs[..., :1]
+
+
+@pytest.mark.parametrize("features", [1, D])
+@pytest.mark.parametrize("project", [mlp, with_the_input], ids=lambda project: project.__name__)
+def test_any_projection_is_served(project, features):
+    """Wherever its matmuls end, and whatever comes after them."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Projected(FourGates):
+        def project(self, params, xs):
+            return project(params, xs)
+
+    cell = Projected(by_slices)
+    assert_close(derivatives(cell, features, "hoisted", {}), derivatives(cell, features, "scan", {}), 1e-10)
 
 
 def read_with(change: Callable[..., Any]) -> FourGates:
