@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -68,7 +69,7 @@ def lyapunov_spectrum(
       interval: steps from one orthonormalisation to the next. Within one, the rates times the steps must not spread by
         more than about 30 nats in float64 (12 in float32), or the smallest drown: leave it at 1 for a whole spectrum,
         where it costs most; 10 is right for leading exponents.
-      key: draws the first perturbations; the same ones if left out.
+      key: draws the first perturbations; fixed ones, the same for every row, if left out.
     Returns:
       A `LyapunovSpectrum`. Whole intervals are counted, the last of which ends with the last step.
     Raises:
@@ -191,9 +192,11 @@ def split_half_error(rates: Array) -> Array:
 
 def _first_rows(flow: Flow, k: int, key: Array | None) -> Array:
     """Orthonormal perturbations in general position, so that none of them starts inside a slower subspace."""
-    key = jax.random.key(0) if key is None else key
-    rows = jax.random.normal(key, (*flow.batch_shape, k, flow.size), flow.dtype)
-    return orthonormalise(rows)[0]
+    shape = (*flow.batch_shape, k, flow.size)
+    if key is not None:
+        return orthonormalise(jax.random.normal(key, shape, flow.dtype))[0]
+    columns = np.random.default_rng(0).normal(size=(flow.size, k))  # a constant: nothing to trace, compile or pass on
+    return jnp.broadcast_to(jnp.asarray(np.linalg.qr(columns)[0].T, flow.dtype), shape)
 
 
 def _checked_k(k: int | None, size: int) -> int:

@@ -42,43 +42,50 @@ def orthonormalise(rows: Array) -> tuple[Array, Array]:
       ([[1.0, 0.0], [0.0, 1.0]], [2.0])
     """
     rows, log_scales = _unit(rows)
-    *batch, k, size = rows.shape
+    *batch, k, _ = rows.shape
     if k == 1:
         return rows, log_scales
-    block = min(_BLOCK, k)
-    padding = -k % block
+    if k <= _BLOCK:
+        q, log_lengths = _orthonormal_block(rows, None)
+        return q, log_lengths + log_scales
+    padding = -k % _BLOCK
     rows = jnp.pad(rows, [(0, 0)] * len(batch) + [(0, padding), (0, 0)])
-    lost = jnp.log(jnp.asarray(resolution(size, rows.dtype), rows.dtype))
 
     def add_block(j: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        q, log_lengths = state  # rows of q that are still to come are zero, so projecting on all of q is right
-
-        def unfinished(state: tuple[Array, Array, Array, Array]) -> Array:
-            _, _, passes, clean = state
-            return (passes < 2) | (~clean & (passes < _MOST_PASSES))
-
-        def another_pass(state: tuple[Array, Array, Array, Array]):
-            new, logs, passes, _ = state
-            if k > block:
-                new = new - (new @ jnp.swapaxes(q, -1, -2)) @ q
-            # After the projection rows may be short; elimination compares squares, so it is given unit vectors.
-            new, shrunk = _unit(new)
-            factors, clean = _elimination(new @ jnp.swapaxes(new, -1, -2))
-            new, shrunk_again = _unit(factors @ new)
-            logs = logs + shrunk + shrunk_again
-            gone = logs < lost
-            new = jnp.where(gone[..., None], 0, new)
-            return new, jnp.where(gone, -jnp.inf, logs), passes + 1, clean.all()
-
-        new = lax.dynamic_slice_in_dim(rows, j * block, block, axis=-2)
-        start = new, jnp.zeros_like(new[..., 0]), jnp.array(0), jnp.array(False)
-        new, logs, _, _ = lax.while_loop(unfinished, another_pass, start)
-        q = lax.dynamic_update_slice_in_dim(q, new, j * block, axis=-2)
-        return q, lax.dynamic_update_slice_in_dim(log_lengths, logs, j * block, axis=-1)
+        q, log_lengths = state
+        block = lax.dynamic_slice_in_dim(rows, j * _BLOCK, _BLOCK, axis=-2)
+        new, logs = _orthonormal_block(block, q)
+        q = lax.dynamic_update_slice_in_dim(q, new, j * _BLOCK, axis=-2)
+        return q, lax.dynamic_update_slice_in_dim(log_lengths, logs, j * _BLOCK, axis=-1)
 
     start = jnp.zeros_like(rows), jnp.zeros_like(rows[..., 0])
-    q, log_lengths = lax.fori_loop(0, (k + padding) // block, add_block, start)
+    q, log_lengths = lax.fori_loop(0, (k + padding) // _BLOCK, add_block, start)
     return q[..., :k, :], log_lengths[..., :k] + log_scales
+
+
+def _orthonormal_block(rows: Array, q: Array | None) -> tuple[Array, Array]:
+    """Orthonormal to the rows of `q`, of which some may be zero (those still to come), and to one another."""
+    lost = jnp.log(jnp.asarray(resolution(rows.shape[-1], rows.dtype), rows.dtype))
+
+    def unfinished(state: tuple[Array, Array, Array, Array]) -> Array:
+        _, _, passes, clean = state
+        return (passes < 2) | (~clean & (passes < _MOST_PASSES))
+
+    def another_pass(state: tuple[Array, Array, Array, Array]):
+        rows, logs, passes, _ = state
+        if q is not None:
+            # After the projection rows may be short; elimination compares squares, so it is given unit vectors.
+            rows, shrunk = _unit(rows - (rows @ jnp.swapaxes(q, -1, -2)) @ q)
+            logs = logs + shrunk
+        factors, clean = _elimination(rows @ jnp.swapaxes(rows, -1, -2))
+        rows, shrunk = _unit(factors @ rows)
+        logs = logs + shrunk
+        gone = logs < lost
+        rows = jnp.where(gone[..., None], 0, rows)
+        return rows, jnp.where(gone, -jnp.inf, logs), passes + 1, clean.all()
+
+    start = rows, jnp.zeros_like(rows[..., 0]), jnp.array(0), jnp.array(False)
+    return lax.while_loop(unfinished, another_pass, start)[:2]
 
 
 def _elimination(gram: Array) -> tuple[Array, Array]:
