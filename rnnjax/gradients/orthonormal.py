@@ -74,14 +74,13 @@ def _orthonormal_block(rows: Array, q: Array | None) -> tuple[Array, Array]:
     def another_pass(state: tuple[Array, Array, Array, Array]):
         rows, logs, passes, _ = state
         if q is not None:
-            # After the projection rows may be short; elimination compares squares, so it is given unit vectors.
-            rows, shrunk = _unit(rows - (rows @ jnp.swapaxes(q, -1, -2)) @ q)
-            logs = logs + shrunk
+            rows = rows - (rows @ jnp.swapaxes(q, -1, -2)) @ q
         factors, clean = _elimination(rows @ jnp.swapaxes(rows, -1, -2))
-        rows, shrunk = _unit(factors @ rows)
-        logs = logs + shrunk
+        rows = factors @ rows
+        square = (rows * rows).sum(-1)  # of rows that were of length one, so nothing underflows that is not rounding
+        logs = logs + jnp.log(square) / 2
         gone = logs < lost
-        rows = jnp.where(gone[..., None], 0, rows)
+        rows = jnp.where(gone[..., None], 0, rows * lax.rsqrt(jnp.where(gone, 1, square))[..., None])
         return rows, jnp.where(gone, -jnp.inf, logs), passes + 1, clean.all()
 
     start = rows, jnp.zeros_like(rows[..., 0]), jnp.array(0), jnp.array(False)
@@ -91,9 +90,9 @@ def _orthonormal_block(rows: Array, q: Array | None) -> tuple[Array, Array]:
 def _elimination(gram: Array) -> tuple[Array, Array]:
     """Unit lower triangular M, for which the rows of M V are orthogonal if `gram` is V V^T; and if they were before.
 
-    V has rows of length one or zero. A row that is nearly in the span of those before it leaves a pivot, its squared
-    distance, that is mostly rounding; it is kept out of the elimination of those after it, which is then left to a
-    further pass, where it has been made long again.
+    A row that is nearly in the span of those before it leaves a pivot, its squared distance, that is mostly rounding;
+    it is kept out of the elimination of those after it, which is then left to a further pass, where it has been made
+    long again.
 
     Args:
       gram: `[*batch, b, b]`.
@@ -102,6 +101,7 @@ def _elimination(gram: Array) -> tuple[Array, Array]:
     """
     size = gram.shape[-1]
     reliable = float(jnp.finfo(gram.dtype).eps) ** 0.5 / 16
+    squares = jnp.diagonal(gram, axis1=-2, axis2=-1)
     later = jnp.arange(size)
 
     def eliminate(i: Array, state: tuple[Array, Array, Array]):
@@ -109,9 +109,10 @@ def _elimination(gram: Array) -> tuple[Array, Array]:
         row = lax.dynamic_slice_in_dim(gram, i, 1, axis=-2)
         column = lax.dynamic_slice_in_dim(gram, i, 1, axis=-1)
         pivot = lax.dynamic_slice_in_dim(row, i, 1, axis=-1)
-        safe = pivot > reliable
+        square = lax.dynamic_slice_in_dim(squares, i, 1, axis=-1)[..., None]
+        safe = pivot > reliable * square
         share = jnp.where(safe & (later > i)[:, None], column / jnp.where(safe, pivot, 1), 0)
-        clean = clean & ((pivot > 0.9) | (pivot == 0))[..., 0, 0]
+        clean = clean & ((pivot > 0.9 * square) & (square > 0.5) | (square == 0))[..., 0, 0]
         gram = gram - share * row
         factors = factors - share * lax.dynamic_slice_in_dim(factors, i, 1, axis=-2)
         return gram, factors, clean
