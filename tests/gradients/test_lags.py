@@ -10,12 +10,12 @@ import pytest
 import rnnjax
 from rnnjax import gradients
 from tests.gradients.measured import CONDITIONS, QUICKLY, measure, weigh, weights
-from tests.registry import CELLS, T, sample
+from tests.registry import CELLS, Sample, T, sample
 
 
 @functools.cache
 def program(name, reverse):
-    def run(drawn, times, weights):
+    def run(drawn: Sample, times, weights):
         loss = functools.partial(weigh, weights)
         return gradients.attribution_by_lag(CELLS[name], *drawn, loss, reverse=reverse, **times._asdict())
 

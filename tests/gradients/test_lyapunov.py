@@ -125,7 +125,7 @@ def long_sample(name) -> Sample:
 
 
 def test_neither_interval_nor_transient_changes_an_exponent():
-    """Of 40 steps the first 22 are dropped, and of three steps to an interval six fit: the last 18, after one of one."""
+    """Of 40 steps 22 are dropped, and six intervals of three steps counted: the last 18 steps."""
     cell, drawn = CELLS["lstm"], long_sample("lstm")
     whole = spectra(cell)(*drawn)
     coarse = spectra(cell, transient=22, interval=3)(*drawn)

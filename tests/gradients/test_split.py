@@ -10,12 +10,12 @@ import pytest
 import rnnjax
 from rnnjax import gradients
 from tests.gradients.measured import CONDITIONS, QUICKLY, weigh, weights
-from tests.registry import CELLS, COMBINED, T, sample
+from tests.registry import CELLS, COMBINED, Sample, T, sample
 
 
 @functools.cache
 def program(name, reverse):
-    def run(drawn, times, weights):
+    def run(drawn: Sample, times, weights):
         loss = functools.partial(weigh, weights)
         return gradients.adjoint(CELLS[name], *drawn, loss, split=True, reverse=reverse, **times._asdict())
 
