@@ -13,7 +13,7 @@ from rnnjax.gradients import theory
 from rnnjax.gradients.adjoint import Adjoint, adjoint
 from rnnjax.gradients.attribution import attribution
 from rnnjax.gradients.dimension import entropy_rate, kaplan_yorke_dimension
-from rnnjax.gradients.jacobians import LagProducts, MatrixStatistics, jacobians, lag_products, matrix_statistics
+from rnnjax.gradients.jacobian_matrices import LagProducts, MatrixStatistics, jacobians, lag_products, matrix_statistics
 from rnnjax.gradients.lags import LagAttribution, attribution_by_lag
 from rnnjax.gradients.lyapunov import LeadingExponent, LyapunovSpectrum, leading_exponent, lyapunov_spectrum
 from rnnjax.gradients.perturbation import adjoint_by_perturbation
