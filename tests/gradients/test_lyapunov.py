@@ -126,7 +126,7 @@ def long_sample(name) -> Sample:
 
 def test_neither_interval_nor_transient_changes_an_exponent():
     """Of 40 steps 22 are dropped, and six intervals of three steps counted: the last 18 steps."""
-    cell, drawn = CELLS["lstm"], long_sample("lstm")
+    cell, drawn = CELLS["gru"], long_sample("gru")
     whole = spectra(cell)(*drawn)
     coarse = spectra(cell, transient=22, interval=3)(*drawn)
     by_threes = np.reshape(whole.finite_time[22:], (6, 3, *whole.exponents.shape)).mean(1)
