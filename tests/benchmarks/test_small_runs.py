@@ -14,6 +14,7 @@ from benchmarks import harness, ours
 from benchmarks.harness import process
 from benchmarks.memory import benchmark as memory
 from benchmarks.memory import by_hand
+from benchmarks.observatory import benchmark as observatory
 from benchmarks.problems import Point, make_problem
 from benchmarks.scan_vs_loop import benchmark as scan_vs_loop
 from benchmarks.sweep import benchmark as sweep
@@ -77,6 +78,17 @@ def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             row = rows[f"{engine}, {policy}"]
             assert "equal to scan" in row.get("checked", "") or "in this version" in row["left_out"]
     assert "equal to scan" in rows["by hand: √T stretches"]["checked"]
+
+
+def test_observatory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["--hidden", "4", "--shares", "1", "--intervals", "2", "--gains", "2", "--seeds", "1", "--steps", "7"]
+    result = launched(observatory.BENCHMARK, [*arguments, "--few", "1"], tmp_path, monkeypatch)
+    rows = by_name(result["points"][0])
+    for name in ("NumPy", "SciPy", "NumPy, QR as seldom", "NumPy, networks stacked"):
+        for task in ("spectrum", "leading"):
+            assert f"{task}: equal to one program" in rows[name]["checked"], name
+            assert rows[name]["tasks"][task]["median_ms"] > 0
+    assert "devices are asked for" in rows["one program, 2 devices"]["left_out"]
 
 
 def test_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,157 @@
+"""The contestants of the observatory: the same exponents, organised in six ways."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jax import Array
+
+import rnnjax
+from benchmarks import harness
+from benchmarks.observatory.networks import Networks
+from rnnjax import gradients, sharding
+
+TASKS = ("spectrum", "leading")
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """A contestant and how many networks one of its calls does."""
+
+    contestant: harness.Contestant
+    networks: int
+
+
+def contestants(networks: Networks, devices: int, compiles: int = 2) -> list[Counted]:
+    """One program for all first: it is the reference."""
+    whole, few, seldom = len(networks), len(networks.chosen()), networks.interval
+    ways: list[tuple[str, Callable[[str], harness.Program], int]] = [
+        ("one program", lambda task: one_program(networks, task, compiles=compiles), whole),
+        ("NumPy", lambda task: one_by_one(networks, task, 1, numpy_qr), few),
+        ("SciPy", lambda task: one_by_one(networks, task, 1, scipy_qr), few),
+        ("NumPy, QR as seldom", lambda task: one_by_one(networks, task, seldom, numpy_qr), few),
+        ("NumPy, networks stacked", lambda task: stacked(networks, task), whole),
+    ]
+    if devices > 1:
+        ways.insert(
+            1, (f"one program, {devices} devices", lambda t: one_program(networks, t, devices, compiles), whole)
+        )
+    return [Counted(harness.Contestant(name, _tasks(program)), count) for name, program, count in ways]
+
+
+def one_program(networks: Networks, task: str, devices: int = 1, compiles: int = 2) -> harness.Program:
+    """`vmap` over seeds within gains."""
+    cell, size = rnnjax.Elman(networks.hidden), networks.hidden
+    drawn = networks.drawn
+
+    def exponents(gain: Array, w_h: Array, xs: Array) -> Array:
+        params = rnnjax.ElmanParams(jnp.eye(size), gain * w_h, jnp.zeros(size))
+        if task == "leading":
+            return gradients.leading_exponent(cell, params, None, xs).exponent[None]
+        found = gradients.lyapunov_spectrum(
+            cell, params, None, xs, k=networks.exponents, transient=_uneven(networks), interval=networks.interval
+        )
+        return found.exponents
+
+    by_seed = jax.vmap(exponents, (None, 0, 0))
+    by_gain = jax.vmap(by_seed, (0, None, None))
+    w_h, xs = jnp.asarray(drawn.w_h), jnp.asarray(drawn.xs)
+    if devices > 1:
+        w_h, xs = _split(w_h, devices), _split(xs, devices)
+
+    def shared(result: Any) -> Mapping[str, np.ndarray]:
+        return _all_and_few(networks, np.asarray(result).reshape(len(networks), -1), task)
+
+    return harness.compiled(by_gain, drawn.gains, w_h, xs, shared=shared, compiles=compiles, devices=devices)
+
+
+Factor = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def numpy_qr(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.linalg.qr(columns)
+
+
+def scipy_qr(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    factors: Any = scipy.linalg.qr(columns, overwrite_a=True, mode="economic", check_finite=False)
+    return factors
+
+
+def one_by_one(networks: Networks, task: str, interval: int, factor: Factor) -> harness.Program:
+    """A Python loop over networks and over steps, as in the textbooks."""
+    k = 1 if task == "leading" else networks.exponents
+    given = [networks.network(index) for index in networks.chosen()]
+
+    def exponents(w_h: np.ndarray, xs: np.ndarray) -> np.ndarray:
+        h, columns, total = np.zeros(len(w_h)), _first(networks, k).T, np.zeros(k)
+        first = _uneven(networks) if task == "spectrum" else 0
+        transposed = np.ascontiguousarray(w_h.T)
+        for t, x in enumerate(xs, 1):
+            h = np.tanh(x + h @ w_h)
+            columns = (1 - h * h)[:, None] * (transposed @ columns)
+            if t == first or (t > first and (t - first) % interval == 0):
+                columns, r = factor(columns)
+                if t > first:
+                    total += np.log(np.abs(np.diagonal(r)))
+        return total / (len(xs) - first)
+
+    return harness.Program(
+        lambda: np.stack([exponents(*each) for each in given]), lambda result: {f"few {task}": result}
+    )
+
+
+def stacked(networks: Networks, task: str) -> harness.Program:
+    """All networks in one array: a Python loop over steps only."""
+    k = 1 if task == "leading" else networks.exponents
+    interval = networks.interval if task == "spectrum" else 1
+    given = [networks.network(index) for index in range(len(networks))]
+    transposed = np.stack([w_h.T for w_h, _ in given])
+    xs = np.stack([xs for _, xs in given], axis=1)
+    first = _uneven(networks) if task == "spectrum" else 0
+
+    def call() -> np.ndarray:
+        h, columns = np.zeros(xs.shape[1:]), np.broadcast_to(_first(networks, k).T, (len(given), networks.hidden, k))
+        total = np.zeros((len(given), k))
+        for t, x in enumerate(xs, 1):
+            h = np.tanh(x + (transposed @ h[..., None])[..., 0])
+            columns = (1 - h * h)[..., None] * (transposed @ columns)
+            if t == first or (t > first and (t - first) % interval == 0):
+                columns, r = np.linalg.qr(columns)
+                if t > first:
+                    total += np.log(np.abs(np.diagonal(r, axis1=-2, axis2=-1)))
+        return total / (len(xs) - first)
+
+    return harness.Program(call, lambda result: _all_and_few(networks, result, task))
+
+
+def _uneven(networks: Networks) -> int:
+    """Steps at the start that make no whole interval; nobody counts them in the spectrum."""
+    return networks.steps % networks.interval
+
+
+def _first(networks: Networks, k: int) -> np.ndarray:
+    if k == networks.exponents:
+        return networks.drawn.first
+    columns = np.random.default_rng(0).normal(size=(networks.hidden, k))
+    return np.linalg.qr(columns)[0].T
+
+
+def _split(array: Array, devices: int) -> Array:
+    if len(jax.devices()) < devices:
+        raise harness.LeftOut(f"{devices} devices are asked for, JAX has {len(jax.devices())}")
+    if array.shape[0] % devices:
+        raise harness.LeftOut(f"{array.shape[0]} seeds cannot be split evenly over {devices} devices")
+    return sharding.place(array, sharding.make_mesh(jax.devices()[:devices]), 0)
+
+
+def _all_and_few(networks: Networks, result: np.ndarray, task: str) -> dict[str, np.ndarray]:
+    """The exponents of all networks, and those of the networks that everybody runs."""
+    return {f"all {task}": result, f"few {task}": result[networks.chosen()]}
+
+
+def _tasks(program: Callable[[str], harness.Program]) -> Callable[[], dict[str, harness.Program]]:
+    return lambda: {task: program(task) for task in TASKS}

@@ -1,0 +1,98 @@
+"""Where a step's growth comes from: the two parts against Jacobians of gate and mix, for every cell that has them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from rnnjax import gradients
+from tests.gradients.measured import CONDITIONS, QUICKLY, weigh, weights
+from tests.registry import CELLS, COMBINED, Sample, T, sample
+
+
+@functools.cache
+def program(name, reverse):
+    def run(drawn: Sample, times, weights):
+        loss = functools.partial(weigh, weights)
+        return gradients.adjoint(CELLS[name], *drawn, loss, split=True, reverse=reverse, **times._asdict())
+
+    return jax.jit(run, compiler_options=QUICKLY)
+
+
+@functools.cache
+def split(name, condition, reverse=False):
+    return program(name, reverse)(sample(name), CONDITIONS[condition], weights(name))
+
+
+@pytest.mark.parametrize("name", ["elman_tanh", "elman_relu", "lstm", "step_cell", "custom"])
+def test_growth_is_that_of_the_transposed_jacobian(name):
+    """Jacobians by `jacobians`, norms by NumPy; and the two parts make the whole at every step and row."""
+    found = split(name, "plain")
+    matrices = jax.jit(functools.partial(gradients.jacobians, CELLS[name]), compiler_options=QUICKLY)(*sample(name))
+    flat = [np.asarray(leaf)[1:].reshape(T, 3, -1) for leaf in jax.tree.leaves(found.direction)]
+    turned = np.einsum("tbij,tbi->tbj", matrices, np.concatenate(flat, -1))
+    with np.errstate(divide="ignore"):
+        expected = np.log(np.linalg.norm(turned, axis=-1))
+    np.testing.assert_allclose(found.split.growth, expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_array_equal(found.split.saturation + found.split.alignment, found.split.growth)
+    assert ((found.split.direct >= 0) & (found.split.direct <= 1 + 1e-12)).all()
+
+
+def test_an_elman_network_splits_into_slopes_and_weights():
+    """log ‖φ' ∘ δ‖ and log ‖W2 s‖/‖s‖, written out."""
+    found = split("elman_tanh", "plain")
+    params, carry, xs = sample("elman_tanh")
+    ys = np.asarray(jax.jit(lambda *a: rnnjax.unroll(CELLS["elman_tanh"], *a)[1])(params, carry, xs))
+    s = (1 - ys**2) * np.asarray(found.direction)[1:]
+    np.testing.assert_allclose(found.split.saturation, np.log(np.linalg.norm(s, axis=-1)), rtol=1e-10, atol=1e-12)
+    turned = np.linalg.norm(s @ np.asarray(params.w_h).T, axis=-1) / np.linalg.norm(s, axis=-1)
+    np.testing.assert_allclose(found.split.alignment, np.log(turned), rtol=1e-10, atol=1e-12)
+    assert (found.split.direct == 0).all()
+
+
+def test_a_gate_without_weights_is_all_saturation():
+    """An LSTM with W_h = 0 whose gradient stands in c: log σ(b_f), all of it by the direct path."""
+    params = rnnjax.LSTMParams(jnp.zeros((1, 12)), jnp.zeros((3, 12)), jnp.zeros(12).at[3:6].set(2.0))
+    run = jax.jit(lambda p: gradients.adjoint(rnnjax.LSTM(3), p, None, jnp.zeros((9, 1)), jnp.sum, split=True))
+    found = run(params).split
+    total = np.asarray(found.growth)
+    np.testing.assert_allclose(total[1:-2], np.log(1 / (1 + np.exp(-2.0))), atol=0.2)
+    np.testing.assert_array_equal(found.growth, found.saturation + found.alignment)
+    assert (np.asarray(found.direct) > 0.3).all()
+
+
+@pytest.mark.parametrize(("name", "reverse"), [("lstm", True), ("elman_relu", False)])
+def test_hidden_steps_pass_everything_on_and_resets_nothing(name, reverse):
+    """Under lengths, mask and resets at once; in input order; growth is what the adjoint itself shows."""
+    found = split(name, "together", reverse)
+    inside = np.arange(T)[:, None] < COMBINED.lengths
+    counts, resets = inside & COMBINED.mask, inside & COMBINED.resets
+    held = ~counts & ~resets
+    assert held.sum() > 3 and resets.sum() > 2
+    for part, there in zip(found.split, (0, 0, 0, 1), strict=True):
+        assert (np.asarray(part)[held] == there).all()
+    assert (np.asarray(found.split.growth)[resets] == -np.inf).all()
+    assert (np.asarray(found.split.saturation)[resets] == -np.inf).all()
+    assert (np.asarray(found.split.alignment)[resets] == 0).all()
+    assert not np.isnan(np.concatenate([np.ravel(part) for part in found.split])).any()
+
+
+def test_units_that_are_all_shut_are_minus_infinity_and_no_nan():
+    params = rnnjax.ElmanParams(jnp.ones((1, 2)), jnp.eye(2), jnp.full(2, -5.0))
+    run = jax.jit(lambda p: gradients.adjoint(rnnjax.Elman(2, "relu"), p, None, jnp.zeros((4, 1)), jnp.sum, split=True))
+    found = run(params).split
+    assert (found.growth == -np.inf).all() and (found.saturation == -np.inf).all() and (found.alignment == 0).all()
+
+
+def test_layers_do_not_split():
+    name = "stack"
+    with pytest.raises(TypeError, match=r"has no `mix` and `gate` of its own.*layers one by one"):
+        gradients.adjoint(CELLS[name], *sample(name), lambda ys: ys.sum(), split=True)
+
+
+def test_without_asking_there_is_no_split():
+    run = jax.eval_shape(lambda: gradients.adjoint(CELLS["gru"], *sample("gru"), jnp.sum))
+    assert run.split is None
