@@ -2,7 +2,8 @@
 
     L = Σ_{t,b} w_{t,b} ℓ(y_{t,b}, target_{t,b}) / Σ_{t,b} w_{t,b}
 
-A step of weight zero adds exactly nothing, to the loss and to its gradient, whatever the output there.
+A step of weight zero adds exactly nothing, to the loss and to its gradient, whatever the output there. A batch that
+asks for nothing at all (a chunk from the middle of a row) costs 0.
 """
 
 import jax
@@ -82,7 +83,8 @@ def accuracy(logits: Array, batch: Batch) -> Array:
 
 def _mean(values: Array, batch: Batch) -> Array:
     weights = batch.weights.astype(values.dtype)
-    return jnp.sum(jnp.where(weights > 0, values * weights, 0)) / jnp.sum(weights)
+    total = jnp.sum(weights)
+    return jnp.sum(jnp.where(weights > 0, values * weights, 0)) / jnp.where(total > 0, total, 1)
 
 
 def _check_logits(logits: Array, batch: Batch) -> None:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from rnnjax.cell import check_size, float_dtype
@@ -134,7 +135,7 @@ def checked_series(series: Any, steps: int, horizon: int) -> Any:
         raise ValueError(f"`series` is {list(series.shape)}; it must be [N] or [N, D], time first.")
     if 0 in series.shape:
         raise ValueError(f"`series` is empty: {list(series.shape)}.")
-    if not isinstance(series, jax.core.Tracer):
+    if not isinstance(series, Tracer):
         finite = np.isfinite(np.asarray(series, np.float64)).reshape(len(series), -1).all(axis=1)
         if not finite.all():
             bad = np.flatnonzero(~finite)

@@ -12,11 +12,23 @@ from rnnjax.training.clipping import (
     clip_states,
 )
 from rnnjax.training.faults import NonFiniteError, SkipState, blame, skip_nonfinite
+from rnnjax.training.health import adjoint_health
 from rnnjax.training.loop import Fitted, fit
 from rnnjax.training.many import FittedMany, fit_many
 from rnnjax.training.state import FitOptions, TrainState, init_state
+from rnnjax.training.truncated import (
+    Chunk,
+    TruncatedBPTT,
+    TruncationBias,
+    Window,
+    chunks,
+    tbptt,
+    truncation_bias,
+    whole_rows,
+)
 
 __all__ = [
+    "Chunk",
     "ClipState",
     "FitOptions",
     "Fitted",
@@ -24,7 +36,12 @@ __all__ = [
     "NonFiniteError",
     "SkipState",
     "TrainState",
+    "TruncatedBPTT",
+    "TruncationBias",
+    "Window",
+    "adjoint_health",
     "blame",
+    "chunks",
     "clip_adaptive",
     "clip_by_global_norm",
     "clip_by_norm",
@@ -34,4 +51,7 @@ __all__ = [
     "fit_many",
     "init_state",
     "skip_nonfinite",
+    "tbptt",
+    "truncation_bias",
+    "whole_rows",
 ]

@@ -1,4 +1,4 @@
-"""Gradient clipping that is safe where Optax's is not, and equals it, bit for bit, where that is right.
+"""Gradient clipping that is safe where Optax's is not, and equals it, to rounding, where that is right.
 
     clip_by_global_norm     g ← g min(1, c / ‖g‖)           ‖g‖ over all leaves together
     clip_by_norm            g_i ← g_i min(1, c / ‖g_i‖)     each leaf by itself
@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from rnnjax.cell import PyTree
@@ -132,7 +133,8 @@ def clip_by_value(max_delta: ArrayLike) -> optax.GradientTransformation:
         def bound(leaf: Array) -> Array:
             most = jnp.asarray(max_delta, leaf.dtype)
             most = jnp.where(most >= 0, most, jnp.nan)  # a traced bound below zero is no bound
-            return jnp.clip(leaf, -most, most)
+            inside = jnp.abs(leaf) <= most  # kept as it is: a clip would flush what is subnormal
+            return jnp.where(inside, leaf, jnp.clip(leaf, -most, most))
 
         bounded = jax.tree.map(bound, updates)
         changed = [(new != old).any() for new, old in zip(*map(jax.tree.leaves, (bounded, updates)), strict=True)]
@@ -174,7 +176,7 @@ def clip_adaptive(clipping: ArrayLike, eps: float = 1e-3) -> optax.GradientTrans
 
         def bound(leaf: Array, weights: Array) -> tuple[Array, Array]:
             axis = tuple(range(leaf.ndim)) if leaf.ndim <= 1 else tuple(range(leaf.ndim - 1)) if leaf.ndim > 3 else 0
-            scale, size = scaled_norm(weights, axis=axis)
+            scale, _, size = scaled_norm(weights, axis=axis)
             return _to_norm(leaf, clipping * jnp.maximum(scale * size, eps), axis=axis)
 
         leaves, tree = jax.tree.flatten(updates)
@@ -193,15 +195,15 @@ def clip_states(opt_state: PyTree) -> list[ClipState]:
 
 def _to_norm(tree: PyTree, max_norm: ArrayLike, axis: int | tuple[int, ...] | None = None) -> tuple[PyTree, Array]:
     """The tree (or each unit of a leaf, with `axis`) scaled down to `max_norm`, and whether any of it was."""
-    scale, size = scaled_norm(tree, axis)
+    scale, unscale, size = scaled_norm(tree, axis)
     bound = jnp.asarray(max_norm, size.dtype)
     bound = jnp.where(bound >= 0, bound, jnp.nan)  # a traced bound below zero is no bound
     within = (scale * size < bound) | (bound == jnp.inf)
     divisor = jnp.where(size == 0, 1, size)
 
     def shorten(leaf: Array) -> Array:
-        # in this order it rounds as (g / ‖g‖) c does, since dividing by a power of two does not round
-        short = leaf.astype(size.dtype) / scale / divisor * bound
+        # in this order it rounds as (g / ‖g‖) c does, since a power of two does not round
+        short = leaf.astype(size.dtype) * unscale / divisor * bound
         return jnp.where(within, leaf, short.astype(leaf.dtype))
 
     return jax.tree.map(shorten, tree), jnp.any(scale * size > bound)
@@ -233,7 +235,7 @@ def _transformation(
 
 
 def _check_bound(name: str, value: ArrayLike) -> None:
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return
     number = float(np.asarray(value))
     if math.isnan(number) or number <= 0:

@@ -7,6 +7,7 @@ both sums round alike.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,19 +22,32 @@ def accumulator(tree: PyTree) -> jnp.dtype:
     return jnp.dtype(jnp.float64 if wide else jnp.float32)
 
 
-def scaled_norm(tree: PyTree, axis: int | tuple[int, ...] | None = None) -> tuple[Array, Array]:
-    """`(s, m)` with ‖tree‖ = s m, m in [1, ...), both finite wherever the tree is; `(1, 0)` for zero.
+class ScaledNorm(NamedTuple):
+    """A norm as `scale * size`, which are both finite wherever the tree is.
+
+    Attributes:
+      scale: a power of two near the largest entry; 1 for zero.
+      unscale: 1 / scale, exactly.
+      size: the norm of the tree times `unscale`, from 1 to the square root of the number of entries, about; 0 for zero,
+        NaN if there is NaN or inf.
+    """
+
+    scale: Array
+    unscale: Array
+    size: Array
+
+
+def scaled_norm(tree: PyTree, axis: int | tuple[int, ...] | None = None) -> ScaledNorm:
+    """The norm over all leaves together.
 
     Args:
       tree: floating leaves, with at least one.
       axis: for a single array: the axes that one norm runs over, kept as 1; None: over everything.
-    Returns:
-      s, a power of two, and m. With NaN or inf in the tree m is NaN.
 
     Example: 1e30 squared is beyond float32.
 
-      >>> s, m = scaled_norm(jnp.full(4, 1e30, jnp.float32))
-      >>> bool(jnp.isinf(jnp.linalg.norm(jnp.full(4, 1e30, jnp.float32)))), round(float(s * m) / 1e30, 5)
+      >>> scale, _, size = scaled_norm(jnp.full(4, 1e30, jnp.float32))
+      >>> bool(jnp.isinf(jnp.linalg.norm(jnp.full(4, 1e30, jnp.float32)))), round(float(scale * size) / 1e30, 5)
       (True, 2.0)
     """
     dtype = accumulator(tree)
@@ -41,18 +55,17 @@ def scaled_norm(tree: PyTree, axis: int | tuple[int, ...] | None = None) -> tupl
     leaves = [leaf.astype(dtype) for leaf in jax.tree.leaves(tree)]
     tops = [jnp.max(jnp.abs(leaf), axis=axis, keepdims=keep, initial=0) for leaf in leaves]
     largest = functools.reduce(jnp.maximum, tops)
-    zero = largest < jnp.finfo(dtype).tiny  # XLA flushes subnormals; NaN is not zero
-    scale = jnp.where(zero | ~jnp.isfinite(largest), 1, _power_of_two(largest))
-    # rows of a single array may be of very different sizes, so the scale goes along
-    squares = sum(jnp.sum(jnp.square(leaf / scale), axis=axis, keepdims=keep) for leaf in leaves)
-    norm = jnp.sqrt(jnp.asarray(squares))
-    return scale, jnp.where(jnp.isfinite(largest), norm, jnp.nan)
+    plain = (largest < jnp.finfo(dtype).tiny) | ~jnp.isfinite(largest)  # XLA flushes subnormals
+    scale, unscale = _power_of_two(jnp.where(plain, 1, largest))
+    squares = [jnp.sum(jnp.square(leaf * unscale), axis=axis, keepdims=keep) for leaf in leaves]
+    size = jnp.sqrt(functools.reduce(jnp.add, squares))
+    return ScaledNorm(scale, unscale, jnp.where(jnp.isfinite(largest), size, jnp.nan))
 
 
 def norm(tree: PyTree) -> Array:
     """‖tree‖ over all leaves together; inf only where the norm itself is out of range, NaN for NaN or inf inside."""
-    scale, scaled = scaled_norm(tree)
-    return scale * scaled
+    scale, _, size = scaled_norm(tree)
+    return scale * size
 
 
 def all_finite(tree: PyTree) -> Array:
@@ -62,14 +75,17 @@ def all_finite(tree: PyTree) -> Array:
     )
 
 
-def _power_of_two(x: Array) -> Array:
-    """The largest power of two not above x > 0, at most an eighth of the largest number.
+def _power_of_two(x: Array) -> tuple[Array, Array]:
+    """The largest power of two not above x > 0, short of the last four, and its reciprocal; both exact and normal.
 
-    XLA may divide by multiplying with the reciprocal, and that of a larger one would be flushed to zero.
+    By their bits: XLA may merge one division with the next, or turn it into a product with a reciprocal that it flushes
+    to zero. It cannot see through these.
     """
-    bits = 8 * x.dtype.itemsize
-    unsigned = jnp.dtype(f"uint{bits}")
-    exponent = jnp.asarray(jnp.inf, x.dtype)
-    mask = lax.bitcast_convert_type(exponent, unsigned)  # inf is all ones in the exponent and none in the mantissa
-    power = lax.bitcast_convert_type(lax.bitcast_convert_type(x, unsigned) & mask, x.dtype)
-    return jnp.minimum(power, jnp.asarray(2.0 ** (jnp.finfo(x.dtype).maxexp - 4), x.dtype))
+    unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+    info = jnp.finfo(x.dtype)
+    mantissa = (1 << info.nmant) - 1
+    most = lax.bitcast_convert_type(jnp.asarray(2.0 ** (info.maxexp - 4), x.dtype), unsigned)
+    one = lax.bitcast_convert_type(jnp.asarray(1.0, x.dtype), unsigned)
+    bits = lax.bitcast_convert_type(x, unsigned)
+    power = jnp.minimum(bits & ~jnp.asarray(mantissa, unsigned), most)
+    return lax.bitcast_convert_type(power, x.dtype), lax.bitcast_convert_type(one + one - power, x.dtype)

@@ -101,7 +101,8 @@ def update(problem: Problem, options: FitOptions, state: TrainState, setting: Py
     batch, extras = draw(problem, options, state, setting)
     optimizer = resolve(problem.optimizer, setting)
     (value, carry, metrics), gradient = differentiate(problem, state.params, batch, extras)
-    change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    with jax.numpy_dtype_promotion("standard"):  # Adam, among others, multiplies its count with floats
+        change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = cast(PyTree, optax.apply_updates(state.params, change))
     finite = finite_by_leaf(value, gradient, params, opt_state)
     ok = finite.all()
