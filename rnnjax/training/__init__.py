@@ -3,6 +3,8 @@
 Imported by its own name, as it needs Optax: `from rnnjax import training`.
 """
 
+from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning
+from rnnjax.training.checkpoints import load as load_checkpoint
 from rnnjax.training.clipping import (
     ClipState,
     clip_adaptive,
@@ -12,6 +14,7 @@ from rnnjax.training.clipping import (
     clip_states,
 )
 from rnnjax.training.faults import NonFiniteError, SkipState, blame, skip_nonfinite
+from rnnjax.training.flat import CheckpointError
 from rnnjax.training.health import adjoint_health
 from rnnjax.training.loop import Fitted, fit
 from rnnjax.training.many import FittedMany, fit_many
@@ -28,6 +31,9 @@ from rnnjax.training.truncated import (
 )
 
 __all__ = [
+    "CheckpointError",
+    "CheckpointWarning",
+    "Checkpoints",
     "Chunk",
     "ClipState",
     "FitOptions",
@@ -50,6 +56,7 @@ __all__ = [
     "fit",
     "fit_many",
     "init_state",
+    "load_checkpoint",
     "skip_nonfinite",
     "tbptt",
     "truncation_bias",

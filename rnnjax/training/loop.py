@@ -1,21 +1,24 @@
 """`fit`: many updates to a dispatch, watched from outside between dispatches."""
 
+import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import optax
 
 from rnnjax.cell import PyTree
+from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning, Store
 from rnnjax.training.faults import NonFiniteError, names
-from rnnjax.training.metrics import JsonLines, plain
+from rnnjax.training.flat import CheckpointError
+from rnnjax.training.interrupts import listening
+from rnnjax.training.metrics import JsonLines
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState
 from rnnjax.training.steps import Interval, Problem, look, run_intervals
-
-Line = dict[str, Any]
-"""One line of metrics: "step" (updates so far), "loss", "gradient_norm", ..."""
+from rnnjax.training.watch import Line, Watch, first_fault
 
 
 class Fitted(NamedTuple):
@@ -44,6 +47,7 @@ def fit(
     health: Callable[..., dict[str, Any]] | None = None,
     report: Callable[[Line], None] | None = None,
     log: str | os.PathLike[str] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Fitted:
     """Trains: `options.steps` updates, a chunk of them in each dispatch, each a pure function of the one before.
 
@@ -67,11 +71,16 @@ def fit(
       until: `(held-out metrics) -> bool`, traced: training is done once it holds.
       health: `(params, batch) -> dict of scalars`, at the first update of each line: `rnnjax.training.adjoint_health`.
       report: called with each line of metrics, as it comes.
-      log: a file for the lines as JSON. What is there is kept up to the step that `state` comes in with.
+      log: a file for the lines as JSON. What is there is kept up to the step that training starts from.
+      checkpoints: where to keep steps. If the folder holds some, training goes on from the newest good one in place of
+        `state`, to the bits that it would have reached uninterrupted. SIGTERM and Ctrl-C save after the running chunk
+        and leave; a second Ctrl-C leaves at once.
     Returns:
       `Fitted(state, history)`.
     Raises:
       NonFiniteError: with `nonfinite="stop"`; names step and leaf, and holds the last good state and the history.
+      CheckpointError: the folder cannot be used, or is of another model or config; or the last step could not be saved
+        (then `error.state` and `error.history` hold the work).
       ValueError, TypeError: a loss that is not one number, options that do not fit.
 
     Example: a line through the origin, w = 3.
@@ -91,31 +100,53 @@ def fit(
     """
     problem = Problem(loss, optimizer, data, gradient, held_out, measure, until, health)
     program = _compiled(problem, options)
-    history: list[Line] = []
-    lines = None if log is None else JsonLines(log, keep_until=int(state.step))
     leaves = names(state.params, state.opt_state)
-
-    def tell(line: Line) -> None:
-        history.append(line)
-        if lines is not None:
-            lines.write(line)
-        if report is not None:
-            report(line)
-
-    try:
+    with contextlib.ExitStack() as stack:
+        store = request = None
+        if checkpoints is not None:
+            store = stack.enter_context(checkpoints.opened())
+            request = stack.enter_context(listening())
+            state = store.load(state) or state
+        watch = Watch(report, None if log is None else JsonLines(log, keep_until=int(state.step)))
+        stack.callback(watch.close)
+        saved = int(state.step) if store is not None else None
         for intervals, every in pieces(int(state.step), options):
             before = int(state.step)
-            state, interval, held = program(state, intervals, every)
-            _tell_lines(tell, before, every, jax.device_get(interval), jax.device_get(held), leaves)
-            if int(state.stopped) != GOING_ON:
-                fault = _first_fault(interval, leaves)
-                raise NonFiniteError(int(state.stopped), fault, state._replace(stopped=_going(state)), history)
             if bool(state.done):
                 break
-    finally:
-        if lines is not None:
-            lines.close()
-    return Fitted(state, history)
+            state, interval, held = program(state, intervals, every)
+            interval, held = jax.device_get((interval, held))
+            watch.lines(before, every, interval, held, leaves)
+            fault = int(state.stopped)
+            if fault != GOING_ON:
+                state = state._replace(stopped=jnp.full_like(state.stopped, GOING_ON))
+            leaving = fault != GOING_ON or (request is not None and request.signal is not None)
+            now = int(state.step)
+            if store is not None and (leaving or store.due(before, now)):
+                saved = _save(store, state, watch.history, final=leaving, saved=saved)
+            if fault != GOING_ON:
+                raise NonFiniteError(fault, first_fault(interval, leaves), state, watch.history)
+            if request is not None:
+                request.leave()
+        if store is not None:
+            _save(store, state, watch.history, final=True, saved=saved)
+    return Fitted(state, watch.history)
+
+
+def _save(store: Store, state: TrainState, history: list[Line], *, final: bool, saved: int | None) -> int | None:
+    """Saves what is not saved; a save that fails is told; where no later one follows, raised with the work."""
+    step = int(state.step)
+    if step == saved:
+        return saved
+    try:
+        store.save(state)
+    except CheckpointError as error:
+        if final:
+            error.state, error.history = state, history
+            raise
+        warnings.warn(f"{error} Training goes on, and will try again.", CheckpointWarning, stacklevel=3)
+        return saved
+    return step
 
 
 def pieces(step: int, options: FitOptions) -> Iterator[tuple[int, int]]:
@@ -149,36 +180,3 @@ def _compiled(problem: Problem, options: FitOptions) -> Callable[..., tuple[Trai
         return state, interval, held
 
     return jax.jit(run, static_argnums=(1, 2))
-
-
-def _tell_lines(
-    tell: Callable[[Line], None],
-    before: int,
-    every: int,
-    interval: Interval,
-    held: dict[str, Any],
-    leaves: tuple[str, ...],
-) -> None:
-    count = len(interval.counted)
-    for i in range(count):
-        step = before + (i + 1) * every
-        line: Line = {"step": step}
-        line |= {name: plain(values[i]) for name, values in interval.means.items()}
-        line["gradient_norm_max"] = plain(interval.gradient_norm_max[i])
-        line |= {name: plain(values[i]) for name, values in interval.health.items()}
-        line["skipped"] = int(interval.skipped[i])
-        if int(interval.fault_step[i]) != GOING_ON:
-            line["not_finite_step"] = int(interval.fault_step[i])
-            line["not_finite"] = [name for name, bad in zip(leaves, interval.fault[i], strict=True) if bad]
-        if i == count - 1:
-            line |= {f"held_out_{name}": plain(value) for name, value in held.items()}
-        tell(line)
-
-
-def _first_fault(interval: Interval, leaves: tuple[str, ...]) -> list[str]:
-    where = int(np.argmax(np.asarray(interval.fault_step) != GOING_ON))
-    return [name for name, bad in zip(leaves, np.asarray(interval.fault)[where], strict=True) if bad]
-
-
-def _going(state: TrainState) -> Any:
-    return jax.numpy.full_like(state.stopped, GOING_ON)

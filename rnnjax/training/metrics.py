@@ -4,9 +4,11 @@ A number that JSON cannot hold becomes null, and `<name>_reason` says what it wa
 the step it resumes at are cut off, and so is a torn last line: each step is told once.
 """
 
+import contextlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,27 +45,39 @@ def encode(line: Mapping[str, Any]) -> str:
 
 
 class JsonLines:
-    """Appends lines to a file.
+    """Appends lines to a file. A full disk ends no training: the line is lost, which is told once.
 
     Args:
       path: the file; its folder must exist.
-      keep_until: lines of a `step` beyond this are dropped first; None keeps nothing.
+      keep_until: lines of a `step` beyond this are dropped first.
+
+    Attributes:
+      kept: the lines that were there and stay.
     """
 
-    def __init__(self, path: str | os.PathLike[str], keep_until: int | None = None) -> None:
-        self._path = Path(path)
-        kept = [] if keep_until is None else [line for line in read(self._path) if line.get("step", 0) <= keep_until]
+    def __init__(self, path: str | os.PathLike[str], keep_until: int) -> None:
+        self._path, self._lost = Path(path), 0
+        self.kept = [line for line in read(self._path) if line.get("step", 0) <= keep_until]
         temporary = self._path.with_name(f".{self._path.name}.tmp")
-        temporary.write_text("".join(encode(line) + "\n" for line in kept), encoding="utf-8")
+        temporary.write_text("".join(encode(line) + "\n" for line in self.kept), encoding="utf-8")
         os.replace(temporary, self._path)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._path.open("ab", buffering=0)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(encode(line) + "\n")
-        self._file.flush()
+        text = ("\n" if self._lost else "") + encode(line) + "\n"  # a torn line before it stays a line of its own
+        try:
+            written = self._file.write(text.encode())
+            if written != len(text.encode()):
+                raise OSError(f"only {written} bytes of a line went in")
+        except OSError as error:
+            self._lost += 1
+            if self._lost == 1:
+                reason = error.strerror or error
+                warnings.warn(f"metrics cannot be written to {self._path}: {reason}; training goes on.", stacklevel=4)
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

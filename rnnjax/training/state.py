@@ -1,7 +1,7 @@
 """What training carries from step to step, and how a run is asked for."""
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,12 +59,24 @@ def init_state(
     """
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise TypeError(f"`key` is {type(key).__name__}; pass a typed PRNG key, such as `jax.random.key(0)`.")
-    params = jax.tree.map(jnp.asarray, params)
+    params, carry = jax.tree.map(_strong, (params, carry))
     zero = jnp.zeros((), jnp.int32)
-    # arrays of their own, so that no two leaves share a buffer
     return TrainState(
-        params, optimizer.init(params), carry, key, zero, zero + 0, jnp.full((), GOING_ON, jnp.int32), jnp.array(False)
+        params=params,
+        opt_state=jax.tree.map(_strong, optimizer.init(params)),
+        carry=carry,
+        key=key,
+        step=zero,
+        skipped=zero,
+        stopped=zero + GOING_ON,
+        done=jnp.array(False),
     )
+
+
+def _strong(leaf: Any) -> Array:
+    """An array with a dtype of its own: a weak one, as `jnp.asarray(0.0)` has, is lost in a checkpoint."""
+    leaf = jnp.asarray(leaf)
+    return leaf.astype(leaf.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
