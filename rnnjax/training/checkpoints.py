@@ -125,7 +125,8 @@ class Store:
             there = steps(self._folder)
             left = f"the newest on the disk is step {there[-1]}" if there else "there is none on the disk"
             where = f"step {int(state.step)} could not be saved in {self._folder}"
-            raise CheckpointError(f"{where}: {error}; {left}.") from error
+            reason = str(error).partition(" [tensorstore_spec")[0]  # a page of JSON follows
+            raise CheckpointError(f"{where}: {reason}; {left}.") from error
         for step in steps(self._folder)[: -self._options.keep]:
             (self._folder / _name(step)).rename(self._folder / f"{_ASIDE}old_{_name(step)}")
         _sweep(self._folder)

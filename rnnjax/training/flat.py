@@ -57,7 +57,7 @@ def check_fit(saved: dict[str, list[Any]], wanted: dict[str, list[Any]], where: 
       CheckpointError: names the leaves, with both shapes.
     """
     lines = []
-    for name in sorted(saved.keys() | wanted.keys()):
+    for name in sorted(saved.keys() | wanted.keys(), key=lambda name: (not name.startswith("params"), name)):
         has, wants = saved.get(name), wanted.get(name)
         if has != wants:
             lines.append(f"{name}: {_told(has)} in the checkpoint, {_told(wants)} in this run")

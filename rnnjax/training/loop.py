@@ -1,6 +1,8 @@
 """`fit`: many updates to a dispatch, watched from outside between dispatches."""
 
 import contextlib
+import dataclasses
+import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -99,7 +101,7 @@ def fit(
       (3.0, [50, 100, 150, 200], ['clipped', 'gradient_norm'])
     """
     problem = Problem(loss, optimizer, data, gradient, held_out, measure, until, health)
-    program = _compiled(problem, options)
+    program = _compiled(problem, dataclasses.replace(options, steps=1, chunk=1, metrics_every=None))
     leaves = names(state.params, state.opt_state)
     with contextlib.ExitStack() as stack:
         store = request = None
@@ -173,7 +175,10 @@ def pieces(step: int, options: FitOptions) -> Iterator[tuple[int, int]]:
         step += short or size // every * every or size
 
 
+@functools.lru_cache(maxsize=8)
 def _compiled(problem: Problem, options: FitOptions) -> Callable[..., tuple[TrainState, Interval, dict[str, Any]]]:
+    """One program for equal functions and options, in a later `fit` too; few are kept, as functions hold their data."""
+
     def run(state: TrainState, intervals: int, every: int) -> tuple[TrainState, Interval, dict[str, Any]]:
         state, interval = run_intervals(problem, options, state, None, intervals, every)
         state, held = look(problem, options, state, None)
