@@ -77,7 +77,8 @@ def accuracy(logits: Array, batch: Batch) -> Array:
       1.0
     """
     _check_logits(logits, batch)
-    right = (jnp.argmax(logits, axis=-1) == batch.targets) & ~jnp.isnan(logits).any(axis=-1)
+    best = jnp.argmax(logits, axis=-1).astype(batch.targets.dtype)
+    right = (best == batch.targets) & ~jnp.isnan(logits).any(axis=-1)
     return _mean(right.astype(batch.weights.dtype), batch)
 
 

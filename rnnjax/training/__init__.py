@@ -18,6 +18,7 @@ from rnnjax.training.flat import CheckpointError
 from rnnjax.training.health import adjoint_health
 from rnnjax.training.loop import Fitted, fit
 from rnnjax.training.many import FittedMany, fit_many
+from rnnjax.training.parallel import data_parallel
 from rnnjax.training.state import FitOptions, TrainState, init_state
 from rnnjax.training.truncated import (
     Chunk,
@@ -53,6 +54,7 @@ __all__ = [
     "clip_by_norm",
     "clip_by_value",
     "clip_states",
+    "data_parallel",
     "fit",
     "fit_many",
     "init_state",

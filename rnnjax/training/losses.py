@@ -14,8 +14,6 @@ from jax import Array
 
 from rnnjax.cell import PyTree
 
-EXTRAS = ("key", "carry", "setting")
-
 Metrics = dict[str, Array]
 
 

@@ -17,7 +17,7 @@ from jax import Array, lax
 from rnnjax.cell import PyTree
 from rnnjax.training.clipping import clip_states
 from rnnjax.training.faults import finite_by_leaf, select
-from rnnjax.training.losses import EXTRAS, Metrics, asks_for, unpack, with_extras
+from rnnjax.training.losses import Metrics, asks_for, unpack, with_extras
 from rnnjax.training.norms import norm
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState
 
@@ -79,11 +79,16 @@ def run_intervals(
 
 def draw(problem: Problem, options: FitOptions, state: TrainState, setting: PyTree) -> tuple[PyTree, dict[str, Any]]:
     """The batch of the state's step, and what a loss may ask for by name."""
-    key_data = jax.random.fold_in(jax.random.fold_in(state.key, _DATA), state.step // options.data_period)
     extras: dict[str, Any] = {"carry": state.carry, "setting": setting}
-    batch = with_extras(problem.data, extras)(key_data, state.step)
+    key = data_key(state.key, state.step // options.data_period)
+    batch = with_extras(problem.data, extras)(key, state.step)
     extras["key"] = jax.random.fold_in(jax.random.fold_in(state.key, _LOSS), state.step)
     return batch, extras
+
+
+def data_key(key: Array, step: Array) -> Array:
+    """The key that the data of a step is drawn with, for whoever wants to see a run's batches."""
+    return jax.random.fold_in(jax.random.fold_in(key, _DATA), step)
 
 
 class Record(NamedTuple):
@@ -205,6 +210,3 @@ def look(problem: Problem, options: FitOptions, state: TrainState, setting: PyTr
 def resolve(optimizer: Any, setting: PyTree) -> optax.GradientTransformation:
     """The optimizer itself, or what a function of the setting makes."""
     return optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer(setting)
-
-
-__all__ = ["EXTRAS", "Interval", "Problem", "Record", "look", "resolve", "run_intervals", "update"]

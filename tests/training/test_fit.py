@@ -11,7 +11,7 @@ import pytest
 
 from rnnjax import training
 from rnnjax.training.metrics import read
-from rnnjax.training.steps import _DATA
+from rnnjax.training.steps import data_key
 from tests.training import toy
 
 
@@ -23,7 +23,7 @@ def by_hand():
 
     @jax.jit
     def step(params, opt_state, t):
-        batch = toy.data(jax.random.fold_in(jax.random.fold_in(key, _DATA), t), t)
+        batch = toy.data(data_key(key, t), t)
         value, gradient = jax.value_and_grad(toy.loss)(params, batch)
         change, opt_state = toy.RULE.update(gradient, opt_state, params)
         return optax.apply_updates(params, change), opt_state, value
@@ -153,11 +153,11 @@ def test_stop_names_step_and_leaves_and_keeps_the_work():
 def kept_by_hand(left_out, count):
     """The updates by hand without some of the steps."""
     params = toy.start().params
-    opt_state, key = toy.RULE.init(params), jax.random.fold_in(jax.random.key(7), _DATA)
+    opt_state, key = toy.RULE.init(params), jax.random.key(7)
     step = jax.jit(lambda p, o, g: toy.RULE.update(g, o, p))
     gradient = jax.jit(jax.grad(toy.loss))
     for t in sorted(set(range(count)) - left_out):
-        change, opt_state = step(params, opt_state, gradient(params, toy.data(jax.random.fold_in(key, t), t)))
+        change, opt_state = step(params, opt_state, gradient(params, toy.data(data_key(key, t), t)))
         params = optax.apply_updates(params, change)
     return params
 
