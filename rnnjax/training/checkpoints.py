@@ -10,7 +10,6 @@ step is told and the one before it used, since Orbax alone would load wrong numb
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -63,8 +62,15 @@ class Checkpoints:
         """Holds the folder for one run.
 
         Raises:
-          CheckpointError: it cannot be made or written to, or another run has it.
+          CheckpointError: it cannot be made or written to, another run has it, or JAX runs over several processes.
         """
+        import fcntl  # not on every system
+
+        if jax.process_count() > 1:
+            raise CheckpointError(
+                f"{jax.process_count()} processes would write to one folder, which is not supported; train without "
+                "checkpoints there, and save what `fit` returns from process 0."
+            )
         folder = Path(self.folder).absolute()
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from rnnjax.cell import PyTree
 from rnnjax.sharding import AXIS
 from rnnjax.tasks import Batch
 
-BATCH_AXES = Batch(xs=1, targets=1, weights=1, lengths=0)
+BATCH_AXES = Batch._make((1, 1, 1, 0))
 """Where the rows of a task's batch lie."""
 
 

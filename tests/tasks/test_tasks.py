@@ -1,6 +1,8 @@
 """Every task: recomputed in NumPy from what it drew; its signature, its baseline, and what it refuses."""
 
+import functools
 import inspect
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ KEY = jax.random.key(0)
 SERIES = np.cumsum(np.random.default_rng(0).normal(size=60)).astype(np.float32)
 B = 64
 
-CALLS = {
+CALLS: dict[str, Any] = {
     "adding": lambda key, shape=(): tasks.adding(key, 11, shape, low=-1.0, high=1.0),
     "copy_memory": lambda key, shape=(): tasks.copy_memory(key, 7, shape, symbols=4, memory=3),
     "temporal_order": lambda key, shape=(): tasks.temporal_order(key, 20, shape),
@@ -168,7 +170,7 @@ def test_baselines_are_what_a_memoryless_predictor_gets():
     np.testing.assert_allclose(found, tasks.copy_memory_baseline(5).loss, rtol=1e-12)
     for symbols in (2, 3):
         batch = tasks.temporal_order(key, 10, many, symbols=symbols)
-        baseline = tasks.temporal_order_baseline(symbols)
+        baseline: Any = tasks.temporal_order_baseline(symbols)
         np.testing.assert_allclose(
             tasks.cross_entropy(jnp.zeros((10, *many, 2**symbols)), batch), baseline.loss, rtol=1e-12
         )
@@ -196,9 +198,10 @@ def test_baselines_are_what_a_memoryless_predictor_gets():
     ],
 )
 def test_a_bad_series_never_reaches_a_network(series, error, says):
-    for call in (lambda: tasks.windows(KEY, series, 10), jax.jit(lambda key: tasks.windows(key, series, 10))):
+    for jit in (False, True):
+        draw = functools.partial(tasks.windows, series=series, steps=10)
         with pytest.raises(error, match=says):
-            call(KEY) if call.__name__ == "<lambda>" and inspect.signature(call).parameters else call()
+            (jax.jit(draw) if jit else draw)(KEY)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from rnnjax import training
+from rnnjax.training.loop import pieces
 from rnnjax.training.metrics import read
 from rnnjax.training.steps import data_key
 from tests.training import toy
@@ -81,7 +82,7 @@ def test_going_on_is_as_never_having_stopped():
 )
 def test_pieces_end_at_chunks(step, expected):
     options = training.FitOptions(steps=250, chunk=100, metrics_every=20)
-    found = list(training.loop.pieces(step, options))
+    found = list(pieces(step, options))
     assert found == expected and step + sum(n * every for n, every in found) == 250
 
 

@@ -36,6 +36,7 @@ def test_each_run_is_what_fit_makes_of_it():
     assert many.history["step"].tolist() == [5, 10, 15, 20] and losses.shape == (4, 4)
     assert losses[-1, 0] < losses[-1, 1] < losses[-1, 3]
     assert many.faults[:2] == [None, None] and many.faults[3] is None
+    assert many.faults[2] is not None
     step, leaves = many.faults[2]
     assert step == int(many.state.stopped[2]) == int(many.state.step[2]) < 5 and "loss" in leaves
     assert np.isnan(losses[1:, 2]).all() and np.isfinite(many.state.params["w"]).all()
