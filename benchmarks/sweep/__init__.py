@@ -12,7 +12,8 @@ A setting is three numbers, from which everything else follows: a tanh Elman net
 scale, and an input sequence of that length. Computed is the gradient of its last output, summed over units: the largest
 entries of dL/dW2 and dL/dx_1, which are compared before anything is timed. From the three numbers to these two, per
 setting:
-  one program                   vmap over scales, seeds and lengths; short rows are padded and cut by `lengths`
+  one program                   vmap over seeds, scales and lengths: the scales of a seed share its W2 in one matmul,
+                                and the lengths one forward pass, as long as the longest
   one program, 2 devices        the same with the seeds split over --devices
   a call a setting              compiled once; padded as in the program
   a call a setting, cut         compiled once for each length, no padding

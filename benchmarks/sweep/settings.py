@@ -3,12 +3,12 @@
 import dataclasses
 import itertools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 import rnnjax
 
@@ -56,23 +56,56 @@ class Sweep:
         return 2.0 * (1 + self.hidden) * self.hidden * sum(length for _, _, length in self.settings())
 
 
+class ScaledParams(NamedTuple):
+    """W2 is `scale` times `cell.w_h`."""
+
+    cell: rnnjax.ElmanParams
+    scale: Any  # a number
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled(rnnjax.Cell):
+    """An Elman cell whose product with the carry is scaled, s (h W) for h (s W): networks that differ in s share W.
+
+    Under `vmap` over s one matmul then serves them all; a matrix for each would need as many products of a vector.
+    """
+
+    cell: rnnjax.Elman
+
+    def init(self, key: Array, input_size: int, dtype: Any = None) -> ScaledParams:
+        return ScaledParams(self.cell.init(key, input_size, dtype), jnp.ones(()))
+
+    def initial_carry(self, params: ScaledParams, batch_shape: tuple[int, ...] = ()) -> Array:
+        return self.cell.initial_carry(params.cell, batch_shape)
+
+    def project(self, params: ScaledParams, xs: Array) -> Array:
+        return self.cell.project(params.cell, xs)
+
+    def mix(self, params: ScaledParams, carry: Array) -> Array:
+        return params.scale * self.cell.mix(params.cell, carry)
+
+    def gate(self, params: ScaledParams, carry: Array, u: Array, r: Array) -> tuple[Array, Array]:
+        return self.cell.gate(params.cell, carry, u, r)
+
+
 def norms(sweep: Sweep, scale: Any, seed: Any, length: Any, steps: int, engine: Any) -> Array:
     """One setting: log10 of the largest entries of dL/dW2 and dL/dx_1, `[2]`, L the sum over units of the last output.
 
+    Nothing before the loss depends on the length, so under `vmap` over lengths there is one forward pass for them all.
+
     Args:
-      scale, seed, length: numbers or traced scalars; length None says that all steps count.
-      steps: T, at least the length.
+      scale, seed, length: numbers or traced scalars.
+      steps: T, at least the length; steps beyond the length have no part in the loss.
     """
-    cell = rnnjax.Elman(sweep.hidden)
+    cell = Scaled(rnnjax.Elman(sweep.hidden))
     key = jax.random.key(seed)
-    params = cell.init(key, 1)
+    params = ScaledParams(cell.cell.init(key, 1), scale)
     xs = jax.random.normal(jax.random.fold_in(key, 1), (max(sweep.lengths), 1))[:steps]
 
-    def last(params: Any, xs: Array) -> Array:
-        scaled = params._replace(w_h=scale * params.w_h)
-        h, _ = rnnjax.unroll(cell, scaled, None, xs, lengths=length, engine=engine)
-        return h.sum()
+    def last(params: ScaledParams, xs: Array) -> Array:
+        _, ys = rnnjax.unroll(cell, params, None, xs, engine=engine)
+        return lax.dynamic_index_in_dim(ys, length - 1, keepdims=False).sum()
 
     dparams, dxs = jax.grad(last, argnums=(0, 1))(params, xs)
-    sizes = jnp.stack([jnp.abs(dparams.w_h).max(), jnp.abs(dxs[0]).max()])
+    sizes = jnp.stack([jnp.abs(dparams.cell.w_h).max() / scale, jnp.abs(dxs[0]).max()])  # W2 is scale times w_h
     return jnp.log10(jnp.maximum(sizes, _LEAST))

@@ -39,23 +39,23 @@ def contestants(sweep: Sweep, devices: int, compiles: int = 2) -> list[Counted]:
 
 
 def one_program(sweep: Sweep, devices: int = 1, compiles: int = 2) -> harness.Program:
-    """`vmap` over lengths within seeds within scales: what does not depend on an axis is computed once along it."""
+    """`vmap` over lengths within scales within seeds: what does not depend on an axis is computed once along it."""
 
     def setting(scale: Array, seed: Array, length: Array) -> Array:
         return norms(sweep, scale, seed, length, max(sweep.lengths), sweep.engine)
 
     by_length = jax.vmap(setting, (None, None, 0))
-    by_seed = jax.vmap(by_length, (None, 0, None))
-    by_scale = jax.vmap(by_seed, (0, None, None))
+    by_scale = jax.vmap(by_length, (0, None, None))
+    by_seed = jax.vmap(by_scale, (None, 0, None))
     seeds = jnp.asarray(sweep.seeds, jnp.uint32)
     if devices > 1:
         seeds = _split(seeds, devices)
     return harness.compiled(
-        by_scale,
+        by_seed,
         jnp.asarray(sweep.scales, jnp.float32),
         seeds,
         jnp.asarray(sweep.lengths, jnp.int32),
-        shared=lambda result: _all_and_few(sweep, np.asarray(result)),
+        shared=lambda result: _all_and_few(sweep, np.asarray(result).swapaxes(0, 1)),  # to scale, seed, length
         compiles=compiles,
         devices=devices,
     )
@@ -72,7 +72,7 @@ def call_a_setting_cut(sweep: Sweep) -> harness.Program:
 
     @functools.partial(jax.jit, static_argnums=2)
     def run(scale: Array, seed: Array, steps: int) -> Array:
-        return norms(sweep, scale, seed, None, steps, sweep.engine)
+        return norms(sweep, scale, seed, steps, steps, sweep.engine)
 
     return _one_by_one(sweep, lambda setting: run(*setting))
 
@@ -82,7 +82,7 @@ def compiled_for_each(sweep: Sweep) -> harness.Program:
 
     def run(setting: tuple[float, int, int]) -> Array:
         scale, seed, steps = setting
-        return jax.jit(lambda: norms(sweep, scale, seed, None, steps, sweep.engine))()
+        return jax.jit(lambda: norms(sweep, scale, seed, steps, steps, sweep.engine))()
 
     return _one_by_one(sweep, run, few=True)
 
@@ -92,7 +92,7 @@ def python_loop(sweep: Sweep) -> harness.Program:
 
     def run(setting: tuple[float, int, int]) -> Array:
         scale, seed, steps = setting
-        return norms(sweep, scale, seed, None, steps, "loop")
+        return norms(sweep, scale, seed, steps, steps, "loop")
 
     return _one_by_one(sweep, run, few=True)
 

@@ -69,8 +69,8 @@ def gru_project(params: GRUParams, xs: Array) -> Array:
 
 
 def gru_mix(params: GRUParams, h: Array) -> Array:
-    """What the hidden state adds to the three pre-activations, h W_h. `[..., H]` to `[..., 3H]`."""
-    return h @ params.w_h
+    """What the hidden state adds to the three pre-activations, r = h W_h + (0, 0, b_hn). `[..., H]` to `[..., 3H]`."""
+    return h @ params.w_h + jnp.pad(params.b_hn, (2 * params.b_hn.shape[0], 0))
 
 
 def gru_gate(params: GRUParams, h: Array, u: Array, r: Array) -> tuple[Array, Array]:
@@ -79,7 +79,7 @@ def gru_gate(params: GRUParams, h: Array, u: Array, r: Array) -> tuple[Array, Ar
     r_r, r_z, r_n = jnp.split(r, 3, axis=-1)
     reset = jax.nn.sigmoid(u_r + r_r)
     update = jax.nn.sigmoid(u_z + r_z)
-    candidate = jnp.tanh(u_n + reset * (r_n + params.b_hn))
+    candidate = jnp.tanh(u_n + reset * r_n)
     h = (1 - update) * candidate + update * h
     return h, h
 

@@ -39,7 +39,7 @@ class GRUGate(NamedTuple):
         u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
         r_r, r_z, r_n = jnp.split(r, 3, axis=-1)
         z = self.gate_fn(u_z + r_z)
-        n = self.activation_fn(u_n + self.gate_fn(u_r + r_r) * (r_n + params.b_hn))
+        n = self.activation_fn(u_n + self.gate_fn(u_r + r_r) * r_n)
         h = (1 - z) * n + z * h
         return h, h
 

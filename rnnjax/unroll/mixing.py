@@ -28,21 +28,12 @@ def mixed_tangent(cell: Cell, params: PyTree, carry: PyTree) -> Callable[[PyTree
     first = len(params_leaves)
     carried = reached(closed, range(first, first + len(carry_leaves)))
 
-    def plain(eqn: JaxprEqn) -> bool:
-        (lhs, rhs), batch = eqn.params["dimension_numbers"]
+    def of_the_carry(eqn: JaxprEqn) -> bool:
         left, right = eqn.invars
-        return (
-            batch == ((), ())
-            and not isinstance(left, Literal)
-            and left in carried
-            and not isinstance(right, Literal)
-            and right not in carried
-            and aval(right).ndim == 2
-            and (tuple(lhs), tuple(rhs)) == ((aval(left).ndim - 1,), (0,))
-        )
+        return plain_matmul(eqn) and left in carried and right not in carried
 
-    matmuls = [eqn for eqn in closed.jaxpr.eqns if eqn.primitive.name == "dot_general" and plain(eqn)]
-    invariant = _invariants(closed, params_leaves, carry_leaves, carried)
+    matmuls = [eqn for eqn in closed.jaxpr.eqns if eqn.primitive.name == "dot_general" and of_the_carry(eqn)]
+    invariant = invariants(closed, params_leaves, carry_leaves, carried)
     transposed: dict[Any, Array] = {}
     for eqn in matmuls:
         right = eqn.invars[1]
@@ -81,14 +72,27 @@ def _traced(cell: Cell, params: PyTree, carry: PyTree):
     return flat_jaxpr(cell.mix, params, carry), jax.tree.structure(jax.eval_shape(cell.mix, params, carry))
 
 
-def _invariants(closed: Any, params: list[Any], carry: list[Any], carried: set[Var]) -> dict[Var, Any]:
-    """The values of all variables that depend on the parameters alone."""
+def plain_matmul(eqn: JaxprEqn) -> bool:
+    """Whether a `dot_general` is x @ w, with variables x `[..., K]` and w `[K, N]`."""
+    (lhs, rhs), batch = eqn.params["dimension_numbers"]
+    left, right = eqn.invars
+    return (
+        batch == ((), ())
+        and not isinstance(left, Literal)
+        and not isinstance(right, Literal)
+        and aval(right).ndim == 2
+        and (tuple(lhs), tuple(rhs)) == ((aval(left).ndim - 1,), (0,))
+    )
+
+
+def invariants(closed: Any, params: list[Any], others: list[Any], varying: set[Var]) -> dict[Var, Any]:
+    """The values of all variables that depend on the parameters alone; `varying` are those that do not."""
     computed: dict[Var, Any] = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     computed.update(zip(closed.jaxpr.invars, params, strict=False))
-    eqns = [eqn for eqn in closed.jaxpr.eqns if not any(v in carried for v in eqn.outvars)]
+    eqns = [eqn for eqn in closed.jaxpr.eqns if not any(v in varying for v in eqn.outvars)]
     outvars = [v for eqn in eqns for v in eqn.outvars]
     alone = closed.replace(jaxpr=closed.jaxpr.replace(eqns=eqns, outvars=outvars))
-    computed.update(zip(outvars, evaluate(alone, (*params, *carry)), strict=True))
+    computed.update(zip(outvars, evaluate(alone, (*params, *others)), strict=True))
     return computed
 
 

@@ -42,20 +42,42 @@ class Piece(NamedTuple):
     var: Var
 
 
-def cut_apart(cell: Cell, params: PyTree, carry: PyTree, us: PyTree, r: PyTree) -> PyTree:
-    """`us` with `Blocks` for every leaf that the gate only ever cuts; the shapes of one row decide."""
+def widths_of_cuts(cell: Cell, params: PyTree, carry: PyTree, u: PyTree, r: PyTree) -> list[tuple[int, ...] | None]:
+    """For each leaf of u: the widths of the blocks that the gate cuts it into, or `None` if it does more with it.
 
-    def row(tree: PyTree, drop: int) -> PyTree:
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[drop:], leaf.dtype), tree)
-
-    leaves, tree = jax.tree.flatten(us)
-    closed = flat_jaxpr(cell.gate, params, carry, row(us, leaves[0].ndim - 1), r)
+    The shapes are those of one row.
+    """
+    closed = flat_jaxpr(cell.gate, params, carry, u, r)
     first = len(jax.tree.leaves((params, carry)))
-    for i, leaf in enumerate(leaves):
-        pieces = _tiles(closed.jaxpr, closed.jaxpr.invars[first + i])
-        if pieces and len(pieces) > 1:
-            leaves[i] = Blocks(tuple(leaf[..., piece.start : piece.stop] for piece in pieces))
-    return jax.tree.unflatten(tree, leaves)
+    tiled = [_tiles(closed.jaxpr, closed.jaxpr.invars[first + i]) for i in range(len(jax.tree.leaves(u)))]
+    return [tuple(p.stop - p.start for p in pieces) if pieces and len(pieces) > 1 else None for pieces in tiled]
+
+
+def cut_apart(us: PyTree, widths: Sequence[Sequence[int] | None]) -> PyTree:
+    """`us` with `Blocks` for every leaf that has widths."""
+    leaves, tree = jax.tree.flatten(us)
+    return jax.tree.unflatten(tree, [u if w is None else cut(u, w) for u, w in zip(leaves, widths, strict=True)])
+
+
+def cut(value: Array, widths: Sequence[int]) -> Blocks:
+    """`[..., nH]` as blocks; in one equation, of which the transpose is one concatenation."""
+    return Blocks(tuple(jnp.split(value, np.cumsum(widths)[:-1], axis=-1)))
+
+
+def by_block(eqn: JaxprEqn, values: list[Any]) -> Any:
+    """An elementwise equation of which some inputs are `Blocks`: done block by block."""
+    blocks = next((value for value in values if is_blocks(value)), None)
+    if blocks is None:
+        return eqn.primitive.bind(*values, **eqn.params)
+    widths = [part.shape[-1] for part in blocks.parts]
+
+    def parts(value: Any) -> Sequence[Any]:
+        if is_blocks(value):
+            return value.parts
+        packed = jnp.ndim(value) > 0 and jnp.shape(value)[-1] == sum(widths)
+        return cut(value, widths).parts if packed else [value] * len(widths)
+
+    return Blocks(tuple(eqn.primitive.bind(*one, **eqn.params) for one in zip(*map(parts, values), strict=True)))
 
 
 def packed_gate(cell: Cell, params: PyTree, carry: PyTree, u: PyTree, r: PyTree) -> "PackedGate":

@@ -178,7 +178,8 @@ _ELEMENTWISE = """
     gt integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not or pow
     reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor
 """
-_POINTWISE = frozenset(_ELEMENTWISE.split())
+POINTWISE = frozenset(_ELEMENTWISE.split())
+"""Primitives that act on every element alone."""
 
 
 def _follow(cell: Cell, eqn: JaxprEqn, values: list[_Followed]) -> list[_Followed]:
@@ -187,7 +188,7 @@ def _follow(cell: Cell, eqn: JaxprEqn, values: list[_Followed]) -> list[_Followe
     shapes = [aval(v).shape for v in eqn.outvars]
     if name == "optimization_barrier":
         return values
-    if name in _POINTWISE and all(value.mask.shape in ((), shape) for value in values for shape in shapes):
+    if name in POINTWISE and all(value.mask.shape in ((), shape) for value in values for shape in shapes):
         if name.startswith("custom"):
             _check_inside(cell, eqn)
         return [_combined(cell, name, values, shape) for shape in shapes]

@@ -10,21 +10,34 @@ from jax import Array, lax
 
 from rnnjax.cell import Cell, PyTree
 from rnnjax.unroll.masking import StepInput, select, timed_step
+from rnnjax.unroll.mixing import mixed_leaves
 from rnnjax.unroll.packing import cut_apart, is_blocks, packed_gate
 from rnnjax.unroll.pointwise import GateStructure
-from rnnjax.unroll.slopes import GateAtAllSteps, Leaves
+from rnnjax.unroll.projecting import ProjectRest, project_ahead
+from rnnjax.unroll.slopes import GateAtAllSteps, Slopes, counted
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """What is known of one layer before any array is."""
+    """What is known of one layer before any array is.
+
+    Attributes:
+      structure, y_tree: what the gate depends on; how y is put together.
+      rows: the batch shape, one axis or none.
+      widths: for each leaf of u, the blocks that the gate cuts it into, if it does nothing else with it.
+      remembers: the derivative can do with the activations in place of r.
+      slopes_in_loop: the saving run computes the slopes of a step right after it, while its arrays are in cache.
+    """
 
     cell: Cell
     structure: GateStructure
-    y_tree: Any  # how y is put together
-    rows: tuple[int, ...]  # the batch shape: one axis or none
+    y_tree: Any
+    rows: tuple[int, ...]
     reverse: bool
     unroll: int
+    widths: tuple[tuple[int, ...] | None, ...]
+    remembers: bool
+    slopes_in_loop: bool
 
     @property
     def read_by_y(self) -> list[int]:
@@ -34,70 +47,136 @@ class Layer:
     def scan(self, step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, inputs: Any) -> tuple[Any, Any]:
         return lax.scan(step, carry, inputs, reverse=self.reverse, unroll=self.unroll)
 
+    def project(self, params: PyTree, xs: Array) -> PyTree:
+        """u for all steps of all rows, `[T, *rows, ...]`, with one axis for them in the matmul."""
+        us = self.cell.project(params, xs.reshape(-1, xs.shape[-1]))
+        return jax.tree.map(lambda u: u.reshape(*xs.shape[:-1], *u.shape[1:]), us)
+
 
 class Primal(NamedTuple):
     """A run of the recurrence, from which its derivative is built; arrays are `[T, *rows, ...]`."""
 
     params: PyTree
-    us: PyTree
-    rs: PyTree
     first: PyTree  # carry_0, `[*rows, H]`
-    previous: PyTree  # carry_{t-1}, after a reset
-    outputs: Leaves  # the distinct outputs of the gate
-    remembered: dict[int, Array]  # t of the gate's activations, as in `PackedGate`
+    previous: PyTree  # carry_{t-1}, after a reset; zeros for leaves that nobody reads
+    outputs: dict[int, Array]  # the distinct outputs of the gate, those that y has among them
+    slopes: list[Slopes]  # hidden steps are written into them
+    gate: GateAtAllSteps | None  # None where the slopes were computed in the loop
     counts: Array | None  # [T, *rows]
     resets: Array | None  # [T, *rows]
 
 
-def plain_run(layer: Layer, params: PyTree, us: PyTree, carry: PyTree, counts: Array | None, resets: Array | None):
+def plain_run(layer: Layer, params: PyTree, xs: Array, carry: PyTree, counts: Array | None, resets: Array | None):
     """`(carry_T, ys)`."""
-    step = timed_step(_projected(layer), params, layer.rows)
-    return layer.scan(step, carry, StepInput(_cut(layer, params, us, carry), counts, resets))
+    pieces, rest = _projected_ahead(layer, params, xs)
+    step = timed_step(_Projected(layer, rest), params, layer.rows)
+    return layer.scan(step, carry, StepInput(pieces, counts, resets))
 
 
 def saving_run(
-    layer: Layer, params: PyTree, us: PyTree, carry: PyTree, counts: Array | None, resets: Array | None
+    layer: Layer, params: PyTree, xs: Array, carry: PyTree, counts: Array | None, resets: Array | None
 ) -> tuple[PyTree, Primal]:
-    """`(carry_T, primal)`.
+    """`(carry_T, primal)`."""
+    run = _run_with_slopes if layer.slopes_in_loop else _run_then_slopes
+    return run(layer, params, xs, carry, counts, resets)
+
+
+def _run_with_slopes(
+    layer: Layer, params: PyTree, xs: Array, carry: PyTree, counts: Array | None, resets: Array | None
+) -> tuple[PyTree, Primal]:
+    """Every step leaves its slopes and what `mix` and y read; the passes over memory of `_run_then_slopes` are saved.
+
+    The loop has more kernels a step. Where a step is large that is cheaper than to read its arrays again later.
+    """
+    structure, tree = layer.structure, jax.tree.structure(carry)
+    pieces, rest = _projected_ahead(layer, params, xs)
+    read = mixed_leaves(layer.cell, params, carry)
+    kept = read | {leaf for leaf, out in enumerate(structure.carry_outs) if out in structure.y_outs}
+    elsewhere = [out for out in layer.read_by_y if out not in structure.carry_outs]
+    alike: list[set[int]] = []  # for each group of slopes: the leaves of u that have the slope of r's
+
+    # Stored as [..., n, H], so that XLA does not start this loop and the one that runs backwards from one array of
+    # zeros, of which it would make a copy.
+    def split(slope: Array) -> Array:
+        return slope.reshape(*slope.shape[:-1], -1, structure.width)
+
+    def joined(slope: Array) -> Array:
+        return slope.reshape(*slope.shape[:-2], -1)
+
+    def saving(carry: PyTree, inputs: StepInput):
+        if inputs.resets is not None:
+            carry = select(inputs.resets, layer.cell.initial_carry(params, layer.rows), carry)
+        u, r = rest(inputs.x), layer.cell.mix(params, carry)
+        gate = GateAtAllSteps(layer.cell, structure, params, carry, u, r, {})
+        outputs = gate.outputs(gate.inputs, {})
+        slopes = counted(structure, gate.slopes(outputs), inputs.counts, inputs.resets)
+        alike[:] = [{i for i, (a, b) in enumerate(zip(s.u, s.r, strict=False)) if a is b} for s in slopes]
+        slopes = jax.tree.map(split, [_without(s, same) for s, same in zip(slopes, alike, strict=True)])
+        new = jax.tree.unflatten(tree, [outputs[out] for out in structure.carry_outs])
+        new = new if inputs.counts is None else select(inputs.counts, new, carry)
+        leaves = jax.tree.leaves(new)
+        return new, ({leaf: leaves[leaf] for leaf in kept}, {out: outputs[out] for out in elsewhere}, slopes)
+
+    last, (stored, outputs, slopes) = layer.scan(saving, carry, StepInput(pieces, counts, resets))
+    slopes = [_with(s, same) for s, same in zip(jax.tree.map(joined, slopes), alike, strict=True)]
+    steps = xs.shape[0]
+    carries = [
+        stored[i] if i in stored else jnp.zeros((steps, *leaf.shape), leaf.dtype)
+        for i, leaf in enumerate(jax.tree.leaves(carry))
+    ]
+    previous = _previous(layer, params, carry, jax.tree.unflatten(tree, carries), resets)
+    outputs |= {structure.carry_outs[leaf]: value for leaf, value in stored.items()}
+    return last, Primal(params, carry, previous, outputs, slopes, None, counts, resets)
+
+
+def _without(slopes: Slopes, alike: set[int]) -> Slopes:
+    """Leaves out the slopes of u that r has too, so that they are stored once."""
+    return slopes._replace(u=[None if i in alike else leaf for i, leaf in enumerate(slopes.u)])
+
+
+def _with(slopes: Slopes, alike: set[int]) -> Slopes:
+    return slopes._replace(u=[slopes.r[i] if i in alike else leaf for i, leaf in enumerate(slopes.u)])
+
+
+def _run_then_slopes(
+    layer: Layer, params: PyTree, xs: Array, carry: PyTree, counts: Array | None, resets: Array | None
+) -> tuple[PyTree, Primal]:
+    """The slopes of all steps at once, after the loop.
 
     The loop has few outputs, as each costs a kernel a step. It stores the activations if the derivative can do with
     them, else r; and those leaves of the carry that cannot be had from these for all steps at once, as the LSTM's
     h_t = σ(o) tanh(c_t) can.
     """
     tree = jax.tree.structure(carry)
-    step = timed_step(_projected(layer, for_derivative=True), params, layer.rows)
+    us = layer.project(params, xs)  # where activations are stored nobody reads its values
+    if layer.remembers:
+        pieces, rest = _projected_ahead(layer, params, xs)
+    else:
+        pieces, rest = cut_apart(us, layer.widths), _as_it_is
+    step = timed_step(_Projected(layer, rest, for_derivative=True), params, layer.rows)
     kept = _to_be_kept(layer.structure) if counts is None else set(range(tree.num_leaves))
 
     def saving(carry: PyTree, inputs: StepInput):
         carry, saved = step(carry, inputs)
         return carry, ({i: leaf for i, leaf in enumerate(jax.tree.leaves(carry)) if i in kept}, saved)
 
-    inputs = StepInput(_cut(layer, params, us, carry), counts, resets)
-    last, (stored, (rs, remembered)) = layer.scan(saving, carry, inputs)
+    last, (stored, (rs, remembered)) = layer.scan(saving, carry, StepInput(pieces, counts, resets))
     if len(stored) < tree.num_leaves:
         stored = _completed(layer, stored, params, us, carry, rs, remembered)
     carries = [stored[leaf] for leaf in range(tree.num_leaves)]
-    previous = _previous(layer, carry, jax.tree.unflatten(tree, carries))
-    if resets is not None:
-        start = layer.cell.initial_carry(params, layer.rows)
-        start = jax.tree.map(lambda s, p: jnp.broadcast_to(s, p.shape), start, previous)
-        previous = select(resets, start, previous)
+    previous = _previous(layer, params, carry, jax.tree.unflatten(tree, carries), resets)
     rs = _mixed(layer, params, previous) if rs is None else rs
     gate = GateAtAllSteps(layer.cell, layer.structure, params, previous, us, rs, remembered)
     # a held carry is not what the gate gave
     known = dict(zip(layer.structure.carry_outs, carries, strict=True)) if counts is None else {}
     outputs = [known.get(k, out) for k, out in enumerate(gate.outputs(gate.inputs, known))]
-    return last, Primal(params, us, rs, carry, previous, outputs, remembered, counts, resets)
+    slopes = counted(layer.structure, gate.slopes(outputs), counts, resets)
+    return last, Primal(params, carry, previous, dict(enumerate(outputs)), slopes, gate, counts, resets)
 
 
 def row_of(tree: PyTree, lead: int) -> PyTree:
     """The shapes without the first `lead` axes."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[lead:], leaf.dtype), tree)
-
-
-def _cut(layer: Layer, params: PyTree, us: PyTree, carry: PyTree) -> PyTree:
-    one = row_of(carry, len(layer.rows))
-    return cut_apart(layer.cell, params, one, us, jax.eval_shape(layer.cell.mix, params, one))
 
 
 def _to_be_kept(structure: GateStructure) -> set[int]:
@@ -131,13 +210,17 @@ def _completed(
     return {leaf: stored[leaf] if leaf in stored else outputs[k] for leaf, k in enumerate(layer.structure.carry_outs)}
 
 
-def _previous(layer: Layer, first: PyTree, carries: PyTree) -> PyTree:
-    """carry_{t-1} for all t, `[T, *rows, H]`, before a reset."""
+def _previous(layer: Layer, params: PyTree, first: PyTree, carries: PyTree, resets: Array | None) -> PyTree:
+    """carry_{t-1} for all t, `[T, *rows, H]`, after a reset."""
 
     def shifted(one: Array, many: Array) -> Array:
         return jnp.concatenate([many[1:], one[None]] if layer.reverse else [one[None], many[:-1]])
 
-    return jax.tree.map(shifted, first, carries)
+    previous = jax.tree.map(shifted, first, carries)
+    if resets is None:
+        return previous
+    start = layer.cell.initial_carry(params, layer.rows)
+    return select(resets, jax.tree.map(lambda s, p: jnp.broadcast_to(s, p.shape), start, previous), previous)
 
 
 def _mixed(layer: Layer, params: PyTree, carries: PyTree) -> PyTree:
@@ -147,20 +230,33 @@ def _mixed(layer: Layer, params: PyTree, carries: PyTree) -> PyTree:
     return jax.tree.map(lambda r: r.reshape(*lead, *r.shape[1:]), rs)
 
 
-@dataclasses.dataclass(frozen=True)
+def _projected_ahead(layer: Layer, params: PyTree, xs: Array) -> tuple[list[Any], ProjectRest]:
+    """What of the projection is computed for all steps, `[T, *rows, ...]`, and what is left to do in the loop."""
+    widths = layer.widths[0] if len(layer.widths) == 1 else None
+    pieces = project_ahead(layer.cell, params, xs.reshape(-1, xs.shape[-1]), widths)
+    pieces = jax.tree.map(lambda piece: piece.reshape(*xs.shape[:-1], *piece.shape[1:]), pieces)
+    return pieces, ProjectRest(layer.cell, params, row_of(xs, 1), widths)
+
+
+def _as_it_is(us: PyTree) -> PyTree:
+    return us
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Projected:
-    """The cell once its input is projected, x = u_t: what `timed_step` runs inside the loop."""
+    """The cell once its input is projected ahead, x being the pieces of u_t: what `timed_step` runs inside the loop."""
 
     layer: Layer
+    rest: Callable[[Any], PyTree]
     for_derivative: bool = False  # y is (r, {}), or (None, t of the activations) where those will do
 
     def initial_carry(self, params: PyTree, batch_shape: tuple[int, ...] = ()) -> PyTree:
         return self.layer.cell.initial_carry(params, batch_shape)
 
     def step(self, params: PyTree, carry: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-        r = self.layer.cell.mix(params, carry)
-        gate = packed_gate(self.layer.cell, params, carry, x, r)
-        before = [*jax.tree.leaves((params, carry)), *jax.tree.leaves(x, is_leaf=is_blocks)]
+        u, r = self.rest(x), self.layer.cell.mix(params, carry)
+        gate = packed_gate(self.layer.cell, params, carry, u, r)
+        before = [*jax.tree.leaves((params, carry)), *jax.tree.leaves(u, is_leaf=is_blocks)]
         of_r = jax.tree.leaves(r)
         outputs, ts = gate([*before, *of_r])
         n = len(self.layer.structure.carry_outs)
@@ -169,8 +265,3 @@ class _Projected:
             return new, jax.tree.unflatten(self.layer.y_tree, outputs[n:])
         remembers = gate.remembers(range(len(before), len(before) + len(of_r)))
         return new, (r, {}) if remembers is None else (None, {i: ts[i] for i in remembers})
-
-
-def _projected(layer: Layer, for_derivative: bool = False) -> Any:
-    """`timed_step` asks for a cell, of which it uses no more than this has."""
-    return _Projected(layer, for_derivative)

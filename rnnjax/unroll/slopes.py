@@ -14,7 +14,8 @@ import numpy as np
 from jax import Array
 
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.packing import PackedGate
+from rnnjax.unroll.masking import select
+from rnnjax.unroll.packing import PackedGate, is_blocks, whole
 from rnnjax.unroll.pointwise import Block, GateStructure, trace_gate
 
 Leaves = list[Any]
@@ -31,7 +32,7 @@ class Slopes(NamedTuple):
 
 
 class GateAtAllSteps:
-    """A cell's gate over all of time, with its distinct outputs in the order of `GateStructure`."""
+    """A cell's gate over all of time or at one step, with its distinct outputs in the order of `GateStructure`."""
 
     def __init__(
         self,
@@ -43,9 +44,12 @@ class GateAtAllSteps:
         r: PyTree,
         remembered: Mapping[int, Array],
     ):
-        """`carry` is carry_{t-1}, after a reset; leaves are `[T, *rows, ...]`; `remembered` as in `PackedGate`."""
+        """`carry` is carry_{t-1}, after a reset; leaves are `[T, *rows, ...]`; `remembered` as in `PackedGate`.
+
+        u may hold `Blocks`, and T be left out: then it is the gate at one step.
+        """
         self.structure = structure
-        closed, self.outs = trace_gate(cell, params, carry, u, r)
+        closed, self.outs = trace_gate(cell, params, carry, whole(u), r)
         self.gate = PackedGate(closed)
         self.remembered = remembered
         self.inputs = [params, carry, u, r]
@@ -54,7 +58,7 @@ class GateAtAllSteps:
     def outputs(self, inputs: Sequence[PyTree], known: Mapping[int, Any], as_inputs: bool = False) -> Leaves:
         """The distinct outputs; where others read one of them, they read the value that is `known` by its index."""
         named = {self.outs[k]: value for k, value in known.items()}
-        values, _ = self.gate(jax.tree.leaves(inputs), named, self.remembered, as_inputs)
+        values, _ = self.gate(jax.tree.leaves(inputs, is_leaf=is_blocks), named, self.remembered, as_inputs)
         by_var = dict(zip(self.gate.closed.jaxpr.outvars, values, strict=True))
         return [by_var[v] for v in self.outs]
 
@@ -79,7 +83,8 @@ class GateAtAllSteps:
         def kept(kind: str, leaves: Leaves) -> Leaves:
             return [leaf if (kind, i) in read else None for i, leaf in enumerate(leaves)]
 
-        carry, u, r = map(jax.tree.leaves, rest)
+        carry, u, r = (jax.tree.leaves(tree, is_leaf=is_blocks) for tree in rest)
+        u = [jnp.concatenate(leaf.parts, -1) if is_blocks(leaf) else leaf for leaf in u]
         by_output = [cuts.get(k) for k in range(len(self.structure.needs))]
         return Slopes(kept("carry", carry), kept("u", u), kept("r", r), kept("cut", by_output))
 
@@ -90,6 +95,36 @@ class GateAtAllSteps:
         params, *rest = self.inputs
         cuts = {k: outputs[k] for k in self.cuts}
         return jax.jvp(lambda p: self.outputs([p, *rest], cuts), (params,), (dparams,))[1]
+
+
+def counted(structure: GateStructure, slopes: list[Slopes], counts: Array | None, resets: Array | None) -> list[Slopes]:
+    """Writes hidden steps into the slopes: zeros, and a one that holds the carry where it has a slope of its own."""
+    if counts is None:
+        return slopes
+    masked: dict[int, Array] = {}
+
+    def where_counted(slope: Array) -> Array:
+        if id(slope) not in masked:  # what u and r share stays shared
+            masked[id(slope)] = select(counts, slope, jnp.zeros_like(slope))
+        return masked[id(slope)]
+
+    slopes = [jax.tree.map(where_counted, group) for group in slopes]
+    stays = held(counts, resets)
+    for leaf in range(len(structure.carry_outs)):
+        if carry_has_slope(structure, leaf):
+            own = slopes[0].carry[leaf]
+            slopes[0].carry[leaf] = own + stays.astype(own.dtype)
+    return slopes
+
+
+def held(counts: Array, resets: Array | None) -> Array:
+    """Where the carry stays as it is, `[..., 1]`: neither counted nor reset."""
+    return (~counts if resets is None else ~(counts | resets))[..., None]
+
+
+def carry_has_slope(structure: GateStructure, leaf: int) -> bool:
+    """Whether a leaf of the new carry has a slope with respect to its own predecessor that nobody else reads."""
+    return not structure.shared and Block("carry", leaf, 0) in structure.needs[structure.carry_outs[leaf]]
 
 
 def times(

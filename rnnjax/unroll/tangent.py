@@ -8,19 +8,18 @@ for each distinct output of the gate, where out' are the outputs that it is comp
 reset puts dcarry_{t-1}'s replacement, ∂initial_carry/∂params dparams, into the drive, and zeros into S and C.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from rnnjax.cell import Cell, PyTree
+from rnnjax.cell import PyTree
 from rnnjax.unroll.masking import select
 from rnnjax.unroll.mixing import mixed_leaves, mixed_tangent
-from rnnjax.unroll.pointwise import Block, GateStructure
+from rnnjax.unroll.pointwise import GateStructure
 from rnnjax.unroll.saving import Layer, Primal
-from rnnjax.unroll.slopes import GateAtAllSteps, Leaves, Slopes, sum_of, times
+from rnnjax.unroll.slopes import Leaves, Slopes, carry_has_slope, held, sum_of, times
 
 
 class StepLinear(NamedTuple):
@@ -35,10 +34,8 @@ class StepLinear(NamedTuple):
 
 def linearize(layer: Layer, primal: Primal, dparams: PyTree, dus: PyTree) -> tuple[StepLinear, Leaves]:
     """The coefficients of the tangent recurrence for all steps, and the C_1 that the first dcarry is multiplied by."""
-    cell, structure, leaves = layer.cell, layer.structure, jax.tree.leaves
-    gate = GateAtAllSteps(cell, structure, primal.params, primal.previous, primal.us, primal.rs, primal.remembered)
-    slopes = gate.slopes(primal.outputs)
-    v = _mixed_with_dparams(cell, primal, dparams)
+    cell, structure, slopes, leaves = layer.cell, layer.structure, primal.slopes, jax.tree.leaves
+    v = _mixed_with_dparams(layer, primal, dparams)
     dstart = None
     if primal.resets is not None:
         shape = primal.resets.shape[1:]
@@ -54,8 +51,9 @@ def linearize(layer: Layer, primal: Primal, dparams: PyTree, dus: PyTree) -> tup
             if all(s.u[i] is s.r[i] and s.r[i] is not None for s in slopes):
                 inside[i], du[i], v[i] = v[i] + du[i], None, None
     drive = times(structure, slopes, carry=dstart, u=du, r=v)
-    for k, more in enumerate(gate.through_params(primal.outputs, dparams)):
-        drive[k] = sum_of(drive[k], more)
+    if primal.gate is not None:
+        for k, more in enumerate(primal.gate.through_params(primal.outputs, dparams)):
+            drive[k] = sum_of(drive[k], more)
     linear = StepLinear([s._replace(u=[]) for s in slopes], drive, inside, [], [])
     return _carried_ahead(layer, _timed(structure, linear, primal, dstart), primal)
 
@@ -85,11 +83,12 @@ def run_tangent(layer: Layer, primal: Primal, linear: StepLinear, dcarry: Leaves
     return jax.tree.unflatten(tree, last), stacked
 
 
-def _mixed_with_dparams(cell: Cell, primal: Primal, dparams: PyTree) -> PyTree:
+def _mixed_with_dparams(layer: Layer, primal: Primal, dparams: PyTree) -> PyTree:
     """v_t for all t; one axis of rows, so that the transpose contracts one axis."""
+    lead = jax.tree.leaves(primal.previous)[0].shape[:-1]
     rows = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), primal.previous)
-    v = jax.jvp(lambda p: cell.mix(p, rows), (primal.params,), (dparams,))[1]
-    return jax.tree.map(lambda a, r: a.reshape(r.shape), v, primal.rs)
+    v = jax.jvp(lambda p: layer.cell.mix(p, rows), (primal.params,), (dparams,))[1]
+    return jax.tree.map(lambda a: a.reshape(*lead, *a.shape[1:]), v)
 
 
 def _where_reset(resets: Array, tree: PyTree) -> PyTree:
@@ -99,33 +98,23 @@ def _where_reset(resets: Array, tree: PyTree) -> PyTree:
 
 
 def _timed(structure: GateStructure, linear: StepLinear, primal: Primal, dstart: Leaves | None) -> StepLinear:
-    """Writes hidden steps and resets into the coefficients."""
+    """Writes hidden steps and resets into the coefficients; the slopes know of hidden steps already."""
     counts, resets = primal.counts, primal.resets
     n_carry = len(structure.carry_outs)
     slopes, drive = linear.slopes, linear.drive
     hold: Leaves = [None] * n_carry
     if counts is not None:
-        held = dict(zip(structure.carry_outs, dstart or [None] * n_carry, strict=True))
-        drive = [_select(counts, d, held.get(k)) for k, d in enumerate(drive)]
-        slopes = [jax.tree.map(functools.partial(_where, counts), group) for group in slopes]
-        stays = (~counts if resets is None else ~(counts | resets))[..., None]
-        for leaf, out in enumerate(structure.carry_outs):
-            if structure.shared or Block("carry", leaf, 0) not in structure.needs[out]:
-                hold[leaf] = stays.astype(primal.outputs[out].dtype)
-            else:
-                own = slopes[0].carry[leaf]
-                slopes[0].carry[leaf] = own + stays.astype(own.dtype)
+        start = dict(zip(structure.carry_outs, dstart or [None] * n_carry, strict=True))
+        drive = [_select(counts, d, start.get(k)) for k, d in enumerate(drive)]
+        for leaf, first in enumerate(jax.tree.leaves(primal.first)):
+            if not carry_has_slope(structure, leaf):
+                hold[leaf] = held(counts, resets).astype(first.dtype)
     if resets is not None:
         slopes = [
             s._replace(carry=[_select(~resets, c, None) for c in s.carry], r=[_select(~resets, r, None) for r in s.r])
             for s in slopes
         ]
     return linear._replace(slopes=slopes, drive=drive, hold=hold)
-
-
-def _where(flags: Array, on_true: Array) -> Array:
-    """`on_true` at the rows where `flags` hold, else zero."""
-    return select(flags, on_true, jnp.zeros_like(on_true))
 
 
 def _select(flags: Array, on_true: Any, on_false: Any) -> Any:
@@ -148,8 +137,8 @@ def _carried_ahead(layer: Layer, linear: StepLinear, primal: Primal) -> tuple[St
     if not structure.shared:
         carry = list(linear.slopes[0].carry)
         for leaf in set(range(n_carry)) - mixed_leaves(layer.cell, primal.params, primal.first):
-            own, out = carry[leaf], structure.carry_outs[leaf]
-            if linear.hold[leaf] is None and Block("carry", leaf, 0) in structure.needs[out]:
+            own = carry[leaf]
+            if linear.hold[leaf] is None and carry_has_slope(structure, leaf):
                 one = jnp.ones_like(own[:1])
                 ahead[leaf] = jnp.concatenate([one, own[:-1]] if layer.reverse else [own[1:], one])
                 first[leaf] = own[-1] if layer.reverse else own[0]
