@@ -12,7 +12,7 @@ TARGET = 1.8
 
 
 def draw(result: Mapping[str, Any]) -> Figure:
-    """Marks on a logarithmic axis; 1 is the loop."""
+    """One mark a contestant; 1 is the loop."""
     points = result["points"]
     with drawing.drawing():
         figure = Figure(figsize=(7.5, 1.6 + 0.7 * len(points)))
