@@ -1,0 +1,64 @@
+"""SIGKILL at random moments: every run must go on, and arrive at the bits of one that was left alone.
+
+python -m tests.training.kills 50
+"""
+
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+STEPS = 400
+ROOT = Path(__file__).parents[2]
+
+
+def session(folder: Path, lines: int | None, delay: float) -> tuple[str, bool]:
+    """One process, killed `delay` seconds after so many lines of metrics; `(its last line, whether it was killed)`."""
+    command = [sys.executable, "-m", "tests.training.victim", str(folder), str(STEPS)]
+    last, seen = "", -1  # the first line says only that it is up
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            last, seen = line.strip(), seen + 1
+            if seen == lines:
+                time.sleep(delay)
+                process.kill()
+        process.wait()
+    assert process.returncode in (0, -9), f"ended with {process.returncode} after {last!r}"
+    return last, process.returncode == -9
+
+
+def moment(rng: random.Random) -> tuple[int, float]:
+    """While it starts, loads and compiles; or at any moment of the updates and saves after some line."""
+    return (0, rng.uniform(0, 4)) if rng.random() < 0.2 else (rng.randrange(1, 40), rng.uniform(0, 0.1))
+
+
+def trials(count: int, seed: int, folder: Path) -> tuple[int, list[str]]:
+    """Kills until `count` kills have struck; `(runs that arrived, failures)`."""
+    rng, failures, kills, runs = random.Random(seed), [], 0, 0
+    expected, _ = session(folder / "alone", None, 0)
+    print(f"left alone: {expected}", flush=True)
+    assert expected.endswith("True")
+    while kills < count:
+        run, last, killed, here = folder / f"run_{runs}", "", True, 0
+        while killed:
+            last, killed = session(run, *(moment(rng) if kills < count else (None, 0)))
+            kills, here = kills + killed, here + killed
+            print(f"{kills} kills; run {runs} at {last[:12]}", flush=True)
+        runs += 1
+        if last != expected:
+            failures.append(f"run {runs - 1}, killed {here} times, arrived at {last}")
+    return runs, failures
+
+
+def main(count: int, seed: int) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        runs, failures = trials(count, seed, Path(folder))
+    print(f"{count} kills over {runs} runs; {runs - len(failures)} arrived at the same bits", *failures, sep="\n")
+    return bool(failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0))

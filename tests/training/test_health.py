@@ -1,0 +1,51 @@
+"""The adjoint's rate as a metric: closed forms, and inside the compiled step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import rnnjax
+from rnnjax import tasks, training
+from rnnjax.training.health import _slopes
+
+CELL = rnnjax.Elman(1, "linear")
+HEALTH = training.adjoint_health(CELL, lambda params: params, lambda params, ys, batch: ys[-1].sum())
+
+
+def params(w_h):
+    return rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[w_h]]), b=jnp.zeros(1))
+
+
+def test_rate_of_a_scalar_network_is_log_w():
+    """2^100 and 0.5^100 alike, in the metrics of `fit`, at the parameters before the line's first update."""
+    rule = optax.sgd(0.0)
+    data = lambda key, step: tasks.latch(key, 100, (2,))  # noqa: E731
+    loss = lambda p, batch: jnp.sum(p.w_h) * 0  # noqa: E731
+    for w in (2.0, 0.5):
+        state = training.init_state(params(w), rule, jax.random.key(0))
+        _, history = training.fit(
+            loss, state, rule, data, training.FitOptions(steps=4, chunk=4, metrics_every=2), health=HEALTH
+        )
+        for line in history:
+            np.testing.assert_allclose(line["adjoint_rate"], np.log(w), rtol=1e-10)
+            np.testing.assert_allclose(line["adjoint_log_norm"], 100 * np.log(w), rtol=1e-10)
+            assert line["adjoint_arrives"] == 1.0
+
+
+def test_slopes_over_what_is_reached():
+    """Against `numpy.polyfit`; columns of different length, one with a single entry, one with none."""
+    rng = np.random.default_rng(0)
+    log_norm = rng.normal(size=(7, 4))
+    log_norm[5:, 1] = log_norm[:6, 2] = log_norm[:, 3] = -np.inf
+    found = _slopes(jnp.asarray(log_norm), jnp.isfinite(jnp.asarray(log_norm)))
+    lag = np.arange(6, -1, -1)
+    expected = [np.polyfit(lag, log_norm[:, 0], 1)[0], np.polyfit(lag[:5], log_norm[:5, 1], 1)[0]]
+    np.testing.assert_allclose(found[:2], expected, rtol=1e-12)
+    assert np.isnan(found[2:]).all()
+
+
+def test_a_shut_network_is_said_to_be_shut():
+    """No gradient arrives: the rate is NaN, the share 0, and nothing says that it is fine."""
+    measured = HEALTH(params(0.0), tasks.latch(jax.random.key(0), 5, (2,)))
+    assert float(measured["adjoint_arrives"]) == 0 and np.isnan(measured["adjoint_log_norm"])

@@ -1,0 +1,54 @@
+"""One small run that the tests of training share: three weights to find, so that next to nothing is compiled."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rnnjax import training
+from rnnjax.training.flat import flatten
+
+TRUE = np.array([1.0, -2.0, 0.5], np.float32)
+RULE = optax.chain(training.clip_by_global_norm(0.5), optax.sgd(0.1, momentum=0.5))
+OPTIONS = training.FitOptions(steps=40, chunk=10, metrics_every=5)
+
+
+def loss(params, batch):
+    xs, targets = batch
+    return jnp.mean((xs @ params["w"] + params["b"] - targets) ** 2)
+
+
+def data(key, step):
+    xs = jax.random.normal(key, (4, 3), jnp.float32)
+    return xs, xs @ TRUE
+
+
+def start(rule=RULE):
+    params = {"w": jnp.zeros(3, jnp.float32), "b": jnp.ones((), jnp.float32)}
+    return training.init_state(params, rule, jax.random.key(7))
+
+
+def run(options=OPTIONS, state=None, **more):
+    return training.fit(loss, start() if state is None else state, RULE, data, options, **more)
+
+
+def steps(count):
+    """As `OPTIONS`, for another number of steps."""
+    return training.FitOptions(steps=count, chunk=10, metrics_every=5)
+
+
+@functools.cache
+def uninterrupted():
+    """Where every interrupted run must arrive."""
+    return run()
+
+
+def same_bits(one, other):
+    """Every leaf of two states, keys among them, byte for byte."""
+    (a, keys_a), (b, keys_b) = flatten(one), flatten(other)
+    assert a.keys() == b.keys() and keys_a == keys_b
+    for name in a:
+        assert a[name].dtype == b[name].dtype and a[name].shape == b[name].shape, name
+        assert a[name].tobytes() == b[name].tobytes(), name

@@ -1,0 +1,36 @@
+"""The run that gets killed: `python -m tests.training.victim FOLDER STEPS`, a checkpoint after every chunk.
+
+It prints where it starts, after each save, and at the end the SHA-256 of everything that it arrived at.
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+
+import jax
+
+from rnnjax import training
+from rnnjax.training.flat import flatten
+from tests.training import toy
+
+
+def digest(state: training.TrainState) -> str:
+    arrays, _ = flatten(state)
+    return hashlib.sha256(b"".join(name.encode() + array.tobytes() for name, array in arrays.items())).hexdigest()
+
+
+def main(folder: Path, steps: int) -> None:
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    print("up", flush=True)
+    fitted = toy.run(
+        toy.steps(steps),
+        checkpoints=training.Checkpoints(folder=folder, every=10, config={"steps": steps}),
+        log=folder.with_suffix(".jsonl"),
+        report=lambda line: print(line["step"], flush=True),
+    )
+    print(digest(fitted.state), [line["step"] for line in fitted.history] == list(range(5, steps + 1, 5)), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
