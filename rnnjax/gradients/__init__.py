@@ -9,6 +9,24 @@ apart, step by step.
 from rnnjax.gradients import theory
 from rnnjax.gradients.adjoint import Adjoint, adjoint
 from rnnjax.gradients.attribution import attribution
+from rnnjax.gradients.dimension import entropy_rate, kaplan_yorke_dimension
+from rnnjax.gradients.jacobians import MatrixStatistics, jacobians, matrix_statistics
+from rnnjax.gradients.lyapunov import LeadingExponent, LyapunovSpectrum, leading_exponent, lyapunov_spectrum
 from rnnjax.gradients.perturbation import adjoint_by_perturbation
 
-__all__ = ["Adjoint", "adjoint", "adjoint_by_perturbation", "attribution", "theory"]
+__all__ = [
+    "Adjoint",
+    "LeadingExponent",
+    "LyapunovSpectrum",
+    "MatrixStatistics",
+    "adjoint",
+    "adjoint_by_perturbation",
+    "attribution",
+    "entropy_rate",
+    "jacobians",
+    "kaplan_yorke_dimension",
+    "leading_exponent",
+    "lyapunov_spectrum",
+    "matrix_statistics",
+    "theory",
+]
