@@ -8,8 +8,8 @@ Expected: one unit gives w^k, and T w^(T-1) x_0 for the gradient of its weight, 
 scale s gives log s for every exponent, to rounding; a Gaussian matrix drawn anew each step gives Newman's exponents
 (H = 64, g = 1: top -0.00785, bottom -2.715) within their errors over seeds; one Gaussian matrix used at every step gives
 log|eigenvalues| of that matrix. The mean squared norm of a perturbation stays at g^(2k) with fresh matrices; with one
-matrix used again it does not, as rare draws with a spectral radius above 1 grow without bound (about 1e5 to 1e6 at lag
-50 for H = 64, g = 1); the median stays of order 1.
+matrix used again it does not, as rare draws with a spectral radius above 1 grow without bound (some 3e5 at lag 50
+for H = 64, g = 1, and another number for other draws); the median is some 10 there.
 
 Reference: Newman, The distribution of Lyapunov exponents: exact results for random matrices, Commun. Math. Phys. 103
 (1986), 121.
