@@ -87,19 +87,24 @@ def death_lags(plain: np.ndarray) -> np.ndarray:
 
 def foretold_lags(kind: str, dtype: str, log_norm: np.ndarray, log_largest: np.ndarray) -> np.ndarray:
     """The same lag from the exact curves `[N, T + 1]` and the range of the number format alone."""
-    limits = np.finfo(dtype)
+    log_tiny, log_max = _range(dtype)
     if kind == "norm":
-        return _first((2 * log_largest < np.log(limits.tiny)) | (2 * log_norm > np.log(limits.max)))
-    return _first((log_largest < np.log(limits.tiny)) | (log_largest > np.log(limits.max)))
+        return _first((2 * log_largest < log_tiny) | (2 * log_norm >= log_max))
+    return _first((log_largest < log_tiny) | (log_largest >= log_max))
 
 
 def closed_form_lag(kind: str, dtype: str, scale: float) -> float:
     """The lag at which scale^k leaves the format, squared or not: what one unit would do; inf at scale 1."""
-    limits = np.finfo(dtype)
     if scale == 1:
         return float("inf")
-    exponent = float(np.log(limits.tiny)) if scale < 1 else float(np.log(limits.max))
-    return exponent / float(np.log(scale)) / (2 if kind == "norm" else 1)
+    log_tiny, log_max = _range(dtype)
+    return (log_tiny if scale < 1 else log_max) / float(np.log(scale)) / (2 if kind == "norm" else 1)
+
+
+def _range(dtype: str) -> tuple[float, float]:
+    """log of the smallest normal and of the largest number, a hair inside: powers of two stand on the border."""
+    limits = np.finfo(dtype)
+    return float(np.log(float(limits.tiny))) - 1e-9, float(np.log(float(limits.max))) - 1e-9
 
 
 def disagreement(curves: Curves) -> float:

@@ -89,8 +89,9 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
     fresh, frozen, eigenvalues = np.array(fresh), np.array(frozen), np.array(eigenvalues)
     residuals += _fresh_residuals(fresh, newman, o)
     residuals += [
-        harness.residual(f"one matrix, seed {o.seed + i}: top exponent and log spectral radius", a[0], b[0],
-                         unit="nats/step")  # fmt: skip
+        harness.residual(
+            f"one matrix, seed {o.seed + i}: top exponent and log spectral radius", a[0], b[0], unit="nats/step"
+        )  # fmt: skip
         for i, (a, b) in enumerate(zip(frozen, eigenvalues, strict=True))
     ]
     off = np.abs(frozen - eigenvalues)
@@ -121,8 +122,9 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
 def _scalar_residuals(w: float, steps: int, found: dict[str, Any]) -> list[dict[str, Any]]:
     closed = steps * w ** (steps - 1)
     return [
-        harness.residual(f"w = {w:g}: log |dh_T/dh_0|, T = {steps}", found["log_gradient_nats"], steps * math.log(w),
-                         unit="nats"),  # fmt: skip
+        harness.residual(
+            f"w = {w:g}: log |dh_T/dh_0|, T = {steps}", found["log_gradient_nats"], steps * math.log(w), unit="nats"
+        ),  # fmt: skip
         harness.residual(f"w = {w:g}: dh_T/dw, T = {steps}", found["weight_gradient"], closed, unit="1"),
     ]
 
@@ -148,8 +150,13 @@ def _norms(kind: str, o: Options) -> tuple[dict[str, Any], dict[str, np.ndarray]
 def _fresh_residuals(fresh: np.ndarray, newman: np.ndarray, o: Options) -> list[dict[str, Any]]:
     where = {"top": 0, "middle": len(newman) // 2, "bottom": -1}
     return [
-        harness.residual(f"fresh matrices, H = {o.hidden_size}, g = {o.gain:g}: {name} exponent", fresh[:, i].mean(),
-                         newman[i], unit="nats/step", samples=fresh[:, i].tolist())  # fmt: skip
+        harness.residual(
+            f"fresh matrices, H = {o.hidden_size}, g = {o.gain:g}: {name} exponent",
+            fresh[:, i].mean(),
+            newman[i],
+            unit="nats/step",
+            samples=fresh[:, i].tolist(),
+        )  # fmt: skip
         for name, i in where.items()
     ]
 

@@ -4,7 +4,7 @@
 
 Question: how do the leading and the mean Lyapunov exponent of a wide tanh network depend on the gain g?
 Command: python -m experiments.tanh_phase_diagram
-Minutes: 6 on one core; 0.5 with --quick (narrower, fewer seeds).
+Minutes: 3 on one core; 0.3 with --quick (narrower, fewer seeds).
 Expected: below g = 1 the leading exponent is log|largest eigenvalue|, near log g; above it follows the mean field,
 ½ log(g² E[φ'²]), once g is well above 1 (near 1 finite width weighs heavily: trends only): 0.1547 at g = 2, 0.3103 at
 g = 3. The mean of all exponents is log g - ½ + E[log φ'], -1.151 and -2.274 there. Published for H = 4096: leading

@@ -1,0 +1,46 @@
+"""The waterfall: its task, its closed forms, and a run that learns."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.waterfall.__main__ import EXPERIMENT, closed_form
+from experiments.waterfall.measure import drive_variances, sequences
+from tests.experiments.launched import launched, refused
+
+
+def test_the_target_is_the_first_input_and_only_it_is_marked() -> None:
+    xs, targets = sequences(jax.random.key(0), 7, 200)
+    assert xs.shape == (7, 200, 2) and targets.shape == (200,)
+    np.testing.assert_array_equal(targets, xs[0, :, 0])
+    np.testing.assert_array_equal(xs[..., 1], np.arange(7)[:, None] == np.zeros((1, 200)))
+    np.testing.assert_allclose(drive_variances(7), (np.asarray(xs) ** 2).mean(axis=(1, 2)), atol=0.1)
+
+
+def test_closed_forms() -> None:
+    linear = closed_form("linear", (0.5, 2.0), 4)
+    assert linear is not None
+    np.testing.assert_allclose(linear, np.outer([-1, 1], np.arange(5)) * np.log(2), atol=1e-15)
+    tanh = closed_form("tanh", (1.0,), 40)
+    assert tanh is not None and tanh[0, 0] == 0 and (np.diff(tanh[0]) < 0).all()
+    from rnnjax.gradients import theory
+
+    # Far from both ends the rate is the stationary one, at input variance ½
+    assert tanh[0, 12] - tanh[0, 11] == pytest.approx(theory.tanh_lyapunov_exponent(1.0, 0.5), abs=1e-6)
+    assert closed_form("lstm", (1.0,), 4) is None
+
+
+def test_a_run_learns_and_its_gradient_is_the_closed_form(tmp_path) -> None:
+    arguments = ("--cells", "linear", "--scales", "0.7", "1", "--seeds", "1", "--steps", "5", "--hidden-size", "8",
+                 "--updates", "150", "--learning-rate", "0.01")  # fmt: skip
+    summary = launched(EXPERIMENT, tmp_path, *arguments)
+    assert [each["theory"] for each in summary["residuals"]] == pytest.approx([np.log(0.7), 0], abs=1e-12)
+    assert all(abs(each["residual"]) < 1e-12 for each in summary["residuals"])
+    for row in summary["rows"]:
+        assert row["error_after"] < 0.5 < row["error_before"]
+    assert summary["rows"][0]["log10_gradient_before"] == pytest.approx(4 * np.log10(0.7), abs=1e-10)
+
+
+def test_bad_options(tmp_path, capsys) -> None:
+    assert "choose from linear" in refused(EXPERIMENT, tmp_path, capsys, "--cells", "rnn")
+    assert "at least two values" in refused(EXPERIMENT, tmp_path, capsys, "--scales", "1")
