@@ -9,8 +9,8 @@ Expected: the state's variance and the sensitivity's second moment lie on the cl
 errors, 5.26 and 263.9 at λ = 0.9; even divided by the state's variance the sensitivity grows like (1 - λ)^-2, so the
 loss of a student that learns a teacher's λ has a valley that narrows as the teacher's memory grows.
 
-Measured in float64 with `rnnjax.unroll` and its forward-mode derivative with respect to W2, over many sequences of white
-noise, the transient left out. The valley: student and teacher see the same input, and
+Measured in float64 with `rnnjax.unroll` and its forward-mode derivative with respect to W2, over many sequences of
+white noise, the transient left out. The valley: student and teacher see the same input, and
 
     E[(h_λ - h_λ*)²] = 1/(1 - λ²) + 1/(1 - λ*²) - 2/(1 - λ λ*)
 

@@ -38,8 +38,8 @@ def moments_figure(run: harness.Run[Any], rows: list[dict[str, Any]]) -> harness
         fig,
         alt="Second moments of state and sensitivity against memory on logarithmic axes: straight rising lines, the "
         "sensitivity three times as steep.",
-        caption="Measured (markers, two standard errors) on the closed forms (lines): E[h²] = 1/(1 − λ²) grows with the "
-        "memory, E[(∂h/∂λ)²] = (1 + λ²)/(1 − λ²)³ with its cube.",
+        caption="Measured (markers, two standard errors) on the closed forms (lines): E[h²] = 1/(1 − λ²) grows with "
+        "the memory, E[(∂h/∂λ)²] = (1 + λ²)/(1 − λ²)³ with its cube.",
     )
 
 
@@ -61,6 +61,6 @@ def valley_figure(run: harness.Run[Any], losses: dict[float, dict[str, np.ndarra
         fig,
         alt="Loss against the student's weight for three teachers: the longer the teacher's memory the narrower the "
         "valley, with a cliff towards 1.",
-        caption="Measured (markers) on the closed form (lines). The valley around a teacher with a long memory is narrow "
-        "and ends in a wall: a step that suits λ* = 0.5 throws a student out of the valley of λ* = 0.98.",
+        caption="Measured (markers) on the closed form (lines). The valley around a teacher with a long memory is "
+        "narrow and ends in a wall: a step that suits λ* = 0.5 throws a student out of the valley of λ* = 0.98.",
     )

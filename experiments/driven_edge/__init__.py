@@ -11,6 +11,6 @@ within 3% of the closed form at every variance, and most within 1%.
 The closed form: C = g² E[tanh²(√C z)] + σ² and g² E[φ'(√C z)²] = 1. The crossing of a matrix is where a straight line
 through its exponents at the gains on both sides of zero meets zero; all gains of a matrix see the same noise.
 
-Reference: Molgedey, Schuchhardt and Schuster, Suppressing chaos in neural networks by noise, Phys. Rev. Lett. 69 (1992),
-3717.
+Reference: Molgedey, Schuchhardt and Schuster, Suppressing chaos in neural networks by noise, Phys. Rev. Lett. 69
+(1992), 3717.
 """

@@ -54,8 +54,8 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
     fields = []
     with run.progress("runs", len(o.variances) * o.seeds + o.map_variances) as advance:
         for variance in o.variances:
-            edge = theory.critical_gain(variance)
-            gains = tuple(float(round(edge * share, 6)) for share in _AROUND)
+            edge = float(theory.critical_gain(variance))
+            gains = tuple(round(edge * share, 6) for share in _AROUND)
             leading = []
             for seed in range(o.seed, o.seed + o.seeds):
                 found = _kept(run, o.hidden_size, gains, variance, o.steps, seed)
@@ -134,7 +134,7 @@ EXPERIMENT = harness.Experiment(
         "map_size": 64,
         "map_variances": 4,
         "map_steps": 300,
-    },  # fmt: skip
+    },
     code=("rnnjax", "experiments.driven_edge.measure", "experiments.tanh_phase_diagram.network"),
     x64=True,
 )

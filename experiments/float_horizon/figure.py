@@ -55,8 +55,8 @@ def curve_figure(run: harness.Run[Any], curves: dict[str, dict[str, np.ndarray]]
         "curves",
         fig,
         alt="Log norm of the gradient against lag: the exact line falls on, plain ones end at four levels.",
-        caption="Exact log-adjoint (line) and plain norms (open markers) of one network. Horizontal lines: the range of "
-        "each format, at 2^-63, 2^-126, 2^-511 and 2^-1022; filled markers: the lag from which the plain result is 0.",
+        caption="Exact log-adjoint (line) and plain norms (open markers) of one network. Horizontal lines: the range "
+        "of each format, at 2^-63, 2^-126, 2^-511 and 2^-1022; filled markers: from that lag on the plain result is 0.",
     )
 
 

@@ -91,7 +91,7 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
     residuals += [
         harness.residual(
             f"one matrix, seed {o.seed + i}: top exponent and log spectral radius", a[0], b[0], unit="nats/step"
-        )  # fmt: skip
+        )
         for i, (a, b) in enumerate(zip(frozen, eigenvalues, strict=True))
     ]
     off = np.abs(frozen - eigenvalues)
@@ -124,7 +124,7 @@ def _scalar_residuals(w: float, steps: int, found: dict[str, Any]) -> list[dict[
     return [
         harness.residual(
             f"w = {w:g}: log |dh_T/dh_0|, T = {steps}", found["log_gradient_nats"], steps * math.log(w), unit="nats"
-        ),  # fmt: skip
+        ),
         harness.residual(f"w = {w:g}: dh_T/dw, T = {steps}", found["weight_gradient"], closed, unit="1"),
     ]
 
@@ -156,7 +156,7 @@ def _fresh_residuals(fresh: np.ndarray, newman: np.ndarray, o: Options) -> list[
             newman[i],
             unit="nats/step",
             samples=fresh[:, i].tolist(),
-        )  # fmt: skip
+        )
         for name, i in where.items()
     ]
 
@@ -174,8 +174,8 @@ def _reading(spectra: dict[str, float], norms: list[dict[str, Any]], o: Options)
         f"One Gaussian matrix: log|eigenvalues| within {spectra['frozen_median_residual_nats_per_step']:.4f} in the "
         f"median and {spectra['frozen_worst_residual_nats_per_step']:.4f} at worst (neighbours whose moduli are close "
         "part slowly).",
-        f"At lag {o.lags} the mean squared norm is 10^{norms[0]['log10_mean_squared_norm']:.2f} with fresh matrices and "
-        f"10^{frozen['log10_mean_squared_norm']:.2f} with one used again, of which a single draw of {o.draws} makes "
+        f"At lag {o.lags} the mean squared norm is 10^{norms[0]['log10_mean_squared_norm']:.2f} with fresh matrices "
+        f"and 10^{frozen['log10_mean_squared_norm']:.2f} with one used again, of which one draw of {o.draws} makes "
         f"{100 * frozen['share_of_mean_from_largest_draw']:.0f}%; the median is "
         f"10^{frozen['log10_median_squared_norm']:.2f}. Report the mean or the median of the log.",
     ]

@@ -8,8 +8,13 @@ from experiments import harness
 from experiments.harness import style
 
 
-def spectra_figure(run: harness.Run[Any], fresh: np.ndarray, newman: np.ndarray,
-                   frozen: tuple[np.ndarray, np.ndarray], orthogonal: dict[float, np.ndarray]) -> harness.Figure:  # fmt: skip
+def spectra_figure(
+    run: harness.Run[Any],
+    fresh: np.ndarray,
+    newman: np.ndarray,
+    frozen: tuple[np.ndarray, np.ndarray],
+    orthogonal: dict[float, np.ndarray],
+) -> harness.Figure:
     """Exponents against their index; `fresh` is `[seeds, H]`, `frozen` the exponents and log|eigenvalues| of a seed."""
     size = len(newman)
     index = np.arange(1, size + 1)
@@ -40,7 +45,7 @@ def spectra_figure(run: harness.Run[Any], fresh: np.ndarray, newman: np.ndarray,
         "spectra",
         fig,
         alt="Lyapunov exponents by index: flat for orthogonal matrices, falling for Gaussian ones; markers on lines.",
-        caption=f"Measured (markers; error bars one standard deviation over seeds) and closed form (lines), H = {size}. "
+        caption=f"Measured (markers; bars one standard deviation over seeds) and closed form (lines), H = {size}. "
         "A fresh Gaussian matrix each step has Newman's exponents, one that is used again the logs of its absolute "
         "eigenvalues.",
     )

@@ -10,9 +10,9 @@ uniform on [1, T_max - 1], keeps a mean of 0.725 at lag 50 and 0.149 at lag 500 
 orthogonal recurrent weights and white noise as input the way through the gates adds to the cell's own: b_f = 0 and 1
 decay about 40% more slowly, with b_f = 5 the gradient even grows, and chrono stays near its closed form.
 
-Measured is |dL/dc_(T-1-k)| / |dL/dc_(T-1)| unit by unit with the exact log-adjoint in float64, where L is the sum of the last
-hidden states. Two settings: `closed` has W_h = 0 and no input, the case of the closed form; `driven` is the cell as
-initialised (orthogonal W_h a gate, LeCun W_x), fed with white noise.
+Measured is |dL/dc_(T-1-k)| / |dL/dc_(T-1)| unit by unit with the exact log-adjoint in float64, where L is the sum of
+the last hidden states. Two settings: `closed` has W_h = 0 and no input, the case of the closed form; `driven` is the
+cell as initialised (orthogonal W_h a gate, LeCun W_x), fed with white noise.
 
 Reference: Tallec and Ollivier, Can recurrent neural networks warp time?, ICLR 2018 (chrono); Jozefowicz, Zaremba and
 Sutskever, An empirical exploration of recurrent network architectures, ICML 2015 (b_f = 1).

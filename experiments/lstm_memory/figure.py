@@ -39,7 +39,7 @@ def memory_figure(run: harness.Run[Any], curves: Curves, theory: dict[str, np.nd
         fig,
         alt="Share of the cell state's gradient against lag, four initialisations: markers on the closed-form lines on "
         "the left, near them on the right.",
-        caption="Measured (markers, one standard deviation over seeds) and closed form (lines): σ(b_f)^k, and the mean "
-        "of (u/(1 + u))^k for chrono. Left: the closed form's own case, mean over units. Right: with orthogonal W_h and "
-        "white noise as input, norm over units; the closed form is drawn as it is, and is no theory of that case.",
+        caption="Measured (markers, one standard deviation over seeds) and closed form (lines): σ(b_f)^k, and the "
+        "mean of (u/(1 + u))^k for chrono. Left: the closed form's own case, mean over units. Right: with orthogonal "
+        "W_h and white noise as input, norm over units; the closed form is drawn for comparison.",
     )

@@ -51,8 +51,13 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
     spectra: dict[float, list[dict[str, Any]]] = {gain: [] for gain in o.spectrum_gains}
     with run.progress("networks", o.seeds * (1 + len(spectra))) as advance:
         for seed in seeds:
-            sizes = {"hidden_size": o.hidden_size, "gains": o.gains, "steps": o.steps, "transient": o.steps // 7}
-            defines = sizes | {"seed": seed}
+            sizes: dict[str, Any] = {
+                "hidden_size": o.hidden_size,
+                "gains": o.gains,
+                "steps": o.steps,
+                "transient": o.steps // 7,
+            }
+            defines: dict[str, Any] = sizes | {"seed": seed}
             found.append(run.rows.compute(defines, lambda d=defines: leading_and_mean(**d)).values)
             advance(note="leading")
         for gain in o.spectrum_gains:
@@ -153,8 +158,8 @@ def _reading(residuals: list[dict[str, Any]], published: list[dict[str, Any]], o
         worst = max(abs(r["relative_residual"]) for r in chaotic)
         lines.append(
             f"Where the mean field's leading exponent is above 0.1 the measured one (H = {o.hidden_size}, {o.seeds} "
-            f"seeds) is within {100 * worst:.1f}% of it. Nearer to g = 1 networks of this width are far from the limit, "
-            "and only the trend counts."
+            f"seeds) is within {100 * worst:.1f}% of it. Nearer to g = 1 networks of this width are far from the "
+            "limit, and only the trend counts."
         )
     if means:
         worst = max(abs(r["residual"]) for r in means)
@@ -181,7 +186,7 @@ EXPERIMENT = harness.Experiment(
         "spectrum_steps": 200,
         "seeds": 3,
         "gains": (0.5, 0.9, 1.1, 1.5, 2.0, 3.0),
-    },  # fmt: skip
+    },
     code=("rnnjax", "experiments.tanh_phase_diagram.measure", "experiments.tanh_phase_diagram.network"),
     x64=True,
 )

@@ -40,7 +40,7 @@ def diagram_figure(run: harness.Run[Any], gains: np.ndarray, leading: np.ndarray
         fig,
         alt="Leading exponent against gain: rises through zero at gain one, peaks and bends; the mean exponent falls. "
         "Markers lie on the lines of theory.",
-        caption=f"H = {run.options.hidden_size}; mean and one standard deviation over {run.options.seeds} seeds. Lines: "
+        caption=f"H = {run.options.hidden_size}; mean and standard deviation over {run.options.seeds} seeds. Lines: "
         "mean field. Below: measured minus mean field.",
     )
 
@@ -57,7 +57,7 @@ def spectra_figure(run: harness.Run[Any], spectra: dict[float, np.ndarray]) -> h
                     marker=look.marker, markerfacecolor="white", linestyle=look.linestyle, linewidth=0.8, capsize=2,
                     label=f"g = {gain:g}, measured")  # fmt: skip
         for closed, words in ((theory.tanh_lyapunov_exponent, "leading"), (theory.tanh_mean_exponent, "mean")):
-            ax.axhline(closed(gain), color=look.color, linestyle=look.linestyle, linewidth=1)
+            ax.axhline(float(closed(gain)), color=look.color, linestyle=look.linestyle, linewidth=1)
             below = words == "leading" and gain == min(spectra)  # the leading ones lie close together
             ax.annotate(f"{words}, g = {gain:g}", (1.0, closed(gain)), (0, -11 if below else 2), fontsize=8,
                         textcoords="offset points", ha="right", color=look.color)  # fmt: skip

@@ -5,14 +5,13 @@ import math
 import sys
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import harness, waterfall
 from experiments.gradient_decay.cells import BUILT_IN
 from experiments.waterfall.figure import success_figure, waterfall_figure
-from experiments.waterfall.measure import drive_variances, measure_cell
-from rnnjax.gradients import theory
+from experiments.waterfall.measure import measure_cell
+from experiments.waterfall.theory import closed_form
 
 _LEARNED = 0.5  # of the best constant's error
 
@@ -64,7 +63,7 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
     for name, arrays in kept.items():
         maps[name] = {what: _by_scale(arrays[what], o).mean(axis=1) / math.log(10) for what in ("before", "after")}
         rows += _rows(name, arrays, o)
-    closed = {name: curves for name in o.cells if (curves := closed_form(name, o.scales, o.steps)) is not None}
+    closed = {name: curves for name in o.cells if (curves := closed_form(name, o.scales, o.steps, o.seed)) is not None}
     residuals = [
         each
         for name, curves in closed.items()
@@ -81,17 +80,6 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
         summary={"rows": rows, "residuals": residuals, "learned_below_error": _LEARNED},
         report=[harness.Text("What is to be seen", _reading(rows, residuals, o)), *drawn, *tables],
     )
-
-
-def closed_form(name: str, scales: tuple[float, ...], steps: int) -> np.ndarray | None:
-    """log gradient at lags 0..T relative to lag 0, `[scales, T + 1]` nats: exact for linear, mean field for tanh."""
-    if name == "linear":
-        return np.log(scales)[:, None] * np.arange(steps + 1)
-    if name != "tanh":
-        return None
-    variances = jnp.asarray(drive_variances(steps))
-    rates = np.array([np.asarray(theory.tanh_mean_field_rates(scale, variances)) for scale in scales])
-    return np.concatenate([np.zeros((len(scales), 1)), np.cumsum(rates[:, ::-1], axis=1)], axis=1)
 
 
 def _measure(name: str, defines: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -150,8 +138,8 @@ def _reading(rows: list[dict[str, Any]], residuals: list[dict[str, Any]], o: Opt
     if learned and failed:
         lines.append(
             f"Among those that learn, the gradient at lag {o.steps - 1} after training is 10^"
-            f"{min(row['log10_gradient_after'] for row in learned):.1f} or more of that at lag 0; among those that fail "
-            f"its median is 10^{np.median([row['log10_gradient_after'] for row in failed]):.1f}."
+            f"{min(row['log10_gradient_after'] for row in learned):.1f} or more of that at lag 0; among those that "
+            f"fail its median is 10^{np.median([row['log10_gradient_after'] for row in failed]):.1f}."
         )
     return lines
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import TwoSlopeNorm
+from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
@@ -17,7 +17,7 @@ def waterfall_figure(run: harness.Run[Any], scales: tuple[float, ...], measured:
                      closed: dict[str, np.ndarray]) -> harness.Figure:  # fmt: skip
     """`measured[cell]["before"|"after"]` and `closed[cell]` are `[scales, T + 1]` in decades."""
     cells = list(measured)
-    norm = TwoSlopeNorm(0, -10, 3)
+    norm = Normalize(-8, 2)
     fig, axes = style.figures(2, len(cells), 2.5 * len(cells) + 1.2, 5.6, sharex=True, sharey=True)
     image = None
     for row, what in enumerate(("before", "after")):
@@ -45,8 +45,9 @@ def waterfall_figure(run: harness.Run[Any], scales: tuple[float, ...], measured:
         fig,
         alt="Heat maps of the log gradient by lag and scale for each cell, before and after training: dark where it "
         "has vanished. Contours of theory follow the colours.",
-        caption="Mean over sequences and seeds. Contours (black): closed form for the linear cell, mean field for tanh, "
-        "in decades. After training the LSTM has rebuilt a path to the first input; where a cell failed it stays dark.",
+        caption="Mean over sequences and seeds. Contours (black): closed form for the linear cell, mean field for "
+        "tanh, in decades. Where a network has learned, training has rebuilt a path to the first input; where it "
+        "failed, it stays dark.",
     )
 
 

@@ -48,13 +48,6 @@ def sequences(key: Array, steps: int, count: int) -> tuple[Array, Array]:
     return jnp.stack([noise, marker], axis=-1), noise[0]
 
 
-def drive_variances(steps: int) -> np.ndarray:
-    """Variance over units of x_t W_x at each step, on average over sequences: `[T]`; W_x ~ N(0, 1/2)."""
-    variances = np.full(steps, 0.5)
-    variances[0] = 1.0
-    return variances
-
-
 def measure_cell(
     cell: rnnjax.Cell, hidden_size: int, scales: tuple[float, ...], seeds: int, steps: int, updates: int, batch: int,
     learning_rate: float, seed: int,

@@ -12,7 +12,7 @@ from tests.experiments.launched import launched, refused
 def test_the_fresh_cell_multiplies_by_its_input() -> None:
     rng = np.random.default_rng(0)
     w, h = rng.normal(size=(2, 3, 3)), rng.normal(size=(2, 3))
-    found, y = measure.fresh_cell(3).step(None, h, w.reshape(2, 9))
+    found, y = measure.fresh_cell(3).step(None, h, jax.numpy.asarray(w.reshape(2, 9)))
     np.testing.assert_allclose(found, np.einsum("bi,bij->bj", h, w), rtol=1e-14)
     np.testing.assert_array_equal(found, y)
 

@@ -4,8 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.waterfall.__main__ import EXPERIMENT, closed_form
-from experiments.waterfall.measure import drive_variances, sequences
+from experiments.waterfall.__main__ import EXPERIMENT
+from experiments.waterfall.measure import sequences
+from experiments.waterfall.theory import closed_form
+from rnnjax.gradients import theory
 from tests.experiments.launched import launched, refused
 
 
@@ -14,20 +16,18 @@ def test_the_target_is_the_first_input_and_only_it_is_marked() -> None:
     assert xs.shape == (7, 200, 2) and targets.shape == (200,)
     np.testing.assert_array_equal(targets, xs[0, :, 0])
     np.testing.assert_array_equal(xs[..., 1], np.arange(7)[:, None] == np.zeros((1, 200)))
-    np.testing.assert_allclose(drive_variances(7), (np.asarray(xs) ** 2).mean(axis=(1, 2)), atol=0.1)
 
 
 def test_closed_forms() -> None:
-    linear = closed_form("linear", (0.5, 2.0), 4)
-    assert linear is not None
+    linear = closed_form("linear", (0.5, 2.0), 4, 0)
+    assert linear is not None and closed_form("lstm", (1.0,), 4, 0) is None
     np.testing.assert_allclose(linear, np.outer([-1, 1], np.arange(5)) * np.log(2), atol=1e-15)
-    tanh = closed_form("tanh", (1.0,), 40)
-    assert tanh is not None and tanh[0, 0] == 0 and (np.diff(tanh[0]) < 0).all()
-    from rnnjax.gradients import theory
-
-    # Far from both ends the rate is the stationary one, at input variance ½
-    assert tanh[0, 12] - tanh[0, 11] == pytest.approx(theory.tanh_lyapunov_exponent(1.0, 0.5), abs=1e-6)
-    assert closed_form("lstm", (1.0,), 4) is None
+    tanh = closed_form("tanh", (0.9,), 3, 0)
+    xs = np.asarray(sequences(jax.random.split(jax.random.key(0), 3)[2], 3, 512)[0])[:, :64]
+    rates = [np.asarray(theory.tanh_mean_field_rates(0.9, (xs[:, b] ** 2).sum(-1) / 2)) for b in range(64)]
+    expected = np.concatenate([[0], np.cumsum(np.mean(rates, axis=0)[::-1])])
+    assert tanh is not None
+    np.testing.assert_allclose(tanh[0], expected, rtol=1e-10)
 
 
 def test_a_run_learns_and_its_gradient_is_the_closed_form(tmp_path) -> None:
