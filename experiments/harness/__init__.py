@@ -60,7 +60,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.harness.errors import UsageError
 from experiments.harness.experiment import CommonOptions, Experiment, launch, positive
-from experiments.harness.report import Block, Figure, Table, Text
+from experiments.harness.report import Block, Contents, Figure, Table, Text
 from experiments.harness.residuals import residual, residual_table
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Block",
     "CommonOptions",
+    "Contents",
     "Experiment",
     "Figure",
     "Outcome",

@@ -18,6 +18,7 @@ from experiments.harness.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from experiments.harness.report import Figure
     from experiments.harness.run import Outcome, Run
 
 _NEEDED = ("tyro", "rich", "matplotlib", "optax")
@@ -184,7 +185,7 @@ def _carry_out(
     summary = {
         "experiment": experiment.name,
         **outcome.summary,
-        "figures": [{"png": f"{f.name}.png", "svg": f"{f.name}.svg", "alt": f.alt} for f in run.figures],
+        "figures": [_saved(f) for f in run.figures],
         "rows_computed_count": run.rows.computed,
         "rows_reused_count": run.rows.reused,
         "wall_seconds": seconds,
@@ -198,6 +199,11 @@ def _carry_out(
     folder.write_config(place, config)
     run.out.print(f"{seconds:.1f} s; open {place / folder.REPORT}", soft_wrap=True, markup=False)
     return outcome.status
+
+
+def _saved(figure: "Figure") -> dict[str, str]:
+    """What the summary says of a figure, for those who gather results."""
+    return {"png": f"{figure.name}.png", "svg": f"{figure.name}.svg", "alt": figure.alt, "caption": figure.caption}
 
 
 @contextlib.contextmanager
