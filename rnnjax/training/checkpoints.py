@@ -1,0 +1,214 @@
+"""Checkpoints: a run killed at any moment goes on from its last good step, to the same bits.
+
+    folder/step_000000300/arrays/            the `TrainState`, by Orbax
+    folder/step_000000300/manifest.json      its leaves, the run's config, and the SHA-256 of every file
+    folder/lock                              held while a run uses the folder
+
+A step is written aside and then renamed, so it is there whole or not at all. At load the hashes are compared; a damaged
+step is told and the one before it used, since Orbax alone would load wrong numbers without a word.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rnnjax.cell import check_size
+from rnnjax.training import manifest
+from rnnjax.training.flat import CheckpointError, check_fit, describe, flatten, unflatten
+from rnnjax.training.state import TrainState
+
+_ARRAYS = "arrays"
+_ASIDE = ".aside_"
+
+
+class CheckpointWarning(UserWarning):
+    """A step was damaged and an earlier one used, or could not be written and training goes on."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """Where a run keeps its steps, how often and how many; pass it to `fit`, which then saves, and resumes by itself.
+
+    Attributes:
+      folder: made if it is not there. One run at a time.
+      every: updates between two checkpoints; they come at the end of a chunk.
+      keep: how many steps stay, at least 2: the newest, and one to fall back to.
+      config: what the run is, as JSON; a folder of another config is refused.
+    """
+
+    folder: str | os.PathLike[str]
+    every: int
+    keep: int = 3
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_size("every", self.every)
+        check_size("keep", self.keep)
+        if self.keep < 2:
+            raise ValueError("keep is 1; with a single step there is none to fall back to if it is damaged: pass 2.")
+        json.dumps(self.config, allow_nan=False)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator["Store"]:
+        """Holds the folder for one run.
+
+        Raises:
+          CheckpointError: it cannot be made or written to, or another run has it.
+        """
+        folder = Path(self.folder).absolute()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise CheckpointError(f"cannot keep checkpoints in {folder}: {error.strerror}.") from error
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                owner = os.pread(lock, 32, 0).decode(errors="replace").strip()
+                raise CheckpointError(
+                    f"{folder} is in use by another run (process {owner}); wait for it, or use another folder."
+                ) from None
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, str(os.getpid()).encode(), 0)
+            _sweep(folder)
+            yield Store(folder, self)
+        finally:
+            os.close(lock)  # the lock goes with it, and with the process however that ends
+
+
+class Store:
+    """A folder of checkpoints that is held; made by `Checkpoints.opened`."""
+
+    def __init__(self, folder: Path, options: Checkpoints) -> None:
+        self._folder, self._options = folder, options
+
+    def due(self, before: int, now: int) -> bool:
+        """Whether a multiple of `every` lies in (before, now]."""
+        return now // self._options.every > before // self._options.every
+
+    def save(self, state: TrainState) -> Path:
+        """Writes a step, whole or not at all, and lets go of the oldest.
+
+        Raises:
+          CheckpointError: it could not be written; what was there before is still there.
+        """
+        arrays, keys = flatten(state)
+        final = self._folder / _name(int(state.step))
+        aside = self._folder / f"{_ASIDE}{final.name}"
+        try:
+            aside.mkdir()
+            _save_arrays(aside / _ARRAYS, arrays)
+            content = {
+                "step": int(state.step),
+                "config": dict(self._options.config),
+                "leaves": describe(arrays, keys),
+                "versions": {"jax": jax.__version__, "numpy": np.__version__},
+            }
+            manifest.write(aside, content)
+            if final.exists():  # damaged, or we would have gone on from it
+                final.rename(self._folder / f"{_ASIDE}old_{final.name}")
+            aside.rename(final)
+            manifest.sync(self._folder)
+        except Exception as error:  # Orbax and the file system have many ways to say no
+            _sweep(self._folder)
+            there = steps(self._folder)
+            left = f"the newest on the disk is step {there[-1]}" if there else "there is none on the disk"
+            where = f"step {int(state.step)} could not be saved in {self._folder}"
+            raise CheckpointError(f"{where}: {error}; {left}.") from error
+        for step in steps(self._folder)[: -self._options.keep]:
+            (self._folder / _name(step)).rename(self._folder / f"{_ASIDE}old_{_name(step)}")
+        _sweep(self._folder)
+        return final
+
+    def load(self, template: TrainState) -> TrainState | None:
+        """The newest good step, or None in an empty folder; warns of each damaged one that it passes over.
+
+        Raises:
+          CheckpointError: every step is damaged, or the good one is of another architecture or config.
+        """
+        return load(self._folder, template, config=self._options.config)
+
+
+def load(
+    folder: str | os.PathLike[str], template: TrainState, *, config: Mapping[str, Any] | None = None
+) -> TrainState | None:
+    """The newest good step in a folder of checkpoints; needs no lock, and writes nothing.
+
+    Args:
+      folder: as `Checkpoints.folder`.
+      template: a state of the same shapes and dtypes, as from `init_state`.
+      config: where given, what the checkpoint's must equal.
+    Returns:
+      The state, or None where there is no step.
+    Raises:
+      CheckpointError: every step is damaged, or the good one is of another architecture or config.
+    Warns:
+      CheckpointWarning: of each damaged step that is passed over.
+    """
+    folder = Path(folder).absolute()
+    arrays, keys = flatten(template)
+    damaged = []
+    for step in reversed(steps(folder)):
+        path = folder / _name(step)
+        content, problems = manifest.check(path)
+        if not problems:
+            _check_config(content["config"], config, path)
+            check_fit(content["leaves"], describe(arrays, keys), str(path))
+            if damaged:
+                told = f"{'; '.join(damaged)}. Training goes on from step {step}, the newest that is whole."
+                warnings.warn(told, CheckpointWarning, stacklevel=2)
+            return unflatten(template, _load_arrays(path / _ARRAYS, arrays))
+        damaged.append(f"checkpoint {path} is damaged: {', '.join(problems)}")
+    if damaged:
+        raise CheckpointError(f"no checkpoint in {folder} is whole: {'; '.join(damaged)}. Use another folder.")
+    return None
+
+
+def steps(folder: str | os.PathLike[str]) -> list[int]:
+    """The steps that are there, whole or damaged, oldest first."""
+    paths = Path(folder).glob("step_*")
+    return sorted(int(path.name[5:]) for path in paths if path.name[5:].isdecimal() and path.is_dir())
+
+
+def _name(step: int) -> str:
+    return f"step_{step:09d}"
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what a killed run was writing or letting go of."""
+    for path in folder.glob(f"{_ASIDE}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    from orbax.checkpoint import v1 as orbax  # a second or more to import, and few runs need it
+
+    orbax.save(str(path), {name: array for name, array in arrays.items() if array.size})  # it refuses empty ones
+
+
+def _load_arrays(path: Path, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    from orbax.checkpoint import v1 as orbax
+
+    wanted = {name: np.empty(array.shape, array.dtype) for name, array in like.items() if array.size}
+    return {**like, **orbax.load(str(path), wanted)}
+
+
+def _check_config(saved: Mapping[str, Any], wanted: Mapping[str, Any] | None, path: Path) -> None:
+    if wanted is None:
+        return
+    now: dict[str, Any] = json.loads(json.dumps(dict(wanted)))  # tuples are lists there
+    names = sorted(name for name in saved.keys() | now.keys() if saved.get(name) != now.get(name))
+    if names:
+        told = "; ".join(f"{name} was {saved.get(name)!r}, is {now.get(name)!r}" for name in names)
+        raise CheckpointError(f"{path} is of another run: {told}. Use another folder, or the config it was made with.")

@@ -1,0 +1,80 @@
+"""A training state as named NumPy arrays, and back: what a checkpoint holds, and what it must fit."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rnnjax.cell import PyTree
+from rnnjax.training.faults import path_name
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written, read, or used for this run.
+
+    Attributes:
+      state: where training had finished work that is not on the disk, the `TrainState`; else None.
+      history: the metrics up to there.
+    """
+
+    state: Any = None
+    history: Any = ()
+
+
+def flatten(state: PyTree) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """`({name: array}, {name: implementation of a PRNG key})`; a key's array is its data."""
+    arrays: dict[str, np.ndarray] = {}
+    keys: dict[str, str] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        name = path_name(path)
+        if _is_key(leaf):
+            keys[name] = str(jax.random.key_impl(leaf))
+            leaf = jax.random.key_data(leaf)
+        arrays[name] = np.asarray(leaf)
+    return arrays, keys
+
+
+def unflatten(template: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
+    """The arrays in the places of `template`, bit for bit."""
+
+    def place(path: Any, leaf: Any) -> Any:
+        array = jnp.asarray(arrays[path_name(path)])
+        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else array
+
+    return jax.tree_util.tree_map_with_path(place, template)
+
+
+def describe(arrays: dict[str, np.ndarray], keys: dict[str, str]) -> dict[str, list[Any]]:
+    """`{name: [shape, dtype, PRNG implementation or ""]}`, as JSON has it."""
+    return {name: [list(a.shape), a.dtype.name, keys.get(name, "")] for name, a in arrays.items()}
+
+
+def check_fit(saved: dict[str, list[Any]], wanted: dict[str, list[Any]], where: str) -> None:
+    """Refuses a checkpoint of another architecture or optimizer.
+
+    Raises:
+      CheckpointError: names the leaves, with both shapes.
+    """
+    lines = []
+    for name in sorted(saved.keys() | wanted.keys()):
+        has, wants = saved.get(name), wanted.get(name)
+        if has != wants:
+            lines.append(f"{name}: {_told(has)} in the checkpoint, {_told(wants)} in this run")
+    if lines:
+        more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
+        raise CheckpointError(
+            f"{where} is of another architecture: {'; '.join(lines[:5])}{more}. Build the model and the optimizer it "
+            "was saved with, or use another folder."
+        )
+
+
+def _told(entry: list[Any] | None) -> str:
+    if entry is None:
+        return "absent"
+    shape, dtype, key = entry
+    return f"{shape} {f'{key} key' if key else dtype}"
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -1,0 +1,182 @@
+"""`fit`: many updates to a dispatch, watched from outside between dispatches."""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rnnjax.cell import PyTree
+from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning, Store
+from rnnjax.training.faults import NonFiniteError, names
+from rnnjax.training.flat import CheckpointError
+from rnnjax.training.interrupts import listening
+from rnnjax.training.metrics import JsonLines
+from rnnjax.training.state import GOING_ON, FitOptions, TrainState
+from rnnjax.training.steps import Interval, Problem, look, run_intervals
+from rnnjax.training.watch import Line, Watch, first_fault
+
+
+class Fitted(NamedTuple):
+    """What `fit` gives back.
+
+    Attributes:
+      state: the `TrainState` after the last update.
+      history: the lines of metrics, oldest first.
+    """
+
+    state: TrainState
+    history: list[Line]
+
+
+def fit(
+    loss: Callable[..., Any],
+    state: TrainState,
+    optimizer: optax.GradientTransformation,
+    data: Callable[..., PyTree],
+    options: FitOptions,
+    *,
+    gradient: Callable[..., Any] | None = None,
+    held_out: Callable[..., PyTree] | None = None,
+    measure: Callable[..., Any] | None = None,
+    until: Callable[..., Any] | None = None,
+    health: Callable[..., dict[str, Any]] | None = None,
+    report: Callable[[Line], None] | None = None,
+    log: str | os.PathLike[str] | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Fitted:
+    """Trains: `options.steps` updates, a chunk of them in each dispatch, each a pure function of the one before.
+
+        θ_{t+1} = θ_t + optimizer(∇ loss(θ_t, data(key_t, t)))
+
+    Data is a function of a key and of the step, so it is drawn inside the compiled loop, needs no loader, and a run
+    that resumes at step t sees what it would have seen. A fixed data set is a function that draws indices.
+
+    Args:
+      loss: `(params, batch) -> []`, or `([], metrics)` with a dict of scalars to report. It may ask by name for `key`
+        (fresh at every step) and for `carry`: then it returns `(loss, carry)` or `(loss, carry, metrics)`, and the
+        carry, cut off from the gradient, goes into the next step.
+      state: from `init_state`, or the state of an earlier `fit`, which goes on from its step.
+      optimizer: any Optax transformation; put a clip of `rnnjax.training` in front with `optax.chain`.
+      data: `(key, step) -> batch`, any pytree; `key` is fresh every `options.data_period` steps.
+      options: `FitOptions`.
+      gradient: in place of differentiating `loss`: `(params, batch, ...) -> (what loss returns, gradient)`, such as
+        `rnnjax.sharding.value_and_grad(...)`, or one that adds a term of its own to the gradient.
+      held_out: `(key, index) -> batch`, looked at after each chunk; the same batches at every look.
+      measure: `(params, batch) -> []` or a dict of scalars, on held-out batches; the loss if None.
+      until: `(held-out metrics) -> bool`, traced: training is done once it holds.
+      health: `(params, batch) -> dict of scalars`, at the first update of each line: `rnnjax.training.adjoint_health`.
+      report: called with each line of metrics, as it comes.
+      log: a file for the lines as JSON. What is there is kept up to the step that training starts from.
+      checkpoints: where to keep steps. If the folder holds some, training goes on from the newest good one in place of
+        `state`, to the bits that it would have reached uninterrupted. SIGTERM and Ctrl-C save after the running chunk
+        and leave; a second Ctrl-C leaves at once.
+    Returns:
+      `Fitted(state, history)`.
+    Raises:
+      NonFiniteError: with `nonfinite="stop"`; names step and leaf, and holds the last good state and the history.
+      CheckpointError: the folder cannot be used, or is of another model or config; or the last step could not be saved
+        (then `error.state` and `error.history` hold the work).
+      ValueError, TypeError: a loss that is not one number, options that do not fit.
+
+    Example: a line through the origin, w = 3.
+
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from rnnjax.training import clip_by_global_norm, init_state
+      >>> def data(key, step):
+      ...     x = jax.random.normal(key, (16,))
+      ...     return x, 3.0 * x
+      >>> def loss(w, batch):
+      ...     return jnp.mean((w * batch[0] - batch[1]) ** 2)
+      >>> rule = optax.chain(clip_by_global_norm(1.0), optax.sgd(0.1))
+      >>> state = init_state(jnp.array(0.0), rule, jax.random.key(0))
+      >>> state, history = fit(loss, state, rule, data, FitOptions(steps=200, chunk=50))
+      >>> round(float(state.params), 3), [line["step"] for line in history], sorted(history[0])[:2]
+      (3.0, [50, 100, 150, 200], ['clipped', 'gradient_norm'])
+    """
+    problem = Problem(loss, optimizer, data, gradient, held_out, measure, until, health)
+    program = _compiled(problem, options)
+    leaves = names(state.params, state.opt_state)
+    with contextlib.ExitStack() as stack:
+        store = request = None
+        if checkpoints is not None:
+            store = stack.enter_context(checkpoints.opened())
+            request = stack.enter_context(listening())
+            state = store.load(state) or state
+        watch = Watch(report, None if log is None else JsonLines(log, keep_until=int(state.step)))
+        stack.callback(watch.close)
+        saved = int(state.step) if store is not None else None
+        for intervals, every in pieces(int(state.step), options):
+            before = int(state.step)
+            if bool(state.done):
+                break
+            state, interval, held = program(state, intervals, every)
+            interval, held = jax.device_get((interval, held))
+            watch.lines(before, every, interval, held, leaves)
+            fault = int(state.stopped)
+            if fault != GOING_ON:
+                state = state._replace(stopped=jnp.full_like(state.stopped, GOING_ON))
+            leaving = fault != GOING_ON or (request is not None and request.signal is not None)
+            now = int(state.step)
+            if store is not None and (leaving or store.due(before, now)):
+                saved = _save(store, state, watch.history, final=leaving, saved=saved)
+            if fault != GOING_ON:
+                raise NonFiniteError(fault, first_fault(interval, leaves), state, watch.history)
+            if request is not None:
+                request.leave()
+        if store is not None:
+            _save(store, state, watch.history, final=True, saved=saved)
+    return Fitted(state, watch.history)
+
+
+def _save(store: Store, state: TrainState, history: list[Line], *, final: bool, saved: int | None) -> int | None:
+    """Saves what is not saved; a save that fails is told; where no later one follows, raised with the work."""
+    step = int(state.step)
+    if step == saved:
+        return saved
+    try:
+        store.save(state)
+    except CheckpointError as error:
+        if final:
+            error.state, error.history = state, history
+            raise
+        warnings.warn(f"{error} Training goes on, and will try again.", CheckpointWarning, stacklevel=3)
+        return saved
+    return step
+
+
+def pieces(step: int, options: FitOptions) -> Iterator[tuple[int, int]]:
+    """`(intervals, updates in each)` of the dispatches from `step` on; they end at multiples of the chunk.
+
+    So a run that resumes makes the same dispatches as one that was never interrupted. A second program is compiled only
+    where `steps` is no multiple of the chunk.
+
+    Example:
+
+      >>> list(pieces(0, FitOptions(steps=250, chunk=100, metrics_every=20)))
+      [(5, 20), (5, 20), (2, 20), (1, 10)]
+    """
+    every = options.interval
+    while step < options.steps:
+        size = min(options.chunk - step % options.chunk, options.steps - step)
+        short = min(-step % every, size)  # up to the next line, if a state comes in between two
+        if short:
+            yield 1, short
+        elif size >= every:
+            yield size // every, every
+        else:
+            yield 1, size
+        step += short or size // every * every or size
+
+
+def _compiled(problem: Problem, options: FitOptions) -> Callable[..., tuple[TrainState, Interval, dict[str, Any]]]:
+    def run(state: TrainState, intervals: int, every: int) -> tuple[TrainState, Interval, dict[str, Any]]:
+        state, interval = run_intervals(problem, options, state, None, intervals, every)
+        state, held = look(problem, options, state, None)
+        return state, interval, held
+
+    return jax.jit(run, static_argnums=(1, 2))

@@ -1,0 +1,63 @@
+"""What training says while it runs: lines of metrics, to the caller, to a file, and kept."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rnnjax.training.metrics import JsonLines, plain
+from rnnjax.training.state import GOING_ON
+from rnnjax.training.steps import Interval
+
+Line = dict[str, Any]
+"""One line of metrics: "step" (updates so far), "loss", "gradient_norm", ..."""
+
+
+class Watch:
+    """Gathers the lines of one run.
+
+    Attributes:
+      history: the lines so far, those of earlier sessions that the file holds among them.
+    """
+
+    def __init__(self, report: Callable[[Line], None] | None, file: JsonLines | None) -> None:
+        self._report, self._file = report, file
+        self.history: list[Line] = [] if file is None else list(file.kept)
+
+    def lines(self, before: int, every: int, interval: Interval, held: dict[str, Any], leaves: tuple[str, ...]) -> None:
+        """Tells the lines of one dispatch, which began after `before` updates."""
+        count = len(interval.counted)
+        for i in range(count):
+            line: Line = {"step": before + (i + 1) * every}
+            line |= {name: plain(values[i]) for name, values in interval.means.items()}
+            line["gradient_norm_max"] = plain(interval.gradient_norm_max[i])
+            line |= {name: plain(values[i]) for name, values in interval.health.items()}
+            line["skipped"] = int(interval.skipped[i])
+            if int(interval.fault_step[i]) != GOING_ON:
+                line["not_finite_step"] = int(interval.fault_step[i])
+                line["not_finite"] = _culprits(interval.fault[i], leaves)
+            if i == count - 1:
+                line |= {f"held_out_{name}": plain(value) for name, value in held.items()}
+            self._tell(line)
+            if "not_finite" in line and int(interval.counted[i]) + int(interval.skipped[i]) < every:
+                break  # halted there: what follows is no training
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _tell(self, line: Line) -> None:
+        self.history.append(line)
+        if self._file is not None:
+            self._file.write(line)
+        if self._report is not None:
+            self._report(line)
+
+
+def first_fault(interval: Interval, leaves: tuple[str, ...]) -> list[str]:
+    """What was not finite at the first update of a dispatch that was not."""
+    return _culprits(interval.fault[int(np.argmax(interval.fault_step != GOING_ON))], leaves)
+
+
+def _culprits(flags: Any, leaves: tuple[str, ...]) -> list[str]:
+    return [name for name, bad in zip(leaves, flags, strict=True) if bad]

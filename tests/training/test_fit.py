@@ -1,0 +1,227 @@
+"""`fit`: equal to a loop by hand, one program for many steps, and watched without being changed."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rnnjax import tasks, training
+from rnnjax.training.metrics import read
+from rnnjax.training.steps import _DATA
+from tests.training import toy
+
+
+def by_hand(steps):
+    """Plain JAX and Optax: a Python loop over jitted steps."""
+    params, opt_state, losses = toy.weights(), toy.RULE.init(toy.weights()), []
+
+    @jax.jit
+    def step(params, opt_state, t):
+        batch = toy.data(jax.random.fold_in(jax.random.fold_in(jax.random.key(7), _DATA), t), t)
+        value, gradient = jax.value_and_grad(toy.loss)(params, batch)
+        with jax.numpy_dtype_promotion("standard"):
+            change, opt_state = toy.RULE.update(gradient, opt_state, params)
+        return optax.apply_updates(params, change), opt_state, value
+
+    for t in range(steps):
+        params, opt_state, value = step(params, opt_state, jnp.int32(t))
+        losses.append(float(value))
+    return params, losses
+
+
+def test_equals_a_loop_by_hand():
+    state, history = toy.uninterrupted()
+    params, losses = by_hand(40)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), state.params, params)
+    np.testing.assert_allclose(
+        [line["loss"] for line in history], np.mean(np.reshape(losses, (8, 5)), axis=1), rtol=2e-5
+    )
+    assert [line["step"] for line in history] == [5, 10, 15, 20, 25, 30, 35, 40]
+    assert int(state.step) == 40 and int(state.skipped) == 0
+
+
+def test_one_program_for_all_chunks(monkeypatch):
+    """Traced once: the second chunk, and a resumed run's, are the first one's program."""
+    traces = []
+
+    def loss(params, batch):
+        traces.append(1)
+        return toy.loss(params, batch)
+
+    training.fit(loss, toy.start(), toy.RULE, toy.data, training.FitOptions(steps=40, chunk=10))
+    assert len(traces) == 1
+
+
+def test_going_on_is_as_never_having_stopped():
+    first = toy.run(training.FitOptions(steps=20, chunk=10, metrics_every=5))
+    second = toy.run(state=first.state)
+    toy.same_bits(second.state, toy.uninterrupted().state)
+    assert first.history + second.history == toy.uninterrupted().history
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0, [(5, 20), (5, 20), (2, 20), (1, 10)]),
+        (100, [(5, 20), (2, 20), (1, 10)]),
+        (105, [(1, 15), (4, 20), (2, 20), (1, 10)]),
+        (245, [(1, 5)]),
+        (250, []),
+    ],
+)
+def test_pieces_end_at_chunks(step, expected):
+    options = training.FitOptions(steps=250, chunk=100, metrics_every=20)
+    found = list(training.loop.pieces(step, options))
+    assert found == expected and step + sum(n * every for n, every in found) == 250
+
+
+def test_steps_that_are_no_multiple_of_a_chunk():
+    state, history = toy.run(training.FitOptions(steps=23, chunk=10, metrics_every=5))
+    assert [line["step"] for line in history] == [5, 10, 15, 20, 23] and int(state.step) == 23
+    params, _ = by_hand(23)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), state.params, params)
+
+
+def test_held_out_criterion_and_report():
+    """The look at held-out data changes no update; the criterion ends training at the end of a chunk."""
+    seen = []
+    held_out = lambda key, index: tasks.adding(key, 6, (50,), dtype=jnp.float32)  # noqa: E731
+    full = toy.run(held_out=held_out, report=seen.append)
+    toy.same_bits(full.state, toy.uninterrupted().state)
+    assert seen == full.history
+    looks = {line["step"]: line["held_out_loss"] for line in seen if "held_out_loss" in line}
+    assert list(looks) == [10, 20, 30, 40] and looks[40] < looks[10]
+    until = lambda held: held["loss"] < (looks[20] + looks[10]) / 2  # noqa: E731
+    stopped = toy.run(held_out=held_out, until=until)
+    assert int(stopped.state.step) == 20 and bool(stopped.state.done)
+    again = toy.run(state=stopped.state, held_out=held_out, until=until)
+    toy.same_bits(again.state, stopped.state)
+    assert again.history == []
+
+
+def test_lines_as_json(tmp_path):
+    """One object a line; a resumed run drops what lies beyond its step, and a torn end."""
+    log = tmp_path / "metrics.jsonl"
+    _, history = toy.run(log=log)
+    assert [json.loads(line) for line in log.read_text().splitlines()] == history
+    with log.open("a") as file:
+        file.write('{"step": 45, "lo')
+    halfway = toy.run(training.FitOptions(steps=20, chunk=10, metrics_every=5)).state
+    resumed = toy.run(state=halfway, log=log)
+    assert read(log) == history == resumed.history
+
+
+def scaled_loss(params, batch):
+    """Where the key says so, the loss of this step is not finite."""
+    return toy.loss(params, batch[0]) * batch[1]
+
+
+def faulty(at, value=np.nan):
+    def data(key, step):
+        factor = jnp.where(jnp.isin(step, jnp.array(at, jnp.int32)), value, 1.0).astype(jnp.float32)
+        return toy.data(key, step), factor
+
+    return data
+
+
+def test_stop_names_step_and_leaves_and_keeps_the_work():
+    with pytest.raises(
+        training.NonFiniteError, match=r"step 13: not finite: loss, gradient of rnn/w_x.*error\.state"
+    ) as e:
+        training.fit(scaled_loss, toy.start(), toy.RULE, faulty([13]), toy.OPTIONS)
+    error = e.value
+    assert error.step == 13 and {"loss", "gradient of w", "gradient of rnn/b"} <= set(error.leaves)
+    assert int(error.state.step) == 13 and error.history[-1]["not_finite_step"] == 13
+    toy.same_bits(error.state, toy.run(training.FitOptions(steps=13, chunk=10, metrics_every=5)).state)
+    whole = toy.run(state=error.state)  # and it can go on, here with data that is whole
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), whole.state.params, by_hand(40)[0])
+
+
+def test_skip_leaves_out_and_tells():
+    """Two bad steps in one line and one in the next: parameters as if the steps were not there, counted and named."""
+    options = training.FitOptions(steps=20, chunk=10, nonfinite="skip")
+    state, history = training.fit(scaled_loss, toy.start(), toy.RULE, faulty([3, 4, 11], np.inf), options)
+    assert int(state.skipped) == 3 and int(state.step) == 20
+    assert [line["skipped"] for line in history] == [2, 1]
+    assert [line["not_finite_step"] for line in history] == [3, 11] and "loss" in history[0]["not_finite"]
+    assert all(np.isfinite(line["loss"]) for line in history)
+    assert int(training.clip_states(state.opt_state)[0].steps) == 17
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_an_optimizer_that_overflows_is_found():
+    """Adam squares 1e30: its memory is inf and its update a silent zero, if nobody looks."""
+    rule = optax.adam(0.01)
+    huge = lambda params, batch: 1e30 * toy.loss(params, batch)  # noqa: E731
+    with pytest.raises(training.NonFiniteError, match="step 0: not finite: optimizer state 0/nu/") as e:
+        training.fit(huge, toy.start(rule), rule, toy.data, training.FitOptions(steps=4, chunk=4))
+    assert not any("gradient" in leaf for leaf in e.value.leaves)
+
+
+@pytest.mark.parametrize(
+    ("loss", "error", "says"),
+    [
+        (lambda params, batch: params["w"][:, 0], ValueError, "must be one number: take its mean"),
+        (lambda params, batch: (params["w"].sum(), 3, 4), TypeError, "returns loss or"),
+        (lambda params, batch: (params["w"].sum(), {"a": params["w"]}), ValueError, "metric 'a' is"),
+        (lambda params, batch, carry: params["w"].sum(), TypeError, "asks for `carry`"),
+    ],
+)
+def test_a_loss_of_another_form_is_refused(loss, error, says):
+    with pytest.raises(error, match=says):
+        training.fit(loss, toy.start(), toy.RULE, toy.data, training.FitOptions(steps=2, chunk=2))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": 2.5}, "steps is 2.5"),
+        ({"steps": 10, "chunk": 10, "metrics_every": 3}, "does not divide chunk = 10"),
+        ({"steps": 10, "nonfinite": "ignore"}, "choose 'stop' or 'skip'"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        training.FitOptions(**options)
+
+
+def test_a_key_must_be_typed():
+    with pytest.raises(TypeError, match="typed PRNG key"):
+        training.init_state({}, toy.RULE, jax.random.PRNGKey(0))
+
+
+def test_key_and_metrics_by_name():
+    """A loss that asks for a key gets a fresh one each step, not the data's; its metrics come out as means."""
+
+    def loss(params, batch, key):
+        return jnp.sum(params**2), {"drawn": jax.random.uniform(key), "data": batch}
+
+    rule = optax.sgd(0.0)
+    state = training.init_state(jnp.ones(1), rule, jax.random.key(0))
+    data = lambda key, step: jax.random.uniform(key)  # noqa: E731
+    _, history = training.fit(
+        loss, state, rule, data, training.FitOptions(steps=6, chunk=6, metrics_every=1, data_period=2)
+    )
+    drawn, given = ([line[name] for line in history] for name in ("drawn", "data"))
+    assert len(set(drawn)) == 6 and not set(drawn) & set(given)
+    assert given[0] == given[1] != given[2] == given[3] and len(set(given)) == 3
+
+
+def test_a_gradient_of_ones_own():
+    """In place of the loss's: twice the learning rate, and the same metrics."""
+
+    def twice(params, batch):
+        value, gradient = jax.value_and_grad(toy.loss)(params, batch)
+        return value, jax.tree.map(lambda leaf: 2 * leaf, gradient)
+
+    options = training.FitOptions(steps=5, chunk=5)
+    rule, other = optax.sgd(0.2), optax.sgd(0.1)
+    one = training.fit(toy.loss, toy.start(rule), rule, toy.data, options)
+    two = training.fit(toy.loss, toy.start(other), other, toy.data, options, gradient=twice)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), one.state.params, two.state.params)
+    assert one.history[0]["loss"] == pytest.approx(two.history[0]["loss"], rel=1e-5)
