@@ -3,28 +3,38 @@
 The gradient of a recurrent network is another recurrence, running backwards. `adjoint` runs that recurrence with its
 length kept as a logarithm, so it is exact at any depth; `adjoint_by_perturbation` gets the same from plain automatic
 differentiation, as far as floating point reaches, to check against. `attribution` takes the gradient of a shared weight
-apart, step by step.
+apart, step by step, and `attribution_by_lag` by how far back an output reaches.
+
+The same recurrence forwards has Jacobians (`jacobians`, `matrix_statistics`, `lag_products`) and Lyapunov exponents
+(`lyapunov_spectrum`, `leading_exponent`); `theory` holds the closed forms that all of it is held against.
 """
 
 from rnnjax.gradients import theory
 from rnnjax.gradients.adjoint import Adjoint, adjoint
 from rnnjax.gradients.attribution import attribution
 from rnnjax.gradients.dimension import entropy_rate, kaplan_yorke_dimension
-from rnnjax.gradients.jacobians import MatrixStatistics, jacobians, matrix_statistics
+from rnnjax.gradients.jacobians import LagProducts, MatrixStatistics, jacobians, lag_products, matrix_statistics
+from rnnjax.gradients.lags import LagAttribution, attribution_by_lag
 from rnnjax.gradients.lyapunov import LeadingExponent, LyapunovSpectrum, leading_exponent, lyapunov_spectrum
 from rnnjax.gradients.perturbation import adjoint_by_perturbation
+from rnnjax.gradients.split import Split
 
 __all__ = [
     "Adjoint",
+    "LagAttribution",
+    "LagProducts",
     "LeadingExponent",
     "LyapunovSpectrum",
     "MatrixStatistics",
+    "Split",
     "adjoint",
     "adjoint_by_perturbation",
     "attribution",
+    "attribution_by_lag",
     "entropy_rate",
     "jacobians",
     "kaplan_yorke_dimension",
+    "lag_products",
     "leading_exponent",
     "lyapunov_spectrum",
     "matrix_statistics",

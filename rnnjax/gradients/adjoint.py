@@ -16,6 +16,8 @@ from jax.typing import ArrayLike
 
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.sequence import Loss, in_input_order, outputs_in_carry, prepare
+from rnnjax.gradients.slopes import AccurateCell, as_cell
+from rnnjax.gradients.split import Split, check_split, split_of
 from rnnjax.numerics import add_scaled, normalise
 from rnnjax.unroll.masking import StepInput, select, timed_step
 
@@ -27,11 +29,13 @@ class Adjoint(NamedTuple):
       log_norm: `[T + 1, *batch]` nats, log ‖dL/d(carry_t)‖ over the whole carry; -inf where it is exactly zero.
       log_norm_by_part: the carry's tree, each leaf `[T + 1, *batch]`: for an LSTM, h and c apart.
       direction: the carry's tree, leaves `[T + 1, *batch, ...]`: dL/d(carry_t) = exp(log_norm) direction.
+      split: where each step's growth comes from, if it was asked for.
     """
 
     log_norm: Array
     log_norm_by_part: PyTree
     direction: PyTree
+    split: Split | None = None
 
 
 def adjoint(
@@ -45,6 +49,7 @@ def adjoint(
     mask: ArrayLike | None = None,
     resets: ArrayLike | None = None,
     reverse: bool = False,
+    split: bool = False,
 ) -> Adjoint:
     """The gradient of a loss with respect to the carry at every step, in log form; never under- or overflows.
 
@@ -57,10 +62,12 @@ def adjoint(
       cell: a `Cell`, or a `Stack` of cells; anything with a `step`.
       params, carry, xs, lengths, mask, resets, reverse: as in `rnnjax.unroll`.
       loss: `ys [T, *batch, ...] -> ()`; may weigh every step, as `lambda ys: ((ys - targets) ** 2).sum()`.
+      split: whether to take each step's growth apart into saturation and alignment, see `Split`.
     Returns:
       An `Adjoint`. With `reverse` the boundaries stay in input order, so the carry given lies at boundary T.
     Raises:
-      TypeError, ValueError: as `rnnjax.unroll`; a carry below float32; a loss that is not one number.
+      TypeError, ValueError: as `rnnjax.unroll`; a carry below float32; a loss that is not one number; a split of a cell
+        that has no `mix` and `gate`.
 
     Example: the lecture's case, w2 = 0.5 over 50 steps, log of 0.5^50.
 
@@ -72,8 +79,10 @@ def adjoint(
       ((51,), 50.0)
     """
     sequence = prepare(cell, params, carry, xs, loss, lengths, mask, resets, reverse)
+    if split:
+        check_split(cell)
     batch_ndim = len(sequence.batch_shape)
-    step = timed_step(cell, params, sequence.batch_shape)
+    step = timed_step(as_cell(AccurateCell(cell)), params, sequence.batch_shape)
 
     def forward(carry: PyTree, inputs: StepInput):
         new_carry, y = step(carry, inputs)
@@ -104,7 +113,11 @@ def adjoint(
 
     direction, log_norm = jax.tree.map(lambda rows, last: jnp.concatenate([rows, last[None]]), earlier, end)
     by_part = jax.tree.map(lambda part: log_norm + normalise(part, batch_ndim + 1)[1], direction)
-    return in_input_order(Adjoint(log_norm, by_part, direction), reverse)
+    parts = None
+    if split:
+        after = jax.tree.map(lambda leaf: leaf[1:], direction)
+        parts = split_of(cell, params, carries, sequence.inputs, after)
+    return in_input_order(Adjoint(log_norm, by_part, direction, parts), reverse)
 
 
 def _in_carry(dys: PyTree, homes: list[int | None], carry: PyTree, counts: Array | None) -> PyTree:

@@ -11,11 +11,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.sequence import check_floating, check_has_step
-from rnnjax.gradients.slopes import accurate_step
+from rnnjax.gradients.slopes import AccurateCell
 from rnnjax.unroll.checks import check_carry, checked_xs
 
 Step = Callable[[PyTree, Array], PyTree]
@@ -54,7 +55,7 @@ def flow_of(cell: Cell, params: PyTree, carry: PyTree | None, xs: ArrayLike) -> 
     """
     check_has_step(cell)
     xs = checked_xs(xs)
-    if not isinstance(xs, jax.core.Tracer):
+    if not isinstance(xs, Tracer):
         finite = jnp.isfinite(xs).reshape(xs.shape[0], -1).all(-1)
         if not bool(finite.all()):
             first = int(jnp.argmin(finite))
@@ -67,7 +68,7 @@ def flow_of(cell: Cell, params: PyTree, carry: PyTree | None, xs: ArrayLike) -> 
     check_floating(carry)
     batch_ndim = xs.ndim - 2
     size = sum(math.prod(jnp.shape(leaf)[batch_ndim:]) for leaf in jax.tree.leaves(carry))
-    step = accurate_step(cell)
+    step = AccurateCell(cell).step
     return Flow(carry, xs, lambda carry, x: step(params, carry, x)[0], size)
 
 

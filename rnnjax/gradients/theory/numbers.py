@@ -1,11 +1,12 @@
 """What the closed forms share: numbers in, numbers out, and Gaussian means by quadrature."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-Numbers = float | np.ndarray
+Numbers = Any
 """A float where all that came in were numbers, else a float64 array."""
 
 

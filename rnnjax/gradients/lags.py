@@ -1,0 +1,115 @@
+"""The gradient of shared parameters taken apart by lag: how far back an output reaches to change a weight.
+
+    dL/dθ = Σ_k c_k,      c_k = Σ_s (∂L/∂y_s) (∂y_s/∂θ_{s-k})
+
+with θ_t the copy of the parameters that step t uses. Truncated backpropagation with a window of K steps before each
+output sees c_0 + ... + c_{K-1} and nothing else. Each c_k is kept as a direction and the log of its norm.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from rnnjax.cell import Cell, PyTree
+from rnnjax.gradients.sequence import Loss, prepare
+from rnnjax.gradients.slopes import AccurateCell, as_cell
+from rnnjax.numerics import normalise
+from rnnjax.unroll.masking import StepInput, timed_step
+
+
+class LagAttribution(NamedTuple):
+    """dL/dθ by lag, k = 0 .. K - 1.
+
+    Attributes:
+      log_norm: the parameters' tree, leaves `[K]`: log ‖c_k‖ for each parameter, in nats; -inf where it is zero.
+      direction: the parameters' tree, leaves `[K, ...]`: c_k = exp(log_norm) direction.
+    """
+
+    log_norm: PyTree
+    direction: PyTree
+
+
+def attribution_by_lag(
+    cell: Cell,
+    params: PyTree,
+    carry: PyTree | None,
+    xs: ArrayLike,
+    loss: Loss,
+    *,
+    lags: int | None = None,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+    reverse: bool = False,
+) -> LagAttribution:
+    """The gradient of a loss with respect to the parameters, by the number of steps between their use and an output.
+
+    All T outputs are followed back side by side, one step a lag, so K lags cost about K backward passes.
+
+    Args:
+      As `rnnjax.gradients.adjoint`, and
+      lags: K; all T lags if left out.
+    Returns:
+      A `LagAttribution`. With K = T its parts add up to dL/dθ, but for what an initial carry that is made of
+      parameters (a learned h_0) contributes through itself.
+    Raises:
+      As `rnnjax.gradients.adjoint`; `lags` that is not in 1 .. T.
+
+    Example: h_3 = w h_2 + x_3 and so on, x = 1, w = 2: dh_3/dw = h_2 + w h_1 + w² h_0 = 3 + 2 + 0.
+
+      >>> import jax.numpy as jnp, rnnjax
+      >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[2.0]]), b=jnp.zeros(1))
+      >>> cell = rnnjax.Elman(1, activation="linear")
+      >>> by_lag = attribution_by_lag(cell, params, None, jnp.ones((3, 1)), lambda ys: ys[-1, 0])
+      >>> jnp.exp(by_lag.log_norm.w_h).round(4).tolist()
+      [3.0, 2.0, 0.0]
+    """
+    sequence = prepare(cell, params, carry, xs, loss, lengths, mask, resets, reverse)
+    steps = sequence.inputs.x.shape[0]
+    lags = steps if lags is None else lags
+    if isinstance(lags, bool) or not isinstance(lags, int) or not 1 <= lags <= steps:
+        raise ValueError(f"`lags` is {lags!r}, but `xs` has {steps} steps: give 1 <= lags <= {steps}.")
+
+    def step(params: PyTree, carry: PyTree, inputs: StepInput):
+        return timed_step(as_cell(AccurateCell(cell)), params, sequence.batch_shape)(carry, inputs)
+
+    def forward(carry: PyTree, inputs: StepInput):
+        new_carry, y = step(params, carry, inputs)
+        return new_carry, (carry, y)
+
+    _, (carries, ys) = lax.scan(forward, sequence.carry, sequence.inputs)
+    dys = jax.grad(sequence.loss)(ys)
+    all_steps = jax.vmap(step, in_axes=(None, 0, 0))
+    _, pullback = jax.vjp(lambda p, c: all_steps(p, c, sequence.inputs), params, carries)
+    no_carries, no_ys = jax.tree.map(jnp.zeros_like, (carries, ys))
+
+    def earlier(vectors: PyTree, log_norm: Array) -> tuple[PyTree, Array]:
+        """From the step after which they stand to the one before: row t holds what follows step t."""
+        vectors, growth = normalise(vectors, 1)
+        moved = jax.tree.map(lambda leaf: jnp.concatenate([leaf[1:], jnp.zeros_like(leaf[:1])]), vectors)
+        log_norm = jnp.concatenate([(log_norm + growth)[1:], jnp.full_like(log_norm[:1], -jnp.inf)])
+        return moved, log_norm
+
+    def summed(pulled: PyTree, reference: Array):
+        parts = jax.tree.map(lambda leaf: normalise(leaf, 0), pulled)
+        outer = jax.tree.structure(pulled)
+        direction, log_norm = jax.tree.transpose(outer, jax.tree.structure((0, 0)), parts)
+        return jax.tree.map(lambda each: each + reference, log_norm), direction
+
+    def one_lag(state: tuple[PyTree, Array], _: None):
+        vectors, log_norm = state
+        largest = log_norm.max()
+        reference = jnp.where(largest == -jnp.inf, 0, largest)
+        weights = jnp.exp(log_norm - reference)
+        weighted = jax.tree.map(lambda leaf: leaf * weights.reshape(-1, *(1,) * (leaf.ndim - 1)), vectors)
+        c_k = summed(pullback((weighted, no_ys))[0], reference)
+        return earlier(pullback((vectors, no_ys))[1], log_norm), c_k
+
+    first_dparams, first_dcarries = pullback((no_carries, dys))
+    first = summed(first_dparams, jnp.zeros((), jnp.result_type(jax.tree.leaves(carries)[0])))
+    start = earlier(first_dcarries, jnp.zeros(steps, jnp.result_type(jax.tree.leaves(carries)[0])))
+    _, rest = lax.scan(one_lag, start, None, length=lags - 1)
+    return LagAttribution(*jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, rest))
