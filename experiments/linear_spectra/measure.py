@@ -27,17 +27,14 @@ def fresh_cell(hidden_size: int) -> rnnjax.StepCell:
 
 def scalar(w: float, steps: int) -> dict[str, float]:
     """One unit: log |dh_T/dh_0| and dh_T/dw for h_0 = x_0 = 1 and no input."""
-    params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.full((1, 1), w), b=jnp.zeros(1))
-    xs, start = jnp.zeros((steps, 1)), jnp.ones(1)
-    found = gradients.adjoint(_SCALAR, params, start, xs, lambda ys: ys[-1, 0])
-    slope = jax.grad(lambda p: rnnjax.unroll(_SCALAR, p, start, xs)[1][-1, 0])(params)
-    return {"log_gradient_nats": float(found.log_norm[0]), "weight_gradient": float(slope.w_h[0, 0])}
+    log_norm, slope = _scalar(jnp.asarray(w, jnp.float64), steps)
+    return {"log_gradient_nats": float(log_norm), "weight_gradient": float(slope)}
 
 
 def orthogonal_spectrum(hidden_size: int, scale: float, steps: int, seed: int) -> np.ndarray:
     """`[H]` exponents of scale times an orthogonal matrix, used at every step."""
     w_h = Orthogonal(scale)(jax.random.key(seed), (hidden_size, hidden_size), jnp.float64)
-    return np.asarray(_frozen(hidden_size, w_h, steps, 0))
+    return np.asarray(_frozen(hidden_size, w_h, steps, steps // 4))
 
 
 def frozen_spectrum(hidden_size: int, gain: float, steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,6 +53,17 @@ def log_squared_norms(kind: str, hidden_size: int, gain: float, lags: int, draws
     """`[draws, lags + 1]` log ‖v W_1 ... W_k‖² [nats] of a random unit vector v; `kind` is "fresh" or "frozen"."""
     keys = jax.random.split(jax.random.key(seed), draws)
     return np.asarray(_norms(kind == "fresh", hidden_size, gain, lags, keys))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _scalar(w: Array, steps: int) -> tuple[Array, Array]:
+    xs, start, one = jnp.zeros((steps, 1)), jnp.ones(1), jnp.ones((1, 1))
+
+    def params(w: Array) -> rnnjax.ElmanParams:
+        return rnnjax.ElmanParams(w_x=one, w_h=w * one, b=jnp.zeros(1))
+
+    found = gradients.adjoint(_SCALAR, params(w), start, xs, lambda ys: ys[-1, 0])
+    return found.log_norm[0], jax.grad(lambda w: rnnjax.unroll(_SCALAR, params(w), start, xs)[1][-1, 0])(w)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 3))

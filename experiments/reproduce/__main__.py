@@ -7,7 +7,7 @@ import traceback
 from typing import Any
 
 from experiments import harness, reproduce
-from experiments.reproduce import lecture, linear, memory, tanh, traps
+from experiments.reproduce import lecture, linear, memory, tanh, tasks, traps
 from experiments.reproduce.figure import deviations_figure
 from experiments.reproduce.row import Row, as_line, checked
 
@@ -16,6 +16,7 @@ THEMES = {
     "Linear networks": linear.ROWS,
     "Tanh networks": tanh.ROWS,
     "Memory": memory.ROWS,
+    "Tasks": tasks.ROWS,
     "Traps": traps.ROWS,
 }
 ROWS = checked([row for rows in THEMES.values() for row in rows])
@@ -39,7 +40,7 @@ class Options(harness.CommonOptions):
 
 def measure(run: harness.Run[Options]) -> harness.Outcome:
     o = run.options
-    chosen = [row for row in ROWS if not o.only or row.name.startswith(o.only)]
+    chosen = [row for row in ROWS if not (o.quick and row.full_only) and (not o.only or row.name.startswith(o.only))]
     lines: dict[str, dict[str, Any]] = {}
     with run.progress("rows", len(chosen)) as advance:
         for row in chosen:
@@ -64,6 +65,8 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
             blocks.append(run.show(harness.Table.of([_short(each) for each in own], columns, theme)))
     failed = [each["row"] for each in lines.values() if each["exact"] and each["verdict"] != "reproduced"]
     missed = [each["row"] for each in lines.values() if not each["exact"] and each["verdict"] != "reproduced"]
+    columns = ("published", "source", "why it has no row")
+    blocks.append(harness.Table(columns, tasks.NOT_RUN, "Published, and not attempted here"))
     with harness.plotting():
         picture = deviations_figure(run, list(lines.values()))
     words = _reading(list(lines.values()), failed, missed)

@@ -27,6 +27,7 @@ class Row:
       quick_tolerance: the same for `--quick`, where a smaller network is further off; the same if left out.
       exact: an identity or a closed form; the command fails if it is missed.
       source: who printed it.
+      full_only: left out with `--quick`, as it takes minutes at any size.
       measure: `measure(quick)` gives ours.
     """
 
@@ -39,6 +40,7 @@ class Row:
     unit: str = "1"
     quick_tolerance: float | None = None
     exact: bool = False
+    full_only: bool = False
 
     def allowed(self, quick: bool) -> float:
         return self.quick_tolerance if quick and self.quick_tolerance is not None else self.tolerance

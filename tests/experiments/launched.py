@@ -9,9 +9,15 @@ from experiments import harness
 from tests.experiments.toy import read
 
 
-def launched(experiment: harness.Experiment, folder: Path, *arguments: str) -> dict[str, Any]:
-    """`summary.json` of a run with these arguments; figures and page must be there, with nothing outside the page."""
-    with jax.numpy_dtype_promotion("standard"):  # as a user has it: Optax's Adam mixes its integer count with floats
+def launched(
+    experiment: harness.Experiment, folder: Path, *arguments: str, promotion: str = "strict"
+) -> dict[str, Any]:
+    """`summary.json` of a run with these arguments; its figures must be there.
+
+    Sizes are best those of other tests of the file: then compiled programs are shared. Optax's Adam, which mixes its
+    integer count with floats, needs `promotion="standard"`, as a user has it.
+    """
+    with jax.numpy_dtype_promotion(promotion):  # pyright: ignore[reportArgumentType]
         assert harness.launch(experiment, [*arguments, "--out", str(folder)]) == 0
     summary = read(folder)
     assert summary["figures"], "an experiment shows something"

@@ -19,15 +19,15 @@ def test_the_fresh_cell_multiplies_by_its_input() -> None:
 
 def test_norms_are_those_of_the_matrices_drawn() -> None:
     """‖W_1 ... W_k v‖² from the end back, fresh and frozen, by NumPy from the same draws."""
-    size, gain, lags, draws = 4, 1.3, 5, 2
+    size, lags, draws = 6, 12, 50
     keys = jax.random.split(jax.random.key(7), draws)
     for kind in ("fresh", "frozen"):
-        found = measure.log_squared_norms(kind, size, gain, lags, draws, 7)
+        found = measure.log_squared_norms(kind, size, 1.0, lags, draws, 7)
         for key, log_norms in zip(keys, found, strict=True):
             key_w, key_v = jax.random.split(key)
             v = np.asarray(jax.random.normal(key_v, (size,), "float64"))
             count = lags if kind == "fresh" else 1
-            w = np.asarray(jax.random.normal(key_w, (count, size**2), "float64")).reshape(count, size, size) * gain / 2
+            w = np.asarray(jax.random.normal(key_w, (count, size**2), "float64")).reshape(count, size, size) / size**0.5
             v, expected = v / np.linalg.norm(v), [0.0]
             for t in reversed(range(lags)):
                 v = w[t if kind == "fresh" else 0] @ v

@@ -11,12 +11,12 @@ from tests.experiments.launched import launched, refused
 
 def test_every_unit_keeps_what_its_own_gate_keeps() -> None:
     """With W_h = 0, σ(b_f)^k for each unit and seed, whatever the biases that chrono drew."""
-    found = retention("chrono", "closed", hidden_size=5, steps=40, t_max=30, seeds=2, seed=0)
-    for s, key in enumerate(jax.random.split(jax.random.key(0), 2)):
-        bias = np.asarray(forget_biases("chrono", 5, 30, jax.random.split(key, 3)[1]))
+    found = retention("chrono", "closed", hidden_size=16, steps=60, t_max=50, seeds=4, seed=0)
+    for s, key in enumerate(jax.random.split(jax.random.key(0), 4)):
+        bias = np.asarray(forget_biases("chrono", 16, 50, jax.random.split(key, 3)[1]))
         u = np.exp(bias)
-        assert (u >= 1).all() and (u <= 29).all() and np.ptp(u) > 1
-        expected = np.arange(40)[:, None] * np.log(u / (1 + u))
+        assert (u >= 1).all() and (u <= 49).all() and np.ptp(u) > 1
+        expected = np.arange(60)[:, None] * np.log(u / (1 + u))
         np.testing.assert_allclose(found.log_share[s], expected, rtol=1e-10, atol=1e-12)
 
 

@@ -33,7 +33,7 @@ def test_closed_forms() -> None:
 def test_a_run_learns_and_its_gradient_is_the_closed_form(tmp_path) -> None:
     arguments = ("--cells", "linear", "--scales", "0.7", "1", "--seeds", "1", "--steps", "5", "--hidden-size", "8",
                  "--updates", "150", "--learning-rate", "0.01")  # fmt: skip
-    summary = launched(EXPERIMENT, tmp_path, *arguments)
+    summary = launched(EXPERIMENT, tmp_path, *arguments, promotion="standard")
     assert [each["theory"] for each in summary["residuals"]] == pytest.approx([np.log(0.7), 0], abs=1e-12)
     assert all(abs(each["residual"]) < 1e-12 for each in summary["residuals"])
     for row in summary["rows"]:
