@@ -62,7 +62,7 @@ def curve_figure(run: harness.Run[Any], curves: dict[str, dict[str, np.ndarray]]
 
 def horizon_figure(run: harness.Run[Any], rows: list[dict[str, Any]]) -> harness.Figure:
     """Left: death against scale for the linear cell, closed form drawn; right: measured against foretold, all cells."""
-    fig, axes = style.figures(1, 2, 9.6, 4.2)
+    fig, axes = style.figures(1, 2, 9.2, 4.1)
     left, right = axes[0]
     linear = [row for row in rows if row["cell"] == "linear"]
     for (kind, dtype), look in _LOOKS.items():

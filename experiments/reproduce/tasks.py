@@ -63,7 +63,7 @@ def adding_errors(name: str, steps: int, updates: int, seeds: int) -> list[float
 
 @functools.cache
 def order_learned(name: str, steps: int, updates: int, seeds: int) -> list[float]:
-    """Sequences seen until 99% of 1,000 held-out ones are right, H = 4, Adam 1e-2, clipped at 1; inf where never."""
+    """Sequences seen until 99% of 1,000 held-out ones are right, H = 4, Adam 5e-3, clipped at 1; inf where never."""
     cell, look_every = _CELLS[name](4), 20
 
     def data(key: Array, step: Array, count: int = _BATCH) -> tasks.Batch:
@@ -75,7 +75,7 @@ def order_learned(name: str, steps: int, updates: int, seeds: int) -> list[float
     fitted = training.fit_many(
         loss,
         lambda key, setting: _init(cell, 6, 4, key),
-        optax.chain(training.clip_by_global_norm(1.0), optax.adam(1e-2)),
+        optax.chain(training.clip_by_global_norm(1.0), optax.adam(5e-3)),
         data,
         {"key": jax.random.split(jax.random.key(0), seeds)},
         training.FitOptions(steps=updates, chunk=look_every, nonfinite="skip"),
@@ -98,14 +98,14 @@ def _adding(name: str) -> Callable[[bool], Found]:
 
 def _order_solved(name: str) -> Callable[[bool], Found]:
     def measure(quick: bool) -> Found:
-        seen = order_learned(name, 50, 2000, 5)
+        seen = order_learned(name, 50, 3000, 5)
         return Found(float(np.isfinite(seen).sum()), len(seen))
 
     return measure
 
 
 def _order_sequences(quick: bool) -> Found:
-    seen = order_learned("lstm", 50, 2000, 5)
+    seen = order_learned("lstm", 50, 3000, 5)
     return Found(float(np.median(seen)), len(seen))
 
 
@@ -174,7 +174,7 @@ ROWS = (
         what="temporal order, T = 50, LSTM of 4 units: median sequences until 99% right",
         published=6400.0,
         tolerance=6400.0,
-        source=f"{_SCHMIDHUBER}; ours Adam 1e-2, batches of 32",
+        source=f"{_SCHMIDHUBER}; Adam 5e-3 and batches of 32 as for adding",
         unit="sequences",
         measure=_order_sequences,
         full_only=True,

@@ -82,6 +82,6 @@ def success_figure(run: harness.Run[Any], rows: list[dict[str, Any]]) -> harness
         "success",
         fig,
         alt="Error after training against the gradient at the longest lag: low errors only where it is near one.",
-        caption="One network a pair (scale, seed): open, the gradient before training; filled, after it. Errors well "
-        "below 1 are found only where the gradient at the longest lag is of order one after training.",
+        caption="One network a pair (scale, seed): open, the gradient before training; filled, after it. Errors "
+        "below a tenth are found only where the gradient at the longest lag is of order one after training.",
     )
