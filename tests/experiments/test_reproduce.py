@@ -53,16 +53,21 @@ def test_rows_that_would_hide_each_other_are_refused() -> None:
             checked([wrong])
 
 
-def run_with(monkeypatch: pytest.MonkeyPatch, folder: Any, *rows: Row, arguments: tuple[str, ...] = ()) -> int:
+def run_with(
+    monkeypatch: pytest.MonkeyPatch, folder: Any, *rows: Row, arguments: tuple[str, ...] = (), drawn: bool = False
+) -> int:
     monkeypatch.setattr(main, "THEMES", {"Circles": rows})
     monkeypatch.setattr(main, "ROWS", checked(rows))
+    if not drawn:
+        monkeypatch.setattr(main, "deviations_figure", lambda run, lines: harness.Text())
     return harness.launch(main.EXPERIMENT, [*arguments, "--out", str(folder)])
 
 
 def test_an_exact_row_that_is_missed_fails_the_command_and_another_does_not(tmp_path, monkeypatch) -> None:
     good, off, wrong = a_row("good", exact=True), a_row("off", 3.0), a_row("wrong", 3.0, exact=True)
-    assert run_with(monkeypatch, tmp_path / "a", good, off) == 0
+    assert run_with(monkeypatch, tmp_path / "a", good, off, drawn=True) == 0
     summary = read(tmp_path / "a")
+    assert (tmp_path / "a" / "deviations.png").read_bytes().startswith(b"\x89PNG")
     assert summary["missed"] == ["off"] and summary["failed_exact"] == []
     assert run_with(monkeypatch, tmp_path / "b", good, wrong) == 1
     summary = read(tmp_path / "b")  # everything is written all the same
