@@ -10,7 +10,7 @@ import json
 import os
 import select
 import shutil
-import subprocess
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,30 +81,39 @@ class Browser:
 @contextlib.contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
     """A fresh browser, ended when the block ends."""
+    import fcntl  # not on every system, nor is it needed where there is no Chromium
+
     assert CHROMIUM is not None
     down, up = os.pipe(), os.pipe()
-
-    def descriptors() -> None:  # in the child: 3 to read from, 4 to write to
-        kept = os.dup(down[0]), os.dup(up[1])
-        os.dup2(kept[0], 3)
-        os.dup2(kept[1], 4)
-
+    # Copies beyond 4, so that making 3 and 4 in the child runs over neither
+    reading, writing = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (down[0], up[1]))
+    actions = [
+        (os.POSIX_SPAWN_DUP2, reading, 3),
+        (os.POSIX_SPAWN_DUP2, writing, 4),
+        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+    ]
     command = [CHROMIUM, *_FLAGS, f"--user-data-dir={profile}", "about:blank"]
-    with subprocess.Popen(
-        command, preexec_fn=descriptors, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        os.close(down[0])
-        os.close(up[1])
-        try:
-            yield Browser(down[1], up[0])
-        finally:
-            os.close(down[1])
-            os.close(up[0])
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    process = os.posix_spawn(CHROMIUM, command, os.environ, file_actions=actions)  # no fork: JAX has threads
+    for end in (down[0], up[1], reading, writing):
+        os.close(end)
+    try:
+        yield Browser(down[1], up[0])
+    finally:
+        os.close(down[1])
+        os.close(up[0])
+        _end(process)
+
+
+def _end(process: int) -> None:
+    """Asks the browser to leave, waits for it, and insists after ten seconds."""
+    os.kill(process, signal.SIGTERM)
+    for _ in range(100):
+        if os.waitpid(process, os.WNOHANG)[0]:
+            return
+        time.sleep(0.1)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
 
 
 @dataclasses.dataclass(frozen=True)
