@@ -40,7 +40,7 @@ def test_leading_mean_and_all_are_those_of_a_loop() -> None:
     assert spectrum["mean"] == pytest.approx(expected.mean(), abs=1e-9)
 
 
-EDGE_SIZE, EDGE_GAINS = 32, (0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4)  # one program for all tests of the edge
+EDGE_SIZE, EDGE_GAINS = 64, (0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4)  # one program for all tests of the edge
 
 
 def test_the_driven_exponent_is_that_of_a_loop_over_the_same_noise() -> None:
@@ -75,7 +75,7 @@ def test_a_run(tmp_path) -> None:
 
 def test_a_run_of_the_edge(tmp_path) -> None:
     gains = [f"{gain:g}" for gain in EDGE_GAINS]
-    arguments = ("--variances", "0.5", "2", "--hidden-size", "32", "--steps", "500", "--seeds", "3", "--map-size", "32",
+    arguments = ("--variances", "0.5", "2", "--hidden-size", "64", "--steps", "500", "--seeds", "3", "--map-size", "64",
                  "--map-steps", "500", "--map-variances", "2", "--map-gains", *gains)  # fmt: skip
     summary = launched(DRIVEN, tmp_path, *arguments)
     for row, each in zip(summary["rows"], summary["residuals"], strict=True):

@@ -7,7 +7,6 @@ import pytest
 from experiments.waterfall.__main__ import EXPERIMENT
 from experiments.waterfall.measure import sequences
 from experiments.waterfall.theory import closed_form
-from rnnjax.gradients import theory
 from tests.experiments.launched import launched, refused
 
 
@@ -23,11 +22,15 @@ def test_closed_forms() -> None:
     assert linear is not None and closed_form("lstm", (1.0,), 4, 0) is None
     np.testing.assert_allclose(linear, np.outer([-1, 1], np.arange(5)) * np.log(2), atol=1e-15)
     tanh = closed_form("tanh", (0.9,), 3, 0)
-    xs = np.asarray(sequences(jax.random.split(jax.random.key(0), 3)[2], 3, 512)[0])[:, :64]
-    rates = [np.asarray(theory.tanh_mean_field_rates(0.9, (xs[:, b] ** 2).sum(-1) / 2)) for b in range(64)]
-    expected = np.concatenate([[0], np.cumsum(np.mean(rates, axis=0)[::-1])])
     assert tanh is not None
-    np.testing.assert_allclose(tanh[0], expected, rtol=1e-10)
+    xs = np.asarray(sequences(jax.random.split(jax.random.key(0), 3)[2], 3, 512)[0])[:, :64]
+    z, dz = np.linspace(-8, 8, 4001, retstep=True)
+    weights = np.exp(-(z**2) / 2) * dz / np.sqrt(2 * np.pi)
+    variance, rates = np.zeros(64), []
+    for drive in (xs**2).sum(axis=-1) / 2:
+        variance = 0.9**2 * np.tanh(np.sqrt(variance)[:, None] * z) ** 2 @ weights + drive
+        rates.append(np.mean(0.5 * np.log(0.9**2 * np.cosh(np.sqrt(variance)[:, None] * z) ** -4.0 @ weights)))
+    np.testing.assert_allclose(tanh[0], np.concatenate([[0], np.cumsum(rates[::-1])]), rtol=1e-8)
 
 
 def test_a_run_learns_and_its_gradient_is_the_closed_form(tmp_path) -> None:
