@@ -47,6 +47,7 @@ What is then given:
   finds one. A row's key covers its options, the code named in `code` (comments and docstrings apart), versions,
   platform and precision; so a plot may be redrawn, and a sweep resumed, without computing anything twice.
 * `row.values` has passed through JSON: NaN and infinity are None there with `<key>_reason` beside them.
+* `residual` and `residual_table` put a measurement beside its theory, in one form for all summaries and reports.
 * `config.json` at the start, `summary.json`, PNG + SVG and `report.html` at the end, each written whole or not at all.
 * Raise `harness.UsageError` for what the user can fix. The folder is locked for the time of the run; another
   experiment's folder, or other options in the same folder, are refused (`--fresh` starts over).
@@ -59,7 +60,8 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.harness.errors import UsageError
 from experiments.harness.experiment import CommonOptions, Experiment, launch, positive
-from experiments.harness.report import Block, Figure, Table, Text
+from experiments.harness.report import Block, Contents, Figure, Table, Text
+from experiments.harness.residuals import residual, residual_table
 
 if TYPE_CHECKING:
     from experiments.harness.rows import Row, RowStore
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Block",
     "CommonOptions",
+    "Contents",
     "Experiment",
     "Figure",
     "Outcome",
@@ -84,6 +87,8 @@ __all__ = [
     "line",
     "plotting",
     "positive",
+    "residual",
+    "residual_table",
 ]
 
 _LATER = {"Row": "rows", "RowStore": "rows", "Outcome": "run", "Run": "run"}

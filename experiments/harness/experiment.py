@@ -18,6 +18,7 @@ from experiments.harness.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from experiments.harness.report import Figure
     from experiments.harness.run import Outcome, Run
 
 _NEEDED = ("tyro", "rich", "matplotlib", "optax")
@@ -75,9 +76,10 @@ def positive(name: str, value: float) -> None:
 def launch(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
     """Runs an experiment from its command line; returns the exit status.
 
-    0: done. 2: something the user can fix, said before any long work. 130: stopped with Ctrl-C, finished rows kept (JAX
-    lets go only when the compiled program under way returns, and that program's row is lost). Any other exception is a
-    fault of the code and keeps its traceback; finished rows are kept then too.
+    0: done (or what the experiment says, see `Outcome.status`). 2: something the user can fix, said before any long
+    work. 130: stopped with Ctrl-C, finished rows kept (JAX lets go only when the compiled program under way returns,
+    and that program's row is lost). Any other exception is a fault of the code and keeps its traceback; finished rows
+    are kept then too.
 
     Args:
       argv: arguments; those of the process by default.
@@ -100,7 +102,7 @@ def launch(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
             raise UsageError(str(error)) from error
         folder.prepare(place)
         with folder.locked(place), _precision(experiment.x64):
-            _carry_out(experiment, options, place, arguments, (out, err))
+            return _carry_out(experiment, options, place, arguments, (out, err))
     except UsageError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -110,7 +112,6 @@ def launch(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
-    return 0
 
 
 def _parse(experiment: Experiment, arguments: Sequence[str]) -> Any:
@@ -136,7 +137,7 @@ def _carry_out(
     place: Path,
     arguments: Sequence[str],
     consoles: "tuple[Console, Console]",
-) -> None:
+) -> int:
     from experiments.harness import report
     from experiments.harness.rows import RowStore
     from experiments.harness.run import Run
@@ -184,7 +185,7 @@ def _carry_out(
     summary = {
         "experiment": experiment.name,
         **outcome.summary,
-        "figures": [{"png": f"{f.name}.png", "svg": f"{f.name}.svg", "alt": f.alt} for f in run.figures],
+        "figures": [_saved(f) for f in run.figures],
         "rows_computed_count": run.rows.computed,
         "rows_reused_count": run.rows.reused,
         "wall_seconds": seconds,
@@ -197,6 +198,12 @@ def _carry_out(
     strict_json.write_bytes(place / folder.REPORT, page.encode())
     folder.write_config(place, config)
     run.out.print(f"{seconds:.1f} s; open {place / folder.REPORT}", soft_wrap=True, markup=False)
+    return outcome.status
+
+
+def _saved(figure: "Figure") -> dict[str, str]:
+    """What the summary says of a figure, for those who gather results."""
+    return {"png": f"{figure.name}.png", "svg": f"{figure.name}.svg", "alt": figure.alt, "caption": figure.caption}
 
 
 @contextlib.contextmanager

@@ -17,10 +17,18 @@ _SVG_LIMIT_BYTES = 1_000_000  # a larger drawing goes in as PNG
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A heading with paragraphs under it; either may be left out."""
+    """A heading with paragraphs under it; either may be left out. `anchor` is a name that `Contents` links to."""
 
     heading: str = ""
     paragraphs: Sequence[str] = ()
+    anchor: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """Links to headings of the page: {anchor: words}."""
+
+    entries: Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +48,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A saved figure. `alt` says in words what is to be seen; `caption` stands under it."""
+    """A saved figure. `alt` says in words what is to be seen; `caption` stands under it; `svg` may be empty."""
 
     name: str
     png: bytes
@@ -49,7 +57,7 @@ class Figure:
     caption: str = ""
 
 
-Block = Text | Table | Figure
+Block = Text | Table | Figure | Contents
 
 
 def cell_text(value: Any) -> str:
@@ -109,14 +117,18 @@ def _fact(name: str, text: str) -> str:
 
 def _block(block: Block) -> str:
     if isinstance(block, Text):
-        heading = f"<h2>{_safe(block.heading)}</h2>" if block.heading else ""
+        anchor = f' id="{_safe(block.anchor)}"' if block.anchor else ""
+        heading = f"<h2{anchor}>{_safe(block.heading)}</h2>" if block.heading else ""
         return heading + "".join(f"<p>{_safe(text)}</p>" for text in block.paragraphs)
     if isinstance(block, Figure):
-        small = len(block.svg) <= _SVG_LIMIT_BYTES
+        small = 0 < len(block.svg) <= _SVG_LIMIT_BYTES
         kind, data = ("svg+xml", block.svg) if small else ("png", block.png)
         source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
         caption = f"<figcaption>{_safe(block.caption)}</figcaption>" if block.caption else ""
         return f'<figure><img src="{source}" alt="{_safe(block.alt)}">{caption}</figure>'
+    if isinstance(block, Contents):
+        links = (f'<li><a href="#{_safe(anchor)}">{_safe(words)}</a></li>' for anchor, words in block.entries.items())
+        return f'<nav aria-label="Contents"><ul>{"".join(links)}</ul></nav>'
     return _table(block)
 
 
@@ -152,7 +164,7 @@ main { max-width: 60rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; }
 dt { font-weight: 600; } dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
-p { max-width: 45rem; }
+p { max-width: 45rem; } a { color: inherit; } nav li { margin: .2rem 0; }
 figure { margin: 1.5rem 0; } figcaption, caption { font-size: .9rem; text-align: left; padding: .3rem 0; }
 img { width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
 .wide { overflow-x: auto; margin: 1rem 0; }

@@ -37,10 +37,12 @@ class Outcome:
     Attributes:
       summary: the numbers, units in the key names; becomes `summary.json`.
       report: the content of `report.html`, in reading order.
+      status: exit status of the process, once everything is written; not 0 where the run itself is a test that failed.
     """
 
     summary: Mapping[str, Any]
     report: Sequence[report.Block]
+    status: int = 0
 
 
 @dataclasses.dataclass

@@ -95,7 +95,9 @@ def test_a_drawing_too_large_to_inline_goes_in_as_png() -> None:
 # The list, and the examples in docstrings
 
 
-@pytest.mark.parametrize("name", ["harness.strict_json", "harness.style", "data.stocks", "statland.published"])
+@pytest.mark.parametrize(
+    "name", ["harness.residuals", "harness.strict_json", "harness.style", "data.stocks", "statland.published"]
+)
 def test_examples_in_docstrings_run(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"experiments.{name}"))
     assert result.attempted > 0 and result.failed == 0
@@ -144,3 +146,27 @@ def test_comments_and_docstrings_are_not_code(tmp_path: Path, monkeypatch: pytes
     assert hashes[0] == hashes[1] != hashes[2]
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         manifest.code_sha256(["no_such_module"])
+
+
+# Measurement beside theory
+
+
+def test_a_residual_has_its_sign_and_the_standard_error_of_the_mean() -> None:
+    found = harness.residual("rate", 2.0, -4.0, unit="nats/step", samples=[1.0, 2.0, 3.0])
+    assert found["residual"] == 6.0 and found["relative_residual"] == 1.5
+    assert found["standard_error"] == pytest.approx(3**-0.5)
+    nothing = harness.residual("rate", 1.0, 0.0, samples=[1.0])
+    assert nothing["relative_residual"] is None and nothing["standard_error"] is None
+    table = harness.residual_table([found, nothing])
+    assert len(table.rows) == 2 and table.rows[0][0] == "rate"
+
+
+def test_contents_link_to_headings_and_a_figure_may_have_no_svg() -> None:
+    blocks = [
+        harness.Contents({"a<b": "First & last"}),
+        harness.Text("First", anchor="a<b"),
+        harness.Figure("f", b"PNG", b"", "words"),
+    ]
+    page = report.build("t", {}, blocks, {})
+    assert '<a href="#a&lt;b">First &amp; last</a>' in page and '<h2 id="a&lt;b">First</h2>' in page
+    assert "data:image/png;base64,UE5H" in page and "svg+xml" not in page
