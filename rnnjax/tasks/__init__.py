@@ -1,0 +1,47 @@
+"""Tasks: what a recurrent network is asked to remember, each a pure function `(key, ...) -> Batch`.
+
+    batch = adding(key, 100, (32,))                   xs [T, *batch, D], targets, weights [T, *batch], lengths [*batch]
+    loss = squared_error(predictions, batch)          over the steps that count
+    adding_baseline()                                 what a predictor without memory gets
+
+Regressions are scored by `squared_error` (`adding`, `statland`, `windows`), classifications by `cross_entropy` and
+`accuracy` (`copy_memory`, `temporal_order`, `delayed_xor`, `parity`, `latch`). Beside each task stands its baseline.
+"""
+
+from rnnjax.tasks.adding import adding, adding_baseline
+from rnnjax.tasks.batch import Baseline, Batch
+from rnnjax.tasks.copy_memory import copy_memory, copy_memory_baseline
+from rnnjax.tasks.delayed_xor import delayed_xor, delayed_xor_baseline
+from rnnjax.tasks.latch import latch, latch_baseline
+from rnnjax.tasks.parity import parity, parity_baseline
+from rnnjax.tasks.scores import accuracy, cross_entropy, squared_error
+from rnnjax.tasks.statland import statland, statland_baseline, statland_rules
+from rnnjax.tasks.temporal_order import temporal_order, temporal_order_baseline
+from rnnjax.tasks.windows import SeriesBaseline, split_series, windows, windows_baseline
+
+__all__ = [
+    "Baseline",
+    "Batch",
+    "SeriesBaseline",
+    "accuracy",
+    "adding",
+    "adding_baseline",
+    "copy_memory",
+    "copy_memory_baseline",
+    "cross_entropy",
+    "delayed_xor",
+    "delayed_xor_baseline",
+    "latch",
+    "latch_baseline",
+    "parity",
+    "parity_baseline",
+    "split_series",
+    "squared_error",
+    "statland",
+    "statland_baseline",
+    "statland_rules",
+    "temporal_order",
+    "temporal_order_baseline",
+    "windows",
+    "windows_baseline",
+]

@@ -1,0 +1,57 @@
+"""Training as pure functions: clipping, a compiled loop, many runs at once, truncated backpropagation, checkpoints.
+
+Imported by its own name, as it needs Optax: `from rnnjax import training`.
+"""
+
+from rnnjax.training.clipping import (
+    ClipState,
+    clip_adaptive,
+    clip_by_global_norm,
+    clip_by_norm,
+    clip_by_value,
+    clip_states,
+)
+from rnnjax.training.faults import NonFiniteError, SkipState, blame, skip_nonfinite
+from rnnjax.training.health import adjoint_health
+from rnnjax.training.loop import Fitted, fit
+from rnnjax.training.many import FittedMany, fit_many
+from rnnjax.training.state import FitOptions, TrainState, init_state
+from rnnjax.training.truncated import (
+    Chunk,
+    TruncatedBPTT,
+    TruncationBias,
+    Window,
+    chunks,
+    tbptt,
+    truncation_bias,
+    whole_rows,
+)
+
+__all__ = [
+    "Chunk",
+    "ClipState",
+    "FitOptions",
+    "Fitted",
+    "FittedMany",
+    "NonFiniteError",
+    "SkipState",
+    "TrainState",
+    "TruncatedBPTT",
+    "TruncationBias",
+    "Window",
+    "adjoint_health",
+    "blame",
+    "chunks",
+    "clip_adaptive",
+    "clip_by_global_norm",
+    "clip_by_norm",
+    "clip_by_value",
+    "clip_states",
+    "fit",
+    "fit_many",
+    "init_state",
+    "skip_nonfinite",
+    "tbptt",
+    "truncation_bias",
+    "whole_rows",
+]

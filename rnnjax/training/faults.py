@@ -1,0 +1,134 @@
+"""A step that is not finite: found, named by step and leaf, and never applied."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from rnnjax.cell import PyTree
+from rnnjax.training.norms import all_finite
+
+
+class NonFiniteError(FloatingPointError):
+    """Training met NaN or inf and halted before applying it.
+
+    Attributes:
+      step: the update that would have been it, counted from 0.
+      leaves: what was not finite, by name: "loss", "gradient of rnn/w_h", ...
+      state: the `TrainState` just before that update, whole and finite; training can go on from it.
+      history: the metrics up to there.
+    """
+
+    def __init__(self, step: int, leaves: Sequence[str], state: Any, history: Sequence[Any] = ()) -> None:
+        super().__init__(
+            f"step {step}: not finite: {', '.join(leaves)}. The state before that step is whole (error.state). "
+            "Clip the gradient, lower the learning rate, or pass nonfinite='skip' to leave such steps out."
+        )
+        self.step, self.leaves, self.state, self.history = step, tuple(leaves), state, list(history)
+
+
+def path_name(path: Any) -> str:
+    """`rnn/w_h` for a path into a tree."""
+    return jax.tree_util.keystr(path, simple=True, separator="/") or "params"
+
+
+def names(params: PyTree, opt_state: PyTree) -> tuple[str, ...]:
+    """What each entry of `finite_by_leaf` is about."""
+
+    def of(tree: PyTree) -> list[str]:
+        return [path_name(path) for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if _floating(leaf)]
+
+    return (
+        "loss",
+        *(f"gradient of {name}" for name in of(params)),
+        *(f"{name} after the update" for name in of(params)),
+        *(f"optimizer state {name}" for name in of(opt_state)),
+    )
+
+
+def finite_by_leaf(value: Array, gradient: PyTree, params: PyTree, opt_state: PyTree) -> Array:
+    """`[leaves]` booleans, in the order of `names`."""
+    leaves = [value, *(leaf for tree in (gradient, params, opt_state) for leaf in jax.tree.leaves(tree))]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves if _floating(leaf)])
+
+
+def select(flag: Array, new: PyTree, old: PyTree) -> PyTree:
+    """`new` where the flag holds, else `old`, leaf by leaf; NaN in the one not chosen does not matter."""
+    return jax.tree.map(lambda a, b: jnp.where(flag, a, b), new, old)
+
+
+class SkipState(NamedTuple):
+    """What `skip_nonfinite` has met.
+
+    Attributes:
+      inner: the state of the optimizer inside.
+      steps: `[]` int32, updates seen.
+      skipped: `[]` int32, updates left out.
+      last: `[]` int32, the last one left out, counted from 0; -1: none.
+      by_leaf: the gradient's tree of `[]` int32: how often each leaf was the culprit.
+    """
+
+    inner: PyTree
+    steps: Array
+    skipped: Array
+    last: Array
+    by_leaf: PyTree
+
+
+def skip_nonfinite(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Leaves out every update whose gradient, or what `inner` makes of it, is not finite; for loops other than `fit`.
+
+    The parameters get a zero update, the optimizer's memory stays as it was, and `SkipState` says how often, when last
+    and by whose fault; `blame` says it in words.
+
+    Args:
+      inner: any Optax transformation.
+    Returns:
+      An `optax.GradientTransformation` with a `SkipState`.
+
+    Example:
+
+      >>> rule = skip_nonfinite(optax.sgd(0.1))
+      >>> w = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
+      >>> update, state = rule.update({"a": jnp.array([1.0, jnp.inf]), "b": jnp.ones(1)}, rule.init(w), w)
+      >>> update["b"].tolist(), blame(state)
+      ([0.0], '1 of 1 updates left out, the last at step 0: a (1)')
+    """
+
+    def init(params: PyTree) -> SkipState:
+        zero = jnp.zeros((), jnp.int32)
+        return SkipState(inner.init(params), zero, zero, zero - 1, jax.tree.map(lambda _: zero, params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, SkipState]:
+        bad = jax.tree.map(lambda leaf: ~jnp.isfinite(leaf).all(), updates)
+        made, memory = inner.update(updates, state.inner, params)
+        ok = all_finite(updates) & all_finite(made) & all_finite([m for m in jax.tree.leaves(memory) if _floating(m)])
+        zeros = jax.tree.map(jnp.zeros_like, made)
+        return select(ok, made, zeros), SkipState(
+            inner=select(ok, memory, state.inner),
+            steps=state.steps + 1,
+            skipped=state.skipped + (~ok).astype(jnp.int32),
+            last=jnp.where(ok, state.last, state.steps),
+            by_leaf=jax.tree.map(lambda count, was: count + was.astype(jnp.int32), state.by_leaf, bad),
+        )
+
+    return optax.GradientTransformation(init, update)
+
+
+def blame(state: SkipState) -> str:
+    """What `skip_nonfinite` met, in one line; for a state whose values are known."""
+    counts = [(path_name(path), int(n)) for path, n in jax.tree_util.tree_leaves_with_path(state.by_leaf)]
+    culprits = ", ".join(f"{name} ({n})" for name, n in counts if n) or "only in what the optimizer made of it"
+    total = f"{int(state.skipped)} of {int(state.steps)} updates left out"
+    return f"{total}, the last at step {int(state.last)}: {culprits}" if int(state.skipped) else total
+
+
+def _floating(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating) if not hasattr(leaf, "dtype") else _is_float(leaf.dtype)
+
+
+def _is_float(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating)

@@ -1,0 +1,57 @@
+"""A loss as its author wrote it, called with what it asks for.
+
+    loss(params, batch)          and by name, where its signature has them: key, carry, setting
+
+and it may return the scalar alone, or with it what it wants to hand on or to report.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from rnnjax.cell import PyTree
+
+EXTRAS = ("key", "carry", "setting")
+
+Metrics = dict[str, Array]
+
+
+def asks_for(function: Callable[..., Any], name: str) -> bool:
+    """Whether `function` has an argument of this name (a `**kwargs` does not count)."""
+    try:
+        return name in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a builtin, or a compiled function that hides its signature
+        return False
+
+
+def with_extras(function: Callable[..., Any], extras: Mapping[str, Any]) -> Callable[..., Any]:
+    """`function` with those of `extras` bound by name that it asks for."""
+    wanted = {name: value for name, value in extras.items() if asks_for(function, name)}
+    return lambda *args: function(*args, **wanted)
+
+
+def unpack(result: Any, has_carry: bool) -> tuple[Array, PyTree, Metrics]:
+    """`(value, carry, metrics)` from what a loss returned.
+
+    Raises:
+      TypeError: it is neither of the forms that `fit` names.
+      ValueError: the value is not one number.
+    """
+    parts = result if isinstance(result, tuple) else (result,)
+    value, rest = jnp.asarray(parts[0]), list(parts[1:])
+    if has_carry and not rest:
+        raise TypeError("this loss asks for `carry`, so it must return (loss, carry) or (loss, carry, metrics).")
+    carry = rest.pop(0) if has_carry else None
+    metrics = rest.pop(0) if rest else {}
+    if rest or not isinstance(metrics, Mapping):
+        form = "(loss, carry) or (loss, carry, metrics)" if has_carry else "loss or (loss, metrics)"
+        raise TypeError(f"a loss returns {form}, with metrics a dict of scalars; got {type(result).__name__}.")
+    if value.shape != ():
+        raise ValueError(f"the loss is {list(value.shape)}; it must be one number: take its mean.")
+    for name, metric in metrics.items():
+        if jnp.shape(metric) != ():
+            raise ValueError(f"metric {name!r} is {list(jnp.shape(metric))}; it must be one number.")
+    return value, carry, {name: jnp.asarray(metric) for name, metric in metrics.items()}

@@ -1,0 +1,162 @@
+"""`fit_many`: whole training runs, vmapped over seeds, learning rates, scales of W2, or whatever a setting holds."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from rnnjax.cell import PyTree
+from rnnjax.training.faults import names
+from rnnjax.training.loop import pieces
+from rnnjax.training.metrics import plain
+from rnnjax.training.state import GOING_ON, FitOptions, TrainState, init_state
+from rnnjax.training.steps import Problem, look, resolve, run_intervals
+
+
+class FittedMany(NamedTuple):
+    """What `fit_many` gives back; R runs.
+
+    Attributes:
+      state: a `TrainState` whose every leaf has a leading axis `[R]`.
+      history: name to `[lines, R]`, NumPy; "step" is `[lines]`. A run that is over repeats no number: it gives NaN.
+      faults: for each run what was not finite where it halted, or None: `(step, ("gradient of w_h", ...))`.
+    """
+
+    state: TrainState
+    history: dict[str, np.ndarray]
+    faults: list[tuple[int, tuple[str, ...]] | None]
+
+
+def fit_many(
+    loss: Callable[..., Any],
+    init: Callable[..., PyTree],
+    optimizer: optax.GradientTransformation | Callable[[Any], optax.GradientTransformation],
+    data: Callable[..., PyTree],
+    settings: PyTree,
+    options: FitOptions,
+    *,
+    key: Array,
+    carry: Callable[..., PyTree] | None = None,
+    gradient: Callable[..., Any] | None = None,
+    held_out: Callable[..., PyTree] | None = None,
+    measure: Callable[..., Any] | None = None,
+    until: Callable[..., Any] | None = None,
+    health: Callable[..., dict[str, Any]] | None = None,
+    report: Callable[[dict[str, Any]], None] | None = None,
+) -> FittedMany:
+    """Trains R runs at once, each as `fit` would, in one compiled program.
+
+    Args:
+      loss: as for `fit`; it may ask by name for `setting` as well, this run's.
+      init: `(key, setting) -> params`.
+      optimizer: an Optax transformation, or a function `setting -> transformation`: learning rates and clips may be
+        traced.
+      data: `(key, step) -> batch`, as for `fit`; may ask for `setting`. Each run has a key of its own.
+      settings: a tree of arrays with a leading axis `[R]`, such as `{"learning_rate": ..., "scale": ...}`. A leaf
+        `"key"` of PRNG keys `[R]` in a dict gives each run its key, so that runs may share one.
+      options: `FitOptions`. With `nonfinite="stop"` a run that meets NaN or inf halts alone, and is named in `faults`.
+      key: the runs' keys are split from it, unless `settings` brings them.
+      carry: `params -> carry`, for a loss that hands its carry on.
+      gradient, held_out, measure, until, health: as for `fit`; each may ask for `setting`.
+      report: called with each line of metrics; a value is a list of R numbers.
+    Returns:
+      `FittedMany(state, history, faults)`.
+    Raises:
+      ValueError: settings of different lengths, or none.
+
+    Example: three learning rates, from three starts.
+
+      >>> def data(key, step):
+      ...     x = jax.random.normal(key, (16,))
+      ...     return x, 3.0 * x
+      >>> def loss(w, batch):
+      ...     return jnp.mean((w * batch[0] - batch[1]) ** 2)
+      >>> settings = {"rate": jnp.array([0.1, 0.01, 10.0])}
+      >>> fitted = fit_many(
+      ...     loss, lambda key, s: jax.random.normal(key), lambda s: optax.sgd(s["rate"]), data, settings,
+      ...     FitOptions(steps=200), key=jax.random.key(0),
+      ... )
+      >>> fitted.history["loss"].shape, bool(abs(fitted.state.params[0] - 3) < 1e-3), fitted.faults[2] is not None
+      ((2, 3), True, True)
+    """
+    runs = _runs(settings)
+    shared = isinstance(settings, dict) and "key" in settings
+    keys = settings["key"] if shared else jax.random.split(key, runs)
+    # in a program of their own: drawing may call LAPACK, which must not share one with a time loop
+    params = jax.jit(jax.vmap(_init_key(init)))(keys, settings)
+
+    def start(params: PyTree, key: Array, setting: PyTree) -> TrainState:
+        first = None if carry is None else carry(params)
+        return init_state(params, resolve(optimizer, setting), key, first)
+
+    state = jax.jit(jax.vmap(start))(params, keys, settings)
+    problem = Problem(loss, optimizer, data, gradient, held_out, measure, until, health)
+
+    def run(state: TrainState, setting: PyTree, intervals: int, every: int) -> tuple[TrainState, Any, dict[str, Any]]:
+        state, interval = run_intervals(problem, options, state, setting, intervals, every)
+        state, held = look(problem, options, state, setting)
+        return state, interval, held
+
+    program = jax.jit(
+        lambda state, settings, intervals, every: jax.vmap(lambda s, setting: run(s, setting, intervals, every))(
+            state, settings
+        ),
+        static_argnums=(2, 3),
+    )
+    one = jax.tree.map(lambda leaf: leaf[0], state)
+    leaves = names(one.params, one.opt_state)
+    faults: list[tuple[int, tuple[str, ...]] | None] = [None] * runs
+    lines: list[dict[str, Any]] = []
+    step = 0
+    for intervals, every in pieces(0, options):
+        state, interval, held = program(state, settings, intervals, every)
+        interval, held = jax.device_get((interval, held))
+        for i in range(intervals):
+            step += every
+            line: dict[str, Any] = {"step": step}
+            line |= {name: values[:, i] for name, values in interval.means.items()}
+            line["gradient_norm_max"] = interval.gradient_norm_max[:, i]
+            line |= {name: values[:, i] for name, values in interval.health.items()}
+            line["skipped"] = interval.skipped[:, i]
+            if i == intervals - 1:
+                line |= {f"held_out_{name}": values for name, values in held.items()}
+            lines.append(line)
+            if report is not None:
+                report({name: plain(value) for name, value in line.items()})
+        _note_faults(faults, interval, leaves)
+        if bool(np.all(np.asarray(state.done | (state.stopped != GOING_ON)))):
+            break
+    return FittedMany(state, _stacked(lines, runs), faults)
+
+
+def _init_key(init: Callable[..., PyTree]) -> Callable[[Array, PyTree], PyTree]:
+    """Weights come from a key that no step's data comes from."""
+    return lambda key, setting: jax.tree.map(jnp.asarray, init(jax.random.fold_in(key, 3), setting))
+
+
+def _runs(settings: PyTree) -> int:
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(settings)}
+    if len(sizes) != 1 or () in sizes:
+        shapes = [list(jnp.shape(leaf)) for leaf in jax.tree.leaves(settings)]
+        raise ValueError(f"`settings` has leaves {shapes}; each needs the same leading axis, one entry a run.")
+    return sizes.pop()[0]
+
+
+def _note_faults(faults: list[tuple[int, tuple[str, ...]] | None], interval: Any, leaves: tuple[str, ...]) -> None:
+    for run, steps in enumerate(interval.fault_step):
+        if faults[run] is None and (steps != GOING_ON).any():
+            where = int(np.argmax(steps != GOING_ON))
+            bad = tuple(name for name, flag in zip(leaves, interval.fault[run, where], strict=True) if flag)
+            faults[run] = (int(steps[where]), bad)
+
+
+def _stacked(lines: list[dict[str, Any]], runs: int) -> dict[str, np.ndarray]:
+    columns: dict[str, np.ndarray] = {"step": np.array([line["step"] for line in lines])}
+    for name in {name: None for line in lines for name in line if name != "step"}:
+        empty = np.full(runs, np.nan)
+        columns[name] = np.stack([line.get(name, empty) for line in lines])
+    return columns
