@@ -13,17 +13,29 @@ from rnnjax.gradients import theory
 from rnnjax.gradients.adjoint import Adjoint, adjoint
 from rnnjax.gradients.adjoint_clipping import ClippedAdjoint, clip_adjoint
 from rnnjax.gradients.attribution import attribution
+from rnnjax.gradients.dimension import entropy_rate, kaplan_yorke_dimension
+from rnnjax.gradients.jacobians import MatrixStatistics, jacobians, matrix_statistics
+from rnnjax.gradients.lyapunov import LeadingExponent, LyapunovSpectrum, leading_exponent, lyapunov_spectrum
 from rnnjax.gradients.pascanu import NormRatios, norm_ratios, omega
 from rnnjax.gradients.perturbation import adjoint_by_perturbation
 
 __all__ = [
     "Adjoint",
     "ClippedAdjoint",
+    "LeadingExponent",
+    "LyapunovSpectrum",
+    "MatrixStatistics",
     "NormRatios",
     "adjoint",
     "adjoint_by_perturbation",
     "attribution",
     "clip_adjoint",
+    "entropy_rate",
+    "jacobians",
+    "kaplan_yorke_dimension",
+    "leading_exponent",
+    "lyapunov_spectrum",
+    "matrix_statistics",
     "norm_ratios",
     "omega",
     "theory",

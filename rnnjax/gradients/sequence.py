@@ -52,23 +52,13 @@ def prepare(
       TypeError: the cell has no single step (`Bidirectional`), the carry is not float32 or float64.
       ValueError: as `rnnjax.unroll`; and, once it is called, a loss that is not one real number.
     """
-    if not hasattr(cell, "step"):
-        raise TypeError(
-            f"{cell!r} has no single step, so no single carry whose gradient could be followed; take its halves one by "
-            "one: the loss of one half is yours as a function of that half's outputs, with the other's held fixed."
-        )
+    check_has_step(cell)
     xs = checked_xs(xs)
     timing = make_timing(xs, lengths, mask, resets, reverse)
     xs = blank(xs, timing)
     carry = cell.initial_carry(params, xs.shape[1:-1]) if carry is None else carry
     check_carry(cell, params, carry, xs)
-    for path, leaf in jax.tree.leaves_with_path(carry):
-        dtype = jnp.result_type(leaf)
-        if dtype not in (jnp.float32, jnp.float64):
-            raise TypeError(
-                f"`carry`{jax.tree_util.keystr(path)} is {dtype}; the log of a norm needs float32 or float64: "
-                "draw parameters with `init(..., dtype='float32')` and cast `xs` to match."
-            )
+    check_floating(carry)
     inputs = in_input_order(StepInput(xs, timing.counts, timing.resets), reverse)
 
     def checked_loss(ys: PyTree) -> Array:
@@ -82,6 +72,31 @@ def prepare(
         return value
 
     return Sequence(carry, inputs, checked_loss)
+
+
+def check_has_step(cell: Cell) -> None:
+    """Raises TypeError where there is no single carry to follow."""
+    if not hasattr(cell, "step"):
+        raise TypeError(
+            f"{cell!r} has no single step, so no single carry whose gradient could be followed; take its halves one by "
+            "one: the loss of one half is yours as a function of that half's outputs, with the other's held fixed."
+        )
+
+
+def check_floating(carry: PyTree) -> None:
+    """Raises TypeError where a part of the carry has no gradient, or one whose norm its dtype cannot hold."""
+    for path, leaf in jax.tree.leaves_with_path(carry):
+        dtype, where = jnp.result_type(leaf), jax.tree_util.keystr(path)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"`carry`{where} is {dtype}; what is not floating point has no gradient: keep counters and flags out "
+                "of the carry (pass them in through `xs`), or make them float32."
+            )
+        if dtype not in (jnp.float32, jnp.float64):
+            raise TypeError(
+                f"`carry`{where} is {dtype}; the log of a norm needs float32 or float64: "
+                "draw parameters with `init(..., dtype='float32')` and cast `xs` to match."
+            )
 
 
 def in_input_order(tree: PyTree, reverse: bool) -> PyTree:

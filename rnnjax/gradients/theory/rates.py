@@ -1,4 +1,4 @@
-"""Closed forms to draw over measurements of gradient decay.
+"""Rates of gradient decay that follow a given input or a given matrix, in JAX.
 
 Mean field: with W_h ~ N(0, g²/H) and large H the pre-activations of a step are Gaussian with variance C_t, and the
 squared norm of a perturbation, forwards or backwards, grows by g² E[φ'(√C_t z)²] a step, z ~ N(0, 1).

@@ -1,0 +1,114 @@
+"""The Jacobians of a recurrence written down, and what their matrices say: singular values, radius, non-normality.
+
+    J_t = ∂carry_t/∂carry_{t-1},   [n, n] for the n numbers of a row's carry (for an LSTM h, then c)
+
+Two halves, on purpose: the matrices come from one compiled program over time, and decompositions of matrices from
+NumPy, after it. (LAPACK inside a compiled time loop can stop dead on jaxlib 0.10.2.)
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from rnnjax.cell import Cell, PyTree
+from rnnjax.gradients.tangents import flow_of, push
+
+
+def jacobians(cell: Cell, params: PyTree, carry: PyTree | None, xs: ArrayLike) -> Array:
+    """J_t for every step along the trajectory that `xs` drives.
+
+    Args:
+      cell: a `Cell` or a `Stack` of cells; anything with a `step`.
+      params, carry, xs: as in `rnnjax.unroll`.
+    Returns:
+      `[T, *batch, n, n]`, row i and column j: how number i of the carry after a step changes with number j before it.
+      Leaves of the carry side by side. It takes T n² numbers a row.
+    Raises:
+      As `rnnjax.gradients.lyapunov_spectrum`.
+
+    Example: a linear network's are W2 transposed, as weights multiply from the right.
+
+      >>> import jax.numpy as jnp, rnnjax
+      >>> w_h = jnp.array([[0.5, 2.0], [0.0, 0.5]])
+      >>> params = rnnjax.ElmanParams(jnp.ones((1, 2)), w_h, jnp.zeros(2))
+      >>> found = jacobians(rnnjax.Elman(2, activation="linear"), params, None, jnp.zeros((3, 1)))
+      >>> found.shape, bool((found[0] == w_h.T).all())
+      ((3, 2, 2), True)
+    """
+    flow = flow_of(cell, params, carry, xs)
+    units = jnp.broadcast_to(jnp.eye(flow.size, dtype=flow.dtype), (*flow.batch_shape, flow.size, flow.size))
+
+    def step(carry: PyTree, x: Array):
+        carry, columns = push(flow, carry, units, x)
+        return carry, jnp.swapaxes(columns, -1, -2)
+
+    return lax.scan(step, flow.carry, flow.xs)[1]
+
+
+class MatrixStatistics(NamedTuple):
+    """Of each matrix in `[..., n, n]`.
+
+    Attributes:
+      singular_values: `[..., n]`, largest first.
+      spectral_radius: `[...]`, the largest absolute eigenvalue.
+      log_abs_det: `[...]`, -inf for a singular matrix.
+      rank: `[...]` integers, singular values above n ε times the largest: how many directions survive.
+      log_condition: `[...]`, log of the largest over the smallest singular value; inf for a singular matrix.
+      non_normality: `[...]`, Henrici's departure from normality over the Frobenius norm, √(1 - Σ|λ|²/‖J‖²): 0 for a
+        normal matrix, 1 for a nilpotent one.
+    """
+
+    singular_values: np.ndarray
+    spectral_radius: np.ndarray
+    log_abs_det: np.ndarray
+    rank: np.ndarray
+    log_condition: np.ndarray
+    non_normality: np.ndarray
+
+
+def matrix_statistics(matrices: ArrayLike) -> MatrixStatistics:
+    """What matters of a Jacobian, by NumPy in float64; not for use under `jit`.
+
+    Args:
+      matrices: `[..., n, n]`.
+    Raises:
+      ValueError: no square matrices, or an entry that is not finite.
+
+    Example: a rotation is normal; the same with a feedforward chain has the radius it had and a greater norm.
+
+      >>> found = matrix_statistics([[[0.0, -1.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]])
+      >>> found.spectral_radius.tolist(), found.singular_values[:, 0].tolist(), found.non_normality.tolist()
+      ([1.0, 0.0], [1.0, 1.0], [0.0, 1.0])
+    """
+    matrices = _checked(matrices)
+    size = matrices.shape[-1]
+    values = np.linalg.svd(matrices, compute_uv=False)
+    eigenvalues = np.abs(np.linalg.eigvals(matrices))
+    largest, smallest = values[..., 0], values[..., -1]
+    squares = (values**2).sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rank = (values > size * np.finfo(np.float64).eps * largest[..., None]).sum(-1)
+        full = rank == size
+        condition = np.where(full, np.log(largest) - np.log(smallest), np.inf)
+        departure = np.where(squares > 0, 1 - (eigenvalues**2).sum(-1) / squares, 0)
+    return MatrixStatistics(
+        values,
+        eigenvalues.max(-1),
+        np.linalg.slogdet(matrices)[1],
+        rank,
+        condition,
+        np.sqrt(np.clip(departure, 0, None)),
+    )
+
+
+def _checked(matrices: ArrayLike) -> np.ndarray:
+    matrices = np.asarray(matrices, np.float64)
+    if matrices.ndim < 2 or matrices.shape[-1] != matrices.shape[-2]:
+        raise ValueError(f"`matrices` is {list(matrices.shape)}; expected square ones, [..., n, n].")
+    if not np.isfinite(matrices).all():
+        wrong = int((~np.isfinite(matrices)).any(axis=(-2, -1)).sum())
+        raise ValueError(f"`matrices` has entries that are not finite, in {wrong} of them; leave those out.")
+    return matrices

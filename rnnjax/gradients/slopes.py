@@ -1,0 +1,81 @@
+"""Slopes that stay right where a unit saturates.
+
+JAX differentiates tanh as (1 + y)(1 - y) and the logistic function as y (1 - y), from the rounded y. At |x| = 8 that is
+6% off in float32, and it is exactly zero from 10 on (19 in float64), where the true slope is small but no zero: 1.7e-17
+at |x| = 20. An instrument for decaying gradients would call that a gradient that is gone.
+
+Here a step's equations are evaluated with the slopes
+
+    tanh'(x) = 4 e^(-2|x|)/(1 + e^(-2|x|))²            σ'(x) = e^(-|x|)/(1 + e^(-|x|))²
+
+which hold every digit as far as floating point reaches (|x| = 350, in float32 43). The cells and the engines, whose
+derivative is the one that training sees, are left as they are.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from rnnjax.cell import Cell, PyTree
+from rnnjax.unroll.tracing import evaluate, flat_jaxpr
+
+_Step = Callable[[PyTree, PyTree, Array], tuple[PyTree, PyTree]]
+
+
+@jax.custom_jvp
+def tanh(x: Array) -> Array:
+    """`jnp.tanh` with a derivative that does not cancel. Equal to it in value."""
+    return jnp.tanh(x)
+
+
+@tanh.defjvp
+def _tanh_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    small = jnp.exp(-2 * jnp.abs(x))
+    return tanh(x), dx * (4 * small / (1 + small) ** 2)
+
+
+@jax.custom_jvp
+def logistic(x: Array) -> Array:
+    """`jax.nn.sigmoid` with a derivative that does not cancel. Equal to it in value."""
+    return jax.lax.logistic(x)
+
+
+@logistic.defjvp
+def _logistic_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    small = jnp.exp(-jnp.abs(x))
+    return logistic(x), dx * (small / (1 + small) ** 2)
+
+
+def accurate(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, in which tanh and the logistic function have the slopes above.
+
+    Those inside a loop or a branch of the function's own (`lax.scan`, `lax.cond`) keep JAX's.
+
+    Example: at 20 the float32 slope of tanh is 1.7e-17, which JAX rounds to zero.
+
+      >>> float(jax.grad(jnp.tanh)(20.0)), float(jax.grad(accurate(jnp.tanh))(20.0))
+      (0.0, 1.69934...e-17)
+    """
+    rules = {
+        "tanh": lambda eqn, values: tanh(jnp.asarray(values[0])),
+        "logistic": lambda eqn, values: logistic(jnp.asarray(values[0])),
+    }
+
+    def run(*args: Any) -> Any:
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), args)
+        leaves, tree = jax.tree.flatten(shapes)
+        out_tree = jax.tree.structure(jax.eval_shape(function, *shapes))
+        closed = flat_jaxpr(lambda *leaves: function(*tree.unflatten(leaves)), *leaves)
+        return out_tree.unflatten(evaluate(closed, jax.tree.leaves(args), rules=rules))
+
+    return run
+
+
+def accurate_step(cell: Cell) -> _Step:
+    """`cell.step`, as above."""
+    return accurate(cell.step)

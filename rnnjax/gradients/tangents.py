@@ -1,0 +1,107 @@
+"""Perturbations of a carry, pushed forwards through steps: the action of Jacobians that are never written down.
+
+A perturbation of a row's whole carry is a vector of n numbers, all leaves side by side (for an LSTM h, then c). Every
+row of a batch is followed apart: a cell acts on each row alone.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from rnnjax.cell import Cell, PyTree
+from rnnjax.gradients.sequence import check_floating, check_has_step
+from rnnjax.gradients.slopes import accurate_step
+from rnnjax.unroll.checks import check_carry, checked_xs
+
+Step = Callable[[PyTree, Array], PyTree]
+
+
+class Flow(NamedTuple):
+    """A driven recurrence as a map of its carry.
+
+    Attributes:
+      carry: before the first step, leaves `[*batch, ...]`.
+      xs: `[T, *batch, D]`.
+      step: `(carry, x) -> carry`, with slopes of tanh and the logistic function that stay right where they saturate.
+      size: n, the numbers in a row's carry.
+    """
+
+    carry: PyTree
+    xs: Array
+    step: Step
+    size: int
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return self.xs.shape[1:-1]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return jnp.result_type(jax.tree.leaves(self.carry)[0])
+
+
+def flow_of(cell: Cell, params: PyTree, carry: PyTree | None, xs: ArrayLike) -> Flow:
+    """Checks what `rnnjax.unroll` checks, and that the carry can be perturbed.
+
+    Raises:
+      TypeError: the cell has no step; a part of the carry is not float32 or float64, such as a counter.
+      ValueError: shapes that do not fit; an input, where its values are known, that is not finite.
+    """
+    check_has_step(cell)
+    xs = checked_xs(xs)
+    if not isinstance(xs, jax.core.Tracer):
+        finite = jnp.isfinite(xs).reshape(xs.shape[0], -1).all(-1)
+        if not bool(finite.all()):
+            first = int(jnp.argmin(finite))
+            raise ValueError(
+                f"`xs` is not finite at {int((~finite).sum())} of {xs.shape[0]} steps, first at step {first}; "
+                "every exponent after it would be NaN: fill or cut out what is missing."
+            )
+    carry = cell.initial_carry(params, xs.shape[1:-1]) if carry is None else carry
+    check_carry(cell, params, carry, xs)
+    check_floating(carry)
+    batch_ndim = xs.ndim - 2
+    size = sum(math.prod(jnp.shape(leaf)[batch_ndim:]) for leaf in jax.tree.leaves(carry))
+    step = accurate_step(cell)
+    return Flow(carry, xs, lambda carry, x: step(params, carry, x)[0], size)
+
+
+def push(flow: Flow, carry: PyTree, rows: Array, x: Array) -> tuple[PyTree, Array]:
+    """One step of the carry, and of perturbations along with it.
+
+    Args:
+      rows: `[*batch, k, n]`, k perturbations of each row's carry.
+    Returns:
+      `(carry_t, J_t rows)`.
+    """
+    new_carry, linear = jax.linearize(lambda c: flow.step(c, x), carry)
+    batch_ndim = len(flow.batch_shape)
+    pushed = jax.vmap(linear)(_as_trees(jnp.moveaxis(rows, -2, 0), carry, batch_ndim))
+    return new_carry, jnp.moveaxis(flat(pushed, batch_ndim + 1), 0, -2)
+
+
+def flat(tree: PyTree, batch_ndim: int) -> Array:
+    """Leaves `[*batch, ...]` side by side: `[*batch, n]`."""
+    leaves = [leaf.reshape(*leaf.shape[:batch_ndim], -1) for leaf in jax.tree.leaves(tree)]
+    return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=-1)
+
+
+def unflat(rows: Array, like: PyTree, batch_ndim: int) -> PyTree:
+    """`[*leading, n]` as a tree like `like`, whose leaves have `batch_ndim` batch axes: leaves `[*leading, ...]`."""
+    return _as_trees(rows, like, batch_ndim)
+
+
+def _as_trees(rows: Array, like: PyTree, batch_ndim: int) -> PyTree:
+    leaves, tree = jax.tree.flatten(like)
+    parts, start = [], 0
+    for leaf in leaves:
+        own = leaf.shape[batch_ndim:]
+        end = start + math.prod(own)
+        parts.append(rows[..., start:end].reshape(*rows.shape[:-1], *own))
+        start = end
+    return tree.unflatten(parts)
