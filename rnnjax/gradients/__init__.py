@@ -6,7 +6,8 @@ differentiation, as far as floating point reaches, to check against. `attributio
 apart, step by step.
 
 What is measured can be trained on: `omega` (Pascanu) puts a price on steps that shorten or lengthen the adjoint, and
-`ClippedAdjoint` is a cell whose adjoint is clipped at every step of the backward pass.
+`flossing` (Engelken) on Lyapunov exponents away from zero; `ClippedAdjoint` is a cell whose adjoint is clipped at every
+step of the backward pass.
 """
 
 from rnnjax.gradients import theory
@@ -14,6 +15,7 @@ from rnnjax.gradients.adjoint import Adjoint, adjoint
 from rnnjax.gradients.adjoint_clipping import ClippedAdjoint, clip_adjoint
 from rnnjax.gradients.attribution import attribution
 from rnnjax.gradients.dimension import entropy_rate, kaplan_yorke_dimension
+from rnnjax.gradients.flossing import finite_time_exponents, flossing
 from rnnjax.gradients.jacobians import MatrixStatistics, jacobians, matrix_statistics
 from rnnjax.gradients.lyapunov import LeadingExponent, LyapunovSpectrum, leading_exponent, lyapunov_spectrum
 from rnnjax.gradients.pascanu import NormRatios, norm_ratios, omega
@@ -31,6 +33,8 @@ __all__ = [
     "attribution",
     "clip_adjoint",
     "entropy_rate",
+    "finite_time_exponents",
+    "flossing",
     "jacobians",
     "kaplan_yorke_dimension",
     "leading_exponent",

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -55,9 +56,10 @@ def flow_of(cell: Cell, params: PyTree, carry: PyTree | None, xs: ArrayLike) -> 
     check_has_step(cell)
     xs = checked_xs(xs)
     if not isinstance(xs, jax.core.Tracer):
-        finite = jnp.isfinite(xs).reshape(xs.shape[0], -1).all(-1)
-        if not bool(finite.all()):
-            first = int(jnp.argmin(finite))
+        # by NumPy: under jit, JAX would trace this of an input that is known all the same
+        finite = np.isfinite(np.asarray(xs)).reshape(xs.shape[0], -1).all(-1)
+        if not finite.all():
+            first = int(finite.argmin())
             raise ValueError(
                 f"`xs` is not finite at {int((~finite).sum())} of {xs.shape[0]} steps, first at step {first}; "
                 "every exponent after it would be NaN: fill or cut out what is missing."

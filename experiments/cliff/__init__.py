@@ -1,0 +1,21 @@
+"""The cliff: the error surface of one unit, and what clipping does there.
+
+Question: what does an exploding gradient look like from outside, and why does clipping help?
+Command: python -m experiments.cliff
+Minutes: a quarter of one on one core; with --quick half of that.
+Expected: a wall along b = x_0 - w σ(x_0), where the gradient's norm is that of the closed form to 1e-9; steps of plain
+gradient descent that meet the wall are thrown more than a unit of w and b away, and those of clipped descent come down
+to an error below 1e-3 at the foot of it.
+
+Figure 6 of Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, ICML 2013:
+
+    x_t = w σ(x_{t-1}) + b        E = (σ(x_T) - 0.7)²        x_0 = 0.5, T = 50
+
+Where b = x_0 - w σ(x_0), the state does not move: x_0 is a fixed point. With slope μ = w σ'(x_0) > 1 it is a repelling
+one, the border between two basins, and the derivatives there are those of a sum of powers:
+
+    dx_T/db = (μ^T - 1)/(μ - 1)        dx_T/dw = σ(x_0) dx_T/db        dx_T/dx_0 = μ^T
+
+So the wall is that line for w above 1/σ'(x_0) = 4.26, and it is as steep as μ^T is large. Beyond it, for smaller b, the
+upper of the two basins ends at a fold, b = x - w σ(x) where w σ'(x) = 1.
+"""
