@@ -2,10 +2,11 @@
 
 Question: what does an exploding gradient look like from outside, and why does clipping help?
 Command: python -m experiments.cliff
-Minutes: a quarter of one on one core; with --quick half of that.
-Expected: a wall along b = x_0 - w σ(x_0), where the gradient's norm is that of the closed form to 1e-9; steps of plain
-gradient descent that meet the wall are thrown more than a unit of w and b away, and those of clipped descent come down
-to an error below 1e-3 at the foot of it.
+Minutes: half of one on one core; with --quick a quarter.
+Expected: a wall along b = x_0 - w σ(x_0), where the gradient's norm, up to 2e9, is that of the closed form to within
+rounding (2e-5 of it where w is 6.7; 1e-10 where w is 5). Of 144 descents begun around the wall, 78% of the plain ones
+are thrown more than a unit away and 67% come below an error of 1e-3; clipped, by the gradient or by the adjoint at each
+step, none is thrown and all come below.
 
 Figure 6 of Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, ICML 2013:
 

@@ -16,7 +16,10 @@ LOOKS = {
     "adjoint": ("adjoint clipped at each step", style.BLACK, ":", "^"),
 }
 
-Paths = list[tuple[dict[str, Any], dict[str, np.ndarray]]]
+Paths = list[tuple[str, dict[str, np.ndarray]]]
+"""How it was clipped, and the path."""
+
+SHOWN, SHOWN_IN_3D = 30, 16  # updates drawn
 
 
 def surface_figure(
@@ -37,36 +40,41 @@ def surface_figure(
         alpha=0.75,
         zorder=1,
     )
-    for name, path in paths:
-        color, look = LOOKS[name["clip"]][1], _look(name["clip"])
-        inside = _inside(path, ws, bs)
-        height = path["error"][:inside] + 0.004  # above the surface, not in it
-        ax.plot(path["w"][:inside], path["b"][:inside], height, color=color, markersize=2.5, zorder=5, **look)
+    for clip, path in paths[:2]:  # of the first start; more would hide each other
+        color, look = LOOKS[clip][1], _look(clip)
+        shown = slice(0, min(_inside(path, ws, bs), SHOWN_IN_3D))
+        height = path["error"][shown] + 0.006  # above the surface, not in it
+        ax.plot(path["w"][shown], path["b"][shown], height, color=color, markersize=4, zorder=5, **look)
+        last = shown.stop - 1
+        if last + 1 < SHOWN_IN_3D and path["b"][last + 1] > bs[-1]:  # thrown out of the picture: as far as it goes
+            part = (bs[-1] - path["b"][last]) / (path["b"][last + 1] - path["b"][last])
+            w = path["w"][last] + part * (path["w"][last + 1] - path["w"][last])
+            end = surface[-1, np.abs(ws - w).argmin()]
+            ax.plot([path["w"][last], w], [path["b"][last], bs[-1]], [height[-1], end], color=color, zorder=5)
     ax.set_xlabel("w")
     ax.set_ylabel("b")
     ax.set_zlabel("error E")
-    ax.view_init(elev=34, azim=-120)
-    ax.legend(handles=_handles(), loc="upper left")
+    ax.view_init(elev=36, azim=68)
+    ax.legend(handles=_handles()[:2], loc="upper left")
     return run.figure(
         "surface",
         fig,
         alt="A surface over w and b: a plain on one side, a steep wall, a hollow below it, and descent paths.",
-        caption="E over w and b. A step that meets the wall is as long as the wall is steep: without clipping it "
-        "leaves the picture (drawn as far as it stays inside); clipped, it goes down at the foot of the wall.",
+        caption=f"E over w and b, with the first {SHOWN_IN_3D} updates of two descents. A step that meets the wall is "
+        "as long as the wall is steep: without clipping one of them soon leaves the picture.",
     )
 
 
-def above_figure(run: harness.Run, ws: np.ndarray, bs: np.ndarray, norm: np.ndarray, paths: Paths) -> harness.Figure:
+def above_figure(run: harness.Run, ws: np.ndarray, bs: np.ndarray, surface: np.ndarray, paths: Paths) -> harness.Figure:
     fig, ax = style.figure(8.5, 5.6)
-    with np.errstate(divide="ignore"):
-        image = ax.pcolormesh(ws, bs, np.clip(np.log10(norm), -4, 4), cmap="cividis", vmin=-4, vmax=4, rasterized=True)
-    fig.colorbar(image, ax=ax, label="log10 of the gradient's norm [decades]", extend="both")
+    image = ax.pcolormesh(ws, bs, surface, cmap="cividis", rasterized=True, shading="nearest")
+    fig.colorbar(image, ax=ax, label="error E")
     edge = 1 / 0.2350037122
     bent = ws[ws >= edge]
     ax.plot(bent, wall(bent), color="white", linestyle="--", linewidth=1.2)
     ax.plot(ws, fold(ws), color="white", linestyle=":", linewidth=1.4)
-    for name, path in paths:
-        color, look = LOOKS[name["clip"]][1], _look(name["clip"])
+    for clip, path in paths:
+        color, look = LOOKS[clip][1], _look(clip)
         shown = slice(0, _inside(path, ws, bs) + 1)
         ax.plot(path["w"][shown], path["b"][shown], color="white", linewidth=3.0, zorder=3)
         ax.plot(path["w"][shown], path["b"][shown], color=color, markersize=3, zorder=4, **look)
@@ -84,9 +92,9 @@ def above_figure(run: harness.Run, ws: np.ndarray, bs: np.ndarray, norm: np.ndar
     return run.figure(
         "above",
         fig,
-        alt="The norm of the gradient from above: a bright ridge along the dashed line of theory; paths end at "
-        "it or are thrown off.",
-        caption="From above. White circles: where the descents begin. The ridge lies where the closed form has it.",
+        alt="The error from above: it jumps along the line of theory, and paths stay there or are thrown off.",
+        caption=f"From above, the first {SHOWN} updates. White circles: where the descents begin. The jump of E lies "
+        "where the closed form has it.",
     )
 
 
@@ -113,7 +121,7 @@ def wall_figure(run: harness.Run, ws: np.ndarray, measured: dict[int, np.ndarray
         alt="The gradient's norm along the wall rises exponentially with w, lines of theory under open measured marks; "
         "below, residuals near rounding.",
         caption="How steep the wall is: lines the closed form, marks automatic differentiation; below their relative "
-        "difference. Rounding of x grows with μ^T, as everything does here.",
+        "difference. It grows with μ^T, as every rounding of the state does here; 0 is drawn at 1e-17.",
     )
 
 
@@ -132,4 +140,4 @@ def _handles() -> list[Line2D]:
 def _inside(path: dict[str, np.ndarray], ws: np.ndarray, bs: np.ndarray) -> int:
     """How many points come before the first one outside the picture."""
     out = (path["w"] < ws[0]) | (path["w"] > ws[-1]) | (path["b"] < bs[0]) | (path["b"] > bs[-1])
-    return int(np.argmax(out)) if out.any() else len(out)
+    return min(int(np.argmax(out)) if out.any() else len(out), SHOWN)

@@ -90,9 +90,9 @@ def fold(ws: np.ndarray) -> np.ndarray:
 
 
 def descend(
-    start: tuple[float, float], clip: str, max_norm: float, rate: float, updates: int, steps: int
+    starts: np.ndarray, clip: str, max_norm: float, rate: float, updates: int, steps: int
 ) -> dict[str, np.ndarray]:
-    """Gradient descent from `start`: points w and b `[updates + 1]`, E there, and the length of the step from each.
+    """Gradient descent from each of `starts` `[N, 2]`: w and b `[N, updates + 1]`, E there, and how far each went.
 
     Args:
       clip: "none"; "gradient", at norm `max_norm`; or "adjoint", at `max_norm` in every step of the backward pass.
@@ -103,7 +103,8 @@ def descend(
         rule = optax.chain(clip_by_global_norm(max_norm), rule)
 
     @jax.jit
-    def run(params: Unit):
+    @jax.vmap
+    def run(start: Array):
         def one(state: Any, _: None):
             params, memory = state
             value, gradient = jax.value_and_grad(lambda p: error(p, steps, cell))(params)
@@ -111,8 +112,15 @@ def descend(
             moved: Any = optax.apply_updates(params, change)
             return (moved, memory), (params, value)
 
+        params = Unit(start[0], start[1])
         return lax.scan(one, (params, rule.init(params)), None, length=updates + 1)[1]
 
-    points, values = run(Unit(*(jnp.asarray(x) for x in start)))
+    points, values = run(jnp.asarray(starts))
     w, b = np.asarray(points.w), np.asarray(points.b)
     return {"w": w, "b": b, "error": np.asarray(values), "moved": np.hypot(np.diff(w), np.diff(b))}
+
+
+def around_the_wall(count: int) -> np.ndarray:
+    """`[count², 2]` starts: w from 4.6 to 6, b within 0.5 of the wall."""
+    w, off = np.meshgrid(np.linspace(4.6, 6.0, count), np.linspace(-0.5, 0.5, count))
+    return np.stack([w, wall(w) + off], axis=-1).reshape(-1, 2)

@@ -1,0 +1,103 @@
+"""Collapse: settings that are what they say, rates that are known, a fit that finds its curve, and a small run."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import harness
+from experiments.collapse import __main__ as main
+from experiments.collapse import networks, rates, training
+from experiments.collapse.fit import fit, logistic
+from experiments.collapse.networks import CELLS, SETTINGS, TASKS, Setting
+from experiments.harness import style
+from tests.experiments.toy import read
+
+
+def test_the_solvable_cases_are_solved():
+    """Adjoint, exponent and closed form, for rotations and for gates with W2 = 0."""
+    for case in rates.exact_cases(4):
+        np.testing.assert_allclose(case["adjoint_rate"], case["closed_form"], atol=1e-12, err_msg=case["case"])
+        np.testing.assert_allclose(case["exponent"], case["closed_form"], atol=1e-12, err_msg=case["case"])
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_setting_is_what_it_says(name):
+    """W2 has the gain, the gate that holds has the bias, and nothing else depends on either."""
+    cell, task = CELLS[name](64), TASKS["latch"]
+    drawn = [networks.draw(cell, task, jax.random.key(0), gain, bias) for gain, bias in ((1.0, 0.0), (0.5, 3.0))]
+    np.testing.assert_allclose(drawn[1].rnn.w_h, drawn[0].rnn.w_h / 2)
+    np.testing.assert_allclose(np.std(drawn[0].rnn.w_h) * 8, 1, rtol=0.05)
+    for one, other in zip(drawn[0].rnn, drawn[1].rnn, strict=True):
+        if one.ndim == 2 and one.shape[0] == 1:
+            np.testing.assert_array_equal(one, other)
+    if name != "elman":
+        assert np.flatnonzero(drawn[1].rnn.b).tolist() == list(range(64, 128)) and (drawn[1].rnn.b[64:128] == 3).all()
+    assert drawn[0].w_out.dtype == np.float32 and not drawn[0].b_out.any()
+
+
+def test_closed_forms_hold_where_they_are_said_to():
+    np.testing.assert_allclose(networks.closed_form("lstm", TASKS["latch"], Setting(0.5, 1.0)), np.log(0.7310585786))
+    assert networks.closed_form("gru", TASKS["latch"], Setting(1.5, 0.0)) is None
+    slow, fast = (networks.closed_form("elman", TASKS["temporal order"], Setting(gain)) for gain in (0.7, 1.5))
+    assert slow is not None and fast is not None and slow < fast < np.log(1.5)
+    assert all(len(SETTINGS[name]) == len(set(SETTINGS[name])) for name in CELLS)
+
+
+def test_the_lags_are_those_of_the_tasks():
+    """From the last step to the first informative one, on average over many sequences."""
+    batch = TASKS["temporal order"].draw(jax.random.key(0), 100, (2000,))
+    first = np.asarray(batch.xs[..., :2].sum(-1)).argmax(axis=0)
+    assert abs((99 - first).mean() - TASKS["temporal order"].lag(100)) < 1
+    np.testing.assert_allclose(TASKS["temporal order"].input_variance, (np.asarray(batch.xs) ** 2).mean())
+    latch = TASKS["latch"].draw(jax.random.key(0), 50, (2000,))
+    np.testing.assert_allclose((np.asarray(latch.xs[1:]) ** 2).mean(), TASKS["latch"].input_variance, rtol=0.02)
+
+
+def test_the_fit_finds_its_curve():
+    x = np.linspace(-40, 5, 200)
+    found = fit(x, logistic(x, -12.0, 3.0))
+    np.testing.assert_allclose([found["centre"], found["width"]], [-12, 3], rtol=0.01)
+    assert found["r_squared"] > 0.9999 and found["rms_residual"] < 0.005
+    noise = np.random.default_rng(0).normal(size=200)
+    assert fit(noise, np.resize([0.0, 1.0], 200))["r_squared"] < 0.1
+
+
+def test_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Every cell, task and setting has a rate and, at each length, a success; nothing is computed again."""
+    monkeypatch.setattr(style, "render", lambda fig: (b"png", b"<svg/>"))
+    monkeypatch.setattr(training, "HELD_OUT", 20)
+    for name in ("STEPS", "NEAR", "FAR"):
+        monkeypatch.setattr(rates, name, {"STEPS": 60, "NEAR": 5, "FAR": 40}[name])
+    for module in (main, rates, training):
+        monkeypatch.setattr(module, "CELLS", {"elman": CELLS["elman"]})
+    monkeypatch.setattr(main, "TASKS", {"latch": TASKS["latch"]})
+    arguments = ["--quick", "--lengths", "10", "--seeds", "2", "--updates", "3", "--hidden-size", "8", "--batch", "4"]
+    arguments += ["--out", str(tmp_path)]
+    with monkeypatch.context() as one_panel:
+        from experiments.collapse import figures
+
+        one_panel.setattr(figures, "CELLS", {"elman": CELLS["elman"]})
+        one_panel.setattr(figures, "TASKS", {"latch": TASKS["latch"]})
+        assert harness.launch(main.EXPERIMENT, arguments) == 0
+        summary = read(tmp_path)
+        assert harness.launch(main.EXPERIMENT, arguments) == 0
+    assert read(tmp_path)["rows_computed_count"] == 0
+    settings = SETTINGS["elman"]
+    assert [row["gain"] for row in summary["rates"]] == [s.gain for s in settings]
+    for row in summary["rates"]:
+        np.testing.assert_allclose(row["adjoint_rate"], row["exponent"], atol=0.1)
+    assert len(summary["points"]) == len(settings)
+    for point in summary["points"]:
+        assert -1 <= point["success"] <= 1 and point["rate_times_lag"] == point["rate"] * 10
+    assert set(summary["fits"]) >= {"rate times lag", "rate alone", "lag alone", "by cell and task"}
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [(["--lengths", "5"], "--lengths is"), (["--seeds", "0"], "--seeds is 0")]
+)
+def test_bad_options_are_refused(arguments, said, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert harness.launch(main.EXPERIMENT, [*arguments, "--out", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
