@@ -143,7 +143,7 @@ def _residuals(rates: list[dict[str, Any]], exact: list[dict[str, Any]]) -> dict
     known = [r for r in rates if r["closed_form"] is not None]
     by_seed = np.concatenate([np.subtract(r["adjoint_rate_by_seed"], r["exponent_by_seed"]) for r in rates])
     return {
-        "adjoint_minus_exponent_rms": float(np.sqrt(np.mean(by_seed**2))),
+        "adjoint_minus_exponent_rms": _root_mean_square(by_seed),
         "adjoint_minus_exponent_largest": float(np.abs(by_seed).max()),
         "adjoint_minus_closed_form_rms": {
             cell: float(
@@ -156,18 +156,22 @@ def _residuals(rates: list[dict[str, Any]], exact: list[dict[str, Any]]) -> dict
     }
 
 
+def _root_mean_square(values: Any) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
 def _reading(summary: dict[str, Any]) -> list[str]:
     residuals, fits = summary["residuals"], summary["fits"]
     closed = ", ".join(f"{cell} {value:.3f}" for cell, value in residuals["adjoint_minus_closed_form_rms"].items())
     centres = ", ".join(f"{name} {found['centre']:.1f}" for name, found in fits["by cell and task"].items())
     return [
-        f"In the solvable cases the adjoint's rate is the closed form to {residuals['exact_adjoint_largest']:.1e} and the "
-        f"Lyapunov exponent to {residuals['exact_exponent_largest']:.1e} nats a step.",
+        f"In the solvable cases the adjoint's rate is the closed form to {residuals['exact_adjoint_largest']:.1e}, and "
+        f"the Lyapunov exponent to {residuals['exact_exponent_largest']:.1e} nats a step.",
         "Network by network, the adjoint's rate and the exponent of the same rows differ by "
         f"{residuals['adjoint_minus_exponent_rms']:.4f} nats a step (root mean square; at most "
         f"{residuals['adjoint_minus_exponent_largest']:.3f}). From the closed form, root mean square: {closed}.",
-        f"One curve of rate × lag explains {fits['rate times lag']['r_squared']:.0%} of the variance of success over all "
-        f"points, the lag alone {fits['lag alone']['r_squared']:.0%}, the rate alone "
+        f"One curve of rate × lag explains {fits['rate times lag']['r_squared']:.0%} of the variance of success over "
+        f"all points, the lag alone {fits['lag alone']['r_squared']:.0%}, the rate alone "
         f"{fits['rate alone']['r_squared']:.0%}. Half of success is reached at (nats): {centres}.",
     ]
 

@@ -19,6 +19,17 @@ _COLORS = dict(zip(CELLS, (style.BLUE, style.ORANGE, style.BLACK), strict=True))
 _MARKERS = dict(zip(TASKS, ("o", "^"), strict=True))
 
 
+def _look(of: dict[str, Any]) -> dict[str, Any]:
+    look = {"color": _COLORS[of["cell"]], "marker": _MARKERS[of["task"]]}
+    return look | {"linestyle": "none", "markerfacecolor": "white"}
+
+
+def _names() -> list[Line2D]:
+    plain: dict[str, Any] = {"markerfacecolor": "white", "linestyle": "none"}
+    cells = [Line2D([], [], color=color, marker="o", label=name, **plain) for name, color in _COLORS.items()]
+    return cells + [Line2D([], [], color="0.4", marker=m, label=name, **plain) for name, m in _MARKERS.items()]
+
+
 def rates_figure(run: harness.Run, rates: Rates, exact: list[dict[str, Any]]) -> harness.Figure:
     fig, axes = style.figures(2, 2, 9.2, 6.6, height_ratios=[3, 1.25], sharex="col")
     for column, (against, label) in enumerate(
@@ -27,10 +38,10 @@ def rates_figure(run: harness.Run, rates: Rates, exact: list[dict[str, Any]]) ->
         upper, lower = axes[:, column]
         known = [r for r in rates if r[against] is not None]
         for r in known:
-            look = {"color": _COLORS[r["cell"]], "marker": _MARKERS[r["task"]], "linestyle": "none"}
+            look = _look(r)
             spread = np.std(r["adjoint_rate_by_seed"])
-            upper.errorbar(r[against], r["adjoint_rate"], spread, markerfacecolor="white", markersize=5, elinewidth=0.8, **look)  # fmt: skip
-            lower.plot(r[against], r["adjoint_rate"] - r[against], markerfacecolor="white", markersize=5, **look)
+            upper.errorbar(r[against], r["adjoint_rate"], spread, markersize=5, elinewidth=0.8, **look)
+            lower.plot(r[against], r["adjoint_rate"] - r[against], markersize=5, **look)
         for case in exact:
             upper.plot(case[against], case["adjoint_rate"], "x", color=style.VERMILLION, markersize=6)
             lower.plot(case[against], case["adjoint_rate"] - case[against], "x", color=style.VERMILLION, markersize=6)
@@ -41,11 +52,10 @@ def rates_figure(run: harness.Run, rates: Rates, exact: list[dict[str, Any]]) ->
     axes[0, 0].set_ylabel("adjoint's rate [nats/step]")
     axes[1, 0].set_ylabel("difference [nats/step]")
     handles = [
-        *(Line2D([], [], color=c, marker="o", markerfacecolor="white", linestyle="none", label=n) for n, c in _COLORS.items()),
-        *(Line2D([], [], color="0.4", marker=m, markerfacecolor="white", linestyle="none", label=n) for n, m in _MARKERS.items()),
+        *_names(),
         Line2D([], [], color=style.VERMILLION, marker="x", linestyle="none", label="exactly solvable"),
         Line2D([], [], color="0.4", linewidth=1.0, label="y = x"),
-    ]  # fmt: skip
+    ]
     fig.legend(handles=handles, loc="outside lower center", ncols=7)
     return run.figure(
         "rates",
@@ -62,18 +72,16 @@ def collapse_figure(run: harness.Run, points: Points, fits: dict[str, Any]) -> h
     fig, axes = style.figures(1, 2, 10.4, 4.4, width_ratios=[1.7, 1], sharey=True)
     main, side = axes[0]
     for point in points:
-        look = {"color": _COLORS[point["cell"]], "marker": _MARKERS[point["task"]], "linestyle": "none"}
-        main.plot(point["rate_times_lag"], point["success"], markerfacecolor="white", markersize=4.5, **look)
-        side.plot(point["lag_steps"], point["success"], markerfacecolor="white", markersize=4.5, alpha=0.8, **look)
+        look = _look(point)
+        main.plot(point["rate_times_lag"], point["success"], markersize=4.5, **look)
+        side.plot(point["lag_steps"], point["success"], markersize=4.5, alpha=0.8, **look)
     whole = fits["rate times lag"]
     low = min(point["rate_times_lag"] for point in points)
     high = max(point["rate_times_lag"] for point in points)
     x = np.linspace(low, max(high, 0), 400)
     main.plot(x, logistic(x, whole["centre"], whole["width"]), color="0.3", linewidth=1.5)
     main.axvline(FLOAT32, color="0.5", linestyle=":", linewidth=1.2)
-    main.annotate(
-        "float32\nrounding", (FLOAT32, 1.02), (-4, -4), textcoords="offset points", ha="right", va="top", fontsize=8
-    )
+    main.text(FLOAT32, 1.02, "float32\nrounding ", ha="right", va="top", fontsize=8)
     main.axvline(0, color="0.5", linewidth=0.8)
     main.set_xscale("symlog", linthresh=10)
     main.set_xlabel("rate × lag before training [nats]")
@@ -84,16 +92,15 @@ def collapse_figure(run: harness.Run, points: Points, fits: dict[str, Any]) -> h
     side.set_xlabel("lag [steps]")
     side.set_title(f"lag alone: R² = {fits['lag alone']['r_squared']:.2f}")
     handles = [
-        *(Line2D([], [], color=c, marker="o", markerfacecolor="white", linestyle="none", label=n) for n, c in _COLORS.items()),
-        *(Line2D([], [], color="0.4", marker=m, markerfacecolor="white", linestyle="none", label=n) for n, m in _MARKERS.items()),
+        *_names(),
         Line2D([], [], color="0.3", linewidth=1.5, label="one logistic curve"),
-    ]  # fmt: skip
+    ]
     fig.legend(handles=handles, loc="outside lower center", ncols=6)
     return run.figure(
         "collapse",
         fig,
-        alt="Success against rate times lag for all cells, scales, lengths and tasks with one logistic curve; beside it "
-        "the same against the lag alone.",
+        alt="Success against rate times lag for all cells, scales, lengths and tasks with one logistic curve; beside "
+        "it the same against the lag alone.",
         caption="Success after a fixed budget against the gradient lost (negative) or gained on its way over the lag, "
         "measured before training. Left of the dotted line the far gradient is below float32's rounding of the near "
         "one. Mean over seeds.",
@@ -101,7 +108,7 @@ def collapse_figure(run: harness.Run, points: Points, fits: dict[str, Any]) -> h
 
 
 def groups_figure(run: harness.Run, points: Points, fits: dict[str, Any]) -> harness.Figure:
-    """The same points, a panel a cell and task, each with its own curve and the common one: what breaks the collapse."""
+    """The same points, a panel a cell and task, each with its own curve and the common one."""
     fig, axes = style.figures(len(TASKS), len(CELLS), 9.4, 5.6, sharex=True, sharey=True)
     whole = fits["rate times lag"]
     for row, task in enumerate(TASKS):
@@ -112,7 +119,8 @@ def groups_figure(run: harness.Run, points: Points, fits: dict[str, Any]) -> har
             for i, steps in enumerate(lengths):
                 some = sorted((p["rate_times_lag"], p["success"]) for p in here if p["steps"] == steps)
                 look = style.line(i)
-                ax.plot(*zip(*some, strict=True), look.marker, color=look.color, markersize=4.5, markerfacecolor="white", label=f"T = {steps}")  # fmt: skip
+                color = {"color": look.color, "markersize": 4.5, "markerfacecolor": "white"}
+                ax.plot(*zip(*some, strict=True), look.marker, label=f"T = {steps}", **color)
             x = np.linspace(min(p["rate_times_lag"] for p in points), max(p["rate_times_lag"] for p in points), 600)
             ax.plot(x, logistic(x, whole["centre"], whole["width"]), color="0.6", linewidth=1.0)
             own = fits["by cell and task"][f"{cell}, {task}"]
@@ -132,5 +140,5 @@ def groups_figure(run: harness.Run, points: Points, fits: dict[str, Any]) -> har
         "groups",
         fig,
         alt="The same in a panel for each cell and task, with the common curve and the panel's own.",
-        caption="Cell by cell: where the panel's own curve leaves the common one, something besides rate × lag decides.",
+        caption="Cell by cell: where the panel's own curve leaves the common one, more than rate × lag decides.",
     )

@@ -1,4 +1,4 @@
-"""Before training: the adjoint's rate, the Lyapunov exponent of the same rows, and cases where both are known exactly."""
+"""Before training: the adjoint's rate, the Lyapunov exponent of the same rows, and cases where both are known."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ NEAR, FAR = 40, 300  # lags between which the slope is taken: past the readout's
 
 
 def measure_rates(cell_name: str, task_name: str, hidden_size: int, seeds: int, seed: int) -> dict[str, Any]:
-    """Every setting of a cell on a task's inputs, float64: lists over settings of lists over seeds, and closed forms."""
+    """Every setting of a cell on a task's inputs, float64: lists over settings of lists over seeds; closed forms."""
     cell, task = CELLS[cell_name](hidden_size), TASKS[task_name]
     settings = SETTINGS[cell_name]
     with jax.enable_x64(True):

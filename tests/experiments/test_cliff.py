@@ -10,8 +10,10 @@ import rnnjax
 from experiments import harness
 from experiments.cliff import __main__ as main
 from experiments.cliff import surface
-from experiments.harness import style
+from tests.experiments.quickly import quickly  # noqa: F401
 from tests.experiments.toy import read
+
+pytestmark = pytest.mark.usefixtures("quickly")
 
 
 def by_numpy(w: float, b: float, steps: int) -> float:
@@ -77,9 +79,8 @@ def test_the_unit_is_a_cell():
     np.testing.assert_allclose(ys[0], surface.sigmoid(surface.sigmoid(0.5)), rtol=1e-14)
 
 
-def test_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """The folder is whole, and nothing is computed again. Figures are built but not rendered, which takes longest."""
-    monkeypatch.setattr(style, "render", lambda fig: (b"png", b"<svg/>"))
+def test_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The folder is whole, and nothing is computed again."""
     arguments = ["--quick", "--points", "25", "--updates", "20", "--starts", "3", "--out", str(tmp_path)]
     assert harness.launch(main.EXPERIMENT, arguments) == 0
     summary = read(tmp_path)

@@ -8,11 +8,13 @@ import pytest
 
 from experiments import harness
 from experiments.collapse import __main__ as main
-from experiments.collapse import networks, rates, training
+from experiments.collapse import networks, rates
 from experiments.collapse.fit import fit, logistic
 from experiments.collapse.networks import CELLS, SETTINGS, TASKS, Setting
-from experiments.harness import style
+from tests.experiments.quickly import quickly  # noqa: F401
 from tests.experiments.toy import read
+
+pytestmark = pytest.mark.usefixtures("quickly")
 
 
 def test_the_solvable_cases_are_solved():
@@ -64,34 +66,34 @@ def test_the_fit_finds_its_curve():
     assert fit(noise, np.resize([0.0, 1.0], 200))["r_squared"] < 0.1
 
 
-def test_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Every cell, task and setting has a rate and, at each length, a success; nothing is computed again."""
-    monkeypatch.setattr(style, "render", lambda fig: (b"png", b"<svg/>"))
-    monkeypatch.setattr(training, "HELD_OUT", 20)
-    for name in ("STEPS", "NEAR", "FAR"):
-        monkeypatch.setattr(rates, name, {"STEPS": 60, "NEAR": 5, "FAR": 40}[name])
-    for module in (main, rates, training):
-        monkeypatch.setattr(module, "CELLS", {"elman": CELLS["elman"]})
-    monkeypatch.setattr(main, "TASKS", {"latch": TASKS["latch"]})
-    arguments = ["--quick", "--lengths", "10", "--seeds", "2", "--updates", "3", "--hidden-size", "8", "--batch", "4"]
-    arguments += ["--out", str(tmp_path)]
-    with monkeypatch.context() as one_panel:
-        from experiments.collapse import figures
+def test_tables_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """From rows to points and fits: a success that is a curve of rate × lag is found to be one, at its centre."""
 
-        one_panel.setattr(figures, "CELLS", {"elman": CELLS["elman"]})
-        one_panel.setattr(figures, "TASKS", {"latch": TASKS["latch"]})
-        assert harness.launch(main.EXPERIMENT, arguments) == 0
-        summary = read(tmp_path)
-        assert harness.launch(main.EXPERIMENT, arguments) == 0
+    def rates_made_up(cell, task, hidden_size, seeds, seed):
+        settings = SETTINGS[cell]
+        found = [[-0.1 * (i + 1)] * seeds for i in range(len(settings))]
+        plain = {"adjoint_rates": found, "exponents": found, "closed_forms": [-0.1] * len(settings)}
+        return plain | {"settings": [{"gain": s.gain, "bias": s.bias} for s in settings]}
+
+    def trained_made_up(asked):
+        task = TASKS[asked["task"]]
+        x = [-0.1 * (i + 1) * task.lag(asked["steps"]) for i in range(len(SETTINGS[asked["cell"]]))]
+        success = logistic(np.array(x), -3.0, 0.5)
+        return {"accuracy": [[task.chance + s * (1 - task.chance)] * asked["seeds"] for s in success], "failed": 0}
+
+    exact = [{"adjoint_rate": -1.0, "exponent": -1.0, "closed_form": -1.0}]
+    monkeypatch.setattr(main, "measure_rates", rates_made_up)
+    monkeypatch.setattr(main, "train", trained_made_up)
+    monkeypatch.setattr(main, "exact_cases", lambda size: exact)
+    arguments = ["--lengths", "10", "20", "--seeds", "2", "--out", str(tmp_path)]
+    assert harness.launch(main.EXPERIMENT, arguments) == 0
+    summary = read(tmp_path)
+    assert harness.launch(main.EXPERIMENT, arguments) == 0
     assert read(tmp_path)["rows_computed_count"] == 0
-    settings = SETTINGS["elman"]
-    assert [row["gain"] for row in summary["rates"]] == [s.gain for s in settings]
-    for row in summary["rates"]:
-        np.testing.assert_allclose(row["adjoint_rate"], row["exponent"], atol=0.1)
-    assert len(summary["points"]) == len(settings)
-    for point in summary["points"]:
-        assert -1 <= point["success"] <= 1 and point["rate_times_lag"] == point["rate"] * 10
-    assert set(summary["fits"]) >= {"rate times lag", "rate alone", "lag alone", "by cell and task"}
+    assert len(summary["points"]) == 2 * 2 * 21 and len(summary["rates"]) == 42
+    assert summary["fits"]["rate times lag"]["r_squared"] > 0.999
+    np.testing.assert_allclose(summary["fits"]["rate times lag"]["centre"], -3, atol=0.1)
+    assert summary["fits"]["lag alone"]["r_squared"] < 0.5
     capsys.readouterr()
 
 

@@ -8,18 +8,13 @@ import numpy as np
 import pytest
 
 from experiments import harness
-from experiments.harness import style
 from experiments.temporal_order import __main__ as main
 from experiments.temporal_order import network, training
 from rnnjax import tasks
+from tests.experiments.quickly import quickly  # noqa: F401
 from tests.experiments.toy import read
 
-
-@pytest.fixture(autouse=True)
-def usual_promotion():
-    """An experiment runs as a user's script does; strictness is for the library."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("quickly")
 
 
 @pytest.mark.parametrize("name", network.INITIALISATIONS)
@@ -83,20 +78,32 @@ def test_the_loss_and_its_parts():
     np.testing.assert_allclose(network.accuracy(cell, drawn, batch), tasks.accuracy(whole, batch))
 
 
-def test_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Three methods from the same starts; the folder is whole and nothing is computed again."""
-    monkeypatch.setattr(style, "render", lambda fig: (b"png", b"<svg/>"))
-    monkeypatch.setattr(training, "HELD_OUT", 20)
-    monkeypatch.setattr(training, "TEST", 2000)
-    arguments = ["--quick", "--lengths", "10", "--seeds", "2", "--updates", "4", "--hidden-size", "5", "--batch", "3"]
-    arguments += ["--initialisations", "basic tanh", "--out", str(tmp_path)]
+def made_up(asked):
+    """What `train` gives, in shape; a real one takes a quarter of a minute to compile (`--quick` runs it)."""
+    methods, seeds = training.methods_of(asked), asked["seeds"]
+    share = 0.995 if asked["omega"] else 0.4
+    values = {
+        method: {"solved": [asked["omega"]] * seeds, "test_accuracy": [share] * seeds}
+        | {"updates": [500 * (1 + i) for i in range(seeds)], "diverged": [False] * seeds}
+        for method in methods
+    }
+    return values, {"updates": np.array([500, 1000]), "accuracy": np.full((2, len(methods), seeds), share)}
+
+
+def test_tables_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """From rows to lines; every row once, and none computed again."""
+    monkeypatch.setattr(main, "train", made_up)
+    arguments = ["--lengths", "10", "20", "--seeds", "2", "--initialisations", "basic tanh", "--out", str(tmp_path)]
     assert harness.launch(main.EXPERIMENT, arguments) == 0
     summary = read(tmp_path)
-    assert [row["method"] for row in summary["rows"]] == list(training.METHODS)
+    assert [(row["steps"], row["method"]) for row in summary["rows"]] == [
+        (steps, method) for steps in (10, 20) for method in training.METHODS
+    ]
     for row in summary["rows"]:
-        assert row["solved_share"] == 0 and row["updates_by_seed"] == [4, 4] and len(row["test_accuracy_by_seed"]) == 2
-        assert 0.1 < row["mean_test_accuracy"] < 0.5
-    assert summary["rows_computed_count"] == 2
+        solved = "Ω" in row["method"]
+        assert row["solved_share"] == solved and row["mean_test_accuracy"] == (0.995 if solved else 0.4)
+        assert row["median_updates"] == (750 if solved else None)
+    assert summary["rows_computed_count"] == 4
     assert harness.launch(main.EXPERIMENT, arguments) == 0
     assert read(tmp_path)["rows_computed_count"] == 0
     capsys.readouterr()
