@@ -83,19 +83,21 @@ def collapse_figure(run: harness.Run, points: Points, fits: dict[str, Any]) -> h
     main.axvline(FLOAT32, color="0.5", linestyle=":", linewidth=1.2)
     main.text(FLOAT32, 1.02, "float32\nrounding ", ha="right", va="top", fontsize=8)
     main.axvline(0, color="0.5", linewidth=0.8)
-    main.set_xscale("symlog", linthresh=10)
     main.set_xlabel("rate × lag before training [nats]")
     main.set_ylabel("success: share of what chance leaves")
     main.set_ylim(-0.08, 1.08)
-    main.set_title(f"R² = {whole['r_squared']:.2f} of one curve")
+    latch = fits["rate times lag, latch"]
+    main.plot(x, logistic(x, latch["centre"], latch["width"]), color="0.3", linewidth=1.2, linestyle="--")
+    main.set_title(f"one curve of all: R² = {whole['r_squared']:.2f}; of the latch: {latch['r_squared']:.2f}")
     side.set_xscale("log")
     side.set_xlabel("lag [steps]")
     side.set_title(f"lag alone: R² = {fits['lag alone']['r_squared']:.2f}")
     handles = [
         *_names(),
         Line2D([], [], color="0.3", linewidth=1.5, label="one logistic curve"),
+        Line2D([], [], color="0.3", linewidth=1.2, linestyle="--", label="the latch's"),
     ]
-    fig.legend(handles=handles, loc="outside lower center", ncols=6)
+    fig.legend(handles=handles, loc="outside lower center", ncols=7)
     return run.figure(
         "collapse",
         fig,
@@ -125,7 +127,6 @@ def groups_figure(run: harness.Run, points: Points, fits: dict[str, Any]) -> har
             ax.plot(x, logistic(x, whole["centre"], whole["width"]), color="0.6", linewidth=1.0)
             own = fits["by cell and task"][f"{cell}, {task}"]
             ax.plot(x, logistic(x, own["centre"], own["width"]), color="black", linewidth=1.0, linestyle="--")
-            ax.set_xscale("symlog", linthresh=10)
             ax.set_title(f"{cell}, {task}: half at {own['centre']:.1f}", fontsize=9)
             if row == len(TASKS) - 1:
                 ax.set_xlabel("rate × lag [nats]")

@@ -45,7 +45,7 @@ def clip_adjoint(tree: PyTree, max_norm: ArrayLike, batch_ndim: int = 0) -> PyTr
     leaves, structure = jax.tree.flatten(tree)
     floating = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
     clipped = _identity(batch_ndim, [jnp.asarray(leaves[i]) for i in floating], jnp.asarray(max_norm))
-    for i, leaf in zip(floating, clipped, strict=True):
+    for i, leaf in zip(floating, clipped, strict=True):  # pyright: ignore[reportArgumentType]
         leaves[i] = leaf
     return structure.unflatten(leaves)
 

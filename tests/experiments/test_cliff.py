@@ -1,6 +1,7 @@
 """The cliff: its unit against NumPy, its closed forms against differences, and a small run as a user starts it."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from tests.experiments.toy import read
 pytestmark = pytest.mark.usefixtures("quickly")
 
 
-def by_numpy(w: float, b: float, steps: int) -> float:
+def by_numpy(w: Any, b: Any, steps: int) -> Any:
     x = 0.5
     for _ in range(steps):
         x = w / (1 + np.exp(-x)) + b

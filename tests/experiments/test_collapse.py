@@ -50,7 +50,9 @@ def test_a_setting_is_what_it_says(name):
 
 
 def test_closed_forms_hold_where_they_are_said_to():
-    np.testing.assert_allclose(networks.closed_form("lstm", TASKS["latch"], Setting(0.5, 1.0)), np.log(0.7310585786))
+    held = networks.closed_form("lstm", TASKS["latch"], Setting(0.5, 1.0))
+    assert held is not None
+    np.testing.assert_allclose(held, np.log(0.7310585786))
     assert networks.closed_form("gru", TASKS["latch"], Setting(1.5, 0.0)) is None
     slow, fast = (networks.closed_form("elman", TASKS["temporal order"], Setting(gain)) for gain in (0.7, 1.5))
     assert slow is not None and fast is not None and slow < fast < np.log(1.5)

@@ -94,7 +94,7 @@ def by_hand(name: str, drawn: Sample, times: Any, weights: Any) -> tuple[Sample,
         dxs.append(dx)
         shortened.append(long[counts[t]])
     params = jax.tree.map(lambda *parts: sum(np.asarray(part) for part in parts), *total)
-    return Sample(params, adjoint, np.stack(dxs[::-1])), np.concatenate(shortened)
+    return Sample(params, adjoint, jnp.stack(dxs[::-1])), np.concatenate(shortened)
 
 
 @every_name
@@ -174,7 +174,7 @@ def test_a_gate_with_a_backward_pass_of_its_own_is_not_hoisted():
         def mix(self, params, carry):
             return small(carry @ params)
 
-        def gate(self, params, carry, u, r):
+        def gate(self, params, carry, u, r: Any):
             return u + r, u + r
 
         def step(self, params, carry, x):
@@ -247,7 +247,8 @@ def test_bad_input_is_refused():
     for cell in (rnnjax.Stack((rnnjax.GRU(3),)), rnnjax.Bidirectional(rnnjax.GRU(3), rnnjax.GRU(3))):
         with pytest.raises(TypeError, match="wrap each layer"):
             ClippedAdjoint(cell)  # pyright: ignore[reportArgumentType]
-    for cell in (ClippedAdjoint(rnnjax.GRU(3)), rnnjax.Stack((rnnjax.GRU(3), ClippedAdjoint(rnnjax.GRU(3))))):
+    cells: list[Any] = [ClippedAdjoint(rnnjax.GRU(3)), rnnjax.Stack((rnnjax.GRU(3), ClippedAdjoint(rnnjax.GRU(3))))]
+    for cell in cells:
         params = jax.eval_shape(lambda key, cell=cell: cell.init(key, 2), jax.random.key(0))
         with pytest.raises(TypeError, match="adjoint_by_perturbation"):
             gradients.adjoint(cell, params, None, jnp.ones((4, 2)), lambda ys: ys.sum())

@@ -154,7 +154,8 @@ def test_what_is_annihilated_costs_infinity_and_bad_input_is_refused():
     cell, xs = rnnjax.Elman(2, "linear"), jnp.ones((5, 1))
     assert float(quick(lambda: gradients.flossing(cell, params, None, xs, k=1, transient=1))()) < 1e-20
     assert float(quick(lambda: gradients.flossing(cell, params, None, xs, k=2, transient=1))()) == np.inf
-    for options, what in (({"k": 3}, "`k` is 3"), ({"k": 1, "target": float("nan")}, "target is nan")):
+    wrong: Any = (({"k": 3}, "`k` is 3"), ({"k": 1, "target": float("nan")}, "target is nan"))
+    for options, what in wrong:
         with pytest.raises(ValueError, match=what):
             gradients.flossing(cell, params, None, xs, **options)
     with pytest.raises(TypeError, match="clips its adjoint"):
