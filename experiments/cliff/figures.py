@@ -10,7 +10,7 @@ from experiments import harness
 from experiments.cliff.surface import fold, gradient_on_wall, wall
 from experiments.harness import style
 
-LOOKS = {
+LOOKS: dict[str, tuple[str, str, Any, str]] = {
     "none": ("gradient descent", style.VERMILLION, "-", "o"),
     "gradient": ("gradient clipped", style.BLUE, "-", "s"),
     "adjoint": ("adjoint clipped at each step", style.BLACK, ":", "^"),

@@ -52,9 +52,9 @@ def error(params: Unit, steps: int, cell: Any = SigmoidUnit()) -> Array:
 
 def grid(ws: np.ndarray, bs: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """E and ‖∇E‖ `[b, w]`."""
-    each = jax.vmap(
-        jax.vmap(jax.value_and_grad(lambda p: error(p, steps)), in_axes=(Unit(0, None),)), in_axes=(Unit(None, 0),)
-    )
+    axes: Any = Unit
+    over_w = jax.vmap(jax.value_and_grad(lambda p: error(p, steps)), in_axes=(axes(0, None),))
+    each = jax.vmap(over_w, in_axes=(axes(None, 0),))
     value, gradient = jax.jit(each)(Unit(jnp.asarray(ws), jnp.asarray(bs)))
     return np.asarray(value), np.hypot(gradient.w, gradient.b)
 

@@ -1,9 +1,11 @@
 """One logistic curve of one number, by least squares: how much of success does that number explain?"""
 
+from typing import Any
+
 import numpy as np
 
 
-def logistic(x: np.ndarray, centre: float, width: float) -> np.ndarray:
+def logistic(x: np.ndarray, centre: Any, width: Any) -> np.ndarray:
     """Success at x, one for x far above the centre."""
     return 1 / (1 + np.exp(np.clip(-(x - centre) / width, -500, 500)))
 

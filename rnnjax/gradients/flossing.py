@@ -151,7 +151,7 @@ def _inverse_of_lower(lower: Array, kept: Array) -> Array:
         return jnp.where((jnp.arange(k) == i)[:, None], found[..., None, :], inverse), None
 
     over_rows = [jnp.moveaxis(part, -2, 0) for part in (lower, units)]
-    inverse, _ = lax.scan(add_row, jnp.zeros_like(lower), (jnp.arange(k), *over_rows, jnp.moveaxis(kept, -1, 0)))
+    inverse, _ = lax.scan(add_row, jnp.zeros_like(lower), (jnp.arange(k), *over_rows, jnp.moveaxis(kept, -1, 0)))  # pyright: ignore[reportArgumentType]
     return inverse
 
 

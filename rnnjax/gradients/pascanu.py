@@ -173,8 +173,13 @@ def _check(cell: Any, params: PyTree, through: Any, floor: Any) -> None:
         raise ValueError(f"floor is {floor!r}; it must be a finite number, zero or above.")
     if through == "mix":
         mixes = not isinstance(cell, Composite) and hasattr(cell, "mix")
-        if not mixes or not jax.tree.leaves(jax.eval_shape(lambda p: cell.mix(p, cell.initial_carry(p, ())), params)):
+        if not mixes or not _mixes_something(cell, params):
             raise ValueError(
                 f"through is 'mix', but {cell!r} has no matmul with the carry apart from the rest of its step; "
                 "use through='step', which differentiates the whole step."
             )
+
+
+def _mixes_something(cell: Any, params: PyTree) -> bool:
+    mixed = jax.eval_shape(lambda p: cell.mix(p, cell.initial_carry(p, ())), params)
+    return bool(jax.tree.leaves(mixed))
