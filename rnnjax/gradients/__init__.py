@@ -7,36 +7,50 @@ apart, step by step, and `attribution_by_lag` by how far back an output reaches.
 
 The same recurrence forwards has Jacobians (`jacobians`, `matrix_statistics`, `lag_products`) and Lyapunov exponents
 (`lyapunov_spectrum`, `leading_exponent`); `theory` holds the closed forms that all of it is held against.
+
+What is measured can be trained on: `omega` (Pascanu) puts a price on steps that shorten or lengthen the adjoint, and
+`flossing` (Engelken) on Lyapunov exponents away from zero; `ClippedAdjoint` is a cell whose adjoint is clipped at every
+step of the backward pass.
 """
 
 from rnnjax.gradients import theory
 from rnnjax.gradients.adjoint import Adjoint, adjoint
+from rnnjax.gradients.adjoint_clipping import ClippedAdjoint, clip_adjoint
 from rnnjax.gradients.attribution import attribution
 from rnnjax.gradients.dimension import entropy_rate, kaplan_yorke_dimension
+from rnnjax.gradients.flossing import finite_time_exponents, flossing
 from rnnjax.gradients.jacobian_matrices import LagProducts, MatrixStatistics, jacobians, lag_products, matrix_statistics
 from rnnjax.gradients.lags import LagAttribution, attribution_by_lag
 from rnnjax.gradients.lyapunov import LeadingExponent, LyapunovSpectrum, leading_exponent, lyapunov_spectrum
+from rnnjax.gradients.pascanu import NormRatios, norm_ratios, omega
 from rnnjax.gradients.perturbation import adjoint_by_perturbation
 from rnnjax.gradients.split import Split
 
 __all__ = [
     "Adjoint",
+    "ClippedAdjoint",
     "LagAttribution",
     "LagProducts",
     "LeadingExponent",
     "LyapunovSpectrum",
     "MatrixStatistics",
+    "NormRatios",
     "Split",
     "adjoint",
     "adjoint_by_perturbation",
     "attribution",
     "attribution_by_lag",
+    "clip_adjoint",
     "entropy_rate",
+    "finite_time_exponents",
+    "flossing",
     "jacobians",
     "kaplan_yorke_dimension",
     "lag_products",
     "leading_exponent",
     "lyapunov_spectrum",
     "matrix_statistics",
+    "norm_ratios",
+    "omega",
     "theory",
 ]

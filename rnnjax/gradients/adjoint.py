@@ -15,7 +15,8 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from rnnjax.cell import Cell, PyTree
-from rnnjax.gradients.sequence import Loss, in_input_order, outputs_in_carry, prepare
+from rnnjax.gradients.adjoint_clipping import check_no_clipping
+from rnnjax.gradients.sequence import Loss, Sequence, in_input_order, outputs_in_carry, prepare
 from rnnjax.gradients.slopes import AccurateCell, as_cell
 from rnnjax.gradients.split import Split, check_split, split_of
 from rnnjax.numerics import add_scaled, normalise
@@ -66,8 +67,8 @@ def adjoint(
     Returns:
       An `Adjoint`. With `reverse` the boundaries stay in input order, so the carry given lies at boundary T.
     Raises:
-      TypeError, ValueError: as `rnnjax.unroll`; a carry below float32; a loss that is not one number; a split of a cell
-        that has no `mix` and `gate`.
+      TypeError, ValueError: as `rnnjax.unroll`; a carry below float32; a loss that is not one number; a cell whose
+        adjoint is clipped, which is no linear recursion; a split of a cell that has no `mix` and `gate`.
 
     Example: the lecture's case, w2 = 0.5 over 50 steps, log of 0.5^50.
 
@@ -78,9 +79,19 @@ def adjoint(
       >>> decay.log_norm.shape, round(float(decay.log_norm[0] / jnp.log(0.5)), 4)
       ((51,), 50.0)
     """
+    check_no_clipping(cell)
     sequence = prepare(cell, params, carry, xs, loss, lengths, mask, resets, reverse)
     if split:
         check_split(cell)
+    carries, found = trajectory_and_adjoint(cell, params, sequence)
+    if split:
+        after = jax.tree.map(lambda leaf: leaf[1:], found.direction)
+        found = found._replace(split=split_of(cell, params, carries, sequence.inputs, after))
+    return in_input_order(found, reverse)
+
+
+def trajectory_and_adjoint(cell: Cell, params: PyTree, sequence: Sequence) -> tuple[PyTree, Adjoint]:
+    """carry_{t-1} for t = 1..T, leaves `[T, *batch, ...]`, and the adjoint, both in running order."""
     batch_ndim = len(sequence.batch_shape)
     step = timed_step(as_cell(AccurateCell(cell)), params, sequence.batch_shape)
 
@@ -113,11 +124,7 @@ def adjoint(
 
     direction, log_norm = jax.tree.map(lambda rows, last: jnp.concatenate([rows, last[None]]), earlier, end)
     by_part = jax.tree.map(lambda part: log_norm + normalise(part, batch_ndim + 1)[1], direction)
-    parts = None
-    if split:
-        after = jax.tree.map(lambda leaf: leaf[1:], direction)
-        parts = split_of(cell, params, carries, sequence.inputs, after)
-    return in_input_order(Adjoint(log_norm, by_part, direction, parts), reverse)
+    return carries, Adjoint(log_norm, by_part, direction, None)
 
 
 def _in_carry(dys: PyTree, homes: list[int | None], carry: PyTree, counts: Array | None) -> PyTree:

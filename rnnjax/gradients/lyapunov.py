@@ -86,9 +86,9 @@ def lyapunov_spectrum(
       ([1.0, -1.0], 2.0)
     """
     flow = flow_of(cell, params, carry, xs)
-    k = _checked_k(k, flow.size)
-    early, kept = _cut(flow.xs.shape[0], transient, interval)
-    state = flow.carry, _first_rows(flow, k, key)
+    k = checked_k(k, flow.size)
+    early, kept = cut_in_intervals(flow.xs.shape[0], transient, interval)
+    state = flow.carry, first_rows(flow, k, key)
 
     def one_step(state: tuple[PyTree, Array], x: Array):
         return push(flow, *state, x), None
@@ -163,7 +163,7 @@ def leading_exponent(
       -1.0
     """
     flow = flow_of(cell, params, carry, xs)
-    _, kept = _cut(flow.xs.shape[0], transient, 1)
+    _, kept = cut_in_intervals(flow.xs.shape[0], transient, 1)
     batch_ndim = len(flow.batch_shape)
 
     def one_step(state: tuple[PyTree, Array], x: Array):
@@ -171,7 +171,7 @@ def leading_exponent(
         rows, growth = orthonormalise(rows)
         return (carry, rows), (growth[..., 0], rows[..., 0, :])
 
-    _, (growth, rows) = lax.scan(one_step, (flow.carry, _first_rows(flow, 1, key)), flow.xs)
+    _, (growth, rows) = lax.scan(one_step, (flow.carry, first_rows(flow, 1, key)), flow.xs)
     parts = jax.tree.map(
         lambda part: jnp.log(jnp.linalg.norm(part.reshape(*part.shape[: batch_ndim + 1], -1), axis=-1)),
         unflat(rows[-kept:], flow.carry, batch_ndim),
@@ -190,7 +190,7 @@ def split_half_error(rates: Array) -> Array:
     return jnp.where(first == second, 0, jnp.abs(first - second) / 2)
 
 
-def _first_rows(flow: Flow, k: int, key: Array | None) -> Array:
+def first_rows(flow: Flow, k: int, key: Array | None) -> Array:
     """Orthonormal perturbations in general position, so that none of them starts inside a slower subspace."""
     shape = (*flow.batch_shape, k, flow.size)
     if key is not None:
@@ -199,7 +199,7 @@ def _first_rows(flow: Flow, k: int, key: Array | None) -> Array:
     return jnp.broadcast_to(jnp.asarray(np.linalg.qr(columns)[0].T, flow.dtype), shape)
 
 
-def _checked_k(k: int | None, size: int) -> int:
+def checked_k(k: int | None, size: int) -> int:
     if k is None:
         return size
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= size:
@@ -210,7 +210,7 @@ def _checked_k(k: int | None, size: int) -> int:
     return k
 
 
-def _cut(steps: int, transient: int, interval: int) -> tuple[int, int]:
+def cut_in_intervals(steps: int, transient: int, interval: int) -> tuple[int, int]:
     """How many steps come before those counted, and how many intervals those make."""
     for name, value, least in (("transient", transient, 0), ("interval", interval, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -57,6 +58,7 @@ def flow_of(cell: Cell, params: PyTree, carry: PyTree | None, xs: ArrayLike) -> 
     check_has_step(cell)
     xs = checked_xs(xs)
     if not isinstance(xs, Tracer):
+        # by NumPy: under jit, JAX would trace this of an input that is known all the same
         finite = np.isfinite(np.asarray(xs)).reshape(xs.shape[0], -1).all(-1)
         if not finite.all():
             first = int(finite.argmin())

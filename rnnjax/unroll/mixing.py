@@ -21,10 +21,15 @@ def mixed_tangent(cell: Cell, params: PyTree, carry: PyTree) -> Callable[[PyTree
     runs backwards then multiplies with a matrix as it lies in memory (for a single row, ten times as fast).
 
     Raises:
-      NotHoistable: `mix` is not affine in the carry.
+      NotHoistable: `mix` is not affine in the carry, or has a backward pass of its own.
     """
     carry_leaves, params_leaves = jax.tree.leaves(carry), jax.tree.leaves(params)
     closed, r_tree = _traced(cell, params, carry)
+    if any(eqn.primitive.name.startswith("custom_vjp") for eqn in closed.jaxpr.eqns):
+        raise NotHoistable(
+            f"{cell!r} has a `mix` with a backward pass of its own (`jax.custom_vjp`), which has no forward-mode "
+            'derivative, as the hoisted engine needs; use engine="scan".'
+        )
     first = len(params_leaves)
     carried = reached(closed, range(first, first + len(carry_leaves)))
 

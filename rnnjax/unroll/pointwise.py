@@ -174,9 +174,9 @@ def _register(cell: Cell, block: Block, blocks: list[Block]) -> int:
 
 _ELEMENTWISE = """
     abs acos acosh add and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos cosh
-    custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge
-    gt integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not or pow
-    reduce_precision rem round rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh xor
+    custom_jvp_call digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log
+    log1p logistic lt max min mul ne neg nextafter not or pow reduce_precision rem round rsqrt select_n sign sin sinh
+    sqrt square stop_gradient sub tan tanh xor
 """
 POINTWISE = frozenset(_ELEMENTWISE.split())
 """Primitives that act on every element alone."""
@@ -188,6 +188,11 @@ def _follow(cell: Cell, eqn: JaxprEqn, values: list[_Followed]) -> list[_Followe
     shapes = [aval(v).shape for v in eqn.outvars]
     if name == "optimization_barrier":
         return values
+    if name.startswith("custom_vjp"):
+        raise NotHoistable(
+            f"{cell!r} has a gate with a backward pass of its own (`jax.custom_vjp`), which need not be linear, as "
+            'one that clips is not; the hoisted engine needs slopes. Use engine="scan".'
+        )
     if name in POINTWISE and all(value.mask.shape in ((), shape) for value in values for shape in shapes):
         if name.startswith("custom"):
             _check_inside(cell, eqn)

@@ -1,0 +1,159 @@
+"""Gradient flossing: a price on Lyapunov exponents away from zero, so that error signals neither die nor explode.
+
+    F = 1/k Σ_i (λ_i - λ*)²            i = 1..k, the leading finite-time exponents of the run over T steps,   λ* = 0
+
+Unlike Pascanu's Ω it looks at the k directions that grow fastest, wherever the error comes from, and its derivative is
+the whole one: through the states, the Jacobians and every orthonormalisation. The latter has its derivative from the
+equation A = L Q itself, so nothing is differentiated through Gram-Schmidt, and no LAPACK is called inside the loop:
+
+    dA = dL Q + L dQ,   X = L⁻¹ dA Q^T,   S = triu(X, 1) - triu(X, 1)^T
+    d log diag L = diag X            dQ = L⁻¹ dA - (X - S) Q
+
+Reference: Engelken, Gradient flossing: improving gradient descent through dynamic control of Jacobians, NeurIPS 2023.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from rnnjax.cell import Cell, PyTree
+from rnnjax.gradients.adjoint_clipping import check_no_clipping
+from rnnjax.gradients.lyapunov import checked_k, cut_in_intervals, first_rows
+from rnnjax.gradients.orthonormal import orthonormalise
+from rnnjax.gradients.tangents import flow_of, push
+
+
+def flossing(
+    cell: Cell,
+    params: PyTree,
+    carry: PyTree | None,
+    xs: ArrayLike,
+    *,
+    k: int,
+    transient: int = 0,
+    interval: int = 1,
+    target: float = 0.0,
+    key: Array | None = None,
+) -> Array:
+    """F = 1/k Σ_i (λ_i - λ*)², averaged over rows; add it to a loss times a weight, or train on it alone beforehand.
+
+    The leading exponent alone is k = 1. More make the network keep more directions, at k times the cost: a step costs
+    k + 1 steps of the network forwards, and about three times that with its gradient.
+
+    Args:
+      cell, params, carry, xs, k, transient, interval, key: as in `rnnjax.gradients.lyapunov_spectrum`. Inputs of the
+        task's kind; not the batch of the loss, which would pay for it with the square of its length.
+      target: λ*, nats a step.
+    Returns:
+      A scalar. Infinite where one of the k directions is annihilated (a dead ReLU, or a direction shorter than rounding
+      beside those before it): ask for fewer.
+    Raises:
+      TypeError, ValueError: as `rnnjax.gradients.lyapunov_spectrum`.
+
+    Example: a linear network that halves, λ = -log 2, and the gradient that makes it halve less.
+
+      >>> import rnnjax
+      >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[0.5]]), b=jnp.zeros(1))
+      >>> cell = rnnjax.Elman(1, activation="linear")
+      >>> value, gradient = jax.value_and_grad(lambda p: flossing(cell, p, None, jnp.ones((20, 1)), k=1))(params)
+      >>> round(float(value / jnp.log(2.0) ** 2), 4), round(float(gradient.w_h[0, 0] / (-4 * jnp.log(2.0))), 4)
+      (1.0, 1.0)
+    """
+    if not (isinstance(target, int | float) and math.isfinite(target)):
+        raise ValueError(f"target is {target!r}; it must be a finite number, in nats a step.")
+    exponents = finite_time_exponents(
+        cell, params, carry, xs, k=k, transient=transient, interval=interval, key=key
+    )  # fmt: skip
+    return ((exponents - target) ** 2).mean()
+
+
+def finite_time_exponents(
+    cell: Cell,
+    params: PyTree,
+    carry: PyTree | None,
+    xs: ArrayLike,
+    *,
+    k: int,
+    transient: int = 0,
+    interval: int = 1,
+    key: Array | None = None,
+) -> Array:
+    """The k leading exponents of each row, as `lyapunov_spectrum` has them, but made to be differentiated.
+
+    Args:
+      As `flossing`.
+    Returns:
+      `[*batch, k]` nats a step.
+
+    Example:
+
+      >>> import rnnjax
+      >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 2)), w_h=jnp.diag(jnp.array([2.0, 0.5])), b=jnp.zeros(2))
+      >>> cell = rnnjax.Elman(2, activation="linear")
+      >>> found = finite_time_exponents(cell, params, None, jnp.zeros((300, 1)), k=2, transient=100)
+      >>> (found / jnp.log(2)).round(4).tolist()
+      [1.0, -1.0]
+    """
+    check_no_clipping(cell)
+    flow = flow_of(cell, params, carry, xs)
+    early, kept = cut_in_intervals(flow.xs.shape[0], transient, interval)
+    state = flow.carry, first_rows(flow, checked_k(k, flow.size), key)
+
+    def one_step(state: tuple[PyTree, Array], x: Array):
+        return push(flow, *state, x), None
+
+    def one_interval(state: tuple[PyTree, Array], xs: Array):
+        (carry, rows), _ = lax.scan(one_step, state, xs)
+        rows, growth = differentiable_orthonormalise(rows)
+        return (carry, rows), growth
+
+    first = early % interval
+    if first:
+        state, _ = one_interval(state, flow.xs[:first])
+    cut = flow.xs[first:].reshape(-1, interval, *flow.xs.shape[1:])
+    _, growth = lax.scan(one_interval, state, cut)
+    return growth[-kept:].mean(0) / interval
+
+
+@jax.custom_jvp
+def differentiable_orthonormalise(rows: Array) -> tuple[Array, Array]:
+    """`orthonormalise` with the derivative above; a row that is gone has none. `[*batch, k, n]`."""
+    return orthonormalise(rows)
+
+
+@differentiable_orthonormalise.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]):
+    (rows,), (drows,) = primals, tangents
+    q, log_lengths = differentiable_orthonormalise(rows)
+    lower = rows @ _transposed(q)
+    inverse = _inverse_of_lower(lower, log_lengths > -jnp.inf)
+    scaled = inverse @ drows
+    x = scaled @ _transposed(q)
+    above = jnp.triu(x, 1)
+    dq = scaled - (x - above + _transposed(above)) @ q
+    return (q, log_lengths), (dq, jnp.diagonal(x, axis1=-2, axis2=-1))
+
+
+def _inverse_of_lower(lower: Array, kept: Array) -> Array:
+    """By forward substitution, one row at a time; rows that are not kept have an inverse of zero."""
+    k = lower.shape[-1]
+    units = jnp.broadcast_to(jnp.eye(k, dtype=lower.dtype), lower.shape)
+
+    def add_row(inverse: Array, at: tuple[Array, Array, Array, Array]):
+        i, row, unit, is_kept = at
+        before = jnp.where(jnp.arange(k) < i, row, 0)
+        pivot = jnp.where(is_kept, jnp.take(row, i, axis=-1), 1)[..., None]
+        found = (unit - (before[..., None, :] @ inverse)[..., 0, :]) / pivot
+        found = jnp.where(is_kept[..., None], found, 0)
+        return jnp.where((jnp.arange(k) == i)[:, None], found[..., None, :], inverse), None
+
+    over_rows = [jnp.moveaxis(part, -2, 0) for part in (lower, units)]
+    inverse, _ = lax.scan(add_row, jnp.zeros_like(lower), (jnp.arange(k), *over_rows, jnp.moveaxis(kept, -1, 0)))  # pyright: ignore[reportArgumentType]
+    return inverse
+
+
+def _transposed(matrix: Array) -> Array:
+    return jnp.swapaxes(matrix, -1, -2)

@@ -1,0 +1,185 @@
+"""Pascanu's Ω: a price on steps that shorten or lengthen the gradient on its way back.
+
+    Ω = Σ_t (q_t - 1)²        q_t = ‖J_t^T a_t‖ / ‖a_t‖        a_t = dL/d(carry_t),   J_t = ∂carry_t/∂carry_{t-1}
+
+so it asks J_t to keep the norm in the one direction in which the error comes, not in all of them.
+
+Its derivative is the paper's "immediate" one: the states and a_t are constants, though they too depend on the
+parameters. Only J_t is differentiated, and of it only the recurrent matmul: with the cell as project, mix and gate,
+
+    J_t^T a = C_t^T a + (∂mix/∂carry)^T S_t^T a            C_t = ∂gate/∂carry,   S_t = ∂gate/∂r
+
+the slopes C_t and S_t are constants too. For an Elman cell that is dΩ/dW_h at fixed tanh'(z_t), eq. 10 of the paper.
+`through="step"` keeps the states and a_t, and differentiates all of J_t in all parameters of the step.
+
+Reference: Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, ICML 2013, eq. 9, 10.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from rnnjax.cell import Cell, PyTree
+from rnnjax.gradients.adjoint import trajectory_and_adjoint
+from rnnjax.gradients.adjoint_clipping import check_no_clipping
+from rnnjax.gradients.sequence import Loss, in_input_order, prepare
+from rnnjax.unroll import Composite
+
+Through = Literal["mix", "step"]
+"""What of J_t is differentiated; see above."""
+
+
+class NormRatios(NamedTuple):
+    """How each step stretches the adjoint on its way back.
+
+    Attributes:
+      ratio: `[T, *batch]`, q_t = ‖J_t^T a_t‖ / ‖a_t‖; 1 where it does not count.
+      counts: `[T, *batch]` booleans: False at steps that `lengths` or `mask` hides, at resets, where no gradient goes
+        on, and where a_t is zero or below the floor, as after the last step that the loss looks at.
+    """
+
+    ratio: Array
+    counts: Array
+
+
+def omega(
+    cell: Cell,
+    params: PyTree,
+    carry: PyTree | None,
+    xs: ArrayLike,
+    loss: Loss,
+    *,
+    through: Through = "mix",
+    average: bool = False,
+    floor: float = 0.0,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+    reverse: bool = False,
+) -> Array:
+    """Ω = Σ_t (q_t - 1)², averaged over rows; add it to the loss, times a weight, and differentiate.
+
+    Nothing but J_t has a gradient: none reaches the parameters of a readout inside `loss`, nor `carry` and `xs`. It
+    takes about as long as the loss and its gradient once more.
+
+    Args:
+      cell, params, carry, xs, loss, lengths, mask, resets, reverse: as in `rnnjax.gradients.adjoint`.
+      through: what is differentiated: "mix", as in the paper, the recurrent matmul at fixed slopes; "step", J_t as it
+        depends on all parameters, at fixed states and adjoints. The value is the same.
+      average: the mean over all the steps that count, of all rows together, in place of Σ_t. The authors' code does
+        so, and its weights (4 for temporal order) belong to that.
+      floor: steps where ‖a_t‖ is below it do not count; it is in units of the loss's gradient. (In the authors' code
+        1e-10; here an adjoint has a direction however short it is.)
+    Returns:
+      A scalar, at least zero.
+    Raises:
+      TypeError, ValueError: as `rnnjax.gradients.adjoint`; an unknown `through`; "mix" for a cell without one.
+
+    Example: h_t = w h_{t-1} over three steps; q_t = |w| = ½ each, so Ω = 3/4 and dΩ/dw = 3 · 2 (w - 1) = -3.
+
+      >>> import rnnjax
+      >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[0.5]]), b=jnp.zeros(1))
+      >>> cell = rnnjax.Elman(1, activation="linear")
+      >>> price = lambda p: omega(cell, p, None, jnp.ones((3, 1)), lambda ys: ys[-1, 0])
+      >>> float(price(params)), float(jax.grad(price)(params).w_h[0, 0])
+      (0.75, -3.0)
+    """
+    ratio, counts = norm_ratios(
+        cell, params, carry, xs, loss,
+        through=through, floor=floor, lengths=lengths, mask=mask, resets=resets, reverse=reverse,
+    )  # fmt: skip
+    prices = jnp.where(counts, (ratio - 1) ** 2, jnp.zeros_like(ratio))
+    if average:
+        return prices.sum() / jnp.maximum(counts.sum(), 1).astype(prices.dtype)
+    return prices.sum() / max(math.prod(prices.shape[1:]), 1)
+
+
+def norm_ratios(
+    cell: Cell,
+    params: PyTree,
+    carry: PyTree | None,
+    xs: ArrayLike,
+    loss: Loss,
+    *,
+    through: Through = "mix",
+    floor: float = 0.0,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+    reverse: bool = False,
+) -> NormRatios:
+    """q_t = ‖J_t^T a_t‖ / ‖a_t‖ at every step, differentiable as `omega` is: for prices of your own.
+
+    Args:
+      As `omega`.
+    Returns:
+      `NormRatios`, in input order.
+
+    Example: as the authors' code has it, with squared norms.
+
+      >>> import rnnjax
+      >>> cell = rnnjax.Elman(8, w_h=rnnjax.initializers.Normal())
+      >>> params = cell.init(jax.random.key(0), 2)
+      >>> ratio, counts = norm_ratios(cell, params, None, jnp.ones((5, 3, 2)), lambda ys: ys[-1].sum())
+      >>> price = (ratio**2 - 1) ** 2
+      >>> price.shape, bool(counts.all())
+      ((5, 3), True)
+    """
+    _check(cell, params, through, floor)
+    fixed = lax.stop_gradient(params)
+    sequence = prepare(
+        cell, fixed, lax.stop_gradient(carry), lax.stop_gradient(xs), loss, lengths, mask, resets, reverse
+    )
+    carries, found = lax.stop_gradient(trajectory_and_adjoint(cell, fixed, sequence))
+    arriving = jax.tree.map(lambda leaf: leaf[1:], found.direction)
+    inputs = sequence.inputs
+
+    def pulled(carry: PyTree, x: Array, direction: PyTree) -> PyTree:
+        if through == "step":
+            return jax.vjp(lambda c: cell.step(params, c, x)[0], carry)[1](direction)[0]
+        u, r = cell.project(fixed, x), cell.mix(fixed, carry)
+        _, pull_gate = jax.vjp(lambda c, r: cell.gate(fixed, c, u, r)[0], carry, r)
+        past_matmul, to_matmul = lax.stop_gradient(pull_gate(direction))
+        _, pull_mix = jax.vjp(lambda c: cell.mix(params, c), carry)
+        return jax.tree.map(jnp.add, past_matmul, pull_mix(to_matmul)[0])
+
+    ratio = _norm(jax.vmap(pulled)(carries, inputs.x, arriving), 1 + len(sequence.batch_shape))
+    # compared this way round, a NaN counts and shows
+    counts = ~(found.log_norm[1:] <= (-jnp.inf if floor == 0 else math.log(floor)))
+    if inputs.counts is not None:
+        counts &= inputs.counts
+    if inputs.resets is not None:
+        counts &= ~inputs.resets
+    ratio = jnp.where(counts, ratio, jnp.ones_like(ratio))
+    return NormRatios(*in_input_order((ratio, counts), reverse))
+
+
+def _norm(tree: PyTree, batch_ndim: int) -> Array:
+    """Euclidean over all leaves of a row; the gradient of the norm of zero is zero, as a dead ReLU's should be."""
+    squares = sum((leaf * leaf).sum(axis=tuple(range(batch_ndim, leaf.ndim))) for leaf in jax.tree.leaves(tree))
+    zero = squares == 0
+    return jnp.where(zero, jnp.zeros_like(squares), jnp.sqrt(jnp.where(zero, jnp.ones_like(squares), squares)))
+
+
+def _check(cell: Any, params: PyTree, through: Any, floor: Any) -> None:
+    check_no_clipping(cell)
+    if through not in get_args(Through):
+        raise ValueError(f"through is {through!r}; choose one of {', '.join(map(repr, get_args(Through)))}.")
+    if not (isinstance(floor, int | float) and math.isfinite(floor) and floor >= 0):
+        raise ValueError(f"floor is {floor!r}; it must be a finite number, zero or above.")
+    if through == "mix":
+        mixes = not isinstance(cell, Composite) and hasattr(cell, "mix")
+        if not mixes or not _mixes_something(cell, params):
+            raise ValueError(
+                f"through is 'mix', but {cell!r} has no matmul with the carry apart from the rest of its step; "
+                "use through='step', which differentiates the whole step."
+            )
+
+
+def _mixes_something(cell: Any, params: PyTree) -> bool:
+    mixed = jax.eval_shape(lambda p: cell.mix(p, cell.initial_carry(p, ())), params)
+    return bool(jax.tree.leaves(mixed))

@@ -1,0 +1,256 @@
+"""Pascanu's Ω against NumPy: explicit Jacobians for its value, finite differences at held states for its gradient."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from rnnjax import gradients
+from tests.gradients.measured import QUICKLY, weigh, weights
+from tests.registry import ALL_COUNT, CELLS, COMBINED, PLAIN, B, Sample, T, normal, sample
+
+NAMES = [
+    "lstm",
+    "gru",
+    "custom",
+]  # a carry of two leaves; a gate that does more with r than add it; y outside the carry
+
+quick = functools.partial(jax.jit, compiler_options=QUICKLY)
+
+
+@functools.cache
+def program(name: str, through: Any) -> Any:
+    """`(ratios, omega, mean omega, gradients of omega for params, carry and xs)`, compiled once a cell."""
+    cell: Any = CELLS[name]
+
+    def run(drawn: Sample, times: Any, loss_weights: Any):
+        loss = functools.partial(weigh, loss_weights)
+
+        def price(average: bool, *drawn: Any):
+            return gradients.omega(cell, *drawn, loss, through=through, average=average, **times._asdict())
+
+        ratios = gradients.norm_ratios(cell, *drawn, loss, through=through, **times._asdict())
+        value, pulled = jax.value_and_grad(functools.partial(price, False), argnums=(0, 1, 2))(*drawn)
+        return ratios, value, price(True, *drawn), Sample(*pulled)
+
+    return quick(run)
+
+
+def flat(tree: Any) -> np.ndarray:
+    return np.concatenate([np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(tree)])
+
+
+class Frozen:
+    """Everything about a run that the immediate derivative holds: states, inputs and adjoints, row by row."""
+
+    def __init__(self, name: str, times: Any):
+        cell = self.cell = CELLS[name]
+        drawn = sample(name)
+        self.params = drawn.params
+        within = np.arange(T)[:, None] < times.lengths
+        counts, resets = within & times.mask, within & times.resets
+        adjoints = jax.tree.map(np.asarray, _perturbed(name)(drawn, times, weights(name)))
+        step = quick(cell.step)
+        start, carry = cell.initial_carry(drawn.params, (B,)), drawn.carry
+        self.rows = []
+        for t in range(T):
+            carry = _choose(resets[t], start, carry)
+            for b in np.flatnonzero(counts[t] & ~resets[t]):
+                a = flat(jax.tree.map(lambda leaf, b=b, t=t: leaf[t + 1, b], adjoints))
+                if a.any():
+                    self.rows.append((t, int(b), jax.tree.map(lambda leaf, b=b: leaf[b], carry), drawn.xs[t, b], a))
+            carry = _choose(counts[t], step(drawn.params, carry, drawn.xs[t])[0], carry)
+
+    def ratios(self, through: str, params: Any) -> dict[tuple[int, int], float]:
+        """‖J^T a‖ / ‖a‖ from Jacobian matrices; `params` enter where they are not held."""
+        carries = jax.tree.map(lambda *leaves: np.stack(leaves), *(row[2] for row in self.rows))
+        xs = np.stack([row[3] for row in self.rows])
+        jacobians = _matrices(self.cell, through)(params, self.params, carries, xs)
+        found = {}
+        for (t, b, _, _, a), jacobian in zip(self.rows, np.asarray(jacobians), strict=True):
+            found[t, b] = np.linalg.norm(jacobian.T @ a) / np.linalg.norm(a)
+        return found
+
+    def omega(self, through: str, params: Any) -> float:
+        return sum((q - 1) ** 2 for q in self.ratios(through, params).values()) / B
+
+
+def _choose(flags: np.ndarray, one: Any, other: Any) -> Any:
+    return jax.tree.map(lambda a, b: np.where(flags.reshape(-1, *[1] * (np.ndim(a) - 1)), a, b), one, other)
+
+
+@functools.cache
+def _perturbed(name: str) -> Any:
+    def run(drawn: Sample, times: Any, loss_weights: Any):
+        loss = functools.partial(weigh, loss_weights)
+        return gradients.adjoint_by_perturbation(CELLS[name], *drawn, loss, **times._asdict())
+
+    return quick(run)
+
+
+@functools.cache
+def _matrices(cell: Any, through: str) -> Any:
+    """∂carry/∂carry as matrices, one a row: of the step, or of the gate at fixed slopes and the matmul apart."""
+
+    def matrix(function, carry):
+        leaves, tree = jax.tree.flatten(carry)
+        edges = np.cumsum([leaf.size for leaf in leaves])[:-1]
+
+        def of_vector(vector):
+            parts = [part.reshape(leaf.shape) for part, leaf in zip(jnp.split(vector, edges), leaves, strict=True)]
+            return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(function(tree.unflatten(parts)))])
+
+        return jax.jacfwd(of_vector)(jnp.concatenate([leaf.reshape(-1) for leaf in leaves]))
+
+    def one(params, held, carry, x):
+        if through == "step":
+            return matrix(lambda c: cell.step(params, c, x)[0], carry)
+        u, r = cell.project(held, x), cell.mix(held, carry)
+        by_carry = matrix(lambda c: cell.gate(held, c, u, r)[0], carry)
+        by_r = matrix(lambda r: cell.gate(held, carry, u, r)[0], r)
+        return by_carry + by_r @ matrix(lambda c: cell.mix(params, c), carry)
+
+    return quick(jax.vmap(one, in_axes=(None, None, 0, 0)))
+
+
+@functools.cache
+def frozen(name: str, condition: str) -> Frozen:
+    return Frozen(name, {"plain": ALL_COUNT, "together": COMBINED}[condition])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("condition", ["plain", "together"])
+def test_the_value_is_that_of_explicit_jacobians(name, condition):
+    """At every step that counts, and at no other; hidden steps, resets and empty rows cost nothing."""
+    held = frozen(name, condition)
+    times = {"plain": ALL_COUNT, "together": COMBINED}[condition]
+    (ratio, counts), value, mean, _ = program(name, "mix")(sample(name), times, weights(name))
+    expected = held.ratios("mix", held.params)
+    assert {(t, b) for t, b in np.argwhere(counts).tolist()} == set(expected)
+    for (t, b), q in expected.items():
+        np.testing.assert_allclose(ratio[t, b], q, rtol=1e-12)
+    assert (np.asarray(ratio)[~np.asarray(counts)] == 1).all()
+    np.testing.assert_allclose(value, held.omega("mix", held.params), rtol=1e-12)
+    np.testing.assert_allclose(mean, held.omega("mix", held.params) * B / len(expected), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "through"), [("lstm", "mix"), ("gru", "mix"), ("custom", "step")])
+def test_the_gradient_is_the_immediate_one(name, through):
+    """Along random directions of the parameters, central differences of Ω with all else held; nothing elsewhere."""
+    held = frozen(name, "together")
+    _, _, _, found = program(name, through)(sample(name), COMBINED, weights(name))
+    for seed in range(2):
+        d = normal(held.params, f"direction {seed}")
+        ahead, behind = (
+            held.omega(through, jax.tree.map(lambda p, d, h=h: p + h * d, held.params, d)) for h in (1e-5, -1e-5)
+        )
+        np.testing.assert_allclose(flat(found.params) @ flat(d), (ahead - behind) / 2e-5, rtol=1e-6)
+    assert not flat(found.carry).any() and not flat(found.xs).any()
+    if through == "mix":
+        assert not flat(found.params._replace(w_h=jnp.zeros(1))).any()
+        assert np.asarray(found.params.w_h).any()
+
+
+def test_equation_10_for_an_elman_cell():
+    """Written out in NumPy: q = ‖(a (1 - h²)) W^T‖ / ‖a‖ and its gradient for W, with h and a from the run."""
+    drawn = sample("elman_tanh")
+    _, value, _, found = program("elman_tanh", "mix")(drawn, ALL_COUNT, weights("elman_tanh"))
+    a = np.asarray(_perturbed("elman_tanh")(drawn, ALL_COUNT, weights("elman_tanh")))[1:]
+    _, h = rnnjax.unroll(CELLS["elman_tanh"], *drawn, engine="loop")
+    w = np.asarray(drawn.params.w_h)
+    back = a * (1 - np.asarray(h) ** 2)
+    lengths, norms = np.linalg.norm(back @ w.T, axis=-1), np.linalg.norm(a, axis=-1)
+    np.testing.assert_allclose(value, ((lengths / norms - 1) ** 2).sum() / B, rtol=1e-12)
+    scale = 2 * (lengths / norms - 1) / (lengths * norms) / B
+    by_w = np.einsum("tb,tbi,tbj->ij", scale, back @ w.T, back)
+    np.testing.assert_allclose(found.params.w_h, by_w, rtol=1e-11)
+
+
+@pytest.mark.parametrize("floor", [0.0, 1e-6])
+def test_an_orthogonal_linear_network_is_free_at_any_depth(floor):
+    """And scaled by s it costs (s - 1)² a step, where the adjoint itself is 0.5^2000 and no float holds it."""
+    cell = rnnjax.Elman(3, "linear")
+    turn = jnp.asarray(np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0])
+
+    @quick
+    def price(w_h):
+        params = rnnjax.ElmanParams(w_x=jnp.ones((1, 3)), w_h=w_h, b=jnp.zeros(3))
+        return gradients.omega(cell, params, None, jnp.ones((2000, 1)), lambda ys: ys[-1].sum(), floor=floor)
+
+    for scale, tolerance in ((1.0, 1e-20), (0.5, 1e-10)):
+        counted = sum(floor == 0 or np.sqrt(3) * scale**k > floor for k in range(2000))
+        np.testing.assert_allclose(price(scale * turn), counted * (scale - 1) ** 2, rtol=1e-12, atol=tolerance)
+
+
+def test_a_dead_relu_has_a_finite_gradient():
+    """q = 0 where all units are off: the price is 1 and its gradient zero, not NaN."""
+    params = rnnjax.ElmanParams(w_x=jnp.ones((1, 2)), w_h=jnp.eye(2), b=jnp.full(2, -9.0))
+
+    def price(params):
+        return gradients.omega(rnnjax.Elman(2, "relu"), params, None, jnp.ones((3, 1)), lambda ys: ys.sum())
+
+    value, found = quick(jax.value_and_grad(price))(params)
+    assert float(value) == 3.0
+    assert not flat(found).any()
+
+
+def test_rows_and_directions_stand_alone():
+    """vmap over rows is the batch; a reversed sequence is the sequence reversed."""
+    drawn = sample("elman_tanh")
+    cell: Any = CELLS["elman_tanh"]
+
+    def price(carry, xs, **options):
+        return gradients.omega(cell, drawn.params, carry, xs, lambda ys: (ys**2).sum(), **options)
+
+    rows, batch, turned = quick(
+        lambda: (
+            jax.vmap(price, in_axes=(0, 1))(drawn.carry, drawn.xs),
+            price(drawn.carry, drawn.xs),
+            price(drawn.carry, drawn.xs[::-1], reverse=True),
+        )
+    )()
+    np.testing.assert_allclose([batch, turned], rows.mean(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["stack", "step_cell"])
+def test_a_stack_and_a_bare_step_have_a_price_through_the_step(name):
+    drawn, loss = sample(name), functools.partial(weigh, weights(name))
+    with pytest.raises(ValueError, match="use through='step'"):
+        gradients.omega(CELLS[name], *drawn, loss)
+    if name == "stack":
+        value, found = quick(
+            jax.value_and_grad(lambda p: gradients.omega(CELLS[name], p, *drawn[1:], loss, through="step"))
+        )(drawn.params)
+        assert value > 0 and np.isfinite(flat(found)).all() and flat(found).any()
+
+
+def test_bad_input_is_refused():
+    drawn = sample("gru")
+    arguments: Any = (CELLS["gru"], *drawn, lambda ys: ys.sum())
+    with pytest.raises(ValueError, match="through is 'gate'; choose one of 'mix', 'step'"):
+        gradients.omega(*arguments, through="gate")  # pyright: ignore[reportArgumentType]
+    for floor in (-1.0, float("nan"), "0"):
+        with pytest.raises(ValueError, match="floor is"):
+            gradients.omega(*arguments, floor=floor)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="clips its adjoint"):
+        gradients.omega(gradients.ClippedAdjoint(rnnjax.GRU(3)), *arguments[1:])
+
+
+def test_every_plain_cell_says_what_it_has():
+    """No cell of the registry is refused by accident."""
+    for name in PLAIN:
+        cell: Any = CELLS[name]
+        drawn = sample(name)
+        through: Any = "step" if name == "step_cell" else "mix"
+        price = functools.partial(gradients.omega, cell, through=through, loss=lambda ys: jax.tree.leaves(ys)[0].sum())
+        assert jax.eval_shape(lambda d, price=price: price(params=d[0], carry=d[1], xs=d[2]), drawn).shape == ()
+
+
+def test_float32_stays_float32():
+    drawn = sample("lstm", "float32")
+    value = jax.eval_shape(lambda d: gradients.omega(CELLS["lstm"], *d, lambda ys: ys.sum()), drawn)
+    assert value.dtype == jnp.float32
