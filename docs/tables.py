@@ -1,6 +1,7 @@
 """Writes the README's tables from the committed results: `python docs/tables.py` (tests check that it was run).
 
-Each stands between `<!-- table: NAME -->` and `<!-- end -->`, and comes from `docs/NAME/summary.json`.
+Each stands between `<!-- table: NAME -->` and `<!-- end -->`, and comes from `docs/NAME/summary.json`, or, of a
+benchmark, from `benchmarks/results`.
 """
 
 import json
@@ -42,7 +43,32 @@ def statland(summary: dict[str, Any]) -> list[list[str]]:
     return table
 
 
-TABLES = {"gradient_decay": gradient_decay, "statland": statland}
+def peers() -> list[list[str]]:
+    """Geometric means over the reference grid, and the worst point in brackets, of every recorded run."""
+    table = [["", "fastest JAX peer / rnnjax", "PyTorch / rnnjax", "rnnjax / matmul floor"]]
+    for path in sorted(RESULTS.glob("peers*.json")):
+        result = json.loads(path.read_text())
+        for row in result["summary"]:
+            if row["group"] in ("dense, all cells", "padded, all cells"):
+                kind, task = row["group"].split(",")[0], {"forward": "forward", "train": "training step"}[row["task"]]
+                values = [_mean(row[key]) for key in ("best_vs_peer", "best_vs_torch", "best_over_floor")]
+                table.append([f"jax {result['machine']['versions']['jax']}, {kind}, {task}", *values])
+    return table
+
+
+def _mean(ratio: dict[str, float] | None) -> str:
+    return "" if ratio is None else f"{ratio['geomean']:.2f} ({ratio['worst']:.2f})"
+
+
+RESULTS = DOCS.parent / "benchmarks" / "results"
+OF_EXPERIMENTS = {"gradient_decay": gradient_decay, "statland": statland}
+OF_BENCHMARKS = {"peers": peers}
+
+
+def table_of(name: str) -> list[list[str]]:
+    if name in OF_BENCHMARKS:
+        return OF_BENCHMARKS[name]()
+    return OF_EXPERIMENTS[name](json.loads((DOCS / name / "summary.json").read_text()))
 
 
 def fill(readme: str) -> str:
@@ -50,7 +76,7 @@ def fill(readme: str) -> str:
 
     def table(match: re.Match[str]) -> str:
         name = match[1]
-        header, *rows = TABLES[name](json.loads((DOCS / name / "summary.json").read_text()))
+        header, *rows = table_of(name)
         lines = [header, ["---"] * len(header), *rows]
         text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return f"<!-- table: {name} -->\n{text}\n<!-- end -->"

@@ -3,7 +3,7 @@
 It runs where JAX runs: on the CPU with all cores, or on a GPU.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportOptionalMemberAccess=false
 from typing import Any
 
 import jax

@@ -69,7 +69,8 @@ class Primal(NamedTuple):
 def plain_run(layer: Layer, params: PyTree, xs: Array, carry: PyTree, counts: Array | None, resets: Array | None):
     """`(carry_T, ys)`."""
     pieces, rest = _projected_ahead(layer, params, xs)
-    step = timed_step(_Projected(layer, rest), params, layer.rows)
+    projected: Any = _Projected(layer, rest)  # `timed_step` uses no more of a cell than this has
+    step = timed_step(projected, params, layer.rows)
     return layer.scan(step, carry, StepInput(pieces, counts, resets))
 
 
@@ -153,7 +154,8 @@ def _run_then_slopes(
         pieces, rest = _projected_ahead(layer, params, xs)
     else:
         pieces, rest = cut_apart(us, layer.widths), _as_it_is
-    step = timed_step(_Projected(layer, rest, for_derivative=True), params, layer.rows)
+    projected: Any = _Projected(layer, rest, for_derivative=True)
+    step = timed_step(projected, params, layer.rows)
     kept = _to_be_kept(layer.structure) if counts is None else set(range(tree.num_leaves))
 
     def saving(carry: PyTree, inputs: StepInput):

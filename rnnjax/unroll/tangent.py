@@ -52,7 +52,8 @@ def linearize(layer: Layer, primal: Primal, dparams: PyTree, dus: PyTree) -> tup
                 inside[i], du[i], v[i] = v[i] + du[i], None, None
     drive = times(structure, slopes, carry=dstart, u=du, r=v)
     if primal.gate is not None:
-        for k, more in enumerate(primal.gate.through_params(primal.outputs, dparams)):
+        outputs = [primal.outputs[k] for k in sorted(primal.outputs)]
+        for k, more in enumerate(primal.gate.through_params(outputs, dparams)):
             drive[k] = sum_of(drive[k], more)
     linear = StepLinear([s._replace(u=[]) for s in slopes], drive, inside, [], [])
     return _carried_ahead(layer, _timed(structure, linear, primal, dstart), primal)

@@ -156,7 +156,8 @@ LARGE = {
 def test_slopes_in_the_loop_are_those_after_it(name, timing, monkeypatch):
     """A large step's slopes are computed in the loop; here every step counts as large."""
     monkeypatch.setattr(hoisted, "_LARGE_STEP", 0)
-    assert_close(derivatives(*LARGE[name], "hoisted", timing), derivatives(*LARGE[name], "scan", timing), 1e-10)
+    cell, features = LARGE[name]
+    assert_close(derivatives(cell, features, "hoisted", timing), derivatives(cell, features, "scan", timing), 1e-10)
 
 
 def mlp(params, xs):

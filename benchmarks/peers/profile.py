@@ -1,0 +1,92 @@
+"""Where the time of a training step goes, kernel by kernel.
+
+    python -m benchmarks.peers.profile --cell lstm --point 128,50,64,128 --json benchmarks/results/profile.json
+
+Runs rnnjax on one device under JAX's profiler. Kernels that run once a step of time are those of the loops; matmuls are
+XLA's `dot` and what YNNPACK runs. Two kernels may run at once on two cores, so the sum can exceed the wall time; the
+profiler itself costs about half a microsecond a kernel, which swells small loops.
+"""
+
+import argparse
+import collections
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import process
+
+_CALLS = 5
+_RUNTIME = (
+    "ThunkExecutor",
+    "SlinkyThreadPool",
+    "while",
+    "end: ",
+    "Pjit",
+    "CommonPjRt",
+    "PjRt",
+    "$",
+    "Thread",
+    "TfrtCpu",
+)
+
+
+def profile(cell: str, point: str) -> dict[str, Any]:
+    """Milliseconds a call by kind of kernel, and the kernels with the largest share."""
+    process.prepare(1)
+    import jax
+    from jax.profiler import ProfileData
+
+    from benchmarks import ours
+    from benchmarks.problems import Point, make_problem
+
+    problem = make_problem(cell, Point.parse(point))
+    _, train = ours.functions(problem, ours.Way())
+    run, arguments = jax.jit(train), ours.placed(problem, 1)
+    for _ in range(3):
+        jax.block_until_ready(run(*arguments))
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(_CALLS):
+                jax.block_until_ready(run(*arguments))
+        (trace,) = Path(folder).rglob("*.xplane.pb")
+        data = ProfileData.from_file(str(trace))
+    counts: dict[str, int] = collections.Counter()
+    times: dict[str, float] = collections.Counter()
+    for plane in data.planes:
+        for line in plane.lines:
+            for event in line.events:
+                if event.name.startswith("ThunkExecutor::Execute (wait"):
+                    times["wall"] += event.duration_ns
+                elif not event.name.startswith(_RUNTIME):
+                    counts[event.name] += 1
+                    times[event.name] += event.duration_ns
+    ms = {name: 1e-6 * time / _CALLS for name, time in times.items()}
+    wall = ms.pop("wall", None)
+    by_kind: dict[str, float] = collections.Counter()
+    for name, time in ms.items():
+        matmul = name.startswith(("ynn_fusion", "dot"))
+        where = "loop" if counts[name] >= _CALLS * problem.point.T else "outside"
+        by_kind[f"{'matmul' if matmul else 'pointwise'}_{where}_ms"] += time
+    largest = sorted(ms, key=lambda name: -ms[name])[:24]
+    kernels = [{"name": name, "ms": ms[name], "times_a_call": counts[name] / _CALLS} for name in largest]
+    return {"cell": cell, "point": point, "jax": jax.__version__, "wall_ms": wall, **by_kind, "kernels": kernels}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cell", nargs="+", default=["lstm"], help="lstm, gru, elman")
+    parser.add_argument("--point", nargs="+", default=["128,50,64,128"], help="B,T,D,H")
+    parser.add_argument("--json", type=Path, help="where the results go")
+    options = parser.parse_args()
+    results = [profile(cell, point) for point in options.point for cell in options.cell]
+    for result in results:
+        print(f"{result['cell']} {result['point']}:", {k: round(v, 2) for k, v in result.items() if k.endswith("_ms")})
+        for kernel in result["kernels"]:
+            print(f"  {kernel['ms']:8.3f} ms  {kernel['times_a_call']:6.0f}x  {kernel['name']}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
