@@ -70,8 +70,26 @@ def plain_run(layer: Layer, params: PyTree, xs: Array, carry: PyTree, counts: Ar
     """`(carry_T, ys)`."""
     pieces, rest = _projected_ahead(layer, params, xs)
     projected: Any = _Projected(layer, rest)  # `timed_step` uses no more of a cell than this has
-    step = timed_step(projected, params, layer.rows)
-    return layer.scan(step, carry, StepInput(pieces, counts, resets))
+    if counts is None:
+        step = timed_step(projected, params, layer.rows)
+        return layer.scan(step, carry, StepInput(pieces, counts, resets))
+    in_carry = {out: leaf for leaf, out in enumerate(layer.structure.carry_outs)}
+
+    def step_held(carry: PyTree, inputs: StepInput):
+        """The outputs of hidden steps are made zero after the loop: that is one kernel a step less, and one in all."""
+        if inputs.resets is not None:
+            carry = select(inputs.resets, layer.cell.initial_carry(params, layer.rows), carry)
+        new, y = projected.step(params, carry, inputs.x)
+        held = select(inputs.counts, new, carry)
+        leaves, outs = jax.tree.leaves(held), layer.structure.y_outs
+        ys = [
+            leaves[in_carry[out]] if out in in_carry else leaf
+            for leaf, out in zip(jax.tree.leaves(y), outs, strict=True)
+        ]
+        return held, jax.tree.unflatten(layer.y_tree, ys)
+
+    last, ys = layer.scan(step_held, carry, StepInput(pieces, counts, resets))
+    return last, select(counts, ys, jax.tree.map(jnp.zeros_like, ys))
 
 
 def saving_run(
