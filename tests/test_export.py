@@ -4,6 +4,7 @@
 exported program takes in any size, so a shape check that compares it, or that Python branches on, shows here.
 """
 
+import functools
 import inspect
 from typing import Any
 
@@ -138,7 +139,13 @@ def test_second_derivatives():
     lowers(lambda *args: jax.jvp(gradient, args, args)[1], *shapes("custom"))
 
 
-INSTRUMENTS = [gradients.adjoint, gradients.adjoint_by_perturbation, gradients.attribution]
+INSTRUMENTS = [
+    gradients.adjoint,
+    gradients.adjoint_by_perturbation,
+    gradients.attribution,
+    gradients.norm_ratios,
+    gradients.omega,
+]
 
 
 @pytest.mark.parametrize("instrument", INSTRUMENTS, ids=lambda f: f.__name__)
@@ -147,6 +154,34 @@ def test_the_gradient_instrument(instrument):
         return instrument(CELLS["lstm"], params, carry, xs, lambda ys: (ys**2).sum(), **timed)
 
     lowers(measured, *shapes("lstm"), times())
+
+
+OF_GIVEN_LENGTH = [
+    functools.partial(gradients.attribution_by_lag, loss=lambda ys: (ys**2).sum()),
+    gradients.jacobians,
+    gradients.leading_exponent,
+    functools.partial(gradients.lyapunov_spectrum, k=2),
+    functools.partial(gradients.finite_time_exponents, k=2),
+    functools.partial(gradients.flossing, k=2),
+]
+"""These are told how many steps there are."""
+
+IN_NUMPY = {"matrix_statistics", "lag_products", "kaplan_yorke_dimension", "entropy_rate"}
+
+
+def name_of(function):
+    return getattr(function, "func", function).__name__
+
+
+@pytest.mark.parametrize("instrument", OF_GIVEN_LENGTH, ids=name_of)
+def test_the_instrument_at_a_given_length(instrument):
+    params, carry, xs = shapes("lstm", 6, 2)
+    lowers(lambda params, carry, xs: instrument(CELLS["lstm"], params, carry, xs), params, carry, xs)
+
+
+def test_a_clipped_adjoint():
+    tree = jax.ShapeDtypeStruct((BATCH, 3), "float64")
+    lowers(lambda a: jax.grad(lambda b: gradients.clip_adjoint(b, 1.0, 1).sum())(a), tree)
 
 
 def test_theory():
@@ -222,4 +257,5 @@ def test_no_public_function_is_missing():
     assert functions <= set(COVERED)
     assert set(COVERED.values()) <= set(globals())
     instruments = {name for name in gradients.__all__ if inspect.isfunction(getattr(gradients, name))}
-    assert instruments == {instrument.__name__ for instrument in INSTRUMENTS}
+    covered = {name_of(instrument) for instrument in (*INSTRUMENTS, *OF_GIVEN_LENGTH, gradients.clip_adjoint)}
+    assert instruments - IN_NUMPY == covered

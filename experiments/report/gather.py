@@ -75,7 +75,7 @@ def section(run: Found, described: Mapping[str, str]) -> list[harness.Block]:
     if run.name == "reproduce":
         columns = ("what", "published", "ours", "unit", "tolerance", "verdict", "exact", "seeds", "seconds", "source")
         blocks.append(harness.Table.of(run.summary["rows"], columns, "Published numbers beside ours"))
-    elif run.summary.get("residuals"):
+    elif isinstance(run.summary.get("residuals"), list) and run.summary["residuals"]:
         rows = run.summary["residuals"]
         more = f" (the first {_ROWS_SHOWN} of {len(rows)})" if len(rows) > _ROWS_SHOWN else ""
         blocks.append(harness.residual_table(rows[:_ROWS_SHOWN], f"Measured against theory{more}"))

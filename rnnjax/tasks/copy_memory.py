@@ -43,7 +43,7 @@ def copy_memory(
     Example:
 
       >>> batch = copy_memory(jax.random.key(0), 30, (4,))
-      >>> batch.xs.shape, bool((batch.xs[:10].argmax(-1) == batch.targets[-10:]).all())
+      >>> batch.xs.shape, bool((batch.xs[:10].argmax(-1).astype(int) == batch.targets[-10:].astype(int)).all())
       ((50, 4, 10), True)
 
     Reference: Hochreiter and Schmidhuber 1997; in this form Arjovsky, Shah and Bengio, ICML 2016, section 5.1.

@@ -33,7 +33,7 @@ def delayed_xor(
 
       >>> batch = delayed_xor(jax.random.key(0), 6, delay=4)
       >>> bits = batch.xs[:, 0]
-      >>> bool(abs(bits[0] - bits[2]) == batch.targets[4]), batch.weights.tolist()
+      >>> float(abs(bits[0] - bits[2])) == float(batch.targets[4]), batch.weights.tolist()
       (True, [0.0, 0.0, 0.0, 0.0, 1.0, 1.0])
 
     Reference: Engelken, Gradient flossing: improving gradient descent through dynamic control of Jacobians, NeurIPS

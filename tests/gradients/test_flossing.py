@@ -68,7 +68,9 @@ def program(name: str, k: int) -> Any:
     cell: Any = CELLS[name]
 
     def price(params, carry, xs):
-        found = functools.partial(gradients.flossing, cell, k=k, transient=TRANSIENT, interval=INTERVAL, target=0.1)
+        found = functools.partial(
+            gradients.flossing, cell, k=k, transient=TRANSIENT, interval=INTERVAL, target=0.1, key=jax.random.key(0)
+        )
         return found(params, carry, xs)
 
     return quick(jax.value_and_grad(price))

@@ -13,12 +13,10 @@ from rnnjax import gradients
 from tests.gradients.measured import QUICKLY, weigh, weights
 from tests.registry import ALL_COUNT, CELLS, COMBINED, PLAIN, B, Sample, T, normal, sample
 
-NAMES = [
-    "lstm",
-    "gru",
-    "custom",
-]  # a carry of two leaves; a gate that does more with r than add it; y outside the carry
+# a carry of two leaves; a gate that does more with r than add it; y outside the carry
+NAMES = ["lstm", "gru", "custom"]
 
+omega: Any = gradients.omega
 quick = functools.partial(jax.jit, compiler_options=QUICKLY)
 
 
@@ -31,7 +29,7 @@ def program(name: str, through: Any) -> Any:
         loss = functools.partial(weigh, loss_weights)
 
         def price(average: bool, *drawn: Any):
-            return gradients.omega(cell, *drawn, loss, through=through, average=average, **times._asdict())
+            return omega(cell, *drawn, loss, through=through, average=average, **times._asdict())
 
         ratios = gradients.norm_ratios(cell, *drawn, loss, through=through, **times._asdict())
         value, pulled = jax.value_and_grad(functools.partial(price, False), argnums=(0, 1, 2))(*drawn)
@@ -252,5 +250,5 @@ def test_every_plain_cell_says_what_it_has():
 
 def test_float32_stays_float32():
     drawn = sample("lstm", "float32")
-    value = jax.eval_shape(lambda d: gradients.omega(CELLS["lstm"], *d, lambda ys: ys.sum()), drawn)
+    value = jax.eval_shape(lambda d: omega(CELLS["lstm"], *d, lambda ys: ys.sum()), drawn)
     assert value.dtype == jnp.float32
