@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+from jax import Array
 from jax.typing import ArrayLike
 
 from rnnjax.cell import Cell, PyTree
@@ -14,6 +15,7 @@ from rnnjax.unroll.flops import matmul_flops
 from rnnjax.unroll.footprints import bytes_of, footprint_of
 from rnnjax.unroll.parts import Composite, Part, is_causal, is_layer, parts_of, shapes_of
 from rnnjax.unroll.planning import Options, cuts_of, on_engines, share_of_budget
+from rnnjax.unroll.projecting import project_ahead
 from rnnjax.unroll.segments import Cut
 
 
@@ -199,7 +201,7 @@ def _layer(options: Options, part: Part, at_once: int) -> Layer:
     choice = choose_engine(options.engine, cell, part.params, part.xs)
     x = jax.ShapeDtypeStruct((*batch_shape, features), dtype)
     xs = jax.ShapeDtypeStruct((at_once, *batch_shape, features), dtype)
-    projected = jax.eval_shape(cell.project, part.params, xs) if choice.engine == "hoisted" else ()
+    projected = jax.eval_shape(lambda *of: _ahead(cell, *of), part.params, xs) if choice.engine == "hoisted" else ()
     return Layer(
         cell=repr(cell),
         engine=choice.engine,
@@ -207,6 +209,10 @@ def _layer(options: Options, part: Part, at_once: int) -> Layer:
         forward_flops=steps * matmul_flops(cell.step, part.params, part.carry, x),
         projected_bytes=bytes_of(projected),
     )
+
+
+def _ahead(cell: Any, params: PyTree, xs: Array) -> list[Array]:
+    return project_ahead(cell, params, xs.reshape(-1, xs.shape[-1]), None)
 
 
 def _shapes(tree: PyTree) -> PyTree:
