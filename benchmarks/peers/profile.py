@@ -52,7 +52,7 @@ def profile(cell: str, point: str) -> dict[str, Any]:
         (trace,) = Path(folder).rglob("*.xplane.pb")
         data = ProfileData.from_file(str(trace))
     counts: dict[str, int] = collections.Counter()
-    times: dict[str, float] = collections.Counter()
+    times: dict[str, float] = collections.defaultdict(float)
     for plane in data.planes:
         for line in plane.lines:
             for event in line.events:
@@ -63,7 +63,7 @@ def profile(cell: str, point: str) -> dict[str, Any]:
                     times[event.name] += event.duration_ns
     ms = {name: 1e-6 * time / _CALLS for name, time in times.items()}
     wall = ms.pop("wall", None)
-    by_kind: dict[str, float] = collections.Counter()
+    by_kind: dict[str, float] = collections.defaultdict(float)
     for name, time in ms.items():
         matmul = name.startswith(("ynn_fusion", "dot"))
         where = "loop" if counts[name] >= _CALLS * problem.point.T else "outside"

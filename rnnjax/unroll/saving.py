@@ -80,7 +80,7 @@ def plain_run(layer: Layer, params: PyTree, xs: Array, carry: PyTree, counts: Ar
         if inputs.resets is not None:
             carry = select(inputs.resets, layer.cell.initial_carry(params, layer.rows), carry)
         new, y = projected.step(params, carry, inputs.x)
-        held = select(inputs.counts, new, carry)
+        held = select(jnp.asarray(inputs.counts), new, carry)
         leaves, outs = jax.tree.leaves(held), layer.structure.y_outs
         ys = [
             leaves[in_carry[out]] if out in in_carry else leaf
