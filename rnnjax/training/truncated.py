@@ -247,7 +247,10 @@ def truncation_bias(
     _, true = full.value_and_grad(apply, score)(params, carry, chunk)
     ours_norm, true_norm = scaled_norm(ours), scaled_norm(true)
     difference = scaled_norm(jax.tree.map(jnp.subtract, ours, true))
-    unit = lambda tree, n: [leaf * n.unscale / n.size for leaf in jax.tree.leaves(tree)]  # noqa: E731
+
+    def unit(tree, norm):
+        return [leaf * norm.unscale / norm.size for leaf in jax.tree.leaves(tree)]
+
     dots = [jnp.sum(a * b) for a, b in zip(unit(ours, ours_norm), unit(true, true_norm), strict=True)]
     return TruncationBias(
         relative_error=difference.size / true_norm.size * (difference.scale * true_norm.unscale),

@@ -11,7 +11,7 @@ import rnnjax
 from experiments import harness
 from experiments.cliff import __main__ as main
 from experiments.cliff import surface
-from tests.experiments.quickly import quickly  # noqa: F401
+from tests.experiments.quickly import quickly  # noqa: F401 (a fixture)
 from tests.experiments.toy import read
 
 pytestmark = pytest.mark.usefixtures("quickly")

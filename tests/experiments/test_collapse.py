@@ -13,7 +13,7 @@ from experiments.collapse import __main__ as main
 from experiments.collapse import networks, rates
 from experiments.collapse.fit import fit, logistic
 from experiments.collapse.networks import CELLS, SETTINGS, TASKS, Setting
-from tests.experiments.quickly import quickly  # noqa: F401
+from tests.experiments.quickly import quickly  # noqa: F401 (a fixture)
 from tests.experiments.toy import read
 
 pytestmark = pytest.mark.usefixtures("quickly")

@@ -7,7 +7,7 @@ import pytest
 
 from experiments import harness
 from experiments.flossing import __main__ as main
-from tests.experiments.quickly import quickly  # noqa: F401
+from tests.experiments.quickly import quickly  # noqa: F401 (a fixture)
 from tests.experiments.toy import read
 
 pytestmark = pytest.mark.usefixtures("quickly")
