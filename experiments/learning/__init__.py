@@ -28,14 +28,13 @@ from experiments.learning.experiment import experiment
 from experiments.learning.network import CELLS, Network, apply, init
 from experiments.learning.options import Options
 from experiments.learning.problem import Problem
-from experiments.learning.sequences import Sequences, batch_of, draw_rows
+from experiments.learning.sequences import batch_of, draw_rows
 
 __all__ = [
     "CELLS",
     "Network",
     "Options",
     "Problem",
-    "Sequences",
     "apply",
     "batch_of",
     "draw_rows",
