@@ -20,8 +20,8 @@ An experiment says what is to be learned, and the grid does the rest:
     EXPERIMENT = learning.experiment("adding", __doc__, Options, problem, quick={"updates": 100})
 
 The runs of one cell (clipped or not, times seeds) are trained by `rnnjax.training.fit_many`, in one program; each is a
-row of its own in the folder, so that a run that stops goes on with the next cell, and more seeds compute only the new
-ones. Nothing but a number in the table is made from the test part, once, after the last update.
+row of its own in the folder, and a run that stops goes on with the first cell that is not done. The test part makes
+nothing but a number in the table, once, after the last update.
 """
 
 from experiments.learning.experiment import experiment

@@ -12,7 +12,7 @@ from experiments.harness import style
 from experiments.learning.options import CELL_NAMES
 from experiments.learning.problem import Problem
 
-_LINES = {True: "-", False: "--"}
+_LINES: dict[bool, Any] = {True: "-", False: "--"}
 _WORDS = {True: "clipped", False: "not clipped"}
 _MARKS = 8  # along a curve
 
@@ -59,7 +59,6 @@ def _band(ax: Axes, rows: Sequence[harness.Row], name: str, cell: str, clipped: 
     look = style.line(CELL_NAMES.index(cell))
     every = max(1, len(at) // _MARKS)
     ax.fill_between(at, np.nanmin(values, 0), np.nanmax(values, 0), color=look.color, alpha=0.12, linewidth=0)
-    filled = {} if clipped else {"markerfacecolor": "white"}
     ax.plot(
         at,
         np.nanmedian(values, 0),
@@ -68,7 +67,7 @@ def _band(ax: Axes, rows: Sequence[harness.Row], name: str, cell: str, clipped: 
         marker=look.marker,
         markevery=(every - 1 if clipped else every // 2, every),
         linewidth=1.4,
-        **filled,
+        markerfacecolor=look.color if clipped else "white",
     )
 
 
