@@ -107,8 +107,8 @@ def _row(
         **{f"test_{name}": float(tested[name][i]) for name in problem.measures},
         **{f"held_out_{name}": float(arrays[f"held_out_{name}"][-1]) for name in problem.measures},
         "updates_done": int(fitted.state.step[i]),
-        "clipped_share": float(np.nanmean(arrays["clipped"])),
-        "largest_gradient_norm": float(np.nanmax(arrays["gradient_norm_max"])),
+        "clipped_share": float(np.nanmean(arrays["clipped"])) if np.isfinite(arrays["clipped"]).any() else None,
+        "largest_gradient_norm": float(arrays["gradient_norm_max"].max()),
         "stopped_at_update": None if fault is None else fault[0],
         "not_finite": None if fault is None else list(fault[1]),
     }

@@ -1,6 +1,5 @@
 """What training experiments share: the grid's rows, their table, and what a run may be asked."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -26,81 +25,68 @@ def asked(**changed: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def run_of(tmp_path: Path):
+def run_of(tmp_path: Path, capsys):
     """Runs `adding` in a folder; its summary."""
 
     def launched(*arguments: str, status: int = 0) -> dict[str, Any]:
         assert harness.launch(adding.EXPERIMENT, [*TINY, *arguments, "--out", str(tmp_path)]) == status
+        capsys.readouterr()
         return read(tmp_path) if status == 0 else {}
 
     return launched
 
 
 @pytest.mark.usefixtures("quickly")
-def test_a_run_that_stops_goes_on_with_the_next_cell(run_of, monkeypatch, capsys, tmp_path: Path):
-    train = grid.train
-
-    def stopping(problem, asked):
-        if asked[0]["cell"] == "gru":
-            raise KeyboardInterrupt
-        return train(problem, asked)
-
-    arguments = ["--cells", "elman", "gru", "--seeds", "2"]
-    monkeypatch.setattr(grid, "train", stopping)
-    run_of(*arguments, status=130)
-    monkeypatch.setattr(grid, "train", train)
-    summary = run_of(*arguments)
-    assert (summary["rows_computed_count"], summary["rows_reused_count"]) == (4, 4)
-    names = [(row["cell"], row["clipped"], row["index"]) for row in summary["rows"]]
-    assert names == [(cell, clipped, i) for cell in ("elman", "gru") for clipped in (True, False) for i in (0, 1)]
-    for line in summary["lines"]:
-        mine = [
-            r
-            for r in summary["rows"]
-            if (r["cell"], r["clipped"]) == (line["cell"], line["clipped_at_norm"] is not None)
-        ]
-        found = [row["test_mean_squared_error"] for row in mine]
-        assert line["test_mean_squared_error_median"] == np.median(found) and line["seeds"] == 2
-        assert (
-            line["test_mean_squared_error_lowest"] == min(found) < max(found) == line["test_mean_squared_error_highest"]
-        )
-        assert line["stopped_not_finite"] == 0
-    assert run_of(*arguments)["rows_computed_count"] == 0
+def test_from_command_line_to_summary_and_never_twice(run_of, tmp_path: Path):
+    summary = run_of("--cells", "elman", "--seeds", "2")
+    assert (summary["rows_computed_count"], summary["baseline"]) == (4, pytest.approx(1 / 6))
     assert {path.name for path in tmp_path.iterdir()} >= {"curves.png", "curves.svg", "report.html", "config.json"}
-    capsys.readouterr()
+    for line, clipped in zip(summary["lines"], (True, False), strict=True):
+        mine = [row["test_mean_squared_error"] for row in summary["rows"] if row["clipped"] == clipped]
+        assert line["test_mean_squared_error_median"] == np.median(mine) and line["seeds"] == len(set(mine)) == 2
+    again = run_of("--cells", "elman", "--seeds", "2")
+    assert (again["rows_computed_count"], again["lines"]) == (0, summary["lines"])
+
+
+@pytest.mark.usefixtures("quickly")
+def test_a_run_that_stops_goes_on_with_the_next_cell(run_of, monkeypatch):
+    trained: list[str] = []
+
+    def train(problem, asked):
+        trained.append(asked[0]["cell"])
+        if trained == ["elman", "gru"]:
+            raise KeyboardInterrupt
+        line = np.array([0.5, 0.1])
+        arrays = {"updates": np.array([2, 4]), "held_out_mean_squared_error": line, "gradient_norm": line}
+        return [(each, values_of(0.1, each["index"]), arrays) for each in asked]
+
+    monkeypatch.setattr(grid, "train", train)
+    arguments = ["--cells", "elman", "gru", "--seeds", "3"]
+    run_of(*arguments, status=130)
+    summary = run_of(*arguments)
+    assert trained == ["elman", "gru", "gru"]
+    assert (summary["rows_computed_count"], summary["rows_reused_count"]) == (6, 6)
+    names = [(row["cell"], row["clipped"], row["index"]) for row in summary["rows"]]
+    assert names == [(cell, clipped, i) for cell in ("elman", "gru") for clipped in (True, False) for i in range(3)]
 
 
 @pytest.mark.usefixtures("quickly")
 def test_runs_of_one_program():
-    """A clip far above every norm changes nothing, a low one does; seeds differ."""
-    problem = adding.problem(TINY_OPTIONS)
-    plan = [
-        asked(clipped=False),
-        asked(max_norm=1e6),
-        asked(max_norm=1e-3),
-        asked(clipped=False, index=1),
-    ]
-    plain, loose, tight, other = (row for row in grid.train(problem, plan))
-    for (_, values, arrays), share in ((plain, 0), (loose, 0), (tight, 1)):
+    """A clip far above every norm changes nothing, a low one does; seeds differ; one that is not finite stops alone."""
+    clipping = [{"clipped": False}, {"max_norm": 1e6}, {"max_norm": 1e-3}, {"clipped": False, "index": 1}]
+    plan = [asked(**each) for each in [*clipping, {"max_norm": np.nan}]]
+    plain, loose, tight, other, broken = (row[1:] for row in grid.train(adding.problem(TINY_OPTIONS), plan))
+    for (values, arrays), share in ((plain, 0), (loose, 0), (tight, 1), (other, 0)):
         assert values["clipped_share"] == share and values["updates_done"] == 4
         assert arrays["updates"].tolist() == [2, 4] and values["stopped_at_update"] is None
         assert values["held_out_mean_squared_error"] == arrays["held_out_mean_squared_error"][-1]
         assert values["largest_gradient_norm"] == arrays["gradient_norm_max"].max() > 1e-3
-    assert plain[1] == loose[1]
-    assert tight[1]["largest_gradient_norm"] != plain[1]["largest_gradient_norm"]
-    assert other[2]["loss"][0] != plain[2]["loss"][0]
-
-
-@pytest.mark.usefixtures("quickly")
-def test_a_run_that_is_not_finite_stops_alone_and_is_told():
-    problem = adding.problem(TINY_OPTIONS)
-    broken = dataclasses.replace(
-        problem, train=lambda key, step: (batch := problem.train(key, step))._replace(xs=batch.xs / (2 - step))
-    )
-    ((_, values, arrays),) = grid.train(broken, [asked()])
-    assert (values["stopped_at_update"], values["updates_done"]) == (2, 2)
-    assert "loss" in values["not_finite"] and np.isfinite(values["test_mean_squared_error"])
-    assert np.isfinite(arrays["loss"][0]) and np.isnan(arrays["loss"][1])
+    assert plain[0] == loose[0]
+    assert tight[1]["loss"][1] != plain[1]["loss"][1] and other[1]["loss"][0] != plain[1]["loss"][0]
+    values, arrays = broken
+    assert (values["stopped_at_update"], values["updates_done"]) == (0, 0)
+    assert "w_out after the update" in values["not_finite"] and np.isfinite(values["test_mean_squared_error"])
+    assert np.isnan(arrays["loss"]).all() and values["clipped_share"] is None
 
 
 def test_lines_take_their_numbers_from_rows():
