@@ -21,6 +21,7 @@ FLOORS = {
     "converters": 5,
     "gradients": 4,
     "compose": 3,
+    "readout": 3,
     "sharding": 3,
     "unroll": 2,
     "cells": 1,
