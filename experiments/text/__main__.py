@@ -113,7 +113,7 @@ def _grid(run: harness.Run[Options], texts: Any) -> list[harness.Row]:
 
 
 def _large(run: harness.Run[Options], texts: Any, plays: Any) -> harness.Row:
-    """The larger network, from its row if that and the saved model are there, else trained, from its last checkpoint."""
+    """The larger network: its row, if that and the saved model are there; else trained, from its last checkpoint."""
     from experiments.text import grid, large
 
     asked = {"model": "large", **run.options.of_the_large}

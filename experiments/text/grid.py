@@ -83,7 +83,8 @@ def train(
         measure=lambda params, tokens: {MEASURE: bits(model, params, tokens).mean()},
         report=report,
     )
-    return [_row(each, fitted, i, score) for i, (each, score) in enumerate(zip(asked, _tested(model, fitted, texts)))]
+    tested = _tested(model, fitted, texts)
+    return [(each, *_row(fitted, i, tested[i])) for i, each in enumerate(asked)]
 
 
 def _tested(model: Readout, fitted: FittedMany, texts: Texts) -> list[float]:
@@ -97,9 +98,7 @@ def _tested(model: Readout, fitted: FittedMany, texts: Texts) -> list[float]:
     return np.asarray(score(fitted.state.params), float).tolist()
 
 
-def _row(
-    asked: Asked, fitted: FittedMany, i: int, tested: float
-) -> tuple[Asked, dict[str, Any], dict[str, np.ndarray]]:
+def _row(fitted: FittedMany, i: int, tested: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     history, fault = fitted.history, fitted.faults[i]
     names = ("loss", "gradient_norm", "gradient_norm_max", "clipped", f"held_out_{MEASURE}")
     arrays = {"updates": history["step"]} | {name: history[name][:, i] for name in names}
@@ -113,4 +112,4 @@ def _row(
         "stopped_at_update": None if fault is None else fault[0],
         "not_finite": None if fault is None else list(fault[1]),
     }
-    return asked, values, arrays
+    return values, arrays

@@ -77,7 +77,7 @@ def train(
 
 
 def standard_error(values: np.ndarray, blocks: int = STANDARD_ERROR_BLOCKS) -> float | None:
-    """Of the mean, from the means of consecutive stretches, as neighbours are not independent. None for a short text."""
+    """Of the mean, from the means of stretches, as neighbours are not independent. None for a short text."""
     size = len(values) // blocks
     if size < 1:
         return None
