@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from rnnjax.cell import Cell, PyTree, check_features, check_size, float_dtype
+from rnnjax.cell import Cell, PyTree, check_size, float_dtype
 from rnnjax.unroll import Composite, unroll
 
 
@@ -83,7 +83,6 @@ class Readout:
         Returns:
           `(carry, outputs)`, outputs `[T, *batch, K]`. Where a step does not count, h is zero and the output `b_out`.
         """
-        check_features("xs", jnp.asarray(xs), self.input_size, "the input size of this model")
         carry, hs = unroll(self.cell, params.rnn, carry, xs, **time)
         return carry, hs @ params.w_out + params.b_out
 
