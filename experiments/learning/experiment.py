@@ -13,7 +13,7 @@ _CODE = (
         f"rnnjax.{name}"
         for name in ("cell", "cells", "initializers", "unroll", "readout", "tasks", "training", "numerics")
     ),
-    *(f"experiments.learning.{name}" for name in ("grid", "options", "problem", "sequences")),
+    *(f"experiments.learning.{name}" for name in ("grid", "network", "options", "problem", "sequences")),
 )
 """What the numbers of a row come from."""
 

@@ -1,7 +1,7 @@
 """The grid: the runs of one cell, clipped and not, times seeds, trained in one program and kept as a row each."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +13,11 @@ from jax import Array, lax
 
 import rnnjax
 from experiments import harness
+from experiments.learning.network import CELLS
 from experiments.learning.options import Options
 from experiments.learning.problem import Problem
 from rnnjax.tasks import Batch
 from rnnjax.training import FitOptions, FittedMany, clip_by_global_norm, fit_many, save_model
-
-CELLS: dict[str, Callable[[int], rnnjax.Cell]] = {"elman": rnnjax.Elman, "lstm": rnnjax.LSTM, "gru": rnnjax.GRU}
-"""By the name of `--cells`: orthogonal W2 (gate by gate), W1 of variance 1/D, the LSTM's forget bias 1."""
 
 Asked = dict[str, Any]
 """What a row is: "cell", "clipped", "index" of the seed, and the options that it depends on."""
@@ -76,7 +74,7 @@ def train(problem: Problem, asked: Sequence[Asked]) -> list[Trained]:
       "gradient_norm", "gradient_norm_max", "clipped" (share of updates), and "held_out_<measure>".
     """
     first = asked[0]
-    model = rnnjax.Readout(CELLS[first["cell"]](first["hidden_size"]), problem.input_size, problem.output_size)
+    model = rnnjax.Readout(CELLS[first["cell"]](first["hidden_size"]), problem.inputs, problem.outputs)
     key = jax.random.key(first["seed"])
     settings = {
         "max_norm": jnp.array([each["max_norm"] if each["clipped"] else jnp.inf for each in asked]),
@@ -86,7 +84,7 @@ def train(problem: Problem, asked: Sequence[Asked]) -> list[Trained]:
     rate = optax.cosine_decay_schedule(first["rate"], first["updates"])
 
     def loss(params: rnnjax.ReadoutParams, batch: Batch) -> Array:
-        return problem.loss(problem.outputs(model, params, batch), batch)
+        return problem.loss(problem.outputs_of(model, params, batch), batch)
 
     fitted = fit_many(
         loss,

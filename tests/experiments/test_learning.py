@@ -12,7 +12,7 @@ import pytest
 import rnnjax
 from experiments import adding, harness, learning
 from experiments.data.labelled import padded
-from experiments.learning import grid, table
+from experiments.learning import grid, network, table
 from rnnjax import tasks, training
 from tests.experiments.quickly import quickly  # noqa: F401
 from tests.experiments.toy import read
@@ -142,12 +142,12 @@ def test_padding_changes_no_output_and_no_gradient(cell: str):
     """Rows of 3 and 5 steps, alone, and padded to 9 with anything, even NaN: the same loss and gradient."""
     rng = np.random.default_rng(0)
     rows = [rng.normal(size=(length, 2)) for length in (3, 5)]
-    model = rnnjax.Readout(grid.CELLS[cell](4), 2, 3)
+    model = rnnjax.Readout(network.CELLS[cell](4), 2, 3)
     params = model.init(jax.random.key(1), jnp.float64)
     problems = {ragged: dataclasses.replace(adding.problem(TINY_OPTIONS), ragged=ragged) for ragged in (True, False)}
 
     def loss(params, batch, ragged):
-        return tasks.cross_entropy(problems[ragged].outputs(model, params, batch), batch)
+        return tasks.cross_entropy(problems[ragged].outputs_of(model, params, batch), batch)
 
     both = learning.batch_of(padded(rows, [2, 0], 9))
     wide = both._replace(xs=both.xs.astype(jnp.float64), weights=both.weights.astype(jnp.float64))
