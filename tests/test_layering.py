@@ -22,6 +22,7 @@ FLOORS = {
     "gradients": 4,
     "processes": 4,
     "compose": 3,
+    "readout": 3,
     "sharding": 3,
     "unroll": 2,
     "cells": 1,

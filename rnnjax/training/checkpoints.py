@@ -114,7 +114,7 @@ class Store:
         aside = self._folder / f"{_ASIDE}{final.name}"
         try:
             aside.mkdir()
-            _save_arrays(aside / _ARRAYS, arrays)
+            save_arrays(aside / _ARRAYS, arrays)
             content = {
                 "step": int(state.step),
                 "config": dict(self._options.config),
@@ -175,7 +175,7 @@ def load(
             if damaged:
                 told = f"{'; '.join(damaged)}. Training goes on from step {step}, the newest that is whole."
                 warnings.warn(told, CheckpointWarning, stacklevel=2)
-            return unflatten(template, _load_arrays(path / _ARRAYS, arrays))
+            return unflatten(template, load_arrays(path / _ARRAYS, arrays))
         damaged.append(f"checkpoint {path} is damaged: {', '.join(problems)}")
     if damaged:
         raise CheckpointError(f"no checkpoint in {folder} is whole: {'; '.join(damaged)}. Use another folder.")
@@ -198,13 +198,13 @@ def _sweep(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     from orbax.checkpoint import v1 as orbax  # a second or more to import, and few runs need it
 
     orbax.save(str(path), {name: array for name, array in arrays.items() if array.size})  # it refuses empty ones
 
 
-def _load_arrays(path: Path, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def load_arrays(path: Path, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     from orbax.checkpoint import v1 as orbax
 
     wanted = {name: np.empty(array.shape, array.dtype) for name, array in like.items() if array.size}

@@ -1,0 +1,68 @@
+"""Adding: two marked numbers of a row of a hundred, and their sum at its end.
+
+Question: which cells learn to add two numbers that lie far apart in a row of T = 100, and does clipping matter?
+Command: python -m experiments.adding
+Minutes: ?
+Expected: ?
+
+Numbers from U(0, 1), one mark in each half; always saying 1 has a mean squared error of 1/6.
+"""
+
+import dataclasses
+import functools
+import sys
+
+import jax
+from jax import Array
+
+from experiments import harness, learning
+from rnnjax import tasks
+
+_TEST_KEY, TEST_ROWS, HELD_OUT_ROWS = 2**31, 2000, 500
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(learning.Options):
+    """The adding problem."""
+
+    steps: int = 100
+    """T [steps]."""
+
+    def check(self) -> None:
+        super().check()
+        if self.steps < 2:
+            raise harness.UsageError(f"--steps is {self.steps}; two different steps are marked: give 2 or more.")
+
+
+def problem(options: Options) -> learning.Problem:
+    """Fresh sequences at every update; 500 held out for each seed, 2,000 for the test, the same for all."""
+
+    def draw(key: Array, step: Array, *, rows: int = options.batch) -> tasks.Batch:
+        return tasks.adding(key, options.steps, (rows,))
+
+    return learning.Problem(
+        inputs=2,
+        outputs=1,
+        train=draw,
+        held_out=functools.partial(draw, rows=HELD_OUT_ROWS),
+        test=lambda: tasks.adding(
+            jax.random.fold_in(jax.random.key(options.seed), _TEST_KEY), options.steps, (TEST_ROWS,)
+        ),
+        loss=tasks.squared_error,
+        measures={"mean_squared_error": tasks.squared_error},
+        baseline=tasks.adding_baseline().loss,
+        baseline_name="always the mean",
+    )
+
+
+EXPERIMENT = learning.experiment(
+    "adding",
+    __doc__,
+    Options,
+    problem,
+    quick={"updates": 200, "seeds": 3, "steps": 20, "hidden_size": 16, "batch": 32, "look_every": 20},
+    code=("experiments.adding",),
+)
+
+if __name__ == "__main__":
+    sys.exit(harness.launch(EXPERIMENT))

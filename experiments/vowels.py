@@ -1,0 +1,58 @@
+"""Japanese vowels: who of nine speakers said /ae/, from 7 to 29 steps of 12 coefficients.
+
+Question: how well do the three cells tell nine speakers apart, on rows of real, different lengths?
+Command: python -m experiments.vowels
+Minutes: ?
+Expected: ?
+
+The given split: 270 utterances of which 45 are kept to validate, and 370 to test. Rows end where they end: their
+lengths go to `unroll`, and the answer is asked at each row's own last step.
+"""
+
+import dataclasses
+import sys
+
+from experiments import harness, learning
+from experiments.data import vowels
+from experiments.data.labelled import best_constant
+from rnnjax import tasks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(learning.Options):
+    """Japanese vowels."""
+
+    updates: int = 1000
+    batch: int = 45
+    look_every: int = 50
+
+
+def problem(options: Options) -> learning.Problem:
+    """225 utterances to train on, evenly drawn; 45 held out; the given 370 for the test."""
+    parts = vowels.load()
+    return learning.Problem(
+        inputs=parts.train.xs.shape[-1],
+        outputs=vowels.SPEAKERS,
+        train=lambda key, step: learning.draw_rows(parts.train, key, options.batch),
+        held_out=lambda key, index: learning.batch_of(parts.validation),
+        test=lambda: learning.batch_of(parts.test),
+        loss=tasks.cross_entropy,
+        measures={"accuracy": tasks.accuracy, "cross_entropy_nats": tasks.cross_entropy},
+        baseline=best_constant(parts.test),
+        baseline_name="best single answer",
+        ragged=True,
+        higher_is_better=True,
+    )
+
+
+EXPERIMENT = learning.experiment(
+    "vowels",
+    __doc__,
+    Options,
+    problem,
+    quick={"updates": 100, "hidden_size": 32, "look_every": 10},
+    code=("experiments.vowels", "experiments.data.vowels", "experiments.data.labelled"),
+)
+
+if __name__ == "__main__":
+    sys.exit(harness.launch(EXPERIMENT))

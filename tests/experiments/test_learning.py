@@ -1,0 +1,189 @@
+"""What training experiments share: the grid's rows, their table, and what a run may be asked."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from experiments import adding, harness, learning
+from experiments.data.labelled import padded
+from experiments.learning import grid, table
+from rnnjax import tasks
+from tests.experiments.quickly import quickly  # noqa: F401
+from tests.experiments.toy import read
+
+TINY = ["--steps", "4", "--hidden-size", "4", "--batch", "8", "--updates", "4", "--look-every", "2"]
+TINY_OPTIONS = adding.Options(steps=4, hidden_size=4, batch=8, updates=4, look_every=2)
+
+
+def asked(**changed: Any) -> dict[str, Any]:
+    return {"cell": "elman", "clipped": True, "index": 0, **TINY_OPTIONS.of_a_row, **changed}
+
+
+@pytest.fixture
+def run_of(tmp_path: Path, capsys):
+    """Runs `adding` in a folder; its summary."""
+
+    def launched(*arguments: str, status: int = 0) -> dict[str, Any]:
+        assert harness.launch(adding.EXPERIMENT, [*TINY, *arguments, "--out", str(tmp_path)]) == status
+        capsys.readouterr()
+        return read(tmp_path) if status == 0 else {}
+
+    return launched
+
+
+@pytest.mark.usefixtures("quickly")
+def test_from_command_line_to_summary_and_never_twice(run_of, tmp_path: Path):
+    summary = run_of("--cells", "elman", "--seeds", "2")
+    assert (summary["rows_computed_count"], summary["baseline"]) == (4, pytest.approx(1 / 6))
+    assert {path.name for path in tmp_path.iterdir()} >= {"curves.png", "curves.svg", "report.html", "config.json"}
+    for line, clipped in zip(summary["lines"], (True, False), strict=True):
+        mine = [row["test_mean_squared_error"] for row in summary["rows"] if row["clipped"] == clipped]
+        assert line["test_mean_squared_error_median"] == np.median(mine) and line["seeds"] == len(set(mine)) == 2
+    again = run_of("--cells", "elman", "--seeds", "2")
+    assert (again["rows_computed_count"], again["lines"]) == (0, summary["lines"])
+
+
+@pytest.mark.usefixtures("quickly")
+def test_a_run_that_stops_goes_on_with_the_next_cell(run_of, monkeypatch):
+    trained: list[str] = []
+
+    def train(problem, asked):
+        trained.append(asked[0]["cell"])
+        if trained == ["elman", "gru"]:
+            raise KeyboardInterrupt
+        line = np.array([0.5, 0.1])
+        arrays = {"updates": np.array([2, 4]), "held_out_mean_squared_error": line, "gradient_norm": line}
+        return [(each, values_of(0.1, each["index"]), arrays) for each in asked]
+
+    monkeypatch.setattr(grid, "train", train)
+    arguments = ["--cells", "elman", "gru", "--seeds", "3"]
+    run_of(*arguments, status=130)
+    summary = run_of(*arguments)
+    assert trained == ["elman", "gru", "gru"]
+    assert (summary["rows_computed_count"], summary["rows_reused_count"]) == (6, 6)
+    names = [(row["cell"], row["clipped"], row["index"]) for row in summary["rows"]]
+    assert names == [(cell, clipped, i) for cell in ("elman", "gru") for clipped in (True, False) for i in range(3)]
+
+
+@pytest.mark.usefixtures("quickly")
+def test_runs_of_one_program():
+    """A clip far above every norm changes nothing, a low one does; seeds differ; one that is not finite stops alone."""
+    clipping = [{"clipped": False}, {"max_norm": 1e6}, {"max_norm": 1e-3}, {"clipped": False, "index": 1}]
+    plan = [asked(**each) for each in [*clipping, {"max_norm": np.nan}]]
+    plain, loose, tight, other, broken = (row[1:] for row in grid.train(adding.problem(TINY_OPTIONS), plan))
+    for (values, arrays), share in ((plain, 0), (loose, 0), (tight, 1), (other, 0)):
+        assert values["clipped_share"] == share and values["updates_done"] == 4
+        assert arrays["updates"].tolist() == [2, 4] and values["stopped_at_update"] is None
+        assert values["held_out_mean_squared_error"] == arrays["held_out_mean_squared_error"][-1]
+        assert values["largest_gradient_norm"] == arrays["gradient_norm_max"].max() > 1e-3
+    assert plain[0] == loose[0]
+    assert tight[1]["loss"][1] != plain[1]["loss"][1] and other[1]["loss"][0] != plain[1]["loss"][0]
+    values, arrays = broken
+    assert (values["stopped_at_update"], values["updates_done"]) == (0, 0)
+    assert "w_out after the update" in values["not_finite"] and np.isfinite(values["test_mean_squared_error"])
+    assert np.isnan(arrays["loss"]).all() and values["clipped_share"] is None
+
+
+def test_lines_take_their_numbers_from_rows():
+    problem = adding.problem(TINY_OPTIONS)
+    found = [
+        harness.Row("k", asked(index=i, clipped=clipped), values_of(error, i))
+        for clipped in (True, False)
+        for i, error in enumerate([0.5, 0.1, 0.3] if clipped else [0.2, None, 0.4])
+    ]
+    first, second = table.lines_of(found, problem)
+    assert first["clipped_at_norm"] == 1.0 and second["clipped_at_norm"] is None
+    assert [first[f"test_mean_squared_error_{what}"] for what in ("median", "lowest", "highest")] == [0.3, 0.1, 0.5]
+    assert first["test_mean_squared_error_std"] == pytest.approx(0.2) and first["stopped_not_finite"] == 1
+    assert np.isnan(second["test_mean_squared_error_median"])  # never a median of those that are left, in silence
+    assert first["largest_gradient_norm"] == 2.0 and first["updates_clipped_share"] == 0.5
+    said = table.reading([first, second], problem)
+    assert "clipped at norm 1 0.3 (seeds from 0.1 to 0.5)" in said[0] and "0.1667" in said[-1]
+
+
+def values_of(error: float | None, index: int) -> dict[str, Any]:
+    return {
+        "test_mean_squared_error": error,
+        "held_out_mean_squared_error": error,
+        "clipped_share": 0.5,
+        "largest_gradient_norm": float(index),
+        "stopped_at_update": 3 if index == 1 else None,
+    }
+
+
+def test_what_a_row_depends_on():
+    """Every option that changes a run is in its key, an experiment's own too; those of the grid are not."""
+    assert set(TINY_OPTIONS.of_a_row) == {
+        *("seed", "hidden_size", "updates", "batch", "rate", "max_norm", "look_every", "steps")
+    }
+
+
+@pytest.mark.parametrize("cell", ["elman", "lstm", "gru"])
+def test_padding_changes_no_output_and_no_gradient(cell: str):
+    """Rows of 3 and 5 steps, alone, and padded to 9 with anything, even NaN: the same loss and gradient."""
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(size=(length, 2)) for length in (3, 5)]
+    made = learning.CELLS[cell](4)
+    network = learning.init(made, 2, 3, jax.random.key(1))
+    network = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), network)
+
+    def loss(network, batch, ragged):
+        return tasks.cross_entropy(learning.apply(made, network, batch, ragged=ragged), batch)
+
+    both = learning.batch_of(padded(rows, [2, 0], 9))
+    wide = both._replace(xs=both.xs.astype(jnp.float64), weights=both.weights.astype(jnp.float64))
+    beyond = (jnp.arange(9)[:, None] >= wide.lengths)[..., None]
+    value, gradient = jax.value_and_grad(loss)(network, wide._replace(xs=jnp.where(beyond, jnp.nan, wide.xs)), True)
+    alone = []
+    for n, row in enumerate(rows):
+        single = jax.tree.map(lambda leaf, n=n: leaf[..., n : n + 1], wide._replace(xs=wide.xs[..., 0]))
+        short = single._replace(xs=wide.xs[: len(row), n : n + 1])
+        short = short._replace(targets=single.targets[: len(row)], weights=single.weights[: len(row)])
+        assert float(short.weights.sum()) == 1
+        alone.append(jax.value_and_grad(loss)(network, short, False))
+    np.testing.assert_allclose(value, np.mean([each[0] for each in alone]), rtol=1e-12)
+    expected = jax.tree.map(lambda a, b: (a + b) / 2, alone[0][1], alone[1][1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), gradient, expected)
+
+
+def test_rows_are_asked_at_their_own_last_step_and_drawn_evenly():
+    rows = padded([np.full((length, 1), float(length)) for length in (2, 4, 3)], [5, 6, 7], 4)
+    batch = learning.batch_of(rows)
+    assert batch.weights.T.tolist() == [[0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
+    assert batch.targets.tolist() == [[5, 6, 7]] * 4 and batch.lengths.tolist() == [2, 4, 3]
+    drawn = learning.draw_rows(rows, jax.random.key(0), 3000)
+    assert set(drawn.lengths.tolist()) == {2, 3, 4}
+    for label, length in ((5, 2), (6, 4), (7, 3)):
+        mine = drawn.targets[0] == label
+        assert 900 < int(mine.sum()) < 1100 and bool((drawn.lengths[mine] == length).all())
+        assert bool((drawn.xs[:2, mine] == length).all())
+
+
+@pytest.mark.parametrize("name", ["elman", "lstm", "gru"])
+def test_the_network_is_the_cell_and_a_line(name: str):
+    cell = learning.CELLS[name](64)
+    network = learning.init(cell, 2, 10, jax.random.key(0))
+    assert 0.9 < float(jnp.std(network.w_out)) * 8 < 1.1 and not network.b_out.any()
+    assert isinstance(cell, {"elman": rnnjax.Elman, "lstm": rnnjax.LSTM, "gru": rnnjax.GRU}[name])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--cells", "elman", "rnn"], "--cells is elman, rnn; give one or more of elman, lstm, gru"),
+        (["--cells", "gru", "gru"], "each once"),
+        (["--clipping", "True", "True"], "--clipping takes True, False, or both"),
+        (["--rate", "0"], "--rate is 0"),
+        (["--max-norm", "nan"], "--max-norm is nan"),
+        (["--steps", "1"], "--steps is 1"),
+        (["--seeds", "-1"], "--seeds is -1"),
+    ],
+)
+def test_bad_options_are_refused_before_any_work(arguments, said, tmp_path: Path, capsys):
+    assert harness.launch(adding.EXPERIMENT, [*arguments, "--out", str(tmp_path / "new")]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "new").exists()
