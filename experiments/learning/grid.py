@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
+from jax.sharding import Mesh
 
 import rnnjax
 from experiments import harness
@@ -41,8 +42,8 @@ def rows_of(run: harness.Run[Any], problem: Problem) -> list[harness.Row]:
         for name, asked in plan.items():
             missing = [dict(each) for each in run.rows.missing(asked)]
             if missing:
-                done = train(problem, missing)
-                for each in done:  # before its row: where there is a row, there is a model
+                done = train(problem, missing, run.mesh)
+                for each in done if run.leads else ():  # before its row: where there is a row, there is a model
                     save_model(run.folder / folder_of(each.asked), each.model, each.params, each.asked | each.values)
                 run.rows.put_many(each[:3] for each in done)
             advance(note=name)
@@ -63,11 +64,15 @@ def _plan(options: Options, cell: str) -> list[Asked]:
     ]
 
 
-def train(problem: Problem, asked: Sequence[Asked]) -> list[Trained]:
+def train(problem: Problem, asked: Sequence[Asked], mesh: Mesh | None = None) -> list[Trained]:
     """The rows of one cell.
 
     A seed starts from the same weights and reads the same sequences whether it is clipped or not.
 
+    Args:
+      problem: what is learned.
+      asked: the rows.
+      mesh: devices over which the runs are cut; None: one device.
     Returns:
       Values of each row: test and last held-out measures, updates done, and where and on what it stopped if something
       was not finite (then the measures are those of the last finite step). Arrays, one entry a look: "updates", "loss",
@@ -96,6 +101,7 @@ def train(problem: Problem, asked: Sequence[Asked]) -> list[Trained]:
         key=key,
         held_out=problem.held_out,
         measure=functools.partial(problem.measured, model),
+        mesh=mesh,
     )
     batch = problem.test()
     # one run after the other, to need the memory of one

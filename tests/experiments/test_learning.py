@@ -63,7 +63,7 @@ def test_from_command_line_to_summary_and_never_twice(run_of, tmp_path: Path):
 def test_a_run_that_stops_goes_on_with_the_next_cell(run_of, monkeypatch):
     trained: list[str] = []
 
-    def train(problem, asked):
+    def train(problem, asked, mesh=None):
         trained.append(asked[0]["cell"])
         if trained == ["elman", "gru"]:
             raise KeyboardInterrupt
@@ -188,6 +188,7 @@ def test_rows_are_asked_at_their_own_last_step_and_drawn_evenly():
         (["--max-norm", "nan"], "--max-norm is nan"),
         (["--steps", "1"], "--steps is 1"),
         (["--seeds", "-1"], "--seeds is -1"),
+        (["--devices", "0"], "--devices is 0"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(arguments, said, tmp_path: Path, capsys):
