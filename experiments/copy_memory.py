@@ -29,7 +29,9 @@ class Options(learning.Options):
 
     delay: int = 50
     """Steps between the last symbol heard and the first said [steps]; T = delay + 20."""
-    updates: int = 3000
+    updates: int = 4000
+    batch: int = 32
+    rate: float = 1e-2
 
     def check(self) -> None:
         super().check()

@@ -28,8 +28,8 @@ class Options(learning.Options):
 
     data: Literal["small", "mnist"] = "small"
     """small: 8x8, 64 steps. mnist: 28x28, 784 steps."""
-    updates: int = 4000
-    look_every: int = 100
+    updates: int = 3000
+    rate: float = 5e-3
 
 
 def problem(options: Options) -> learning.Problem:

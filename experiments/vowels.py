@@ -22,9 +22,11 @@ from rnnjax import tasks
 class Options(learning.Options):
     """Japanese vowels."""
 
-    updates: int = 1000
+    seeds: int = 10
+    updates: int = 300
     batch: int = 45
-    look_every: int = 50
+    rate: float = 5e-3
+    look_every: int = 10
 
 
 def problem(options: Options) -> learning.Problem:
@@ -50,7 +52,7 @@ EXPERIMENT = learning.experiment(
     __doc__,
     Options,
     problem,
-    quick={"updates": 100, "hidden_size": 32, "look_every": 10},
+    quick={"updates": 100, "seeds": 3, "hidden_size": 32},
     code=("experiments.vowels", "experiments.data.vowels", "experiments.data.labelled"),
 )
 
