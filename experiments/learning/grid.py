@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 import rnnjax
 from experiments import harness
+from experiments.harness import strict_json
 from experiments.learning.network import CELLS
 from experiments.learning.options import Options
 from experiments.learning.problem import Problem
@@ -44,7 +45,8 @@ def rows_of(run: harness.Run[Any], problem: Problem) -> list[harness.Row]:
             if missing:
                 done = train(problem, missing, run.mesh)
                 for each in done if run.leads else ():  # before its row: where there is a row, there is a model
-                    save_model(run.folder / folder_of(each.asked), each.model, each.params, each.asked | each.values)
+                    said = strict_json.strict(each.asked | each.values)
+                    save_model(run.folder / folder_of(each.asked), each.model, each.params, said)
                 run.rows.put_many(each[:3] for each in done)
             advance(note=name)
     found = [run.rows.get(each) for asked in plan.values() for each in asked]
@@ -85,7 +87,6 @@ def train(problem: Problem, asked: Sequence[Asked], mesh: Mesh | None = None) ->
         "max_norm": jnp.array([each["max_norm"] if each["clipped"] else jnp.inf for each in asked]),
         "key": jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array([each["index"] for each in asked], jnp.uint32)),
     }
-
     rate = optax.cosine_decay_schedule(first["rate"], first["updates"])
 
     def loss(params: rnnjax.ReadoutParams, batch: Batch) -> Array:
