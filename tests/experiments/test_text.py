@@ -1,5 +1,6 @@
 """The language model: chunks of the stream, bits per character, sampling, and a whole run made small."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 import rnnjax
 from experiments import harness
+from experiments.data import shakespeare
 from experiments.data.shakespeare import Alphabet
 from experiments.harness import UsageError
 from experiments.text import __main__ as main
@@ -140,11 +142,11 @@ def arguments(folder: Path, **changes: Any) -> list[str]:
     return [word for name, value in given for word in (f"--{name}", *(value if isinstance(value, tuple) else (value,)))]
 
 
+@pytest.mark.usefixtures("quickly")
 def test_a_run_is_whole_resumes_and_its_model_is_loaded(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    quickly: None,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = list(map(str, arguments(tmp_path)))
     train, stopped = large.fit, []
@@ -153,12 +155,9 @@ def test_a_run_is_whole_resumes_and_its_model_is_loaded(
         """Ctrl-C after the first chunk, as `fit` meets it: with a checkpoint behind it."""
         if not stopped:
             stopped.append(True)
-            train(given[0], given[1], given[2], given[3], named_options(given[4], 3), **named)
+            train(*given[:4], dataclasses.replace(given[4], steps=3), **named)
             raise KeyboardInterrupt
         return train(*given, **named)
-
-    def named_options(options: Any, steps: int) -> Any:
-        return __import__("dataclasses").replace(options, steps=steps)
 
     monkeypatch.setattr(large, "fit", interrupted)
     assert harness.launch(main.EXPERIMENT, words) == 130
@@ -170,7 +169,7 @@ def test_a_run_is_whole_resumes_and_its_model_is_loaded(
     assert {"lstm", "lstm, clipped", "lstm, H = 4"} < set(bits)
     assert len(summary["sample"]) == 13 and summary["sample"].strip() in capsys.readouterr().out
     saved = load_model(tmp_path / "model")
-    tokens = jnp.asarray(Alphabet(saved.info["alphabet"]).encode(main_text()[:300]))
+    tokens = jnp.asarray(Alphabet(saved.info["alphabet"]).encode(shakespeare.load().test[:300]))
     again = float(score.bits(saved.model, saved.params, tokens).mean())
     assert again == pytest.approx(summary["large"]["test_bits_per_character"], rel=1e-5)
     assert sample.main(["--folder", str(tmp_path), "--length", "12", "--prompt", "\n", "--temperature", "0.8"]) == 0
@@ -178,12 +177,6 @@ def test_a_run_is_whole_resumes_and_its_model_is_loaded(
     assert harness.launch(main.EXPERIMENT, words) == 0 and read(tmp_path)["rows_computed_count"] == 0
     assert sample.main(["--folder", str(tmp_path), "--prompt", "né"]) == 2
     assert "'é' not among" in capsys.readouterr().err
-
-
-def main_text() -> str:
-    from experiments.data import shakespeare
-
-    return shakespeare.load().test
 
 
 @pytest.mark.parametrize(

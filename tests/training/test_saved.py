@@ -82,7 +82,7 @@ def test_damage_and_absence_are_told(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(CheckpointError, match="damaged: .* has other bytes"):
+    with pytest.raises(CheckpointError, match=r"damaged: .* has other bytes"):
         load_model(folder)
     with pytest.raises(CheckpointError, match="no saved model"):
         load_model(tmp_path)
