@@ -41,8 +41,8 @@ def problem(options: Options) -> learning.Problem:
         return tasks.adding(key, options.steps, (rows,))
 
     return learning.Problem(
-        inputs=2,
-        outputs=1,
+        input_size=2,
+        output_size=1,
         train=draw,
         held_out=functools.partial(draw, rows=HELD_OUT_ROWS),
         test=lambda: tasks.adding(

@@ -53,8 +53,8 @@ def problem(options: Options) -> learning.Problem:
         return tasks.copy_memory(key, options.delay, (TEST_ROWS,), symbols=SYMBOLS, memory=MEMORY)
 
     return learning.Problem(
-        inputs=SYMBOLS + 2,
-        outputs=SYMBOLS + 1,
+        input_size=SYMBOLS + 2,
+        output_size=SYMBOLS + 1,
         train=draw,
         held_out=functools.partial(draw, rows=HELD_OUT_ROWS),
         test=test,

@@ -36,8 +36,8 @@ def problem(options: Options) -> learning.Problem:
     """Images of the training part, evenly drawn; the validation part held out."""
     parts = _PARTS[options.data]()
     return learning.Problem(
-        inputs=1,
-        outputs=CLASSES,
+        input_size=1,
+        output_size=CLASSES,
         train=lambda key, step: learning.draw_rows(parts.train, key, options.batch),
         held_out=lambda key, index: learning.batch_of(parts.validation),
         test=lambda: learning.batch_of(parts.test),

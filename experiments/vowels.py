@@ -31,8 +31,8 @@ def problem(options: Options) -> learning.Problem:
     """225 utterances to train on, evenly drawn; 45 held out; the given 370 for the test."""
     parts = vowels.load()
     return learning.Problem(
-        inputs=parts.train.xs.shape[-1],
-        outputs=vowels.SPEAKERS,
+        input_size=parts.train.xs.shape[-1],
+        output_size=vowels.SPEAKERS,
         train=lambda key, step: learning.draw_rows(parts.train, key, options.batch),
         held_out=lambda key, index: learning.batch_of(parts.validation),
         test=lambda: learning.batch_of(parts.test),

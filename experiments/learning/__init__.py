@@ -11,7 +11,7 @@ An experiment says what is to be learned, and the grid does the rest:
         def draw(key, step, rows=options.batch):
             return tasks.adding(key, options.steps, (rows,))
         return learning.Problem(
-            inputs=2, outputs=1, train=draw, held_out=functools.partial(draw, rows=500),
+            input_size=2, output_size=1, train=draw, held_out=functools.partial(draw, rows=500),
             test=lambda: draw(jax.random.key(2**31 + options.seed), 0, 2000),
             loss=tasks.squared_error, measures={"mean_squared_error": tasks.squared_error},
             baseline=tasks.adding_baseline().loss, baseline_name="always the mean",
@@ -20,24 +20,20 @@ An experiment says what is to be learned, and the grid does the rest:
     EXPERIMENT = learning.experiment("adding", __doc__, Options, problem, quick={"updates": 100})
 
 The runs of one cell (clipped or not, times seeds) are trained by `rnnjax.training.fit_many`, in one program; each is a
-row of its own in the folder, and a run that stops goes on with the first cell that is not done. The test part makes
+row of its own in the folder, and a run that stops goes on with the first cell that is not done. Every trained model
+is there too: `carry, outputs = training.load_model("results/adding/models/lstm-clipped-0")(xs)`. The test part makes
 nothing but a number in the table, once, after the last update.
 """
 
 from experiments.learning.experiment import experiment
-from experiments.learning.network import CELLS, Network, apply, init
 from experiments.learning.options import Options
 from experiments.learning.problem import Problem
 from experiments.learning.sequences import batch_of, draw_rows
 
 __all__ = [
-    "CELLS",
-    "Network",
     "Options",
     "Problem",
-    "apply",
     "batch_of",
     "draw_rows",
     "experiment",
-    "init",
 ]

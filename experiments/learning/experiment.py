@@ -9,8 +9,11 @@ from experiments.learning.options import Options
 from experiments.learning.problem import Problem
 
 _CODE = (
-    *(f"rnnjax.{name}" for name in ("cell", "cells", "initializers", "unroll", "tasks", "training", "numerics")),
-    *(f"experiments.learning.{name}" for name in ("grid", "network", "options", "problem", "sequences")),
+    *(
+        f"rnnjax.{name}"
+        for name in ("cell", "cells", "initializers", "unroll", "readout", "tasks", "training", "numerics")
+    ),
+    *(f"experiments.learning.{name}" for name in ("grid", "options", "problem", "sequences")),
 )
 """What the numbers of a row come from."""
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from experiments import harness
 from experiments.harness import style
@@ -30,13 +31,13 @@ def curves(run: harness.Run[Any], rows: Sequence[harness.Row], problem: Problem)
         axes[1, column].axhline(run.options.max_norm, color="0.35", linewidth=0.8)
         axes[0, column].set_title(cell)
         axes[1, column].set_xlabel("updates")
-        axes[1, column].set_yscale("log")
-        if not problem.higher_is_better:
-            axes[0, column].set_yscale("log")
+        for ax in axes[:, column] if not problem.higher_is_better else axes[1:, column]:
+            ax.set_yscale("log")
+            ax.yaxis.set_minor_formatter(NullFormatter())
     words = problem.measure.replace("_", " ")
     axes[0, 0].set_ylabel(f"held-out {words}")
     axes[1, 0].set_ylabel("gradient norm, before clipping")
-    fig.legend(handles=_legend(rows, problem), loc="outside lower center", ncols=4)
+    fig.legend(handles=_legend(rows, problem), loc="outside lower center", ncols=4, handlelength=3.2)
     seeds = len({row.options["index"] for row in rows})
     return run.figure(
         "curves",
@@ -54,8 +55,8 @@ def _band(ax: Axes, rows: Sequence[harness.Row], name: str, cell: str, clipped: 
     values = np.full((len(rows), len(longest)), np.nan)
     for line, row in zip(values, rows, strict=True):
         line[: len(row.arrays[name])] = row.arrays[name]
-    values = values[:, np.isfinite(values).any(axis=0)]
-    at = longest[: values.shape[1]]
+    seen = np.isfinite(values).any(axis=0)
+    values, at = values[:, seen], longest[seen]
     look = style.line(CELL_NAMES.index(cell))
     every = max(1, len(at) // _MARKS)
     ax.fill_between(at, np.nanmin(values, 0), np.nanmax(values, 0), color=look.color, alpha=0.12, linewidth=0)

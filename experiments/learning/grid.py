@@ -1,8 +1,9 @@
 """The grid: the runs of one cell, clipped and not, times seeds, trained in one program and kept as a row each."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,28 +13,48 @@ from jax import Array, lax
 
 import rnnjax
 from experiments import harness
-from experiments.learning import network
 from experiments.learning.options import Options
 from experiments.learning.problem import Problem
 from rnnjax.tasks import Batch
-from rnnjax.training import FitOptions, FittedMany, clip_by_global_norm, fit_many
+from rnnjax.training import FitOptions, FittedMany, clip_by_global_norm, fit_many, save_model
+
+CELLS: dict[str, Callable[[int], rnnjax.Cell]] = {"elman": rnnjax.Elman, "lstm": rnnjax.LSTM, "gru": rnnjax.GRU}
+"""By the name of `--cells`: orthogonal W2 (gate by gate), W1 of variance 1/D, the LSTM's forget bias 1."""
 
 Asked = dict[str, Any]
 """What a row is: "cell", "clipped", "index" of the seed, and the options that it depends on."""
 
 
+class Trained(NamedTuple):
+    """One row, and the model that it is about."""
+
+    asked: Asked
+    values: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    model: rnnjax.Readout
+    params: rnnjax.ReadoutParams
+
+
 def rows_of(run: harness.Run[Any], problem: Problem) -> list[harness.Row]:
-    """Every row of the grid; those that the folder lacks are trained first, a cell at a time."""
+    """Every row of the grid; those that the folder lacks are trained first, a cell at a time, and models saved."""
     options: Options = run.options
     plan = {name: _plan(options, name) for name in options.cells}
     with run.progress("cells", len(plan)) as advance:
         for name, asked in plan.items():
             missing = [dict(each) for each in run.rows.missing(asked)]
             if missing:
-                run.rows.put_many(train(problem, missing))
+                done = train(problem, missing)
+                for each in done:  # before its row: where there is a row, there is a model
+                    save_model(run.folder / folder_of(each.asked), each.model, each.params, each.asked | each.values)
+                run.rows.put_many(each[:3] for each in done)
             advance(note=name)
     found = [run.rows.get(each) for asked in plan.values() for each in asked]
     return [row for row in found if row is not None]
+
+
+def folder_of(asked: Asked) -> Path:
+    """Where the model of a row lies in the folder of the run, such as `models/lstm-clipped-0`."""
+    return Path("models") / f"{asked['cell']}-{'clipped' if asked['clipped'] else 'unclipped'}-{asked['index']}"
 
 
 def _plan(options: Options, cell: str) -> list[Asked]:
@@ -44,8 +65,8 @@ def _plan(options: Options, cell: str) -> list[Asked]:
     ]
 
 
-def train(problem: Problem, asked: Sequence[Asked]) -> list[tuple[Asked, dict[str, Any], dict[str, np.ndarray]]]:
-    """Rows of one cell: what was asked, values, arrays.
+def train(problem: Problem, asked: Sequence[Asked]) -> list[Trained]:
+    """The rows of one cell.
 
     A seed starts from the same weights and reads the same sequences whether it is clipped or not.
 
@@ -55,45 +76,43 @@ def train(problem: Problem, asked: Sequence[Asked]) -> list[tuple[Asked, dict[st
       "gradient_norm", "gradient_norm_max", "clipped" (share of updates), and "held_out_<measure>".
     """
     first = asked[0]
-    cell = network.CELLS[first["cell"]](first["hidden_size"])
+    model = rnnjax.Readout(CELLS[first["cell"]](first["hidden_size"]), problem.input_size, problem.output_size)
     key = jax.random.key(first["seed"])
     settings = {
         "max_norm": jnp.array([each["max_norm"] if each["clipped"] else jnp.inf for each in asked]),
         "key": jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array([each["index"] for each in asked], jnp.uint32)),
     }
 
-    def loss(params: network.Network, batch: Batch) -> Array:
-        return problem.loss(network.apply(cell, params, batch, ragged=problem.ragged), batch)
+    rate = optax.cosine_decay_schedule(first["rate"], first["updates"])
+
+    def loss(params: rnnjax.ReadoutParams, batch: Batch) -> Array:
+        return problem.loss(problem.outputs(model, params, batch), batch)
 
     fitted = fit_many(
         loss,
-        lambda key, setting: network.init(cell, problem.inputs, problem.outputs, key),
-        lambda setting: optax.chain(clip_by_global_norm(setting["max_norm"]), optax.adam(first["rate"])),
+        lambda key, setting: model.init(key),
+        lambda setting: optax.chain(clip_by_global_norm(setting["max_norm"]), optax.adam(rate)),
         problem.train,
         settings,
         FitOptions(steps=first["updates"], chunk=min(first["look_every"], first["updates"])),
         key=key,
         held_out=problem.held_out,
-        measure=functools.partial(_measured, cell, problem),
+        measure=functools.partial(problem.measured, model),
     )
-    tested = _tested(cell, problem, fitted.state.params)
-    return [_row(each, problem, fitted, tested, i) for i, each in enumerate(asked)]
-
-
-def _measured(cell: rnnjax.Cell, problem: Problem, params: network.Network, batch: Batch) -> dict[str, Array]:
-    return problem.measured(network.apply(cell, params, batch, ragged=problem.ragged), batch)
-
-
-def _tested(cell: rnnjax.Cell, problem: Problem, params: network.Network) -> dict[str, np.ndarray]:
-    """Every measure of every run on the test part, `[runs]`; one run after the other, to need the memory of one."""
     batch = problem.test()
-    program = jax.jit(lambda params: lax.map(lambda each: _measured(cell, problem, each, batch), params))
-    return jax.device_get(program(params))
+    # one run after the other, to need the memory of one
+    test = jax.jit(lambda params: lax.map(lambda each: problem.measured(model, each, batch), params))
+    tested = jax.device_get(test(fitted.state.params))
+    params = jax.device_get(fitted.state.params)
+    return [
+        Trained(each, *_values(problem, fitted, tested, i), model, jax.tree.map(lambda leaf, i=i: leaf[i], params))
+        for i, each in enumerate(asked)
+    ]
 
 
-def _row(
-    asked: Asked, problem: Problem, fitted: FittedMany, tested: dict[str, np.ndarray], i: int
-) -> tuple[Asked, dict[str, Any], dict[str, np.ndarray]]:
+def _values(
+    problem: Problem, fitted: FittedMany, tested: dict[str, np.ndarray], i: int
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     history, fault = fitted.history, fitted.faults[i]
     names = [
         "loss",
@@ -112,4 +131,4 @@ def _row(
         "stopped_at_update": None if fault is None else fault[0],
         "not_finite": None if fault is None else list(fault[1]),
     }
-    return asked, values, arrays
+    return values, arrays

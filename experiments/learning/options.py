@@ -29,7 +29,7 @@ class Options(harness.CommonOptions):
     batch: int = 64
     """Sequences in a batch."""
     rate: float = 3e-3
-    """Adam's learning rate."""
+    """Adam's learning rate at the first update; it falls to zero at the last, along half a cosine."""
     max_norm: float = 1.0
     """Where the gradient's global norm is clipped, in runs that clip."""
     look_every: int = 100

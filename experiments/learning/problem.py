@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from jax import Array
 
+import rnnjax
 from rnnjax.tasks import Batch
 
 Score = Callable[[Array, Batch], Array]
@@ -16,8 +17,8 @@ class Problem:
     """One problem for the grid.
 
     Attributes:
-      inputs: D.
-      outputs: K.
+      input_size: D.
+      output_size: K.
       train: `(key, step) -> Batch`, what the update of this step sees.
       held_out: `(key, index) -> Batch`, what the learning curves are measured on: never trained on, never the test.
       test: `() -> Batch`, the sequences of the table, looked at once when all updates are done.
@@ -29,8 +30,8 @@ class Problem:
       higher_is_better: of the first measure, as accuracy is.
     """
 
-    inputs: int
-    outputs: int
+    input_size: int
+    output_size: int
     train: Callable[[Array, Array], Batch]
     held_out: Callable[[Array, Array], Batch]
     test: Callable[[], Batch]
@@ -46,6 +47,12 @@ class Problem:
         """The name of the first measure."""
         return next(iter(self.measures))
 
-    def measured(self, outputs: Array, batch: Batch) -> dict[str, Array]:
-        """Every measure of these outputs."""
+    def outputs(self, model: rnnjax.Readout, params: rnnjax.ReadoutParams, batch: Batch) -> Array:
+        """`[T, *batch, K]`."""
+        time = {"lengths": batch.lengths} if self.ragged else {}
+        return model.apply(params, batch.xs, **time)[1]
+
+    def measured(self, model: rnnjax.Readout, params: rnnjax.ReadoutParams, batch: Batch) -> dict[str, Array]:
+        """Every measure of this model on this batch."""
+        outputs = self.outputs(model, params, batch)
         return {name: score(outputs, batch) for name, score in self.measures.items()}

@@ -15,7 +15,7 @@ import optax
 from rnnjax.cell import PyTree
 from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning, Store
 from rnnjax.training.faults import NonFiniteError, names
-from rnnjax.training.flat import CheckpointError
+from rnnjax.training.flat import CheckpointError, local
 from rnnjax.training.interrupts import listening
 from rnnjax.training.metrics import JsonLines
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState
@@ -132,7 +132,7 @@ def fit(
                 request.leave()
         if store is not None:
             _save(store, state, watch.history, final=True, saved=saved)
-    return Fitted(state, watch.history)
+    return Fitted(local(state), watch.history)
 
 
 def _save(store: Store, state: TrainState, history: list[Line], *, final: bool, saved: int | None) -> int | None:

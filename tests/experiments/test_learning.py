@@ -1,5 +1,6 @@
 """What training experiments share: the grid's rows, their table, and what a run may be asked."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import rnnjax
 from experiments import adding, harness, learning
 from experiments.data.labelled import padded
 from experiments.learning import grid, table
-from rnnjax import tasks
+from rnnjax import tasks, training
 from tests.experiments.quickly import quickly  # noqa: F401
 from tests.experiments.toy import read
 
 TINY = ["--steps", "4", "--hidden-size", "4", "--batch", "8", "--updates", "4", "--look-every", "2"]
 TINY_OPTIONS = adding.Options(steps=4, hidden_size=4, batch=8, updates=4, look_every=2)
+
+
+MODEL = rnnjax.Readout(rnnjax.Elman(4), 2, 1)
 
 
 def asked(**changed: Any) -> dict[str, Any]:
@@ -44,6 +48,13 @@ def test_from_command_line_to_summary_and_never_twice(run_of, tmp_path: Path):
     for line, clipped in zip(summary["lines"], (True, False), strict=True):
         mine = [row["test_mean_squared_error"] for row in summary["rows"] if row["clipped"] == clipped]
         assert line["test_mean_squared_error_median"] == np.median(mine) and line["seeds"] == len(set(mine)) == 2
+    row = summary["rows"][1]
+    saved = training.load_model(tmp_path / "models" / "elman-clipped-1")
+    with jax.enable_x64(False):  # as the experiment runs
+        batch = adding.problem(TINY_OPTIONS).test()
+        error = tasks.squared_error(saved(batch.xs)[1], batch)
+    np.testing.assert_allclose(error, row["test_mean_squared_error"], rtol=1e-5)
+    assert saved.info["index"] == 1 and saved.model == MODEL
     again = run_of("--cells", "elman", "--seeds", "2")
     assert (again["rows_computed_count"], again["lines"]) == (0, summary["lines"])
 
@@ -58,7 +69,10 @@ def test_a_run_that_stops_goes_on_with_the_next_cell(run_of, monkeypatch):
             raise KeyboardInterrupt
         line = np.array([0.5, 0.1])
         arrays = {"updates": np.array([2, 4]), "held_out_mean_squared_error": line, "gradient_norm": line}
-        return [(each, values_of(0.1, each["index"]), arrays) for each in asked]
+        return [
+            grid.Trained(each, values_of(0.1, each["index"]), arrays, MODEL, MODEL.init(jax.random.key(0)))
+            for each in asked
+        ]
 
     monkeypatch.setattr(grid, "train", train)
     arguments = ["--cells", "elman", "gru", "--seeds", "3"]
@@ -75,7 +89,7 @@ def test_runs_of_one_program():
     """A clip far above every norm changes nothing, a low one does; seeds differ; one that is not finite stops alone."""
     clipping = [{"clipped": False}, {"max_norm": 1e6}, {"max_norm": 1e-3}, {"clipped": False, "index": 1}]
     plan = [asked(**each) for each in [*clipping, {"max_norm": np.nan}]]
-    plain, loose, tight, other, broken = (row[1:] for row in grid.train(adding.problem(TINY_OPTIONS), plan))
+    plain, loose, tight, other, broken = (row[1:3] for row in grid.train(adding.problem(TINY_OPTIONS), plan))
     for (values, arrays), share in ((plain, 0), (loose, 0), (tight, 1), (other, 0)):
         assert values["clipped_share"] == share and values["updates_done"] == 4
         assert arrays["updates"].tolist() == [2, 4] and values["stopped_at_update"] is None
@@ -128,24 +142,24 @@ def test_padding_changes_no_output_and_no_gradient(cell: str):
     """Rows of 3 and 5 steps, alone, and padded to 9 with anything, even NaN: the same loss and gradient."""
     rng = np.random.default_rng(0)
     rows = [rng.normal(size=(length, 2)) for length in (3, 5)]
-    made = learning.CELLS[cell](4)
-    network = learning.init(made, 2, 3, jax.random.key(1))
-    network = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), network)
+    model = rnnjax.Readout(grid.CELLS[cell](4), 2, 3)
+    params = model.init(jax.random.key(1), jnp.float64)
+    problems = {ragged: dataclasses.replace(adding.problem(TINY_OPTIONS), ragged=ragged) for ragged in (True, False)}
 
-    def loss(network, batch, ragged):
-        return tasks.cross_entropy(learning.apply(made, network, batch, ragged=ragged), batch)
+    def loss(params, batch, ragged):
+        return tasks.cross_entropy(problems[ragged].outputs(model, params, batch), batch)
 
     both = learning.batch_of(padded(rows, [2, 0], 9))
     wide = both._replace(xs=both.xs.astype(jnp.float64), weights=both.weights.astype(jnp.float64))
     beyond = (jnp.arange(9)[:, None] >= wide.lengths)[..., None]
-    value, gradient = jax.value_and_grad(loss)(network, wide._replace(xs=jnp.where(beyond, jnp.nan, wide.xs)), True)
+    value, gradient = jax.value_and_grad(loss)(params, wide._replace(xs=jnp.where(beyond, jnp.nan, wide.xs)), True)
     alone = []
     for n, row in enumerate(rows):
         single = jax.tree.map(lambda leaf, n=n: leaf[..., n : n + 1], wide._replace(xs=wide.xs[..., 0]))
         short = single._replace(xs=wide.xs[: len(row), n : n + 1])
         short = short._replace(targets=single.targets[: len(row)], weights=single.weights[: len(row)])
         assert float(short.weights.sum()) == 1
-        alone.append(jax.value_and_grad(loss)(network, short, False))
+        alone.append(jax.value_and_grad(loss)(params, short, False))
     np.testing.assert_allclose(value, np.mean([each[0] for each in alone]), rtol=1e-12)
     expected = jax.tree.map(lambda a, b: (a + b) / 2, alone[0][1], alone[1][1])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), gradient, expected)
@@ -162,14 +176,6 @@ def test_rows_are_asked_at_their_own_last_step_and_drawn_evenly():
         mine = drawn.targets[0] == label
         assert 900 < int(mine.sum()) < 1100 and bool((drawn.lengths[mine] == length).all())
         assert bool((drawn.xs[:2, mine] == length).all())
-
-
-@pytest.mark.parametrize("name", ["elman", "lstm", "gru"])
-def test_the_network_is_the_cell_and_a_line(name: str):
-    cell = learning.CELLS[name](64)
-    network = learning.init(cell, 2, 10, jax.random.key(0))
-    assert 0.9 < float(jnp.std(network.w_out)) * 8 < 1.1 and not network.b_out.any()
-    assert isinstance(cell, {"elman": rnnjax.Elman, "lstm": rnnjax.LSTM, "gru": rnnjax.GRU}[name])
 
 
 @pytest.mark.parametrize(

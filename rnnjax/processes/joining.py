@@ -1,0 +1,142 @@
+"""The explicit set-up of one process among several, and its end."""
+
+import contextlib
+import os
+import secrets
+import socket
+import time
+import traceback
+from collections.abc import Iterator
+
+import jax
+
+from rnnjax.processes.sharing import from_leader
+from rnnjax.processes.watch import Watch
+from rnnjax.sharding import setup_process
+
+RESUME = "Run the same command again in every process to go on from what is saved."
+
+_HEARTBEAT_SECONDS = 10  # jax's own is 100, and a survivor without our watch would hang for as long
+_VERDICT_SECONDS = 15.0  # keep-alive takes ten to find out that a machine is gone
+
+
+@contextlib.contextmanager
+def joined(
+    coordinator: str,
+    count: int,
+    index: int,
+    *,
+    device_count: int | None = None,
+    resume: str = RESUME,
+    start_seconds: int = 120,
+) -> Iterator[None]:
+    """Within the block this process is number `index` of `count`, and `jax.devices()` are those of all of them.
+
+    It is said before anything else uses JAX, once in the life of a process, and does no more than this:
+    `jax.distributed.initialize` with a heartbeat of ten seconds; Gloo for collectives on a CPU; JAX's preemption
+    service off, since it would swallow SIGTERM; `setup_process(device_count)`; and a thread that notices a peer's death.
+
+    If a peer dies, this process writes one line to its standard error, which process and what to do, and ends with
+    `LOST_STATUS`, whatever it was doing; work on the disk is kept. An error that leaves the block ends the process at
+    once with its traceback and status 1, as waiting at exit for peers that wait for this one would take minutes.
+
+    Args:
+      coordinator: `host:port` of process 0, the same in every process; the port has to be free there.
+      count: how many processes there are.
+      index: which of them this is, from 0. Process 0 is the one that others meet at.
+      device_count: as how many devices this process's CPU counts. None: as it is.
+      resume: what the line about a lost peer says to do.
+      start_seconds: how long to wait for the others to start.
+    Raises:
+      ValueError: numbers that make no sense.
+      RuntimeError: JAX is in use already; or the others did not come, or could not be reached.
+    """
+    host, port = _address(coordinator)
+    if not 0 <= index < count:
+        raise ValueError(f"index is {index} for count = {count}; number the processes from 0 to {count - 1}.")
+    setup_process(device_count)
+    if count == 1:
+        yield
+        return
+    _initialize(coordinator, count, index, start_seconds)
+    watch = _watching(host, count, index, resume, float(start_seconds))
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            time.sleep(
+                _VERDICT_SECONDS
+            )  # a collective that failed because a peer died: the watch says so and ends this
+        _end(watch, error)
+    watch.say_bye()
+    jax.distributed.shutdown()  # waits for all
+    watch.close()
+
+
+def leads() -> bool:
+    """Whether this is the process that writes: number 0, or the only one.
+
+    Example:
+
+      >>> leads()
+      True
+    """
+    return jax.process_index() == 0
+
+
+def _initialize(coordinator: str, count: int, index: int, seconds: int) -> None:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            count,
+            index,
+            cluster_detection_method="deactivate",
+            initialization_timeout=seconds,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=_HEARTBEAT_SECONDS * 30,
+        )
+    except jax.errors.JaxRuntimeError as error:
+        raise RuntimeError(
+            f"process {index} of {count} could not join at {coordinator} within {seconds} s "
+            f"({str(error).splitlines()[0][:200]}); start all {count} processes with the same coordinator, a free port "
+            f"of process 0's machine, and numbers 0 to {count - 1}, each once."
+        ) from error
+
+
+def _watching(host: str, count: int, index: int, resume: str, seconds: float) -> Watch:
+    """Connects every process to process 0, at a port that the processes tell each other through JAX."""
+    watch = Watch(index, count, resume)
+    if index == 0:
+        family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+        with socket.create_server((host, 0), family=family, backlog=count) as server:
+            token = secrets.token_hex(16)
+            from_leader(f"{server.getsockname()[1]} {token}".encode())
+            watch.lead(server, token, seconds)
+    else:
+        port, token = from_leader(b"").decode().split()
+        watch.follow(host, int(port), token, seconds)
+    return watch
+
+
+def _address(coordinator: str) -> tuple[str, int]:
+    host, colon, port = coordinator.rpartition(":")
+    if not (colon and host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise ValueError(f"coordinator is {coordinator!r}; give host:port of process 0, such as '10.0.0.1:9911'.")
+    return host.strip("[]"), int(port)
+
+
+def _end(watch: Watch, error: BaseException) -> None:
+    """Lets the peers go, and ends this process as its error would."""
+    watch.close()
+    status = 1
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif isinstance(error, KeyboardInterrupt):
+        status = 130
+    else:
+        traceback.print_exception(error)
+    with contextlib.suppress(Exception):
+        print(end="", flush=True)
+    os._exit(status)
