@@ -55,7 +55,7 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
             "sample": written,
         },
         report=[harness.Text("What is to be seen", _reading(compared, options)), *pictures, *shown]
-        + ([harness.Text("A sample", [written])] if written else []),
+        + ([harness.Text("A sample", [line for line in written.splitlines() if line])] if written else []),
     )
 
 

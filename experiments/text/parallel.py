@@ -31,25 +31,30 @@ def cut_over(loss: Callable[..., tuple[Array, Window]], mesh: Mesh, batch: int) 
     if batch % mesh.size:
         raise UsageError(f"{batch} rows over {mesh.size} devices; make --large-batch a multiple of {mesh.size}.")
 
-    @functools.partial(
-        jax.shard_map,
+    rows = jax.shard_map(
+        functools.partial(own_rows, loss),
         mesh=mesh,
         in_specs=(P(), P(None, AXIS), _CUT),
         out_specs=((P(), P()), P()),
         check_vma=False,
     )
-    def rows(params: Any, chunk: Chunk, window: Window) -> tuple[tuple[Array, Window], Any]:
-        (value, window), gradient = jax.value_and_grad(loss, has_aux=True)(params, chunk, window)
-
-        def whole(axis: int) -> Callable[[Array], Array]:
-            return lambda leaf: lax.all_gather(leaf, AXIS, axis=axis, tiled=True)
-
-        carry = jax.tree.map(whole(0), window.carry)
-        window = Window(carry, *(whole(1)(leaf) for leaf in window[1:]))
-        value, gradient = lax.pmean((value, gradient), AXIS)
-        return (value, window), gradient
 
     def gradient(params: Any, chunk: Chunk, carry: Window) -> Any:
         return rows(params, chunk, carry)
 
     return gradient
+
+
+def own_rows(
+    loss: Callable[..., tuple[Array, Window]], params: Any, chunk: Chunk, window: Window
+) -> tuple[tuple[Array, Window], Any]:
+    """One device's part, within the axis `rnnjax.sharding.AXIS`; what it gives is the same on all."""
+    (value, window), gradient = jax.value_and_grad(loss, has_aux=True)(params, chunk, window)
+
+    def whole(axis: int) -> Callable[[Array], Array]:
+        return lambda leaf: lax.all_gather(leaf, AXIS, axis=axis, tiled=True)
+
+    carry = jax.tree.map(whole(0), window.carry)
+    window = Window(carry, *(whole(1)(leaf) for leaf in window[1:]))
+    value, gradient = lax.pmean((value, gradient), AXIS)
+    return (value, window), gradient

@@ -1,7 +1,9 @@
 """The language model: chunks of the stream, bits per character, sampling, and a whole run made small."""
 
 import dataclasses
+import functools
 import itertools
+import types
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from experiments.data import shakespeare
 from experiments.data.shakespeare import Alphabet
 from experiments.harness import UsageError
 from experiments.text import __main__ as main
-from experiments.text import large, sample, sampling, score, stream
-from rnnjax.training import load_model
+from experiments.text import large, parallel, sample, sampling, score, stream
+from rnnjax.sharding import AXIS
+from rnnjax.training import Window, load_model
 from tests.experiments.quickly import quickly  # noqa: F401 (a fixture)
 from tests.experiments.toy import read
 
@@ -120,6 +123,28 @@ def test_the_standard_error_is_that_of_stretches() -> None:
     assert large.standard_error(noise[:20]) is None
 
 
+def test_rows_cut_over_devices_are_the_whole_batch() -> None:
+    """Two devices, as a mapped axis: value, gradient and carry are those of one device with all rows."""
+    data, _ = stream.stream(TOKENS, V, 5, 4)
+    chunk = data(jax.random.key(0), jnp.int32(1))
+    loss, initial = score.truncated_loss(MODEL, 5)
+    window = initial(jax.random.normal(jax.random.key(1), (4, 4)), chunk)
+    (value, after), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(PARAMS, chunk, window)
+
+    def cut(axis: int) -> Any:
+        return lambda leaf: jnp.stack(jnp.split(leaf, 2, axis))
+
+    cut_window = Window(cut(0)(window.carry), *map(cut(1), window[1:]))
+    both = jax.jit(jax.vmap(functools.partial(parallel.own_rows, loss), (None, 0, 0), axis_name=AXIS))
+    (values, windows), gradients = both(PARAMS, jax.tree.map(cut(1), chunk), cut_window)
+    for device in range(2):
+        np.testing.assert_allclose(values[device], value, rtol=1e-12)
+        np.testing.assert_allclose(windows.carry[device], after.carry, rtol=1e-12)
+        jax.tree.map(lambda a, b, i=device: np.testing.assert_allclose(a[i], b, rtol=1e-10), gradients, gradient)
+    with pytest.raises(UsageError, match="3 rows over 2 devices"):
+        parallel.cut_over(loss, types.SimpleNamespace(size=2), 3)  # pyright: ignore[reportArgumentType]
+
+
 SMALL = {
     "cells": ("lstm",),
     "seeds": 1,
@@ -160,6 +185,7 @@ def test_a_run_is_whole_resumes_and_its_model_is_loaded(
         return train(*given, **named)
 
     monkeypatch.setattr(large, "fit", interrupted)
+    monkeypatch.setattr(large, "LOOKS", 2)
     assert harness.launch(main.EXPERIMENT, words) == 130
     assert harness.launch(main.EXPERIMENT, words) == 0
     summary = read(tmp_path)
