@@ -115,11 +115,13 @@ def _grid(run: harness.Run[Options], texts: Any) -> list[harness.Row]:
 def _large(run: harness.Run[Options], texts: Any, plays: Any) -> harness.Row:
     """The larger network: its row, if that and the saved model are there; else trained, from its last checkpoint."""
     from experiments.text import grid, large
+    from rnnjax import processes
 
     asked = {"model": "large", **run.options.of_the_large}
     place = run.folder / MODEL
     row = run.rows.get(asked)
-    if row is not None and (not run.leads or (place / "manifest.json").exists()):
+    lacks = row is None or (run.leads and not (place / "manifest.json").exists())
+    if row is not None and not processes.any_process(lacks):  # all train, or none
         return row
     steps = run.folder / "rows" / f"{run.rows.key(asked)}-steps"  # --fresh discards it with the rows
     if run.leads:
