@@ -51,7 +51,7 @@ def models(
     return run.figure(
         "models",
         fig,
-        alt=f"Bits per character fall with the order of the n-gram to {bits.min():.2f}; the larger LSTM has {best:.2f}.",
+        alt=f"Bits per character fall to {bits.min():.2f} with the order of the n-gram; the larger LSTM: {best:.2f}.",
         caption="What a character of the held-out play costs. Networks of the grid: median over seeds, bar from the "
         "lowest to the highest, filled where the gradient is clipped.",
     )

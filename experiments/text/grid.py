@@ -15,8 +15,7 @@ from jax import Array, lax
 from jax.sharding import Mesh
 
 from experiments.data.shakespeare import Plays
-from experiments.learning.grid import CELLS
-from experiments.text.score import bits, language_model, truncated_loss
+from experiments.text.score import bits, cell_named, language_model, truncated_loss
 from experiments.text.stream import stream
 from rnnjax import Readout
 from rnnjax.training import FitOptions, FittedMany, clip_by_global_norm, fit_many
@@ -63,7 +62,7 @@ def train(
     """
     first = asked[0]
     rate = optax.cosine_decay_schedule(first["rate"], first["updates"])
-    model = language_model(CELLS[first["cell"]](first["hidden_size"]), texts.alphabet_size)
+    model = language_model(cell_named(first["cell"], first["hidden_size"], texts.alphabet_size), texts.alphabet_size)
     batch, steps = first["batch"], first["steps"]
     data, period = stream(texts.train, texts.alphabet_size, steps, batch)
     loss, initial = truncated_loss(model, steps)

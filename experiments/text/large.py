@@ -10,10 +10,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from experiments.learning.grid import CELLS
 from experiments.text.grid import MEASURE, Asked, Texts
 from experiments.text.parallel import cut_over
-from experiments.text.score import bits, bits_compiled, language_model, truncated_loss
+from experiments.text.score import bits, bits_compiled, cell_named, language_model, truncated_loss
 from experiments.text.stream import stream
 from rnnjax.training import Checkpoints, FitOptions, clip_by_global_norm, fit, init_state, save_model
 
@@ -44,7 +43,7 @@ def train(
       Values: bits per character of the test play, with the standard error over 50 stretches of it; of training and
       validation. Arrays, one entry a look: "updates", "loss" (nats), "held_out_bits_per_character", "gradient_norm".
     """
-    model = language_model(CELLS[asked["cell"]](asked["hidden_size"]), texts.alphabet_size)
+    model = language_model(cell_named(asked["cell"], asked["hidden_size"], texts.alphabet_size), texts.alphabet_size)
     data, period = stream(texts.train, texts.alphabet_size, asked["steps"], asked["batch"])
     loss, initial = truncated_loss(model, asked["steps"])
     key = jax.random.key(asked["seed"])

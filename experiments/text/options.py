@@ -21,10 +21,12 @@ class Options(learning.Options, harness.ProcessOptions):
     """Updates of each run of the grid; 435 are a pass over the text."""
     batch: int = 32
     """Rows of the text that are read side by side, in the grid."""
-    rate: float = 2e-3
+    rate: float = 4e-3
     """Adam's learning rate at the first update of the grid; it falls to zero along half a cosine."""
     look_every: int = 87
     """Updates from one look at the validation play to the next."""
+    max_norm: float = 0.25
+    """Where the gradient's global norm is clipped: in the grid in runs that clip, and in the larger network."""
     steps: int = 64
     """Characters to an update of each row, and how far back its gradient reaches [steps]."""
     large_hidden_size: int = 384
@@ -33,7 +35,7 @@ class Options(learning.Options, harness.ProcessOptions):
     """Its updates."""
     large_batch: int = 32
     """Its rows."""
-    large_rate: float = 3e-3
+    large_rate: float = 6e-3
     """Adam's highest learning rate for it; it falls by a cosine."""
     order: int = 5
     """n of the n-gram that the networks are held against."""

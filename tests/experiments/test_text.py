@@ -65,6 +65,13 @@ def test_bits_carry_through_the_whole_text() -> None:
         score.bits(MODEL, PARAMS, jnp.asarray(TOKENS[:1]))
 
 
+@pytest.mark.parametrize("name", ["elman", "lstm", "gru"])
+def test_a_character_adds_half_a_unit_of_spread(name: str) -> None:
+    cell = score.cell_named(name, 64, 65)
+    drawn = np.asarray(score.language_model(cell, 65).init(jax.random.key(0)).rnn.w_x)
+    assert drawn.std() == pytest.approx(0.5, rel=0.05) and type(cell).__name__.lower() == name
+
+
 def test_a_model_that_knows_nothing_costs_the_logarithm() -> None:
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
     np.testing.assert_allclose(score.bits_compiled(MODEL, zero, jnp.asarray(TOKENS)), np.log2(V), rtol=1e-12)
