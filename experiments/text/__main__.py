@@ -55,7 +55,7 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
             "sample": written,
         },
         report=[harness.Text("What is to be seen", _reading(compared, options)), *pictures, *shown]
-        + ([harness.Text("A sample", [written])] if written else []),
+        + ([harness.Text("A sample", [line for line in written.splitlines() if line])] if written else []),
     )
 
 
@@ -107,7 +107,7 @@ def _grid(run: harness.Run[Options], texts: Any) -> list[harness.Row]:
                 advance(line["step"] - at[0], note=f"{cell}, {np.nanmedian(bits):.2f} bits a character")
                 at[0] = line["step"]
 
-            run.rows.put_many(grid.train(texts, missing, report))
+            run.rows.put_many(grid.train(texts, missing, report, run.mesh))
     found = [run.rows.get(each) for asked in plan.values() for each in asked]
     return [row for row in found if row is not None]
 
@@ -115,14 +115,17 @@ def _grid(run: harness.Run[Options], texts: Any) -> list[harness.Row]:
 def _large(run: harness.Run[Options], texts: Any, plays: Any) -> harness.Row:
     """The larger network: its row, if that and the saved model are there; else trained, from its last checkpoint."""
     from experiments.text import grid, large
+    from rnnjax import processes
 
     asked = {"model": "large", **run.options.of_the_large}
     place = run.folder / MODEL
     row = run.rows.get(asked)
-    if row is not None and (place / "manifest.json").exists():
+    lacks = row is None or (run.leads and not (place / "manifest.json").exists())
+    if row is not None and not processes.any_process(lacks):  # all train, or none
         return row
     steps = run.folder / "rows" / f"{run.rows.key(asked)}-steps"  # --fresh discards it with the rows
-    steps.parent.mkdir(exist_ok=True)
+    if run.leads:
+        steps.parent.mkdir(exist_ok=True)
     info = {"experiment": "text", "alphabet": plays.alphabet.characters, "text_sha256": plays.record["sha256"]}
     total = asked["updates"]
     with run.progress("updates of the larger LSTM", total) as advance:
@@ -133,7 +136,7 @@ def _large(run: harness.Run[Options], texts: Any, plays: Any) -> harness.Row:
             advance(line["step"] - at[0], note=f"{bits:.3f} bits a character on the validation play")
             at[0] = line["step"]
 
-        values, arrays = large.train(texts, run.options.of_the_large, steps, place, info, report)
+        values, arrays = large.train(texts, run.options.of_the_large, steps, place, info, report, run.mesh)
     return run.rows.put(asked, values, arrays)
 
 
@@ -144,8 +147,8 @@ def _problem(texts: Any, chosen: dict[str, Any], order: int) -> learning.Problem
         raise NotImplementedError("the text has a grid of its own: a carry goes from update to update")
 
     return learning.Problem(
-        inputs=texts.alphabet_size,
-        outputs=texts.alphabet_size,
+        input_size=texts.alphabet_size,
+        output_size=texts.alphabet_size,
         train=unused,
         held_out=unused,
         test=unused,
@@ -185,7 +188,7 @@ def _sample(run: harness.Run[Options]) -> str | None:
     from experiments.text import sample
 
     options = run.options
-    if not options.sample:
+    if not options.sample or not run.leads:
         return None
     run.out.print()
     asked = sample.Options(
@@ -210,8 +213,8 @@ EXPERIMENT = harness.Experiment(
     },
     code=(
         *(f"rnnjax.{name}" for name in ("cell", "cells", "initializers", "unroll", "readout", "tasks", "training")),
-        *(f"experiments.text.{name}" for name in ("grid", "large", "ngram", "score", "stream")),
-        "experiments.learning.network",
+        *(f"experiments.text.{name}" for name in ("grid", "large", "ngram", "parallel", "score", "stream")),
+        "experiments.learning.grid",
         "experiments.data.shakespeare",
     ),
 )

@@ -1,6 +1,5 @@
 """Bits per character by model, and the larger network's learning curve."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,55 +16,44 @@ def models(
     lines: Sequence[Mapping[str, Any]],
     large: Mapping[str, Any],
 ) -> harness.Figure:
-    """n-grams against their order; each network a level line's mark at the right."""
-    fig, ax = style.figure(7.2, 4.4)
-    orders = [row["order"] for row in ngrams]
-    bits = [row["test_bits_per_character"] for row in ngrams]
-    ax.plot(orders, bits, label="n-gram, Kneser-Ney", **style.line(2)._asdict())
-    place = len(orders) + 1.0
-    ticks, names = list(orders), [str(order) for order in orders]
-    for line in lines:
+    """n-grams against their order on the left, the networks beside them on the same scale."""
+    fig, axes = style.figures(1, 2, 8.4, 4.2, sharey=True, width_ratios=(1, 1))
+    left, right = axes[0]
+    bits = np.array([row["test_bits_per_character"] for row in ngrams])
+    left.plot([row["order"] for row in ngrams], bits, **style.line(3)._asdict())
+    left.set_title("n-grams, Kneser-Ney")
+    left.set_xlabel("order n")
+    left.set_ylabel("held-out play [bits per character]")
+    for place, line in enumerate(lines):
         look = style.line(CELL_NAMES.index(line["cell"]))
         low, middle, high = (line[f"test_bits_per_character_{what}"] for what in ("lowest", "median", "highest"))
-        clipped = line["clipped_at_norm"] is not None
-        ax.errorbar(
+        right.errorbar(
             [place],
             [middle],
             [[middle - low], [high - middle]],
             fmt=look.marker,
             color=look.color,
-            markerfacecolor=look.color if clipped else "white",
-            capsize=3,
+            markerfacecolor="white" if line["clipped_at_norm"] is None else look.color,
+            capsize=4,
         )
-        ticks.append(place)
-        names.append(f"{line['cell']}{', clipped' if clipped else ''}")
-        place += 1
-    best = large["test_bits_per_character"]
-    ax.plot([place], [best], "*", color=style.VERMILLION, markersize=13)
-    ticks.append(place)
-    names.append("lstm, larger")
-    ax.axhline(best, color=style.VERMILLION, linewidth=0.9, linestyle="--")
-    chosen = bits[run.options.order - 1]
-    ax.axhline(chosen, color="0.35", linewidth=0.9, linestyle=":")
-    ax.annotate(f"{run.options.order}-gram {chosen:.2f}", (1, chosen), (0, 3), textcoords="offset points", fontsize=8.5)
-    ax.annotate(
-        f"larger LSTM {best:.2f}", (1, best), (0, -11), textcoords="offset points", fontsize=8.5, color=style.VERMILLION
-    )
-    ax.set_xticks(ticks, names)
-    for label in ax.get_xticklabels()[len(orders) :]:
-        label.set(rotation=35, ha="right", rotation_mode="anchor")
-    ax.set_xlabel("order n of the n-gram;  networks", loc="left")
-    ax.set_ylabel("held-out play [bits per character]")
-    uniform = math.log2(large["alphabet_size"]) if "alphabet_size" in large else None
-    if uniform is not None:
-        ax.axhline(uniform, color="0.6", linewidth=0.8)
-    ax.legend(loc="upper right")
+    best, chosen = large["test_bits_per_character"], bits[run.options.order - 1]
+    right.plot([len(lines)], [best], "*", color=style.VERMILLION, markersize=13)
+    names = [f"{line['cell']}{'' if line['clipped_at_norm'] is None else ', clipped'}" for line in lines]
+    right.set_xticks(range(len(lines) + 1), [*names, "lstm, larger"], rotation=35, ha="right", rotation_mode="anchor")
+    right.set_xlim(-0.6, len(lines) + 0.6)
+    right.set_title("networks")
+    for ax in (left, right):
+        ax.axhline(chosen, color="0.3", linewidth=1.0, linestyle=":")
+        ax.axhline(best, color=style.VERMILLION, linewidth=1.0, linestyle="--")
+    at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right", "fontsize": 9}
+    left.annotate(f"{run.options.order}-gram: {chosen:.2f}", (0.99, chosen), (0, 4), color="0.2", **at)
+    left.annotate(f"larger LSTM: {best:.2f}", (0.99, best), (0, 4), color=style.VERMILLION, **at)
     return run.figure(
         "models",
         fig,
-        alt=f"Bits per character fall with the order of the n-gram to {min(bits):.2f}; the larger LSTM has {best:.2f}.",
+        alt=f"Bits per character fall to {bits.min():.2f} with the order of the n-gram; the larger LSTM: {best:.2f}.",
         caption="What a character of the held-out play costs. Networks of the grid: median over seeds, bar from the "
-        "lowest to the highest; filled: gradient clipped.",
+        "lowest to the highest, filled where the gradient is clipped.",
     )
 
 
@@ -81,15 +69,14 @@ def training(run: harness.Run[Any], large: harness.Row, chosen: Mapping[str, Any
     for i, (name, values) in enumerate(curves.items()):
         ax.plot(at, values, label=name, markevery=every, **style.line(i)._asdict())
     gram = chosen["held_out_bits_per_character"]
-    ax.axhline(gram, color="0.35", linewidth=1.2, linestyle=":", label=f"{run.options.order}-gram, validation play")
+    ax.axhline(gram, color="0.3", linewidth=1.2, linestyle=":", label=f"{run.options.order}-gram, validation play")
     ax.set_xlabel("updates")
     ax.set_ylabel("bits per character")
-    ax.set_ylim(top=min(ax.get_ylim()[1], 3.6))
     ax.legend()
     return run.figure(
         "training",
         fig,
-        alt=f"The larger LSTM's validation curve crosses the {run.options.order}-gram's line and levels off below it.",
-        caption=f"The larger LSTM (H = {large.options['hidden_size']}), on the text it trains on and on the beginning "
-        "of the validation play.",
+        alt=f"Bits per character of the larger LSTM against updates, beside the {run.options.order}-gram's.",
+        caption=f"The larger LSTM (H = {large.options['hidden_size']}), on the text that it trains on and on the "
+        "beginning of the validation play.",
     )

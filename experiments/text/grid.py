@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
+from jax.sharding import Mesh
 
 from experiments.data.shakespeare import Plays
-from experiments.learning.network import CELLS
-from experiments.text.score import bits, language_model, truncated_loss
+from experiments.text.score import bits, cell_named, language_model, truncated_loss
 from experiments.text.stream import stream
 from rnnjax import Readout
 from rnnjax.training import FitOptions, FittedMany, clip_by_global_norm, fit_many
@@ -51,14 +51,18 @@ class Texts:
 
 
 def train(
-    texts: Texts, asked: Sequence[Asked], report: Callable[[dict[str, Any]], None] | None = None
+    texts: Texts,
+    asked: Sequence[Asked],
+    report: Callable[[dict[str, Any]], None] | None = None,
+    mesh: Mesh | None = None,
 ) -> list[tuple[Asked, dict[str, Any], dict[str, np.ndarray]]]:
     """Rows of one cell: what was asked, values, arrays, as `experiments.learning` has them.
 
     A seed starts from the same weights and reads the same chunks whether it is clipped or not.
     """
     first = asked[0]
-    model = language_model(CELLS[first["cell"]](first["hidden_size"]), texts.alphabet_size)
+    rate = optax.cosine_decay_schedule(first["rate"], first["updates"])
+    model = language_model(cell_named(first["cell"], first["hidden_size"], texts.alphabet_size), texts.alphabet_size)
     batch, steps = first["batch"], first["steps"]
     data, period = stream(texts.train, texts.alphabet_size, steps, batch)
     loss, initial = truncated_loss(model, steps)
@@ -73,7 +77,7 @@ def train(
     fitted = fit_many(
         loss,
         lambda key, setting: model.init(key),
-        lambda setting: optax.chain(clip_by_global_norm(setting["max_norm"]), optax.adam(first["rate"])),
+        lambda setting: optax.chain(clip_by_global_norm(setting["max_norm"]), optax.adam(rate)),
         data,
         settings,
         FitOptions(steps=first["updates"], chunk=min(first["look_every"], first["updates"]), data_period=period),
@@ -82,6 +86,7 @@ def train(
         held_out=lambda key, index: look,
         measure=lambda params, tokens: {MEASURE: bits(model, params, tokens).mean()},
         report=report,
+        mesh=mesh,
     )
     tested = _tested(model, fitted, texts)
     return [(each, *_row(fitted, i, tested[i])) for i, each in enumerate(asked)]

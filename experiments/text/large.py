@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
-from experiments.learning.network import CELLS
 from experiments.text.grid import MEASURE, Asked, Texts
-from experiments.text.score import bits, bits_compiled, language_model, truncated_loss
+from experiments.text.parallel import cut_over
+from experiments.text.score import bits, bits_compiled, cell_named, language_model, truncated_loss
 from experiments.text.stream import stream
 from rnnjax.training import Checkpoints, FitOptions, clip_by_global_norm, fit, init_state, save_model
 
@@ -27,6 +28,7 @@ def train(
     model_folder: Path,
     info: dict[str, Any],
     report: Callable[[dict[str, Any]], None] | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Trains, or goes on from the newest checkpoint; then scores and saves the model.
 
@@ -35,11 +37,13 @@ def train(
       steps_folder: of the checkpoints.
       model_folder: where the model goes.
       info: what is saved with it.
+      report: called with each line of metrics.
+      mesh: devices that the rows of the batch are cut over; with several processes there are no checkpoints.
     Returns:
       Values: bits per character of the test play, with the standard error over 50 stretches of it; of training and
       validation. Arrays, one entry a look: "updates", "loss" (nats), "held_out_bits_per_character", "gradient_norm".
     """
-    model = language_model(CELLS[asked["cell"]](asked["hidden_size"]), texts.alphabet_size)
+    model = language_model(cell_named(asked["cell"], asked["hidden_size"], texts.alphabet_size), texts.alphabet_size)
     data, period = stream(texts.train, texts.alphabet_size, asked["steps"], asked["batch"])
     loss, initial = truncated_loss(model, asked["steps"])
     key = jax.random.key(asked["seed"])
@@ -48,6 +52,7 @@ def train(
     first = initial(model.initial_carry(params, (asked["batch"],)), jax.eval_shape(data, key, jnp.int32(0)))
     look = jnp.asarray(texts.look)
     every = max(1, asked["updates"] // LOOKS)
+    alone = jax.process_count() == 1
     fitted = fit(
         loss,
         init_state(params, rule, jax.random.fold_in(key, 1), first),
@@ -56,9 +61,10 @@ def train(
         FitOptions(steps=asked["updates"], chunk=every, data_period=period),
         held_out=lambda key, index: look,
         measure=lambda params, tokens: {MEASURE: bits(model, params, tokens).mean()},
+        gradient=None if mesh is None else cut_over(loss, mesh, asked["batch"]),
         report=report,
-        log=steps_folder.with_suffix(".jsonl"),
-        checkpoints=Checkpoints(folder=steps_folder, every=every, keep=2, config=asked),
+        log=steps_folder.with_suffix(".jsonl") if alone else None,
+        checkpoints=Checkpoints(folder=steps_folder, every=every, keep=2, config=asked) if alone else None,
     )
     params = fitted.state.params
     tested = np.asarray(bits_compiled(model, params, jnp.asarray(texts.test)), np.float64)
@@ -71,7 +77,8 @@ def train(
         "parameters_count": size,
         "passes_over_the_text": asked["updates"] / period,
     }
-    save_model(model_folder, model, params, {**info, **values, "asked": asked})
+    if jax.process_index() == 0:
+        save_model(model_folder, model, params, {**info, **values, "asked": asked})
     names = {"updates": "step", **{name: name for name in ("loss", "gradient_norm", f"held_out_{MEASURE}")}}
     return values, {name: np.array([line[key] for line in fitted.history], float) for name, key in names.items()}
 

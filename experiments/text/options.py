@@ -5,34 +5,37 @@ from typing import Any
 
 from experiments import harness, learning
 from experiments.harness import UsageError
+from experiments.harness.processes import FIELDS as PROCESS_FIELDS
 from experiments.text.ngram import MAX_ORDER
 
-_NOT_OF_THE_GRID = {"order", "sample", "prompt", "temperature"}
+_NOT_OF_THE_GRID = {"order", "sample", "prompt", "temperature", *PROCESS_FIELDS}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(learning.Options):
+class Options(learning.Options, harness.ProcessOptions):
     """The grid of small networks, one larger LSTM, and what it writes."""
 
     hidden_size: int = 128
     """H of the grid [units]."""
-    updates: int = 870
+    updates: int = 1305
     """Updates of each run of the grid; 435 are a pass over the text."""
     batch: int = 32
     """Rows of the text that are read side by side, in the grid."""
-    rate: float = 2e-3
-    """Adam's learning rate in the grid; constant."""
-    look_every: int = 58
+    rate: float = 4e-3
+    """Adam's learning rate at the first update of the grid; it falls to zero along half a cosine."""
+    look_every: int = 87
     """Updates from one look at the validation play to the next."""
+    max_norm: float = 0.25
+    """Where the gradient's global norm is clipped: in the grid in runs that clip, and in the larger network."""
     steps: int = 64
     """Characters to an update of each row, and how far back its gradient reaches [steps]."""
     large_hidden_size: int = 384
     """H of the larger LSTM [units]."""
-    large_updates: int = 3000
+    large_updates: int = 3500
     """Its updates."""
     large_batch: int = 32
     """Its rows."""
-    large_rate: float = 4e-3
+    large_rate: float = 6e-3
     """Adam's highest learning rate for it; it falls by a cosine."""
     order: int = 5
     """n of the n-gram that the networks are held against."""

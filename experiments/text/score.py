@@ -3,6 +3,7 @@
 bits_t = -log2 p(token_{t+1} | token_1, ..., token_t)          the carry goes through the whole text
 """
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -11,10 +12,23 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from experiments.learning.grid import CELLS
 from rnnjax import Readout
+from rnnjax.initializers import Normal
 from rnnjax.training import Chunk, tbptt
 
+INPUT_SPREAD = 0.5  # standard deviation of what a character adds to a pre-activation, as drawn
 PIECE = 128  # steps whose logits are in memory at a time
+
+
+def cell_named(name: str, hidden_size: int, alphabet_size: int) -> Any:
+    """The cell of this name, W1 ~ N(0, 1/4).
+
+    A one-hot input picks one row of W1, so what it adds has the spread of an entry: 1/√V = 0.12 as drawn for dense
+    inputs, with which the first hundred updates teach little but the frequencies of characters.
+    """
+    cell: Any = CELLS[name](hidden_size)
+    return dataclasses.replace(cell, w_x=Normal(INPUT_SPREAD * math.sqrt(alphabet_size)))
 
 
 def language_model(cell: Any, alphabet_size: int) -> Readout:
