@@ -1,0 +1,24 @@
+"""Stocks: tomorrow's price from the days before, walked forward, beside forecasts that need no network.
+
+Question: does a recurrent network predict tomorrow's price of a stock better than today's price does?
+Command: python -m experiments.stocks
+Minutes: ?
+Expected: ?
+
+The job of the lecture's first network, on real prices. A forecast of tomorrow's log price is today's log price plus a
+forecast of tomorrow's log return, so all models say a return: persistence says 0, drift the mean of the past, the
+moving average the mean of the last month, AR a linear function of the last week by least squares, and a network (Elman,
+LSTM or GRU) what it makes of the last `--steps` days. One network serves all companies of a fold.
+
+A fold is half a year. Everything that is fitted for it (weights, coefficients, means and standard deviations) is fitted
+on the days before it, and a day is forecast from the days before that day. Two controls go the same way: a planted
+series, which can be predicted, and a random walk, which cannot.
+
+A model's loss on a day is the mean over companies of its squared error over the variance of the company's past. The
+difference of its loss to persistence's, day by day, is tested with Diebold and Mariano's statistic (Newey and West's
+variance) and with a moving-block bootstrap, since volatile days come together.
+
+Every trained network of the last fold is kept; it takes returns, standardised by the numbers in its `info`:
+
+    carry, outputs = rnnjax.training.load_model("results/stocks/models/gru-clipped-0")(xs)
+"""
