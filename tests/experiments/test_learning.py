@@ -12,7 +12,7 @@ import pytest
 import rnnjax
 from experiments import adding, harness, learning
 from experiments.data.labelled import padded
-from experiments.learning import grid, network, table
+from experiments.learning import grid, table
 from rnnjax import tasks, training
 from tests.experiments.quickly import quickly  # noqa: F401
 from tests.experiments.toy import read
@@ -41,13 +41,25 @@ def run_of(tmp_path: Path, capsys):
 
 
 @pytest.mark.usefixtures("quickly")
-def test_from_command_line_to_summary_and_never_twice(run_of, tmp_path: Path):
+def test_from_command_line_to_summary_and_never_twice(run_of, tmp_path: Path, monkeypatch):
+    """Compiled once for all: four rows of the command line, and with them three that only this test asks for."""
+    train, beside = grid.train, []
+
+    def train_more(problem, asked, mesh=None):
+        more = [{"max_norm": 1e6}, {"max_norm": 1e-3}, {"max_norm": np.nan}]
+        done = train(problem, [*asked, *({**asked[0], **each} for each in more)], mesh)
+        beside.extend(done)
+        return done[: len(asked)]
+
+    monkeypatch.setattr(grid, "train", train_more)
     summary = run_of("--cells", "elman", "--seeds", "2")
     assert (summary["rows_computed_count"], summary["baseline"]) == (4, pytest.approx(1 / 6))
     assert {path.name for path in tmp_path.iterdir()} >= {"curves.png", "curves.svg", "report.html", "config.json"}
     for line, clipped in zip(summary["lines"], (True, False), strict=True):
         mine = [row["test_mean_squared_error"] for row in summary["rows"] if row["clipped"] == clipped]
         assert line["test_mean_squared_error_median"] == np.median(mine) and line["seeds"] == len(set(mine)) == 2
+    clips_and_seeds([(each.values, each.arrays) for each in beside])
+
     row = summary["rows"][1]
     saved = training.load_model(tmp_path / "models" / "elman-clipped-1")
     with jax.enable_x64(False):  # as the experiment runs
@@ -55,8 +67,25 @@ def test_from_command_line_to_summary_and_never_twice(run_of, tmp_path: Path):
         error = tasks.squared_error(saved(batch.xs)[1], batch)
     np.testing.assert_allclose(error, row["test_mean_squared_error"], rtol=1e-5)
     assert saved.info["index"] == 1 and saved.model == MODEL
+
     again = run_of("--cells", "elman", "--seeds", "2")
     assert (again["rows_computed_count"], again["lines"]) == (0, summary["lines"])
+
+
+def clips_and_seeds(done: list[tuple[dict[str, Any], dict[str, np.ndarray]]]) -> None:
+    """A clip far above every norm changes nothing, a low one does; seeds differ; one that is not finite stops alone."""
+    _, _, plain, other, loose, tight, broken = done
+    for (values, arrays), share in ((plain, 0), (loose, 0), (tight, 1), (other, 0)):
+        assert values["clipped_share"] == share and values["updates_done"] == 4
+        assert arrays["updates"].tolist() == [2, 4] and values["stopped_at_update"] is None
+        assert values["held_out_mean_squared_error"] == arrays["held_out_mean_squared_error"][-1]
+        assert values["largest_gradient_norm"] == arrays["gradient_norm_max"].max() > 1e-3
+    assert plain[0] == loose[0]
+    assert tight[1]["loss"][1] != plain[1]["loss"][1] and other[1]["loss"][0] != plain[1]["loss"][0]
+    values, arrays = broken
+    assert (values["stopped_at_update"], values["updates_done"]) == (0, 0)
+    assert "w_out after the update" in values["not_finite"] and np.isfinite(values["test_mean_squared_error"])
+    assert np.isnan(arrays["loss"]).all() and values["clipped_share"] is None
 
 
 @pytest.mark.usefixtures("quickly")
@@ -82,25 +111,6 @@ def test_a_run_that_stops_goes_on_with_the_next_cell(run_of, monkeypatch):
     assert (summary["rows_computed_count"], summary["rows_reused_count"]) == (6, 6)
     names = [(row["cell"], row["clipped"], row["index"]) for row in summary["rows"]]
     assert names == [(cell, clipped, i) for cell in ("elman", "gru") for clipped in (True, False) for i in range(3)]
-
-
-@pytest.mark.usefixtures("quickly")
-def test_runs_of_one_program():
-    """A clip far above every norm changes nothing, a low one does; seeds differ; one that is not finite stops alone."""
-    clipping = [{"clipped": False}, {"max_norm": 1e6}, {"max_norm": 1e-3}, {"clipped": False, "index": 1}]
-    plan = [asked(**each) for each in [*clipping, {"max_norm": np.nan}]]
-    plain, loose, tight, other, broken = (row[1:3] for row in grid.train(adding.problem(TINY_OPTIONS), plan))
-    for (values, arrays), share in ((plain, 0), (loose, 0), (tight, 1), (other, 0)):
-        assert values["clipped_share"] == share and values["updates_done"] == 4
-        assert arrays["updates"].tolist() == [2, 4] and values["stopped_at_update"] is None
-        assert values["held_out_mean_squared_error"] == arrays["held_out_mean_squared_error"][-1]
-        assert values["largest_gradient_norm"] == arrays["gradient_norm_max"].max() > 1e-3
-    assert plain[0] == loose[0]
-    assert tight[1]["loss"][1] != plain[1]["loss"][1] and other[1]["loss"][0] != plain[1]["loss"][0]
-    values, arrays = broken
-    assert (values["stopped_at_update"], values["updates_done"]) == (0, 0)
-    assert "w_out after the update" in values["not_finite"] and np.isfinite(values["test_mean_squared_error"])
-    assert np.isnan(arrays["loss"]).all() and values["clipped_share"] is None
 
 
 def test_lines_take_their_numbers_from_rows():
@@ -137,12 +147,11 @@ def test_what_a_row_depends_on():
     }
 
 
-@pytest.mark.parametrize("cell", ["elman", "lstm", "gru"])
-def test_padding_changes_no_output_and_no_gradient(cell: str):
+def test_padding_changes_no_output_and_no_gradient():
     """Rows of 3 and 5 steps, alone, and padded to 9 with anything, even NaN: the same loss and gradient."""
     rng = np.random.default_rng(0)
     rows = [rng.normal(size=(length, 2)) for length in (3, 5)]
-    model = rnnjax.Readout(network.CELLS[cell](4), 2, 3)
+    model = rnnjax.Readout(rnnjax.LSTM(4), 2, 3)
     params = model.init(jax.random.key(1), jnp.float64)
     problems = {ragged: dataclasses.replace(adding.problem(TINY_OPTIONS), ragged=ragged) for ragged in (True, False)}
 
