@@ -99,7 +99,7 @@ def joined(options: CommonOptions, place: Path) -> Iterator[None]:
 def _together(options: Any, place: Path) -> contextlib.AbstractContextManager[None]:
     from rnnjax import processes
 
-    resume = f"Finished rows and checkpoints stay in {place}: start all with the same command again to go on from them."
+    resume = f"Finished rows and checkpoints stay in {place}: run the same commands again to go on from there."
     return processes.joined(
         options.coordinator, options.num_processes, options.process_id, device_count=options.devices, resume=resume
     )
@@ -138,7 +138,7 @@ def agree(what: Mapping[str, Any]) -> None:
 
 
 class SharedRows(RowStore):
-    """The rows of process 0 in every process; it alone reads and writes them. Every call that writes is a collective."""
+    """The rows of process 0, which alone reads and writes them, in every process. `put_many` is a collective."""
 
     def _load(self) -> int:
         from rnnjax import processes

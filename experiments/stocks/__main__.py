@@ -77,22 +77,22 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
             advance(note=f"{asked['input']}, {asked['cell']}")
 
     lines: dict[str, list[dict[str, Any]]] = {}
+    shown: dict[str, np.ndarray] = {}
     for name in dict.fromkeys(row.options["input"] for row in rows):
         own = [row for row in rows if row.options["input"] == name]
-        panel, folds = _walk(own[0].options)
-        named = table.all_forecasts(panel, folds, _networks(own))
-        lines[name] = table.lines_of(panel, folds, named)
+        walked = _walk(own[0].options)
+        named = table.all_forecasts(*walked, _networks(own))
+        lines[name] = table.lines_of(*walked, named)
         if name == "stocks":
-            real, shown = (panel, folds), named
-    own = [row for row in rows if row.options["input"] == "stocks"]
+            shown = named
+    panel, folds = _walk(rows[0].options)
     with harness.plotting():
         pictures = [
-            figures.errors(run, *real, shown),
+            figures.errors(run, panel, folds, shown),
             figures.gains(run, lines),
-            figures.curves(run, own),
+            figures.curves(run, [row for row in rows if row.options["input"] == "stocks"]),
         ]
     tables = [run.show(_table(lines[name], _caption(name, rows))) for name in lines]
-    panel, folds = real
     return harness.Outcome(
         summary={
             "input": {"source": _source(), "first_test_day": str(panel.dates[folds.first[0]])},

@@ -36,8 +36,8 @@ def errors(run: harness.Run[Any], panel: Panel, folds: Folds, named: Mapping[str
         fig,
         alt="For each company the error of each model over that of persistence, fold by fold.",
         caption="Root mean squared error of tomorrow's log return over that of persistence (below the line at 1 a "
-        "model is better), by fold and company; networks clipped, all seeds together. GOOG and FB begin with the first fold "
-        "that has enough of their past.",
+        "model is better), by fold and company; networks clipped, all seeds together. GOOG and FB begin with the first "
+        "fold that has enough of their past.",
     )
 
 
@@ -93,7 +93,7 @@ def curves(run: harness.Run[Any], rows: Sequence[harness.Row]) -> harness.Figure
         "curves",
         fig,
         alt="For each cell squared error against updates, on the training days and on the month after them.",
-        caption="Learning curves, squared error over that of persistence on the same days: median over folds and seeds; "
-        "the bands, of clipped runs, hold half of them. The month lies after the days that weights and scales are "
-        "fitted to, and before the fold.",
+        caption="Learning curves, squared error over that of persistence on the same days: median over folds and "
+        "seeds; the bands, of clipped runs, hold half of them. The month lies after the days that weights and scales "
+        "are fitted to, and before the fold.",
     )

@@ -9,7 +9,7 @@ Collectives go through Gloo on a CPU and through NCCL on GPUs.
 """
 
 from rnnjax.processes.joining import joined, leads
-from rnnjax.processes.sharing import agree, any_process, from_leader
+from rnnjax.processes.sharing import agree, from_all, from_leader, largest
 from rnnjax.processes.watch import LOST_STATUS
 
-__all__ = ["LOST_STATUS", "agree", "any_process", "from_leader", "joined", "leads"]
+__all__ = ["LOST_STATUS", "agree", "from_all", "from_leader", "joined", "largest", "leads"]

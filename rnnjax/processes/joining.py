@@ -32,9 +32,9 @@ def joined(
 ) -> Iterator[None]:
     """Within the block this process is number `index` of `count`, and `jax.devices()` are those of all of them.
 
-    It is said before anything else uses JAX, once in the life of a process, and does no more than this:
+    It is said before anything else uses JAX, once in the life of a process, and does this and no more:
     `jax.distributed.initialize` with a heartbeat of ten seconds; Gloo for collectives on a CPU; JAX's preemption
-    service off, since it would swallow SIGTERM; `setup_process(device_count)`; and a thread that notices a peer's death.
+    service off, since it would swallow SIGTERM; `setup_process(device_count)`; a thread that notices a peer's death.
 
     If a peer dies, this process writes one line to its standard error, which process and what to do, and ends with
     `LOST_STATUS`, whatever it was doing; work on the disk is kept. An error that leaves the block ends the process at
@@ -51,7 +51,7 @@ def joined(
       ValueError: numbers that make no sense.
       RuntimeError: JAX is in use already; or the others did not come, or could not be reached.
     """
-    host, port = _address(coordinator)
+    host, _ = _address(coordinator)
     if not 0 <= index < count:
         raise ValueError(f"index is {index} for count = {count}; number the processes from 0 to {count - 1}.")
     setup_process(device_count)
@@ -64,9 +64,7 @@ def joined(
         yield
     except BaseException as error:
         if isinstance(error, jax.errors.JaxRuntimeError):
-            time.sleep(
-                _VERDICT_SECONDS
-            )  # a collective that failed because a peer died: the watch says so and ends this
+            time.sleep(_VERDICT_SECONDS)  # did it fail since a peer died? Then the watch ends this process meanwhile
         _end(watch, error)
     watch.say_bye()
     jax.distributed.shutdown()  # waits for all

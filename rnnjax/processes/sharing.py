@@ -1,9 +1,8 @@
-"""What processes tell each other outside of training: bytes from process 0, a flag of any, and whether all agree.
+"""What processes tell each other outside of training: bytes of process 0 or of all, and whether all agree.
 
 Each call is a collective: every process makes the same calls in the same order. With one process they are free.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -31,15 +30,31 @@ def from_leader(data: bytes) -> bytes:
     return np.asarray(multihost_utils.broadcast_one_to_all(mine)).astype(np.uint8).tobytes()
 
 
-def any_process(flag: bool) -> bool:
-    """Whether `flag` is true in any process; the same answer in all.
+def from_all(data: bytes) -> list[bytes]:
+    """What every process passed in, by its number, in every process; all of one length.
 
     Example:
 
-      >>> any_process(False)
-      False
+      >>> from_all(b"of one process")
+      [b'of one process']
     """
-    return bool(_gathered(np.array(flag, np.int32)).any())
+    if jax.process_count() == 1:
+        return [data]
+    from jax.experimental import multihost_utils
+
+    rows = np.asarray(multihost_utils.process_allgather(np.frombuffer(data, np.uint8)))
+    return [row.astype(np.uint8).tobytes() for row in rows]
+
+
+def largest(number: int) -> int:
+    """The largest of the processes' numbers (of 32 bits, from 0 on), in every process.
+
+    Example:
+
+      >>> largest(7)
+      7
+    """
+    return max(int.from_bytes(each, "big") for each in from_all(number.to_bytes(4, "big")))
 
 
 def agree(what: Mapping[str, Any], told: str = "options") -> None:
@@ -56,7 +71,7 @@ def agree(what: Mapping[str, Any], told: str = "options") -> None:
     mine = json.loads(json.dumps(dict(what)))
     first = json.loads(from_leader(json.dumps(mine).encode()))
     names = sorted(name for name in mine.keys() | first.keys() if mine.get(name) != first.get(name))
-    differs = [i for i, flag in enumerate(_gathered(np.array(bool(names), np.int32))) if flag]
+    differs = [i for i, flag in enumerate(from_all(bytes([bool(names)]))) if any(flag)]
     if names:
         values = "; ".join(f"{name} is {first.get(name)!r} there, {mine.get(name)!r} here" for name in names)
         raise ValueError(
@@ -68,21 +83,3 @@ def agree(what: Mapping[str, Any], told: str = "options") -> None:
             f"process {', '.join(map(str, differs))} has other {told} than process 0, and says which in its own "
             "output. Start every process with the same command but for its number."
         )
-
-
-def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
-    """A SHA-256 over names, dtypes, shapes and bytes, by which processes compare what they hold."""
-    total = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        total.update(f"\0{name}\0{array.dtype}\0{array.shape}\0".encode() + array.tobytes())
-    return total.hexdigest()
-
-
-def _gathered(value: np.ndarray) -> np.ndarray:
-    """`[processes]`."""
-    if jax.process_count() == 1:
-        return value[None]
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(value)).reshape(-1)

@@ -1,7 +1,7 @@
 """Notices at once when another process dies, says so in one line, and ends this one.
 
-Every process holds one TCP connection to process 0. Whatever kills a process, its kernel closes the connection; whatever
-takes a machine off the network, keep-alive packets go unanswered. Without this a survivor waits in a collective for
+Every process holds one TCP connection to process 0. Whatever kills a process, its kernel closes the connection; where a
+machine leaves the network, keep-alive packets go unanswered. Without this a survivor waits in a collective for
 `jax.distributed` to abort it, with a page of its log.
 
     peer to process 0:     "<token> <number>"  once,    "bye"  when its work is done
@@ -92,7 +92,7 @@ class Watch:
         if self._leaving:  # this one ends by an error of its own, which is told instead
             return
         message = (
-            f"error: process {lost} of {self.count} is gone (killed, or stopped by an error that its own output tells); "
+            f"error: process {lost} of {self.count} is gone (killed, or stopped by an error that its output tells); "
             f"process {self.index} cannot go on alone and ends here. {self.resume}\n"
         )
         os.write(2, message.encode())

@@ -68,8 +68,8 @@ def fit_many(
       carry: `params -> carry`, for a loss that hands its carry on.
       gradient, held_out, measure, until, health: as for `fit`; each may ask for `setting`.
       report: called with each line of metrics; a value is a list of R numbers.
-      mesh: from `rnnjax.sharding.make_mesh`: the runs are cut over its devices, which may be those of several processes.
-        R need be no multiple of them. Nothing is communicated but the metrics, after each chunk.
+      mesh: from `rnnjax.sharding.make_mesh`: the runs are cut over its devices, perhaps those of several processes. R
+        need be no multiple of them. Nothing is communicated but the metrics, after each chunk.
     Returns:
       `FittedMany(state, history, faults)`.
     Raises:
