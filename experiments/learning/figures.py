@@ -21,7 +21,7 @@ _MARKS = 8  # along a curve
 def curves(run: harness.Run[Any], rows: Sequence[harness.Row], problem: Problem) -> harness.Figure:
     """A column for each cell: above the held-out measure, below the gradient's norm before clipping."""
     cells = list(dict.fromkeys(row.options["cell"] for row in rows))
-    fig, axes = style.figures(2, len(cells), 2.9 * len(cells) + 1.2, 6.0, sharex=True, sharey="row")
+    fig, axes = style.figures(2, len(cells), 2.5 * len(cells) + 1.0, 5.0, sharex=True, sharey="row")
     for column, cell in enumerate(cells):
         for clipped in dict.fromkeys(row.options["clipped"] for row in rows):
             group = [row for row in rows if (row.options["cell"], row.options["clipped"]) == (cell, clipped)]
