@@ -27,6 +27,11 @@ class Options(learning.Options):
 
     steps: int = 100
     """T [steps]."""
+    seeds: int = 5
+    hidden_size: int = 32
+    updates: int = 3000
+    batch: int = 32
+    rate: float = 1e-2
 
     def check(self) -> None:
         super().check()
@@ -41,8 +46,8 @@ def problem(options: Options) -> learning.Problem:
         return tasks.adding(key, options.steps, (rows,))
 
     return learning.Problem(
-        input_size=2,
-        output_size=1,
+        inputs=2,
+        outputs=1,
         train=draw,
         held_out=functools.partial(draw, rows=HELD_OUT_ROWS),
         test=lambda: tasks.adding(
@@ -60,7 +65,7 @@ EXPERIMENT = learning.experiment(
     __doc__,
     Options,
     problem,
-    quick={"updates": 200, "seeds": 3, "steps": 20, "hidden_size": 16, "batch": 32, "look_every": 20},
+    quick={"updates": 200, "seeds": 3, "steps": 20, "hidden_size": 16, "look_every": 20},
     code=("experiments.adding",),
 )
 

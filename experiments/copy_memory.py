@@ -29,7 +29,9 @@ class Options(learning.Options):
 
     delay: int = 50
     """Steps between the last symbol heard and the first said [steps]; T = delay + 20."""
-    updates: int = 3000
+    updates: int = 4000
+    batch: int = 32
+    rate: float = 1e-2
 
     def check(self) -> None:
         super().check()
@@ -53,8 +55,8 @@ def problem(options: Options) -> learning.Problem:
         return tasks.copy_memory(key, options.delay, (TEST_ROWS,), symbols=SYMBOLS, memory=MEMORY)
 
     return learning.Problem(
-        input_size=SYMBOLS + 2,
-        output_size=SYMBOLS + 1,
+        inputs=SYMBOLS + 2,
+        outputs=SYMBOLS + 1,
         train=draw,
         held_out=functools.partial(draw, rows=HELD_OUT_ROWS),
         test=test,

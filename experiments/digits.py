@@ -28,16 +28,16 @@ class Options(learning.Options):
 
     data: Literal["small", "mnist"] = "small"
     """small: 8x8, 64 steps. mnist: 28x28, 784 steps."""
-    updates: int = 4000
-    look_every: int = 100
+    updates: int = 3000
+    rate: float = 5e-3
 
 
 def problem(options: Options) -> learning.Problem:
     """Images of the training part, evenly drawn; the validation part held out."""
     parts = _PARTS[options.data]()
     return learning.Problem(
-        input_size=1,
-        output_size=CLASSES,
+        inputs=1,
+        outputs=CLASSES,
         train=lambda key, step: learning.draw_rows(parts.train, key, options.batch),
         held_out=lambda key, index: learning.batch_of(parts.validation),
         test=lambda: learning.batch_of(parts.test),

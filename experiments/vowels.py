@@ -22,17 +22,19 @@ from rnnjax import tasks
 class Options(learning.Options):
     """Japanese vowels."""
 
-    updates: int = 1000
+    seeds: int = 10
+    updates: int = 300
     batch: int = 45
-    look_every: int = 50
+    rate: float = 5e-3
+    look_every: int = 10
 
 
 def problem(options: Options) -> learning.Problem:
     """225 utterances to train on, evenly drawn; 45 held out; the given 370 for the test."""
     parts = vowels.load()
     return learning.Problem(
-        input_size=parts.train.xs.shape[-1],
-        output_size=vowels.SPEAKERS,
+        inputs=parts.train.xs.shape[-1],
+        outputs=vowels.SPEAKERS,
         train=lambda key, step: learning.draw_rows(parts.train, key, options.batch),
         held_out=lambda key, index: learning.batch_of(parts.validation),
         test=lambda: learning.batch_of(parts.test),
@@ -50,7 +52,7 @@ EXPERIMENT = learning.experiment(
     __doc__,
     Options,
     problem,
-    quick={"updates": 100, "hidden_size": 32, "look_every": 10},
+    quick={"updates": 100, "seeds": 3, "hidden_size": 32},
     code=("experiments.vowels", "experiments.data.vowels", "experiments.data.labelled"),
 )
 

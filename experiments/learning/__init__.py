@@ -11,7 +11,7 @@ An experiment says what is to be learned, and the grid does the rest:
         def draw(key, step, rows=options.batch):
             return tasks.adding(key, options.steps, (rows,))
         return learning.Problem(
-            input_size=2, output_size=1, train=draw, held_out=functools.partial(draw, rows=500),
+            inputs=2, outputs=1, train=draw, held_out=functools.partial(draw, rows=500),
             test=lambda: draw(jax.random.key(2**31 + options.seed), 0, 2000),
             loss=tasks.squared_error, measures={"mean_squared_error": tasks.squared_error},
             baseline=tasks.adding_baseline().loss, baseline_name="always the mean",

@@ -11,9 +11,9 @@ from experiments.learning.problem import Problem
 _CODE = (
     *(
         f"rnnjax.{name}"
-        for name in ("cell", "cells", "initializers", "unroll", "readout", "tasks", "training", "numerics")
+        for name in ("cell", "cells", "initializers", "unroll", "readout", "tasks", "training", "numerics", "sharding")
     ),
-    *(f"experiments.learning.{name}" for name in ("grid", "options", "problem", "sequences")),
+    *(f"experiments.learning.{name}" for name in ("grid", "network", "options", "problem", "sequences")),
 )
 """What the numbers of a row come from."""
 

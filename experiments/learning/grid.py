@@ -1,7 +1,7 @@
 """The grid: the runs of one cell, clipped and not, times seeds, trained in one program and kept as a row each."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
+from jax.sharding import Mesh
 
 import rnnjax
 from experiments import harness
+from experiments.harness import strict_json
+from experiments.learning.network import CELLS
 from experiments.learning.options import Options
 from experiments.learning.problem import Problem
 from rnnjax.tasks import Batch
 from rnnjax.training import FitOptions, FittedMany, clip_by_global_norm, fit_many, save_model
-
-CELLS: dict[str, Callable[[int], rnnjax.Cell]] = {"elman": rnnjax.Elman, "lstm": rnnjax.LSTM, "gru": rnnjax.GRU}
-"""By the name of `--cells`: orthogonal W2 (gate by gate), W1 of variance 1/D, the LSTM's forget bias 1."""
 
 Asked = dict[str, Any]
 """What a row is: "cell", "clipped", "index" of the seed, and the options that it depends on."""
@@ -43,9 +43,10 @@ def rows_of(run: harness.Run[Any], problem: Problem) -> list[harness.Row]:
         for name, asked in plan.items():
             missing = [dict(each) for each in run.rows.missing(asked)]
             if missing:
-                done = train(problem, missing)
-                for each in done:  # before its row: where there is a row, there is a model
-                    save_model(run.folder / folder_of(each.asked), each.model, each.params, each.asked | each.values)
+                done = train(problem, missing, run.mesh)
+                for each in done if run.leads else ():  # before its row: where there is a row, there is a model
+                    said = strict_json.strict(each.asked | each.values)
+                    save_model(run.folder / folder_of(each.asked), each.model, each.params, said)
                 run.rows.put_many(each[:3] for each in done)
             advance(note=name)
     found = [run.rows.get(each) for asked in plan.values() for each in asked]
@@ -65,28 +66,31 @@ def _plan(options: Options, cell: str) -> list[Asked]:
     ]
 
 
-def train(problem: Problem, asked: Sequence[Asked]) -> list[Trained]:
+def train(problem: Problem, asked: Sequence[Asked], mesh: Mesh | None = None) -> list[Trained]:
     """The rows of one cell.
 
     A seed starts from the same weights and reads the same sequences whether it is clipped or not.
 
+    Args:
+      problem: what is learned.
+      asked: the rows.
+      mesh: devices over which the runs are cut; None: one device.
     Returns:
       Values of each row: test and last held-out measures, updates done, and where and on what it stopped if something
       was not finite (then the measures are those of the last finite step). Arrays, one entry a look: "updates", "loss",
       "gradient_norm", "gradient_norm_max", "clipped" (share of updates), and "held_out_<measure>".
     """
     first = asked[0]
-    model = rnnjax.Readout(CELLS[first["cell"]](first["hidden_size"]), problem.input_size, problem.output_size)
+    model = rnnjax.Readout(CELLS[first["cell"]](first["hidden_size"]), problem.inputs, problem.outputs)
     key = jax.random.key(first["seed"])
     settings = {
         "max_norm": jnp.array([each["max_norm"] if each["clipped"] else jnp.inf for each in asked]),
         "key": jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.array([each["index"] for each in asked], jnp.uint32)),
     }
-
     rate = optax.cosine_decay_schedule(first["rate"], first["updates"])
 
     def loss(params: rnnjax.ReadoutParams, batch: Batch) -> Array:
-        return problem.loss(problem.outputs(model, params, batch), batch)
+        return problem.loss(problem.outputs_of(model, params, batch), batch)
 
     fitted = fit_many(
         loss,
@@ -98,6 +102,7 @@ def train(problem: Problem, asked: Sequence[Asked]) -> list[Trained]:
         key=key,
         held_out=problem.held_out,
         measure=functools.partial(problem.measured, model),
+        mesh=mesh,
     )
     batch = problem.test()
     # one run after the other, to need the memory of one

@@ -5,15 +5,16 @@ from typing import Any
 
 from experiments import harness
 from experiments.harness import UsageError
+from experiments.harness.processes import FIELDS
 
 CELL_NAMES = ("elman", "lstm", "gru")
 
-_OF_THE_GRID = {"out", "quick", "fresh", "cells", "seeds", "clipping"}
-"""What says which rows there are, and not what a row is."""
+_OF_THE_GRID = {"out", "quick", "fresh", "cells", "seeds", "clipping", *FIELDS}
+"""What says which rows there are, and where they are made, but not what a row is."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(harness.CommonOptions):
+class Options(harness.ProcessOptions):
     """The grid: cells, with and without clipping, seeds; and how each run is trained (Adam)."""
 
     cells: tuple[str, ...] = CELL_NAMES

@@ -17,8 +17,8 @@ class Problem:
     """One problem for the grid.
 
     Attributes:
-      input_size: D.
-      output_size: K.
+      inputs: D.
+      outputs: K.
       train: `(key, step) -> Batch`, what the update of this step sees.
       held_out: `(key, index) -> Batch`, what the learning curves are measured on: never trained on, never the test.
       test: `() -> Batch`, the sequences of the table, looked at once when all updates are done.
@@ -30,8 +30,8 @@ class Problem:
       higher_is_better: of the first measure, as accuracy is.
     """
 
-    input_size: int
-    output_size: int
+    inputs: int
+    outputs: int
     train: Callable[[Array, Array], Batch]
     held_out: Callable[[Array, Array], Batch]
     test: Callable[[], Batch]
@@ -47,12 +47,12 @@ class Problem:
         """The name of the first measure."""
         return next(iter(self.measures))
 
-    def outputs(self, model: rnnjax.Readout, params: rnnjax.ReadoutParams, batch: Batch) -> Array:
+    def outputs_of(self, model: rnnjax.Readout, params: rnnjax.ReadoutParams, batch: Batch) -> Array:
         """`[T, *batch, K]`."""
         time = {"lengths": batch.lengths} if self.ragged else {}
         return model.apply(params, batch.xs, **time)[1]
 
     def measured(self, model: rnnjax.Readout, params: rnnjax.ReadoutParams, batch: Batch) -> dict[str, Array]:
         """Every measure of this model on this batch."""
-        outputs = self.outputs(model, params, batch)
+        outputs = self.outputs_of(model, params, batch)
         return {name: score(outputs, batch) for name, score in self.measures.items()}
