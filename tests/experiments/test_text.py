@@ -181,12 +181,14 @@ def test_a_run_is_whole_resumes_and_its_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = list(map(str, arguments(tmp_path)))
-    train, stopped = large.fit, []
+    train, steps_of_each_call = large.fit, []
 
     def interrupted(*given: Any, **named: Any) -> Any:
         """Ctrl-C after the first chunk, as `fit` meets it: with a checkpoint behind it."""
-        if not stopped:
-            stopped.append(True)
+        steps: list[int] = []
+        steps_of_each_call.append(steps)
+        named["report"] = lambda line, tell=named["report"]: (steps.append(line["step"]), tell(line))
+        if len(steps_of_each_call) == 1:
             train(*given[:4], dataclasses.replace(given[4], steps=3), **named)
             raise KeyboardInterrupt
         return train(*given, **named)
@@ -195,6 +197,7 @@ def test_a_run_is_whole_resumes_and_its_model_is_loaded(
     monkeypatch.setattr(large, "LOOKS", 2)
     assert harness.launch(main.EXPERIMENT, words) == 130
     assert harness.launch(main.EXPERIMENT, words) == 0
+    assert steps_of_each_call == [[3], [6]], "the second goes on from the checkpoint of the first"
     summary = read(tmp_path)
     assert summary["rows_reused_count"] == 9 + 2 and summary["rows_computed_count"] == 1
     bits = {line["model"]: line["bits_per_character"] for line in summary["compared"]}
