@@ -24,8 +24,8 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
     plays.alphabet.encode(options.prompt)  # a character that the model cannot read is told before any work
     texts = grid.Texts.of(plays, options.train_characters, options.test_characters)
     ngrams = _ngrams(run, texts)
-    rows = _grid(run, texts)
     large = _large(run, texts, plays)
+    rows = _grid(run, texts)
     chosen = ngrams[options.order - 1]
     problem = _problem(texts, chosen, options.order)
     lines = table.lines_of(rows, problem)

@@ -199,7 +199,7 @@ def test_a_run_is_whole_resumes_and_its_model_is_loaded(
     assert harness.launch(main.EXPERIMENT, words) == 0
     assert steps_of_each_call == [[3], [6]], "the second goes on from the checkpoint of the first"
     summary = read(tmp_path)
-    assert summary["rows_reused_count"] == 9 + 2 and summary["rows_computed_count"] == 1
+    assert summary["rows_reused_count"] == 9 and summary["rows_computed_count"] == 1 + 2
     bits = {line["model"]: line["bits_per_character"] for line in summary["compared"]}
     assert bits["uniform"] == pytest.approx(np.log2(65)) and bits["5-gram"] < bits["1-gram"] < bits["uniform"]
     assert {"lstm", "lstm, clipped", "lstm, H = 4"} < set(bits)
