@@ -24,8 +24,8 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
     plays.alphabet.encode(options.prompt)  # a character that the model cannot read is told before any work
     texts = grid.Texts.of(plays, options.train_characters, options.test_characters)
     ngrams = _ngrams(run, texts)
-    rows = _grid(run, texts)
     large = _large(run, texts, plays)
+    rows = _grid(run, texts)
     chosen = ngrams[options.order - 1]
     problem = _problem(texts, chosen, options.order)
     lines = table.lines_of(rows, problem)
@@ -147,8 +147,8 @@ def _problem(texts: Any, chosen: dict[str, Any], order: int) -> learning.Problem
         raise NotImplementedError("the text has a grid of its own: a carry goes from update to update")
 
     return learning.Problem(
-        input_size=texts.alphabet_size,
-        output_size=texts.alphabet_size,
+        inputs=texts.alphabet_size,
+        outputs=texts.alphabet_size,
         train=unused,
         held_out=unused,
         test=unused,
@@ -214,7 +214,7 @@ EXPERIMENT = harness.Experiment(
     code=(
         *(f"rnnjax.{name}" for name in ("cell", "cells", "initializers", "unroll", "readout", "tasks", "training")),
         *(f"experiments.text.{name}" for name in ("grid", "large", "ngram", "parallel", "score", "stream")),
-        "experiments.learning.grid",
+        "experiments.learning.network",
         "experiments.data.shakespeare",
     ),
 )

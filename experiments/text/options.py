@@ -5,14 +5,13 @@ from typing import Any
 
 from experiments import harness, learning
 from experiments.harness import UsageError
-from experiments.harness.processes import FIELDS as PROCESS_FIELDS
 from experiments.text.ngram import MAX_ORDER
 
-_NOT_OF_THE_GRID = {"order", "sample", "prompt", "temperature", *PROCESS_FIELDS}
+_NOT_OF_THE_GRID = {"order", "sample", "prompt", "temperature"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(learning.Options, harness.ProcessOptions):
+class Options(learning.Options):
     """The grid of small networks, one larger LSTM, and what it writes."""
 
     hidden_size: int = 128

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from experiments.learning.grid import CELLS
+from experiments.learning.network import CELLS
 from rnnjax import Readout
 from rnnjax.initializers import Normal
 from rnnjax.training import Chunk, tbptt
