@@ -8,8 +8,8 @@ Each holds the same parameters and draws the same batches, of which it keeps its
 Collectives go through Gloo on a CPU and through NCCL on GPUs.
 """
 
-from rnnjax.processes.joining import joined, leads
+from rnnjax.processes.joining import joined, leads, several
 from rnnjax.processes.sharing import agree, from_all, from_leader, largest
 from rnnjax.processes.watch import LOST_STATUS
 
-__all__ = ["LOST_STATUS", "agree", "from_all", "from_leader", "joined", "largest", "leads"]
+__all__ = ["LOST_STATUS", "agree", "from_all", "from_leader", "joined", "largest", "leads", "several"]

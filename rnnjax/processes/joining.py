@@ -82,6 +82,17 @@ def leads() -> bool:
     return jax.process_index() == 0
 
 
+def several() -> bool:
+    """Whether JAX runs over more than one process.
+
+    Example:
+
+      >>> several()
+      False
+    """
+    return jax.process_count() > 1
+
+
 def _initialize(coordinator: str, count: int, index: int, seconds: int) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)

@@ -70,7 +70,7 @@ class Checkpoints:
         Raises:
           CheckpointError: it cannot be made or written to, or another run has it.
         """
-        if jax.process_count() == 1:
+        if not processes.several():
             with self._held() as folder:
                 yield Store(folder, self)
             return

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rnnjax.cell import PyTree
-from rnnjax.sharding import AXIS
+from rnnjax.sharding import AXIS, padded
 from rnnjax.training.faults import names
 from rnnjax.training.flat import local
 from rnnjax.training.loop import pieces
@@ -93,9 +93,8 @@ def fit_many(
     runs = _runs(settings)
     shared = isinstance(settings, dict) and "key" in settings
     keys = settings["key"] if shared else jax.random.split(key, runs)
-    if mesh is not None:  # the last run once more, as often as it takes
-        which = np.minimum(np.arange(runs + -runs % mesh.size), runs - 1)
-        settings, keys = jax.tree.map(lambda leaf: jnp.asarray(leaf)[which], (settings, keys))
+    if mesh is not None:
+        settings, keys = padded((settings, keys), mesh)
     # in a program of their own: drawing may call LAPACK, which must not share one with a time loop
     params = jax.jit(jax.vmap(_init_key(init)))(keys, settings)
 
