@@ -97,7 +97,7 @@ def test_followers_hold_the_rows_of_process_0_and_write_nothing(tmp_path, monkey
     assert row.values == {"new": 0.5}
     for options in ({"n": 1}, {"n": 2}):
         ours, theirs = leader.get(options), follower.get(options)
-        assert ours is not None and ours == theirs
+        assert ours is not None and theirs is not None and ours == theirs
         for name in ours.arrays:
             np.testing.assert_array_equal(ours.arrays[name], theirs.arrays[name])
     assert follower.computed == 1 and follower.reused == leader.reused == 1

@@ -14,6 +14,8 @@ TOKEN, COUNT = "token", 3
 class Noted(Watch):
     """Notes in place of ending the test."""
 
+    noted: int | None = None
+
     def _end(self, lost):
         self.noted = lost
 
@@ -23,8 +25,6 @@ def team():
     server = socket.create_server(("127.0.0.1", 0))
     port = server.getsockname()[1]
     watches = [Noted(i, COUNT, "again") for i in range(COUNT)]
-    for watch in watches:
-        watch.noted = None
     leading = threading.Thread(target=watches[0].lead, args=(server, TOKEN, 10.0))
     leading.start()
     stray = socket.create_connection(("127.0.0.1", port))  # somebody else's
@@ -79,6 +79,6 @@ def test_process_0_names_the_lost_one_to_the_others():
     follower._start()
     ours2.sendall(b"los")
     ours2.sendall(b"t 2\n")  # in two pieces, as a network may
-    assert eventually(lambda: getattr(follower, "noted", None) == 2)
+    assert eventually(lambda: follower.noted == 2)
     for link in (ours, theirs, ours2):
         link.close()

@@ -1,6 +1,6 @@
 """Checkpoints of several processes.
 
-What process 0 does is real; what it tells, and what the others hold, is played. Real ones: `tests.training.peers_killed`.
+What process 0 does is real; what it tells, and what the others hold, is played. With real ones: `peers_killed`.
 """
 
 import dataclasses
@@ -43,9 +43,9 @@ def test_process_0_writes_and_the_others_get_the_same_bits(two, tmp_path, monkey
 
 def test_states_that_differ_are_not_written(two, tmp_path):
     two.other = lambda mine: bytes(32)
-    with training.Checkpoints(folder=tmp_path, every=10).opened() as store:
-        with pytest.raises(training.CheckpointError, match="different states at step 0: 1 and 0 differ"):
-            store.save(toy.start())
+    refused = pytest.raises(training.CheckpointError, match="different states at step 0: 1 and 0 differ")
+    with training.Checkpoints(folder=tmp_path, every=10).opened() as store, refused:
+        store.save(toy.start())
     assert steps_in(tmp_path) == []
 
 
