@@ -87,7 +87,7 @@ def test_windows_end_before_the_cut_and_before_the_day(real):
     folds = walk_forward(real, 2, DAYS, STEPS)
     setting = settings_of(real, folds, 1) | {"mean": jnp.zeros(companies), "std": jnp.ones(companies)}
     setting = {name: leaf.astype("float32") if leaf.dtype == jnp.float64 else leaf for name, leaf in setting.items()}
-    batch = training.training_windows(marked, real.starts, STEPS, 4000, jax.random.key(0), 0, setting)
+    batch = training.training_windows(marked, real.starts, STEPS, 4000, jax.random.key(0), jnp.asarray(0), setting)
     seen = np.concatenate([np.asarray(batch.xs), np.asarray(batch.targets[-1:])])[:, :, 0]
     day, company = np.floor(seen).astype(int), np.round(8 * (seen % 1)).astype(int)
     assert (np.diff(day, axis=0) == 1).all() and (company == company[0]).all() and set(company[0]) == {0, 1, 2, 3, 4}
