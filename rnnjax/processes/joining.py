@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -59,7 +60,8 @@ def joined(
         yield
         return
     _initialize(coordinator, count, index, start_seconds)
-    watch = _watching(host, count, index, resume, float(start_seconds))
+    with _stdout_to_stderr():
+        watch = _watching(host, count, index, resume, float(start_seconds))
     try:
         yield
     except BaseException as error:
@@ -112,6 +114,19 @@ def _initialize(coordinator: str, count: int, index: int, seconds: int) -> None:
             f"({str(error).splitlines()[0][:200]}); start all {count} processes with the same coordinator, a free port "
             f"of process 0's machine, and numbers 0 to {count - 1}, each once."
         ) from error
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """At the first collective Gloo prints a line to the standard output, which belongs to results."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, ValueError):  # there may be none
+            sys.stdout.flush()
+            kept = os.dup(1)
+            stack.callback(os.close, kept)
+            os.dup2(2, 1)
+            stack.callback(os.dup2, kept, 1)
+        yield
 
 
 def _watching(host: str, count: int, index: int, resume: str, seconds: float) -> Watch:
