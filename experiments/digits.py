@@ -2,8 +2,12 @@
 
 Question: how well do the three cells read a digit that comes as a sequence of single pixels?
 Command: python -m experiments.digits
-Minutes: ?
-Expected: ?
+Minutes: 11 on one core; with --quick one; --data mnist twelve times that by its length (not run in full).
+Expected: on the 8x8 digits, after 3000 updates, the median test accuracy of 3 seeds is 0.86 for the tanh network, 0.90
+for the LSTM and 0.89 for the GRU with clipping, and 0.81 (one seed 0.59), 0.88 and 0.85 without: a quarter to a half of
+the updates are clipped, and every cell is better for it, by less than a few seeds can settle for the gated two. The
+best single answer is right in 0.11. All overfit the 1,197 images: held-out accuracy is higher than that on the 300 of
+the test, which are the last of the file.
 
 By default the 8x8 digits, 64 steps; `--data mnist` has 5,000 of the 28x28 ones, 784 steps, which is the field's
 sequential MNIST with a twelfth of its images.
