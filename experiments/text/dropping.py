@@ -31,7 +31,7 @@ def dropped(params: ReadoutParams, key: Array, rate: float) -> ReadoutParams:
 
 
 def with_dropped(loss: Callable[..., Any], rate: float) -> Callable[..., Any]:
-    """`(params, batch, carry, key)`: `loss(params, batch, carry)` with weights dropped; for `fit`, which gives the key."""
+    """`loss(params, batch, carry)` with weights dropped, as a function of a key too; for `fit`, which gives one."""
 
     def thinned(params: ReadoutParams, batch: Any, carry: Any, key: Array) -> Any:
         return loss(dropped(params, key, rate) if rate else params, batch, carry)

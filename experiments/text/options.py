@@ -17,7 +17,7 @@ class Options(learning.Options):
     hidden_size: int = 128
     """H of the grid [units]."""
     updates: int = 1305
-    """Updates of each run of the grid; 435 are a pass over the text."""
+    """Updates of each run of the grid; 571 are a pass over the text."""
     batch: int = 32
     """Rows of the text that are read side by side, in the grid."""
     rate: float = 4e-3
@@ -41,7 +41,7 @@ class Options(learning.Options):
     order: int = 5
     """n of the n-gram that the networks are held against."""
     train_characters: int | None = None
-    """Train on no more than the first so many characters; None: on all of the six plays."""
+    """Train on no more than the first so many characters; None: on all of the eight plays."""
     test_characters: int | None = None
     """Test on no more than the first so many; None: on all of the held-out play."""
     sample: int = 400
