@@ -19,6 +19,8 @@ PLAYS = (
     "tragedies/romeo-and-juliet",
     "tragedies/timon-of-athens",
     "roman/antony-and-cleopatra",
+    "roman/coriolanus",
+    "roman/titus-andronicus",
     "roman/julius-caesar",
     "tragedies/macbeth",
 )

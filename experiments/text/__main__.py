@@ -213,7 +213,7 @@ EXPERIMENT = harness.Experiment(
     },
     code=(
         *(f"rnnjax.{name}" for name in ("cell", "cells", "initializers", "unroll", "readout", "tasks", "training")),
-        *(f"experiments.text.{name}" for name in ("grid", "large", "ngram", "parallel", "score", "stream")),
+        *(f"experiments.text.{name}" for name in ("dropping", "grid", "large", "ngram", "parallel", "score", "stream")),
         "experiments.learning.network",
         "experiments.data.shakespeare",
     ),

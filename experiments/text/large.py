@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from experiments.text.dropping import with_dropped
 from experiments.text.grid import MEASURE, Asked, Texts
 from experiments.text.parallel import cut_over
 from experiments.text.score import bits, bits_compiled, cell_named, language_model, truncated_loss
@@ -33,7 +34,7 @@ def train(
     """Trains, or goes on from the newest checkpoint; then scores and saves the model.
 
     Args:
-      asked: cell, hidden_size, updates, batch, steps, rate, max_norm, seed.
+      asked: cell, hidden_size, updates, batch, steps, rate, max_norm, dropped, seed.
       steps_folder: of the checkpoints.
       model_folder: where the model goes.
       info: what is saved with it.
@@ -46,6 +47,7 @@ def train(
     model = language_model(cell_named(asked["cell"], asked["hidden_size"], texts.alphabet_size), texts.alphabet_size)
     data, period = stream(texts.train, texts.alphabet_size, asked["steps"], asked["batch"])
     loss, initial = truncated_loss(model, asked["steps"])
+    loss = with_dropped(loss, asked["dropped"])
     key = jax.random.key(asked["seed"])
     params = model.init(jax.random.fold_in(key, 0))
     rule = optax.chain(clip_by_global_norm(asked["max_norm"]), optax.adam(_schedule(asked["rate"], asked["updates"])))

@@ -23,7 +23,7 @@ _CUT = Window(carry=P(AXIS), xs=P(None, AXIS), mask=P(None, AXIS), resets=P(None
 
 
 def cut_over(loss: Callable[..., tuple[Array, Window]], mesh: Mesh, batch: int) -> Callable[..., Any]:
-    """`gradient` for `fit`: that of a truncated loss, `(params, chunk, carry) -> ((loss, carry), gradient)`.
+    """`gradient` for `fit`: that of a truncated loss, `(params, chunk, carry, key) -> ((loss, carry), gradient)`.
 
     Raises:
       UsageError: the rows are no multiple of the devices.
@@ -34,22 +34,22 @@ def cut_over(loss: Callable[..., tuple[Array, Window]], mesh: Mesh, batch: int) 
     rows = jax.shard_map(
         functools.partial(own_rows, loss),
         mesh=mesh,
-        in_specs=(P(), P(None, AXIS), _CUT),
+        in_specs=(P(), P(None, AXIS), _CUT, P()),
         out_specs=((P(), P()), P()),
         check_vma=False,
     )
 
-    def gradient(params: Any, chunk: Chunk, carry: Window) -> Any:
-        return rows(params, chunk, carry)
+    def gradient(params: Any, chunk: Chunk, carry: Window, key: Array) -> Any:
+        return rows(params, chunk, carry, key)
 
     return gradient
 
 
 def own_rows(
-    loss: Callable[..., tuple[Array, Window]], params: Any, chunk: Chunk, window: Window
+    loss: Callable[..., tuple[Array, Window]], params: Any, chunk: Chunk, window: Window, key: Array
 ) -> tuple[tuple[Array, Window], Any]:
     """One device's part, within the axis `rnnjax.sharding.AXIS`; what it gives is the same on all."""
-    (value, window), gradient = jax.value_and_grad(loss, has_aux=True)(params, chunk, window)
+    (value, window), gradient = jax.value_and_grad(loss, has_aux=True)(params, chunk, window, key)
 
     def whole(axis: int) -> Callable[[Array], Array]:
         return lambda leaf: lax.all_gather(leaf, AXIS, axis=axis, tiled=True)

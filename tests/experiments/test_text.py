@@ -19,7 +19,7 @@ from experiments.data import shakespeare
 from experiments.data.shakespeare import Alphabet
 from experiments.harness import UsageError
 from experiments.text import __main__ as main
-from experiments.text import large, parallel, sample, sampling, score, stream
+from experiments.text import dropping, large, parallel, sample, sampling, score, stream
 from rnnjax.sharding import AXIS
 from rnnjax.training import Window, load_model
 from tests.experiments.quickly import quickly  # noqa: F401 (a fixture)
@@ -141,20 +141,34 @@ def test_the_standard_error_is_that_of_stretches() -> None:
     assert large.standard_error(noise[:20]) is None
 
 
+def test_weights_are_absent_at_the_rate_and_right_on_average() -> None:
+    """Each is zero or scaled up, another choice for each key; what is not a matrix of W2 or the readout stays."""
+    keys = jax.random.split(jax.random.key(0), 2000)
+    found = jax.vmap(lambda key: dropping.dropped(PARAMS, key, 0.3))(keys)
+    for weights, plain in ((found.rnn.w_h, PARAMS.rnn.w_h), (found.w_out, PARAMS.w_out)):
+        absent = np.asarray(weights) == 0
+        np.testing.assert_allclose(absent.mean(axis=0), 0.3, atol=0.05)
+        np.testing.assert_allclose(np.where(absent, 0, weights), np.where(absent, 0, plain / 0.7), rtol=1e-12)
+    np.testing.assert_array_equal(found.rnn.w_x[5], PARAMS.rnn.w_x)
+    assert np.corrcoef(found.rnn.w_h[:, 0, 0] == 0, found.w_out[:, 0, 0] == 0)[0, 1] < 0.1
+
+
 def test_rows_cut_over_devices_are_the_whole_batch() -> None:
     """Two devices, as a mapped axis: value, gradient and carry are those of one device with all rows."""
     data, _ = stream.stream(TOKENS, V, 5, 4)
     chunk = data(jax.random.key(0), jnp.int32(1))
     loss, initial = score.truncated_loss(MODEL, 5)
+    loss = dropping.with_dropped(loss, 0.3)
+    key = jax.random.key(2)
     window = initial(jax.random.normal(jax.random.key(1), (4, 4)), chunk)
-    (value, after), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(PARAMS, chunk, window)
+    (value, after), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(PARAMS, chunk, window, key)
 
     def cut(axis: int) -> Any:
         return lambda leaf: jnp.stack(jnp.split(leaf, 2, axis))
 
     cut_window = Window(cut(0)(window.carry), *map(cut(1), window[1:]))
-    both = jax.jit(jax.vmap(functools.partial(parallel.own_rows, loss), (None, 0, 0), axis_name=AXIS))
-    (values, windows), gradients = both(PARAMS, jax.tree.map(cut(1), chunk), cut_window)
+    both = jax.jit(jax.vmap(functools.partial(parallel.own_rows, loss), (None, 0, 0, None), axis_name=AXIS))
+    (values, windows), gradients = both(PARAMS, jax.tree.map(cut(1), chunk), cut_window, key)
     for device in range(2):
         np.testing.assert_allclose(values[device], value, rtol=1e-12)
         np.testing.assert_allclose(windows.carry[device], after.carry, rtol=1e-12)
@@ -212,7 +226,7 @@ def test_a_run_is_whole_resumes_and_its_model_is_loaded(
     summary = read(tmp_path)
     assert summary["rows_reused_count"] == 9 and summary["rows_computed_count"] == 1 + 2
     bits = {line["model"]: line["bits_per_character"] for line in summary["compared"]}
-    assert bits["uniform"] == pytest.approx(np.log2(65)) and bits["5-gram"] < bits["1-gram"] < bits["uniform"]
+    assert bits["uniform"] == pytest.approx(np.log2(67)) and bits["5-gram"] < bits["1-gram"] < bits["uniform"]
     assert {"elman", "elman, clipped", "lstm, H = 4"} < set(bits)
     assert len(summary["sample"]) == 13 and summary["sample"].strip() in capsys.readouterr().out
     saved = load_model(tmp_path / "model")
@@ -229,11 +243,12 @@ def test_a_run_is_whole_resumes_and_its_model_is_loaded(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"prompt": "né"}, "'é' not among the 65 characters"),
+        ({"prompt": "né"}, "'é' not among the 67 characters"),
         ({"train-characters": 10}, "--train-characters is 10"),
         ({"test-characters": 10}, "--test-characters is 10"),
         ({"temperature": 0}, "--temperature is 0"),
         ({"order": 12}, "--order is 12"),
+        ({"large-dropped": 1.0}, "--large-dropped is 1.0"),
         ({"sample": -1}, "--sample is -1"),
         ({"prompt": ""}, "--prompt is empty"),
     ],
