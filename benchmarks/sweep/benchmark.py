@@ -43,6 +43,8 @@ class Options(harness.CommonOptions):
         for name in ("hidden", "lengths"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}; give numbers of 1 or more.")
+        if list(self.lengths) != sorted(set(self.lengths)):
+            raise ValueError(f"--lengths is {self.lengths}; give each once, the shortest first.")
 
 
 def measure(run: harness.Run[Options]) -> None:
