@@ -56,6 +56,7 @@ def _draw_size(points: list[Mapping[str, Any]], size: str) -> Figure:
                 line = [(p["T"], v) for p in points if (v := _value(_row(p, name), column)) is not None]
                 ax.plot(*(zip(*line, strict=True) if line else ([], [])), **look(index), label=name)
             _say_factor(ax, points, said, column)
+            ax.margins(y=0.15)  # room for what was said
             ax.set(xscale="log", yscale="log", xlabel="steps T [count]", ylabel=label)
             ax.xaxis.set_minor_formatter(NullFormatter())
         floors = [(p["T"], p["floor"]["train_ms"]) for p in points if p.get("floor")]

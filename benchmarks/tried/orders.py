@@ -20,7 +20,7 @@ def contestants(problem: Problem) -> Iterator[harness.Contestant]:
     w = problem.weights["w_h"]
 
     def summed(r: Array, axis: int) -> Array:
-        return sum(jnp.tanh(part) for part in jnp.split(r, gates, axis)) / gates
+        return jnp.asarray(sum(jnp.tanh(part) for part in jnp.split(r, gates, axis))) / gates
 
     def rows(w: Array, h: Array, u: Array) -> Array:
         return summed(h @ w + u, 1)
@@ -33,7 +33,7 @@ def contestants(problem: Problem) -> Iterator[harness.Contestant]:
 
     def each(ws: tuple[Array, ...], h: Array, u: Array) -> Array:
         parts = jnp.split(u, gates, 1)
-        return sum(jnp.tanh(h @ w + part) for w, part in zip(ws, parts, strict=True)) / gates
+        return jnp.asarray(sum(jnp.tanh(h @ w + part) for w, part in zip(ws, parts, strict=True))) / gates
 
     yield _contestant(AS_IT_IS, problem, rows, w, jnp.asarray)
     yield _contestant("(W h)", problem, columns, w.T.copy(), lambda dw: dw.T, lambda a: a.swapaxes(-1, -2))
