@@ -22,7 +22,7 @@ class Options(harness.CommonOptions):
     """Smallest scale of W2 [1]."""
     scale_high: float = 1.0
     """Largest scale of W2; far above 1 the networks are chaotic and no two programs agree [1]."""
-    scales: int = 8
+    scales: int = 16
     """How many scales [count]."""
     seeds: int = 16
     """How many draws of weights and inputs for each [count]."""
