@@ -56,13 +56,29 @@ def peers() -> list[list[str]]:
     return table
 
 
+def scan_vs_loop() -> list[list[str]]:
+    """At the longest sequence that everybody ran: how many times scan's, by size."""
+    table = [["batch, features, units", "T", "eager loop, run", "eager loop, training step", "jitted loop, compile"]]
+    result = json.loads((RESULTS / "scan_vs_loop.json").read_text())
+    found = {}
+    for point in result["points"]:
+        tasks = {row["name"]: row["tasks"] for row in point.get("contestants", ())}
+        if {"forward", "train"} <= set(tasks.get("eager loop", ())) and "forward" in tasks.get("jitted loop", ()):
+            scan, eager, jitted = tasks["scan"], tasks["eager loop"], tasks["jitted loop"]["forward"]
+            ratios = [eager[task]["median_ms"] / scan[task]["median_ms"] for task in ("forward", "train")]
+            compiled = [row["trace_s"] + row["compile_s"] for row in (jitted, scan["forward"])]
+            cells = [f"{ratio:,.0f} × scan" for ratio in (*ratios, compiled[0] / compiled[1])]
+            found[point["size"]] = [point["size"], str(point["T"]), *cells]
+    return table + list(found.values())
+
+
 def _mean(ratio: dict[str, float] | None) -> str:
     return "" if ratio is None else f"{ratio['geomean']:.2f} ({ratio['worst']:.2f})"
 
 
 RESULTS = DOCS.parent / "benchmarks" / "results"
 OF_EXPERIMENTS = {"gradient_decay": gradient_decay, "statland": statland}
-OF_BENCHMARKS = {"peers": peers}
+OF_BENCHMARKS = {"peers": peers, "scan_vs_loop": scan_vs_loop}
 
 
 def table_of(name: str) -> list[list[str]]:

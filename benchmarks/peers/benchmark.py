@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from benchmarks import harness, ours, peers
@@ -27,6 +27,8 @@ class Options(harness.CommonOptions):
     """The engine of rnnjax that takes part."""
     generic: bool = True
     """Also the same cell without anything but the methods of the protocol, as a user's own would be."""
+    doors: bool = True
+    """Also Flax's modules with the RNN of `rnnjax.flax` in place of their own."""
 
     def check(self) -> None:
         super().check()
@@ -75,7 +77,7 @@ def contestants(problem: Problem, o: Options) -> list[harness.Contestant]:
     if o.generic:
         ways[summary.OURS_GENERIC] = ours.Way(o.engine, generic=True)
     made = [ours.contestant(name, problem, way, compiles=1) for name, way in ways.items()]
-    jax_peers = {
+    jax_peers: dict[str, Callable[..., dict[str, harness.Program]]] = {
         "Flax linen": flax_linen.build,
         "Flax nnx": flax_nnx.build,
         "Haiku": dm_haiku.build,
@@ -85,6 +87,9 @@ def contestants(problem: Problem, o: Options) -> list[harness.Contestant]:
     unchecked = {"Haiku": dm_haiku.UNCHECKED.get(problem.cell, "")}
     for name in summary.JAX_PEERS:
         made.append(harness.Contestant(name, functools.partial(jax_peers[name], problem), unchecked.get(name, "")))
+    if o.doors:
+        for name, door in summary.DOORS.items():
+            made.append(harness.Contestant(door, functools.partial(jax_peers[name], problem, ours=True)))
     made.append(harness.Contestant(summary.TORCH, functools.partial(pytorch.build, problem)))
     return made
 
@@ -94,5 +99,5 @@ BENCHMARK = harness.Benchmark(
     peers.__doc__ or "",
     Options,
     measure,
-    quick={"points": _QUICK_POINTS, "rounds": 3, "generic": False},
+    quick={"points": _QUICK_POINTS, "rounds": 3, "generic": False, "doors": False},
 )

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.harness import reading
 from benchmarks.harness.drawing import drawing, floor_look, look, panels
-from benchmarks.peers.summary import OURS_GENERIC, TASKS
+from benchmarks.peers.summary import DOORS, OURS_GENERIC, TASKS
 
 
 def draw(result: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
@@ -22,7 +22,7 @@ def draw(result: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
 def _draw(points: list[Mapping[str, Any]], task: str, padded: bool) -> Figure:
     cells = list(dict.fromkeys(point["cell"] for point in points))
     places = list(dict.fromkeys(point["point"] for point in points))
-    names = [name for name in reading.names(points) if name != OURS_GENERIC]
+    names = [name for name in reading.names(points) if name not in (OURS_GENERIC, *DOORS.values())]
     with drawing():
         figure, axes = panels(1, len(cells), 3.0 * len(cells) + 1.5, 0.36 * len(places) + 1.9, sharey=True, sharex=True)
         for ax, cell in zip(axes[0], cells, strict=True):

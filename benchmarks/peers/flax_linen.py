@@ -1,4 +1,7 @@
-"""Flax linen: `nn.RNN` over `OptimizedLSTMCell`, `GRUCell` or `SimpleCell`, time-major, with `seq_lengths`."""
+"""Flax linen: `nn.RNN` over `OptimizedLSTMCell`, `GRUCell` or `SimpleCell`, time-major, with `seq_lengths`.
+
+With `ours` the same model with `rnnjax.flax.linen.RNN` in its place: the one-line change of a user of Flax.
+"""
 
 from typing import Any
 
@@ -11,12 +14,15 @@ from benchmarks.problems import Problem
 _GATES = {"lstm": "ifgo", "gru": "rzn"}
 
 
-def build(problem: Problem) -> dict[str, harness.Program]:
+def build(problem: Problem, *, ours: bool = False) -> dict[str, harness.Program]:
     require("flax")
     from flax import linen as nn
 
+    import rnnjax.flax
+
     cells = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell, "elman": nn.SimpleCell}
-    model = nn.RNN(cells[problem.cell](problem.point.H), time_major=True)
+    layer = rnnjax.flax.linen.RNN if ours else nn.RNN
+    model = layer(cells[problem.cell](problem.point.H), time_major=True)
 
     def forward(params: Any, xs: Any, lengths: Any) -> Any:
         return model.apply({"params": {"cell": params}}, xs, seq_lengths=lengths)

@@ -1,6 +1,7 @@
 """Flax nnx: `nnx.RNN` over `OptimizedLSTMCell`, `GRUCell` or `SimpleCell`, time-major, with `seq_lengths`.
 
-Its gates are stacked as ours are; its GRU has no bias inside the reset gate's brackets.
+Its gates are stacked as ours are; its GRU has no bias inside the reset gate's brackets. With `ours` the same model with
+`rnnjax.flax.nnx.RNN` in its place.
 """
 
 from typing import Any
@@ -13,13 +14,16 @@ from benchmarks.peers.peer import jax_programs, require
 from benchmarks.problems import Problem
 
 
-def build(problem: Problem) -> dict[str, harness.Program]:
+def build(problem: Problem, *, ours: bool = False) -> dict[str, harness.Program]:
     require("flax")
     from flax import nnx
 
+    import rnnjax.flax
+
     _, _, D, H = problem.point
     cells = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell, "elman": nnx.SimpleCell}
-    model = nnx.RNN(cells[problem.cell](D, H, rngs=nnx.Rngs(0)), time_major=True)
+    layer = rnnjax.flax.nnx.RNN if ours else nnx.RNN
+    model = layer(cells[problem.cell](D, H, rngs=nnx.Rngs(0)), time_major=True)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     bias = "dense_h" if problem.cell == "lstm" else "dense_i"
     w = problem.weights

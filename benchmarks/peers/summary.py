@@ -10,9 +10,14 @@ from typing import Any
 from benchmarks.harness import geomean, reading
 
 OURS, OURS_SPLIT, OURS_GENERIC = "rnnjax", "rnnjax, split", "rnnjax, generic"
+DOORS = {"Flax linen": "rnnjax in linen", "Flax nnx": "rnnjax in nnx"}
+"""Flax's own RNN, and the same model with ours in its place."""
 JAX_PEERS = ("Flax linen", "Flax nnx", "Haiku", "Equinox", "Keras")
 TORCH = "PyTorch"
 TASKS = {"forward": "forward", "train": "training step"}
+
+_DOOR_KEYS = tuple(f"{door}_vs_flax" for door in DOORS.values())
+_MEANS = ("one_vs_peer", "best_vs_peer", "one_vs_torch", "best_vs_torch", "best_over_floor", "generic_over_one")
 
 
 def ratios(point: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -36,6 +41,7 @@ def ratios(point: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             "one_over_floor": reading.divided(one, floor),
             "best_over_floor": reading.divided(best, floor),
             "generic_over_one": reading.divided(ms.get(OURS_GENERIC), one),
+            **{f"{door}_vs_flax": reading.divided(ms.get(flax), ms.get(door)) for flax, door in DOORS.items()},
         }
     return found
 
@@ -59,9 +65,9 @@ def overall(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for group, members in groups.items():
         for task in TASKS:
             row: dict[str, Any] = {"group": group, "task": task, "points": len(members)}
-            for key in ("one_vs_peer", "best_vs_peer", "one_vs_torch", "best_vs_torch", "best_over_floor"):
+            for key in (*_MEANS, *_DOOR_KEYS):
                 values = [v for p in members if (v := p["ratios"][task][key]) is not None]
-                worst = max if key.endswith("floor") else min
+                worst = max if "_over_" in key else min
                 row[key] = {"geomean": geomean(values), "worst": worst(values), "of": len(values)} if values else None
             rows.append(row)
     return rows
@@ -86,10 +92,11 @@ def tables(result: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[lis
         rows = [[_place(point), *(point["ratios"][task][key] for key in keys)] for point in points]
         yield f"{title}, ratios of medians (above 1 before the floor: rnnjax is faster)", columns, rows
     columns = ["points", "task", "peer / one", "peer / best", "torch / one", "torch / best", "best / floor"]
+    columns += ["generic / one", "linen / linen with ours", "nnx / nnx with ours"]
     rows = []
     for row in result["summary"]:
-        keys = ("one_vs_peer", "best_vs_peer", "one_vs_torch", "best_vs_torch", "best_over_floor")
-        means = [f"{row[key]['geomean']:.2f} ({row[key]['worst']:.2f})" if row[key] else None for key in keys]
+        found = [row[key] for key in (*_MEANS, *_DOOR_KEYS)]
+        means = [f"{mean['geomean']:.2f} ({mean['worst']:.2f})" if mean else None for mean in found]
         rows.append([f"{row['group']} ({row['points']})", TASKS[row["task"]], *means])
     yield "Geometric means (and the worst point)", columns, rows
     out = [[who, len(where)] for who, where in reading.reasons(points).items()]

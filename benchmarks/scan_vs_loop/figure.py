@@ -43,18 +43,20 @@ def draw(result: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
 
 
 def _draw_size(points: list[Mapping[str, Any]], size: str) -> Figure:
-    panel = {
-        "run, training step [ms]": "training step [ms]",
-        "compile, forward [s]": "compile, forward [s]",
-        "temporary memory, training step [MiB]": "temporary memory, training step [MiB]",
+    panel = {  # label: column, and whose last mark says how many times scan's it is
+        "run, training step [ms]": ("training step [ms]", "eager loop"),
+        "compile, forward [s]": ("compile, forward [s]", "jitted loop"),
+        "temporary memory, training step [MiB]": ("temporary memory, training step [MiB]", "jitted loop"),
     }
     shown = [name for name in reading.names(points) if any(_row(p, name).get("tasks") for p in points)]
     with drawing():
         figure, axes = panels(1, 3, 9.5, 3.6, sharex=True)
-        for ax, (label, column) in zip(axes[0], panel.items(), strict=True):
+        for ax, (label, (column, said)) in zip(axes[0], panel.items(), strict=True):
             for index, name in enumerate(shown):
                 line = [(p["T"], v) for p in points if (v := _value(_row(p, name), column)) is not None]
                 ax.plot(*(zip(*line, strict=True) if line else ([], [])), **look(index), label=name)
+            _say_factor(ax, points, said, column)
+            ax.margins(y=0.15)  # room for what was said
             ax.set(xscale="log", yscale="log", xlabel="steps T [count]", ylabel=label)
             ax.xaxis.set_minor_formatter(NullFormatter())
         floors = [(p["T"], p["floor"]["train_ms"]) for p in points if p.get("floor")]
@@ -65,6 +67,15 @@ def _draw_size(points: list[Mapping[str, Any]], size: str) -> Figure:
         title = f"{points[0]['cell'].upper()}, batch {B}, {D} features, {H} hidden units"
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
+
+
+def _say_factor(ax: Any, points: list[Mapping[str, Any]], name: str, column: str) -> None:
+    """Beside the last mark of `name`: how many times scan's at the same length."""
+    found = [(p["T"], _value(_row(p, name), column), _value(_row(p, "scan"), column)) for p in points]
+    known = [(T, value, value / scan) for T, value, scan in found if value and scan]
+    if known:
+        T, value, factor = known[-1]
+        ax.annotate(f"{factor:,.0f}× scan", (T, value), (-7, 3), textcoords="offset points", ha="right", va="bottom")
 
 
 def _headline(point: Mapping[str, Any], task: str) -> list[Any] | None:

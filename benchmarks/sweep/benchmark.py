@@ -22,7 +22,7 @@ class Options(harness.CommonOptions):
     """Smallest scale of W2 [1]."""
     scale_high: float = 1.0
     """Largest scale of W2; far above 1 the networks are chaotic and no two programs agree [1]."""
-    scales: int = 8
+    scales: int = 16
     """How many scales [count]."""
     seeds: int = 16
     """How many draws of weights and inputs for each [count]."""
@@ -43,6 +43,8 @@ class Options(harness.CommonOptions):
         for name in ("hidden", "lengths"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}; give numbers of 1 or more.")
+        if list(self.lengths) != sorted(set(self.lengths)):
+            raise ValueError(f"--lengths is {self.lengths}; give each once, the shortest first.")
 
 
 def measure(run: harness.Run[Options]) -> None:

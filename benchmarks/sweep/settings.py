@@ -1,6 +1,7 @@
 """The settings of the sweep, and what is computed for each: from three numbers to two norms."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 from jax import Array, lax
 
 import rnnjax
+from rnnjax.initializers import Normal
 
 _LEAST = 1e-30  # gradients below count as this: float32 ends soon after
 
@@ -21,7 +23,7 @@ class Sweep:
 
     Attributes:
       hidden: H.
-      scales: what an orthogonal W2 is multiplied by.
+      scales: what W2, of N(0, 1/H), is multiplied by.
       seeds: each draws a network and a sequence of its own.
       lengths: steps of the sequence.
       few: how many settings the slow contestants are run on.
@@ -65,7 +67,7 @@ class ScaledParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Scaled(rnnjax.Cell):
-    """An Elman cell whose product with the carry is scaled, s (h W) for h (s W): networks that differ in s share W.
+    """An Elman cell whose carry is scaled before it is mixed, (s h) W for h (s W): networks that differ in s share W.
 
     Under `vmap` over s one matmul then serves them all; a matrix for each would need as many products of a vector.
     """
@@ -82,30 +84,64 @@ class Scaled(rnnjax.Cell):
         return self.cell.project(params.cell, xs)
 
     def mix(self, params: ScaledParams, carry: Array) -> Array:
-        return params.scale * self.cell.mix(params.cell, carry)
+        return self.cell.mix(params.cell, params.scale * carry)
 
     def gate(self, params: ScaledParams, carry: Array, u: Array, r: Array) -> tuple[Array, Array]:
         return self.cell.gate(params.cell, carry, u, r)
 
 
+def network(sweep: Sweep, scale: Any, seed: Any) -> tuple[Scaled, ScaledParams, Array]:
+    """The cell, its parameters and its input sequence `[longest, 1]`, drawn from a seed."""
+    cell = Scaled(rnnjax.Elman(sweep.hidden, w_h=Normal(sweep.hidden**-0.5)))
+    key = jax.random.key(seed)
+    xs = jax.random.normal(jax.random.fold_in(key, 1), (max(sweep.lengths), 1))
+    return cell, ScaledParams(cell.cell.init(key, 1), scale), xs
+
+
 def norms(sweep: Sweep, scale: Any, seed: Any, length: Any, steps: int, engine: Any) -> Array:
     """One setting: log10 of the largest entries of dL/dW2 and dL/dx_1, `[2]`, L the sum over units of the last output.
-
-    Nothing before the loss depends on the length, so under `vmap` over lengths there is one forward pass for them all.
 
     Args:
       scale, seed, length: numbers or traced scalars.
       steps: T, at least the length; steps beyond the length have no part in the loss.
     """
-    cell = Scaled(rnnjax.Elman(sweep.hidden))
-    key = jax.random.key(seed)
-    params = ScaledParams(cell.cell.init(key, 1), scale)
-    xs = jax.random.normal(jax.random.fold_in(key, 1), (max(sweep.lengths), 1))[:steps]
+    cell, params, xs = network(sweep, scale, seed)
 
     def last(params: ScaledParams, xs: Array) -> Array:
         _, ys = rnnjax.unroll(cell, params, None, xs, engine=engine)
         return lax.dynamic_index_in_dim(ys, length - 1, keepdims=False).sum()
 
-    dparams, dxs = jax.grad(last, argnums=(0, 1))(params, xs)
-    sizes = jnp.stack([jnp.abs(dparams.cell.w_h).max() / scale, jnp.abs(dxs[0]).max()])  # W2 is scale times w_h
+    dparams, dxs = jax.grad(last, argnums=(0, 1))(params, xs[:steps])
+    return _log_sizes(dparams.cell.w_h, dxs[0], scale)
+
+
+def norms_by_length(sweep: Sweep, scale: Any, seed: Any, engine: Any) -> Array:
+    """The settings of one scale and seed, every length of them, `[lengths, 2]`: nothing is computed twice.
+
+    The forward pass goes once through the stretches between one length and the next. The backward pass takes them from
+    the last to the first, and takes up the adjoint of each length where that length ends, so that a stretch is gone
+    through by the adjoints of the longer sequences alone.
+    """
+    cell, params, xs = network(sweep, scale, seed)
+    carry, pulls = cell.initial_carry(params), []
+    for start, stop in itertools.pairwise((0, *sweep.lengths)):
+        stretch = functools.partial(_last_carry, cell, engine)
+        carry, pull = jax.vjp(stretch, params, xs[start:stop], carry)
+        pulls.append(pull)
+    adjoints, dw = jnp.zeros((0, sweep.hidden)), jnp.zeros((0, sweep.hidden, sweep.hidden))
+    dxs = jnp.zeros(())
+    for pull in reversed(pulls):
+        adjoints = jnp.concatenate([jnp.ones((1, sweep.hidden)), adjoints])  # of the sum of its last carry
+        dw = jnp.concatenate([jnp.zeros((1, *dw.shape[1:])), dw])
+        dparams, dxs, adjoints = jax.vmap(pull)(adjoints)
+        dw = dw + dparams.cell.w_h
+    return jax.vmap(_log_sizes, (0, 0, None))(dw, dxs[:, 0], scale)
+
+
+def _last_carry(cell: Scaled, engine: Any, params: ScaledParams, xs: Array, carry: Array) -> Array:
+    return rnnjax.unroll(cell, params, carry, xs, engine=engine)[0]
+
+
+def _log_sizes(dw: Array, dx: Array, scale: Any) -> Array:
+    sizes = jnp.stack([jnp.abs(dw).max() / scale, jnp.abs(dx).max()])  # W2 is scale times w_h
     return jnp.log10(jnp.maximum(sizes, _LEAST))

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from benchmarks import harness
-from benchmarks.sweep.settings import Sweep, norms
+from benchmarks.sweep.settings import Sweep, norms, norms_by_length
 from rnnjax import sharding
 
 
@@ -39,14 +39,12 @@ def contestants(sweep: Sweep, devices: int, compiles: int = 2) -> list[Counted]:
 
 
 def one_program(sweep: Sweep, devices: int = 1, compiles: int = 2) -> harness.Program:
-    """`vmap` over lengths within scales within seeds: what does not depend on an axis is computed once along it."""
+    """`vmap` over scales within seeds: a seed's W2 serves all of its scales."""
 
-    def setting(scale: Array, seed: Array, length: Array) -> Array:
-        return norms(sweep, scale, seed, length, max(sweep.lengths), sweep.engine)
+    def lengths(scale: Array, seed: Array) -> Array:
+        return norms_by_length(sweep, scale, seed, sweep.engine)
 
-    by_length = jax.vmap(setting, (None, None, 0))
-    by_scale = jax.vmap(by_length, (0, None, None))
-    by_seed = jax.vmap(by_scale, (None, 0, None))
+    by_seed = jax.vmap(jax.vmap(lengths, (0, None)), (None, 0))
     seeds = jnp.asarray(sweep.seeds, jnp.uint32)
     if devices > 1:
         seeds = _split(seeds, devices)
@@ -54,7 +52,6 @@ def one_program(sweep: Sweep, devices: int = 1, compiles: int = 2) -> harness.Pr
         by_seed,
         jnp.asarray(sweep.scales, jnp.float32),
         seeds,
-        jnp.asarray(sweep.lengths, jnp.int32),
         shared=lambda result: _all_and_few(sweep, np.asarray(result).swapaxes(0, 1)),  # to scale, seed, length
         compiles=compiles,
         devices=devices,

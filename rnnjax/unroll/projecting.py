@@ -10,7 +10,7 @@ vectorises a kernel far better over `[B, H]` than over a part of `[B, nH]`.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,31 @@ from rnnjax.unroll.tracing import aval, evaluate, flat_jaxpr, reached
 _CHEAP = POINTWISE | {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "slice", "split", "concatenate"}
 
 
+class Plan(NamedTuple):
+    """Where a projection is cut.
+
+    Attributes:
+      closed: the equations of `project`, their inputs the leaves of the parameters and x.
+      ahead: the variables that are computed before the loop.
+      feature: whether that is a single input feature, which goes into the loop as it is and is multiplied there.
+      blocks: widths of the blocks that the rest is computed in, if it can be.
+    """
+
+    closed: ClosedJaxpr
+    ahead: list[Var]
+    feature: bool
+    blocks: Sequence[int] | None
+
+
+def read_plan(cell: Cell, params: PyTree, x: Any, widths: Sequence[int] | None) -> Plan:
+    """How the projection of x `[..., D]` is cut; `widths` are those of the blocks that the gate cuts u into, if any."""
+    closed = flat_jaxpr(cell.project, params, x)
+    ahead = _cut_points(closed, len(jax.tree.leaves(params)))
+    source = closed.jaxpr.invars[-1]
+    feature = ahead == [source] and source not in closed.jaxpr.outvars
+    return Plan(closed, ahead, feature, _blocks_at(closed, ahead, feature, widths))
+
+
 def project_ahead(cell: Cell, params: PyTree, xs: Array, widths: Sequence[int] | None) -> list[Any]:
     """What of `cell.project` is computed before the loop.
 
@@ -35,17 +60,16 @@ def project_ahead(cell: Cell, params: PyTree, xs: Array, widths: Sequence[int] |
     Returns:
       Arrays `[N, ...]`, or `Blocks` of them, for `project_rest`.
     """
-    closed = flat_jaxpr(cell.project, params, xs)
+    closed, ahead, feature, blocks = read_plan(cell, params, xs, widths)
     leaves = jax.tree.leaves(params)
-    ahead = _cut_points(closed, len(leaves))
-    blocks = _blocks_at(closed, ahead, widths)
+    blocks = None if feature else blocks  # a feature is not cut: it is multiplied with a block at a time
     matmuls = {v: eqn for eqn in closed.jaxpr.eqns for v in eqn.outvars if eqn.primitive.name == "dot_general"}
-    sources: dict[Var, Var] = {}
-    if blocks is not None and not _is_feature(closed, ahead):
+    sources: dict[Var, Var] = {}  # a matmul a block is left to be done, of these
+    if blocks is not None:
         sources = {v: matmuls[v].invars[0] for v in ahead if v in matmuls and plain_matmul(matmuls[v])}
     wanted = [sources.get(v, v) for v in ahead]
     values = evaluate(closed.replace(jaxpr=closed.jaxpr.replace(outvars=wanted)), (*leaves, xs))
-    if blocks is None or _is_feature(closed, ahead):
+    if blocks is None:
         return values
     fixed = invariants(closed, leaves, [xs], reached(closed, [len(leaves)]))
     return [
@@ -60,14 +84,12 @@ class ProjectRest:
     """The rest of `cell.project`, at the shape of one step; what depends on the parameters alone is computed once."""
 
     def __init__(self, cell: Cell, params: PyTree, x: jax.ShapeDtypeStruct, widths: Sequence[int] | None):
-        self.closed = flat_jaxpr(cell.project, params, x)
+        self.closed, self.ahead, _, self.blocks = read_plan(cell, params, x, widths)
         self.tree = jax.tree.structure(jax.eval_shape(cell.project, params, x))
         self.leaves = jax.tree.leaves(params)
-        self.ahead = _cut_points(self.closed, len(self.leaves))
         unread = jnp.zeros(x.shape, x.dtype)
         self.known = invariants(self.closed, self.leaves, [unread], reached(self.closed, [len(self.leaves)]))
         self.unread = unread
-        self.blocks = _blocks_at(self.closed, self.ahead, widths)
 
     def __call__(self, pieces: Sequence[Any]) -> PyTree:
         """u_t from the pieces of step t, `[*rows, ...]`; `Blocks` where they are."""
@@ -112,12 +134,6 @@ def _cut_points(closed: ClosedJaxpr, n_params: int) -> list[Var]:
     return points if _size(points) <= _size(outputs) else outputs
 
 
-def _is_feature(closed: ClosedJaxpr, ahead: Sequence[Var]) -> bool:
-    """Whether it is a single input feature that goes into the loop as it is, and is multiplied there."""
-    (*_, x) = closed.jaxpr.invars
-    return list(ahead) == [x] and x not in closed.jaxpr.outvars
-
-
 def _after(closed: ClosedJaxpr, points: Sequence[Var]) -> set[Var]:
     """The variables that depend on these, and these."""
     found = set(points)
@@ -135,13 +151,15 @@ def _size(variables: Sequence[Var]) -> int:
     return sum(aval(v).shape[-1] if aval(v).shape else 1 for v in variables)
 
 
-def _blocks_at(closed: ClosedJaxpr, ahead: Sequence[Var], widths: Sequence[int] | None) -> Sequence[int] | None:
+def _blocks_at(
+    closed: ClosedJaxpr, ahead: Sequence[Var], feature: bool, widths: Sequence[int] | None
+) -> Sequence[int] | None:
     """`widths` where all that comes after can be done block by block."""
     if widths is None or len(closed.jaxpr.outvars) != 1:
         return None
-    if any(aval(v).shape[-1] != sum(widths) for v in ahead) and not _is_feature(closed, ahead):
+    if not feature and any(aval(v).shape[-1] != sum(widths) for v in ahead):
         return None
     after = _after(closed, ahead)
     rest = [eqn for eqn in closed.jaxpr.eqns if any(v in after and v not in ahead for v in eqn.outvars)]
-    names = {eqn.primitive.name for eqn in rest} - ({"dot_general"} if _is_feature(closed, ahead) else set())
+    names = {eqn.primitive.name for eqn in rest} - ({"dot_general"} if feature else set())
     return widths if names <= POINTWISE and not any(name.startswith("custom") for name in names) else None

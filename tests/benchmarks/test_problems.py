@@ -49,11 +49,13 @@ def point(cell: str, padded: bool, **ms: float) -> dict:
 
 
 def test_ratios_are_against_the_fastest_peer_and_means_are_geometric() -> None:
-    dense = point("lstm", False, **{"rnnjax": 4.0, "rnnjax, split": 2.0, "Haiku": 8.0, "Keras": 12.0, "PyTorch": 3.0})
+    times = {"rnnjax": 4.0, "rnnjax, split": 2.0, "Haiku": 8.0, "Keras": 12.0, "PyTorch": 3.0}
+    dense = point("lstm", False, **times, **{"Flax nnx": 9.0, "rnnjax in nnx": 6.0})
     train = dense["ratios"]["train"]
     assert train["fastest_peer"] == "Haiku" and train["one_vs_peer"] == 2.0 and train["best_vs_peer"] == 4.0
     assert train["one_vs_torch"] == 0.75 and train["best_vs_torch"] == 1.5
     assert train["one_over_floor"] == 2.0 and train["best_over_floor"] == 1.0 and train["generic_over_one"] is None
+    assert train["rnnjax in nnx_vs_flax"] == 1.5 and train["rnnjax in linen_vs_flax"] is None
     other = point("gru", False, rnnjax=1.0, Keras=8.0)
     groups = {(row["group"], row["task"]): row for row in summary.overall([dense, other])}
     mean = groups["dense, all cells", "train"]["one_vs_peer"]

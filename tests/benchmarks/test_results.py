@@ -127,7 +127,9 @@ def test_the_list_has_every_benchmark_with_its_facts(capsys: Any) -> None:
     folder = Path(results.__file__).parents[1]
     packages = {path.parent.name for path in folder.glob("*/__main__.py")}
     assert (
-        packages == {"scan_vs_loop", "peers", "memory", "sweep", "observatory", "training"} == set(about.listed(folder))
+        packages
+        == {"scan_vs_loop", "peers", "memory", "sweep", "observatory", "training", "tried"}
+        == set(about.listed(folder))
     )
     for name, fields in about.listed(folder).items():
         assert list(fields) == ["Title", *about.FIELDS]

@@ -19,6 +19,7 @@ from benchmarks.problems import Point, make_problem
 from benchmarks.scan_vs_loop import benchmark as scan_vs_loop
 from benchmarks.sweep import benchmark as sweep
 from benchmarks.sweep.settings import Sweep
+from benchmarks.tried import benchmark as tried
 from tests.benchmarks.test_results import strictly
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,10 +113,21 @@ def test_a_sweep_runs_every_combination_and_spreads_the_few() -> None:
     assert settings.forward_flops == 2 * (1 + 4) * 4 * (2 + 3 + 5) * 4
 
 
+def test_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every idea computes what the engine, or the product, computes as it is."""
+    arguments = ["--cells", "gru", "--points", "2,5,1,4"]
+    result = launched(tried.BENCHMARK, arguments, tmp_path, monkeypatch)
+    for point in result["points"]:
+        reference, *others = point["contestants"]
+        assert reference["name"] in ("as it is", "h W") and len(others) in (7, 3)
+        for row in others:
+            assert row["checked"].count(f"equal to {reference['name']}") == 2, row["name"]
+
+
 def test_peers_in_a_process_of_its_own_on_two_devices(tmp_path: Path) -> None:
     """Peers that are there agree with rnnjax, in a padded batch too; those that are not are named as not installed."""
     command = [sys.executable, "-m", "benchmarks.peers", *TINY, "--cells", "gru", "--points", "2,3,2,4"]
-    options = ["--batches", "padded", "--devices", "2", "--generic"]
+    options = ["--batches", "padded", "--devices", "2", "--generic", "--doors"]
     where = ["--json", str(tmp_path / "r.json"), "--figures", str(tmp_path)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX_"))}
     done = subprocess.run(
@@ -131,9 +143,10 @@ def test_peers_in_a_process_of_its_own_on_two_devices(tmp_path: Path) -> None:
     result = strictly(tmp_path / "r.json")
     rows = by_name(result["points"][0])
     assert result["machine"]["device_count"] == 2 and result["machine"]["process"]["cpu_devices"] == 2
-    for name in ("rnnjax, split", "rnnjax, generic", "Flax linen", "Flax nnx"):
+    for name in ("rnnjax, split", "rnnjax, generic", "Flax linen", "Flax nnx", "rnnjax in linen", "rnnjax in nnx"):
         assert rows[name]["checked"].count("equal to rnnjax") == 2, name
     assert rows["Flax nnx"]["checked"].endswith("has no b_hn")
+    assert all(result["points"][0]["ratios"]["train"][f"rnnjax in {kind}_vs_flax"] > 0 for kind in ("linen", "nnx"))
     for name, package in {"Haiku": "haiku", "Equinox": "equinox", "Keras": "keras", "PyTorch": "torch"}.items():
         installed = importlib.util.find_spec(package) is not None
         assert ("not installed" in rows[name].get("left_out", "")) == (not installed)
