@@ -5,7 +5,8 @@ Command: python -m experiments.stocks
 Minutes: 2 (0.7 with --quick) on one core.
 Expected: no network beats persistence. Over 16 half-years the squared error of the LSTM is 0.1% and of the GRU 0.3%
 above it, no difference by either test; the Elman network (1.2%), linear AR (1.2%) and the moving average (4.9%) are
-worse. Clipping matters to none of them. The same GRU gains 20% on the planted series, as AR does, and nothing on the walk.
+worse. Clipping matters to none of them. The same GRU gains 20% on the planted series, as AR does, and nothing on the
+walk.
 
 The job of the lecture's first network, on real prices. A forecast of tomorrow's log price is today's log price plus a
 forecast of tomorrow's log return, so all models say a return: persistence says 0, drift the mean of the past, the
