@@ -115,7 +115,7 @@ def test_a_sweep_runs_every_combination_and_spreads_the_few() -> None:
 
 def test_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every idea computes what the engine, or the product, computes as it is."""
-    arguments = ["--cells", "gru", "--points", "2,5,1,4"]
+    arguments = ["--cells", "elman", "--points", "2,5,1,4"]
     result = launched(tried.BENCHMARK, arguments, tmp_path, monkeypatch)
     for point in result["points"]:
         reference, *others = point["contestants"]
