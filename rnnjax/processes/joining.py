@@ -5,6 +5,7 @@ import os
 import secrets
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 import jax
 
 from rnnjax.processes.sharing import from_leader
-from rnnjax.processes.watch import Watch
+from rnnjax.processes.watch import Watch, end_process
 from rnnjax.sharding import setup_process
 
 RESUME = "Run the same command again in every process to go on from what is saved."
@@ -47,10 +48,10 @@ def joined(
       index: which of them this is, from 0. Process 0 is the one that others meet at.
       device_count: as how many devices this process's CPU counts. None: as it is.
       resume: what the line about a lost peer says to do.
-      start_seconds: how long to wait for the others to start.
+      start_seconds: how long to wait for the others to start; after that the process ends as if one were lost.
     Raises:
       ValueError: numbers that make no sense.
-      RuntimeError: JAX is in use already; or the others did not come, or could not be reached.
+      RuntimeError: JAX is in use already, or the port is.
     """
     host, _ = _address(coordinator)
     if not 0 <= index < count:
@@ -96,24 +97,37 @@ def several() -> bool:
 
 
 def _initialize(coordinator: str, count: int, index: int, seconds: int) -> None:
+    if index == 0:
+        _check_free(coordinator)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)
+    message = (
+        f"error: process {index} of {count} has not met the others at {coordinator} within {seconds} s; start all "
+        f"{count} processes within that time, with the same coordinator and numbers 0 to {count - 1}, each once.\n"
+    )
+    patience = threading.Timer(seconds, end_process, [message])  # JAX itself would abort, with a page of its log
+    patience.daemon = True
+    patience.start()
+    jax.distributed.initialize(
+        coordinator,
+        count,
+        index,
+        cluster_detection_method="deactivate",
+        initialization_timeout=seconds + 60,
+        heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=_HEARTBEAT_SECONDS * 30,
+    )
+    patience.cancel()
+
+
+def _check_free(coordinator: str) -> None:
+    """JAX would end the process without a word of Python."""
+    _, port = _address(coordinator)
     try:
-        jax.distributed.initialize(
-            coordinator,
-            count,
-            index,
-            cluster_detection_method="deactivate",
-            initialization_timeout=seconds,
-            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=_HEARTBEAT_SECONDS * 30,
-        )
-    except jax.errors.JaxRuntimeError as error:
-        raise RuntimeError(
-            f"process {index} of {count} could not join at {coordinator} within {seconds} s "
-            f"({str(error).splitlines()[0][:200]}); start all {count} processes with the same coordinator, a free port "
-            f"of process 0's machine, and numbers 0 to {count - 1}, each once."
-        ) from error
+        with socket.create_server(("", port)):
+            pass
+    except OSError as error:
+        raise RuntimeError(f"port {port} of process 0 cannot be used ({error.strerror}); choose another.") from error
 
 
 @contextlib.contextmanager

@@ -91,15 +91,10 @@ class Watch:
                     link.sendall(f"lost {lost}\n".encode())
         if self._leaving:  # this one ends by an error of its own, which is told instead
             return
-        message = (
+        end_process(
             f"error: process {lost} of {self.count} is gone (killed, or stopped by an error that its output tells); "
             f"process {self.index} cannot go on alone and ends here. {self.resume}\n"
         )
-        os.write(2, message.encode())
-        flushed = threading.Thread(target=sys.stdout.flush, daemon=True)  # may wait for a full pipe
-        flushed.start()
-        flushed.join(1.0)
-        os._exit(LOST_STATUS)
 
     def say_bye(self) -> None:
         """This process has done its work: when its connections close now, nothing is lost."""
@@ -115,6 +110,15 @@ class Watch:
             link.close()
 
 
+def end_process(message: str) -> None:
+    """Writes one message and ends this process at once, whatever its other threads wait for."""
+    os.write(2, message.encode())
+    flushed = threading.Thread(target=sys.stdout.flush, daemon=True)  # may wait for a full pipe
+    flushed.start()
+    flushed.join(1.0)
+    os._exit(LOST_STATUS)
+
+
 def _line(link: socket.socket) -> str:
     heard = b""
     while not heard.endswith(b"\n") and len(heard) < 200:
@@ -126,6 +130,8 @@ def _line(link: socket.socket) -> str:
 
 
 def _keep_alive(link: socket.socket) -> None:
+    if link.family not in (socket.AF_INET, socket.AF_INET6):
+        return
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("KEEPIDLE", _ALIVE_IDLE), ("KEEPINTVL", _ALIVE_EVERY), ("KEEPCNT", _ALIVE_TRIES)):
         if hasattr(socket, f"TCP_{name}"):  # not on every system

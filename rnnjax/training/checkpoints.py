@@ -278,10 +278,11 @@ def _by_this_process() -> contextlib.AbstractContextManager[Any]:
     from orbax.checkpoint import v1 as orbax
 
     me = jax.process_index()
-    alone = orbax.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"p{me}"
-    )
-    return orbax.Context(multiprocessing_options=alone)
+    alone = orbax.Context()
+    alone.multiprocessing.primary_host = me
+    alone.multiprocessing.active_processes = {me}
+    alone.multiprocessing.barrier_sync_key_prefix = f"process_{me}"
+    return alone
 
 
 def _check_config(saved: Mapping[str, Any], wanted: Mapping[str, Any] | None, path: Path) -> None:

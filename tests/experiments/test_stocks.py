@@ -75,18 +75,24 @@ def test_baselines_are_what_they_say(real):
     np.testing.assert_allclose(baselines.forecasts("linear AR", real, folds)[day, 3], expected, rtol=1e-10)
 
 
+@pytest.fixture
+def single():
+    """Experiments train in float32, and mix dtypes as NumPy does."""
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 def settings_of(panel, folds, fold):
     names = ("mean", "std", "served", "cut", "first")
     return {name: jnp.asarray(getattr(folds, name)[fold]) for name in names}
 
 
-def test_windows_end_before_the_cut_and_before_the_day(real):
+def test_windows_end_before_the_cut_and_before_the_day(real, single):
     """Read off the series itself: each value is its own day and company."""
     days, companies = real.values.shape
     marked = jnp.asarray(np.arange(days)[:, None] + np.arange(companies) / 8, jnp.float32)
     folds = walk_forward(real, 2, DAYS, STEPS)
     setting = settings_of(real, folds, 1) | {"mean": jnp.zeros(companies), "std": jnp.ones(companies)}
-    setting = {name: leaf.astype("float32") if leaf.dtype == jnp.float64 else leaf for name, leaf in setting.items()}
     batch = training.training_windows(marked, real.starts, STEPS, 4000, jax.random.key(0), jnp.asarray(0), setting)
     seen = np.concatenate([np.asarray(batch.xs), np.asarray(batch.targets[-1:])])[:, :, 0]
     day, company = np.floor(seen).astype(int), np.round(8 * (seen % 1)).astype(int)
@@ -105,7 +111,7 @@ ASKED = {"input": "planted", "cell": "elman", "clipping": [True], "seeds": 1, "s
 ASKED |= {"steps": STEPS, "hidden_size": 6, "updates": 80, "batch": 64, "rate": 0.02, "max_norm": 1.0}
 
 
-def test_a_network_finds_what_is_planted_and_knows_nothing_of_the_future(quickly, monkeypatch):  # noqa: F811
+def test_a_network_finds_what_is_planted_and_knows_nothing_of_the_future(quickly, single, monkeypatch):  # noqa: F811
     panel = series.load("planted", 0)
     folds = walk_forward(panel, 2, DAYS, STEPS)
     found = training.train(ASKED)

@@ -42,11 +42,9 @@ def start(folder: Path, steps: int) -> list[subprocess.Popen[str]]:
 
 def finish(both: list[subprocess.Popen[str]]) -> str:
     """Waits for both; the digest that they agree on."""
-    ends = []
-    for process in both:
-        out, err = process.communicate(timeout=240)
-        assert process.returncode == 0, f"ended with {process.returncode}: {err[-2000:]}"
-        ends.append(out.split()[-1])
+    heard = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], "\n\n".join(err[-3000:] for _, err in heard)
+    ends = [out.split()[-1] for out, _ in heard]
     assert ends[0] == ends[1], "the processes arrived at different states"
     return ends[0]
 
