@@ -16,7 +16,7 @@ import numpy as np
 
 from rnnjax.cell import PyTree
 from rnnjax.training import architecture, manifest
-from rnnjax.training.checkpoints import load_arrays, save_arrays
+from rnnjax.training.arrays import load_arrays, save_arrays
 from rnnjax.training.faults import path_name
 from rnnjax.training.flat import CheckpointError, check_fit, describe, flatten, unflatten
 
