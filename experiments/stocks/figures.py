@@ -18,21 +18,22 @@ def errors(run: harness.Run[Any], panel: Panel, folds: Folds, named: Mapping[str
     names = [name for name in named if name not in ("persistence", "drift") and "unclipped" not in name]
     ratios = {name: table.by_fold(panel, folds, named[name]) for name in names}
     at = panel.dates[folds.first] + np.timedelta64(90, "D")
-    fig, axes = style.figures(1, len(panel.names), 9.6, 3.3)
+    fig, axes = style.figures(1, len(panel.names), 9.0, 3.1)
     many = np.isfinite(ratios[names[0]]).sum(axis=0) > 1
     span = np.array([ratios[name][:, many] for name in names])
     low, high = np.nanmin(span), np.nanmax(span)
-    for column, company in enumerate(panel.names):
-        ax = axes[0, column]
+    order = np.argsort(~many, kind="stable")  # a company of one fold, with little past, has a scale of its own
+    for place, column in enumerate(order):
+        ax = axes[0, place]
         ax.axhline(1, color="0.35", linewidth=1.0)
         for i, name in enumerate(names):
             ax.plot(
                 at, ratios[name][:, column], label=name, **style.line(i)._asdict() | {"linewidth": 1.1, "markersize": 4}
             )
-        ax.set_title(company)
-        if many[column]:  # a company of one fold, with little past, has a scale of its own
+        ax.set_title(panel.names[column])
+        if many[column]:
             ax.set_ylim(low - 0.004, high + 0.004)
-            ax.tick_params(axis="y", labelleft=column == 0)
+            ax.tick_params(axis="y", labelleft=place == 0)
         ax.set_xlim(at[0] - np.timedelta64(200, "D"), at[-1] + np.timedelta64(200, "D"))
         ax.xaxis.set_major_locator(YearLocator(4 if len(at) > 8 else 1))
         ax.xaxis.set_major_formatter(DateFormatter("%Y"))
