@@ -35,7 +35,7 @@ def measure(run: harness.Run[Options]) -> None:
     for text in o.settings:
         setting = Setting.parse(text)
         where = dataclasses.asdict(setting)
-        entries, _ = run.contest(where, list(contestants(setting, o.updates)))
+        entries, _ = run.contest(where, list(contestants(setting, o.updates, o.devices)))
         run.add({**where, "updates": o.updates, "contestants": [entry.row() for entry in entries]})
         run.say(f"{text}: done")
     for title, columns, rows in summary.tables(run.result):

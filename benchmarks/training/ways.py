@@ -1,5 +1,6 @@
 """The contestants: a loop by hand, the same inside a scan, `fit`, and a loop by hand around rnnjax."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,18 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
+from jax.sharding import Mesh
 
 from benchmarks import harness
 from benchmarks.training import model
 from benchmarks.training.model import Setting
-from rnnjax import training
+from rnnjax import sharding, training
 from rnnjax.training.steps import data_key
 
 LOOP, FIT = "Flax + Optax loop", "rnnjax fit"
 LINES = 10  # losses are compared as means of so many updates
 
 
-def contestants(setting: Setting, updates: int) -> Iterator[harness.Contestant]:
+def contestants(setting: Setting, updates: int, devices: int = 1) -> Iterator[harness.Contestant]:
     """The reference first; each program makes `updates` updates from the same start."""
     rule, key = model.theirs(), jax.random.key(7)
 
@@ -44,13 +46,14 @@ def contestants(setting: Setting, updates: int) -> Iterator[harness.Contestant]:
     def rnn() -> tuple[Any, Callable]:
         return model.our_model(setting, flax()[0])
 
-    def fit() -> dict[str, harness.Program]:
+    def fit(devices: int) -> dict[str, harness.Program]:
         params, loss = rnn()
+        gradient = None if devices == 1 else training.data_parallel(loss, _mesh(setting, devices))
         state = training.init_state(params, model.ours(), key)
         options = training.FitOptions(steps=updates, chunk=updates, metrics_every=LINES)
 
         def call() -> list[float]:
-            fitted = training.fit(loss, state, model.ours(), setting.data, options)
+            fitted = training.fit(loss, state, model.ours(), setting.data, options, gradient=gradient)
             jax.block_until_ready(fitted.state)
             return [line["loss"] for line in fitted.history]
 
@@ -59,7 +62,17 @@ def contestants(setting: Setting, updates: int) -> Iterator[harness.Contestant]:
     yield harness.Contestant(LOOP, by_hand(flax, _python_loop))
     yield harness.Contestant("Flax + Optax in a scan", by_hand(flax, _scan))
     yield harness.Contestant("rnnjax in a loop by hand", by_hand(rnn, _python_loop))
-    yield harness.Contestant(FIT, fit)
+    yield harness.Contestant(FIT, functools.partial(fit, 1))
+    if devices > 1:
+        yield harness.Contestant(f"{FIT}, {devices} devices", functools.partial(fit, devices))
+
+
+def _mesh(setting: Setting, devices: int) -> Mesh:
+    if len(jax.devices()) < devices:
+        raise harness.LeftOut(f"{devices} devices are asked for, JAX has {len(jax.devices())}")
+    if setting.B % devices:
+        raise harness.LeftOut(f"a batch of {setting.B} cannot be split evenly over {devices} devices")
+    return sharding.make_mesh(jax.devices()[:devices])
 
 
 def _python_loop(update: Callable, state: Any, updates: int) -> Callable[[], Any]:

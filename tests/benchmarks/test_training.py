@@ -14,6 +14,7 @@ def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--settings", "temporal_order,elman,2,10,2", "--updates", "10"]
     (point,) = launched(benchmark.BENCHMARK, arguments, tmp_path, monkeypatch)["points"]
     rows = by_name(point)
+    assert "2 devices are asked for" in rows.pop("rnnjax fit, 2 devices")["left_out"]
     assert len(rows) == 4
     for name, row in rows.items():
         assert name == "Flax + Optax loop" or "equal to Flax + Optax loop" in row["checked"], row
