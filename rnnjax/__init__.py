@@ -30,6 +30,7 @@ from rnnjax.cells import (
     lstm_step,
 )
 from rnnjax.compose import Bidirectional, BothWays, Stack
+from rnnjax.readout import Readout, ReadoutParams
 from rnnjax.unroll import Explanation, MemoryBudget, explain, unroll
 
 __version__ = "0.1.0"
@@ -47,6 +48,8 @@ __all__ = [
     "LSTMCarry",
     "LSTMParams",
     "MemoryBudget",
+    "Readout",
+    "ReadoutParams",
     "Stack",
     "StepCell",
     "elman_gate",

@@ -3,6 +3,7 @@
     mesh = make_mesh()                                         one axis, "batch", over all devices
     carry, ys = unroll(cell, params, None, xs, mesh=mesh)      as `rnnjax.unroll`; no communication at all
     step = value_and_grad(loss, mesh)                          one all-reduce, of the loss and the gradient together
+    results = spread(run, mesh)(settings)                      a sweep: whole runs, some on each device
 
 On a CPU a time loop runs on one core, as its matmuls are too small to share. Two JAX devices on two cores share
 nothing within a step, which beats threads that meet at every step. The same code runs on GPU and TPU meshes.
@@ -12,6 +13,11 @@ JAX sees a CPU as one device unless it is told otherwise before its first use, a
     rnnjax.sharding.setup_process(device_count=2)
 
 Importing rnnjax never does this, nor anything else to the process.
+
+Wait for one call with an all-reduce before the next that does not depend on it (`jax.block_until_ready`): on a CPU with
+jaxlib 0.10.2 two such programs in flight each hold a thread and wait for the other's, and the process stops dead. With
+two devices on two threads 160 calls in flight never returned, with `jax_cpu_enable_async_dispatch` on or off; waiting
+after each group of four cured it, and so did four threads or jaxlib 0.12. `rnnjax.training` waits after every chunk.
 """
 
 import ctypes
@@ -181,6 +187,46 @@ def value_and_grad(
         return rows(params, *batch)
 
     return mapped
+
+
+def spread(run: Callable[..., PyTree], mesh: Mesh | None = None) -> Callable[..., PyTree]:
+    """`jax.jit(jax.vmap(run))` with the leading axis, the runs of a sweep, cut over the mesh; none waits for another.
+
+    Args:
+      run: one run, of arrays without the leading axis.
+      mesh: from `make_mesh`; None: one device.
+    Returns:
+      `(*arguments) -> results`, every leaf with a leading axis `[R]`, R any number; every device has all results.
+
+    Example:
+
+      >>> rates = jnp.array([0.1, 0.2, 0.3])
+      >>> spread(lambda rate: 10 * rate, make_mesh(jax.devices()[:1]))(rates).round(1).tolist()
+      [1.0, 2.0, 3.0]
+    """
+    if mesh is None:
+        return jax.jit(jax.vmap(run))
+
+    def program(*arguments: PyTree) -> PyTree:
+        cut, whole = _cut(0), NamedSharding(mesh, _cut(None))
+        mapped = jax.shard_map(jax.vmap(run), mesh=mesh, in_specs=cut, out_specs=cut, check_vma=False)
+        return lax.with_sharding_constraint(mapped(*arguments), whole)
+
+    compiled = jax.jit(program)
+
+    def all_runs(*arguments: PyTree) -> PyTree:
+        count = jax.tree.leaves(arguments)[0].shape[0]
+        results = compiled(*(padded(each, mesh) for each in arguments))
+        return jax.tree.map(lambda leaf: leaf[:count], results)
+
+    return all_runs
+
+
+def padded(runs: PyTree, mesh: Mesh) -> PyTree:
+    """The last run once more, as often as it takes for a multiple of the devices; leaves `[R, ...]`."""
+    count = jax.tree.leaves(runs)[0].shape[0]
+    which = [min(i, count - 1) for i in range(count + -count % mesh.size)]
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[jnp.array(which, jnp.int32)], runs)
 
 
 def _cut(axis: int | None) -> P:

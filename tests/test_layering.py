@@ -1,6 +1,7 @@
 """The house has floors: a file imports only from floors below its own. Read from the source, so nothing is run.
 
-    5 flax, training, converters    4 gradients    3 compose, sharding    2 unroll    1 cells, tasks    0 cell, ...
+    5 flax, training, converters    4 gradients, processes    3 compose, sharding, readout    2 unroll
+    1 cells, tasks    0 cell, ...
 
 Cells never import each other; experiments and benchmarks are imported by nobody; flax, optax and orbax each come in
 through one door. A new file or folder of `rnnjax/` is given a floor here before it imports anything.
@@ -20,7 +21,9 @@ FLOORS = {
     "training": 5,
     "converters": 5,
     "gradients": 4,
+    "processes": 4,
     "compose": 3,
+    "readout": 3,
     "sharding": 3,
     "unroll": 2,
     "cells": 1,

@@ -16,7 +16,7 @@ from experiments.harness import UsageError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(harness.CommonOptions):
+class Options(harness.ProcessOptions):
     """Rates of decay before training, and what training makes of them."""
 
     lengths: tuple[int, ...] = (10, 20, 40)
@@ -60,7 +60,7 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
             for cell, task in pairs:
                 asked = {"cell": cell, "task": task, "steps": steps} | common
                 asked |= {name: getattr(options, name) for name in ("updates", "batch", "rate")}
-                row = run.rows.compute({"what": "trained"} | asked, lambda asked=asked: train(asked))
+                row = run.rows.compute({"what": "trained"} | asked, lambda asked=asked: train(asked, run.mesh))
                 points += _points(cell, task, steps, row.values, rates)
                 advance(note=f"{cell}, {task}, T = {steps}")
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 import rnnjax
 from experiments.collapse.networks import CELLS, SETTINGS, TASKS, draw, logits
@@ -15,7 +16,7 @@ from rnnjax.training import FitOptions, clip_by_global_norm, fit_many
 HELD_OUT = 1000
 
 
-def train(asked: dict[str, Any]) -> dict[str, Any]:
+def train(asked: dict[str, Any], mesh: Mesh | None = None) -> dict[str, Any]:
     """Held-out accuracy of every setting and seed after the budget of updates.
 
     Args:
@@ -44,6 +45,7 @@ def train(asked: dict[str, Any]) -> dict[str, Any]:
         key=jax.random.key(asked["seed"]),
         held_out=lambda key, index: task.draw(key, steps, (HELD_OUT,)),
         measure=lambda network, batch: {"accuracy": accuracy(outputs(network, batch), batch)},
+        mesh=mesh,
     )
     found = np.asarray(fitted.history["held_out_accuracy"][-1], float).reshape(len(settings), seeds)
     return {"accuracy": found.tolist(), "failed": sum(fault is not None for fault in fitted.faults)}

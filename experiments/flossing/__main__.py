@@ -13,7 +13,7 @@ from experiments.harness import UsageError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(harness.CommonOptions):
+class Options(harness.ProcessOptions):
     """Delayed XOR with and without flossing before training."""
 
     delays: tuple[int, ...] = (10, 16, 24, 36)
@@ -58,7 +58,7 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
     with run.progress("delays", len(options.delays)) as advance:
         for delay in sorted(options.delays):
             asked = {"delay": delay} | common
-            row = run.rows.compute(asked, lambda asked=asked: train(asked))
+            row = run.rows.compute(asked, lambda asked=asked: train(asked, run.mesh))
             rows.append({"delay": delay} | row.values)
             exponents.append(row.arrays["exponents"])
             advance(note=f"delay {delay}")

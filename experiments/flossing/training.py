@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
 import rnnjax
 from rnnjax.gradients import finite_time_exponents, flossing
@@ -41,7 +42,7 @@ def logits(cell: Any, network: Network, batch: Batch) -> Array:
     return rnnjax.unroll(cell, network.rnn, None, batch.xs)[1] @ network.w_out + network.b_out
 
 
-def train(asked: Asked) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def train(asked: Asked, mesh: Mesh | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """One delay: every seed, not flossed and flossed.
 
     Args:
@@ -70,6 +71,7 @@ def train(asked: Asked) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         {"network": start, "key": keys},
         FitOptions(steps=asked["floss_updates"], chunk=asked["floss_updates"]),
         key=key,
+        mesh=mesh,
     )
     both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), start, flossed.state.params)
     fitted = fit_many(
@@ -82,6 +84,7 @@ def train(asked: Asked) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         key=key,
         held_out=lambda key, index: delayed_xor(key, steps, (HELD_OUT,), delay=delay),
         measure=lambda network, batch: {"accuracy": accuracy(logits(cell, network, batch), batch)},
+        mesh=mesh,
     )
 
     @jax.jit

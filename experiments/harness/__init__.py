@@ -51,6 +51,9 @@ What is then given:
 * `config.json` at the start, `summary.json`, PNG + SVG and `report.html` at the end, each written whole or not at all.
 * Raise `harness.UsageError` for what the user can fix. The folder is locked for the time of the run; another
   experiment's folder, or other options in the same folder, are refused (`--fresh` starts over).
+* An experiment that trains takes its options from `ProcessOptions` in place of `CommonOptions` (it brings --devices,
+  --coordinator, --num-processes, --process-id) and passes `run.mesh` on: see `experiments.harness.processes`. What it
+  writes by itself it writes only where `run.leads`.
 * x64 holds inside `measure` only; no global setting is changed.
 
 This package imports neither JAX nor matplotlib before they are needed, so `--help` and bad options answer at once.
@@ -64,6 +67,7 @@ from experiments.harness.report import Block, Contents, Figure, Table, Text
 from experiments.harness.residuals import residual, residual_table
 
 if TYPE_CHECKING:
+    from experiments.harness.processes import ProcessOptions
     from experiments.harness.rows import Row, RowStore
     from experiments.harness.run import Outcome, Run
     from experiments.harness.style import figure, figures, line, plotting
@@ -75,6 +79,7 @@ __all__ = [
     "Experiment",
     "Figure",
     "Outcome",
+    "ProcessOptions",
     "Row",
     "RowStore",
     "Run",
@@ -91,7 +96,7 @@ __all__ = [
     "residual_table",
 ]
 
-_LATER = {"Row": "rows", "RowStore": "rows", "Outcome": "run", "Run": "run"}
+_LATER = {"ProcessOptions": "processes", "Row": "rows", "RowStore": "rows", "Outcome": "run", "Run": "run"}
 _LATER |= dict.fromkeys(("figure", "figures", "line", "plotting"), "style")
 
 

@@ -16,13 +16,11 @@ from experiments.harness import about, folder, manifest, strict_json
 from experiments.harness.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from experiments.harness.report import Figure
     from experiments.harness.run import Outcome, Run
 
 _NEEDED = ("tyro", "rich", "matplotlib", "optax")
-_NOT_PART_OF_A_RUN = ("out", "fresh")  # where, not what
+_NOT_PART_OF_A_RUN = ("out", "fresh", "devices", "coordinator", "num_processes", "process_id")  # where, not what
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,10 +86,9 @@ def launch(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
     if absent:
         print(f"error: {', '.join(absent)} not installed; pip install 'rnnjax[experiments]'", file=sys.stderr)
         return 2
-    from experiments.harness.run import consoles
+    from experiments.harness import processes
 
     arguments = list(sys.argv[1:] if argv is None else argv)
-    out, err = consoles()
     place = Path()
     try:
         options: CommonOptions = _parse(experiment, arguments)
@@ -100,18 +97,29 @@ def launch(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
             options.check()
         except ValueError as error:
             raise UsageError(str(error)) from error
-        folder.prepare(place)
-        with folder.locked(place), _precision(experiment.x64):
-            return _carry_out(experiment, options, place, arguments, (out, err))
-    except UsageError as error:
+        with contextlib.ExitStack() as stack:
+            if processes.leads(options):
+                folder.prepare(place)
+                stack.enter_context(folder.locked(place))
+            stack.enter_context(processes.joined(options, place))
+            try:
+                with _precision(experiment.x64):
+                    return _carry_out(experiment, options, place, arguments)
+            except (UsageError, KeyboardInterrupt) as error:
+                if not processes.several(options):
+                    raise
+                raise SystemExit(_tell(error, place)) from None  # lets go of the other processes, which wait
+    except (UsageError, KeyboardInterrupt) as error:
+        return _tell(error, place)
+
+
+def _tell(error: UsageError | KeyboardInterrupt, place: Path) -> int:
+    """Says what happened; returns the exit status."""
+    if isinstance(error, UsageError):
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(
-            f"\nstopped; finished rows are kept in {place}: the same command goes on from there.",
-            file=sys.stderr,
-        )
-        return 130
+    print(f"\nstopped; finished rows are kept in {place}: the same command goes on from there.", file=sys.stderr)
+    return 130
 
 
 def _parse(experiment: Experiment, arguments: Sequence[str]) -> Any:
@@ -131,23 +139,21 @@ def _parse(experiment: Experiment, arguments: Sequence[str]) -> Any:
     )
 
 
-def _carry_out(
-    experiment: Experiment,
-    options: CommonOptions,
-    place: Path,
-    arguments: Sequence[str],
-    consoles: "tuple[Console, Console]",
-) -> int:
-    from experiments.harness import report
+def _carry_out(experiment: Experiment, options: CommonOptions, place: Path, arguments: Sequence[str]) -> int:
+    from experiments.harness import processes, report
     from experiments.harness.rows import RowStore
-    from experiments.harness.run import Run
+    from experiments.harness.run import Run, consoles
 
     fields = dataclasses.fields(options)
     plain = strict_json.strict({f.name: getattr(options, f.name) for f in fields if f.name not in _NOT_PART_OF_A_RUN})
-    folder.claim(place, experiment.name, plain, fresh=options.fresh)
+    leads, several = processes.leads(options), processes.several(options)
+    if leads:
+        folder.claim(place, experiment.name, plain, fresh=options.fresh)
 
     versions, device = manifest.versions(), manifest.device()
     code = manifest.code_sha256(experiment.code)
+    if several:
+        processes.agree({**plain, "code_sha256": code, "versions": versions, "platform": device["platform"]})
     command = shlex.join(["python", "-m", f"experiments.{experiment.name}", *arguments])
     config = {
         "experiment": experiment.name,
@@ -162,7 +168,8 @@ def _carry_out(
         "started_utc": _now(),
         "finished_utc": None,
     }
-    folder.write_config(place, config)
+    if leads:
+        folder.write_config(place, config)
     identity = {
         "experiment": experiment.name,
         "code_sha256": code,
@@ -170,7 +177,8 @@ def _carry_out(
         "platform": device["platform"],
         "x64": experiment.x64,
     }
-    run = Run(options, place, RowStore(place, identity), *consoles)
+    rows = processes.SharedRows(place, identity) if several else RowStore(place, identity)
+    run = Run(options, place, rows, *consoles(quiet=not leads), leads=leads, mesh=processes.mesh_of(options))
     if len(run.rows):
         run.say(f"going on in {place}: {len(run.rows)} finished rows are there")
     if run.rows.stale or run.rows.damaged:
@@ -181,6 +189,8 @@ def _carry_out(
     started = time.monotonic()
     outcome = experiment.measure(run)
     seconds = time.monotonic() - started
+    if not leads:
+        return outcome.status
     described = about.parse(experiment.doc)
     summary = {
         "experiment": experiment.name,

@@ -14,6 +14,7 @@ from experiments.harness import progress, report, strict_json
 from experiments.harness.rows import RowStore
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
     from matplotlib.figure import Figure as MatplotlibFigure
 
 _LOG_WIDTH = 160  # characters where the output is no terminal, so that tables are not cut
@@ -21,9 +22,9 @@ _LOG_WIDTH = 160  # characters where the output is no terminal, so that tables a
 OptionsT = TypeVar("OptionsT")
 
 
-def consoles() -> tuple[Console, Console]:
-    """Console for results (stdout) and console for progress and errors (stderr)."""
-    out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+def consoles(quiet: bool = False) -> tuple[Console, Console]:
+    """Console for results (stdout) and console for progress and errors (stderr); quiet ones say nothing."""
+    out, err = Console(highlight=False, quiet=quiet), Console(stderr=True, highlight=False, quiet=quiet)
     for console in (out, err):
         if not console.is_terminal:
             console.width = _LOG_WIDTH
@@ -55,6 +56,9 @@ class Run(Generic[OptionsT]):
       rows: finished rows (`experiments.harness.rows`).
       out: console for results. `err`: console for progress.
       figures: what `figure` has saved so far.
+      leads: whether this is the process that writes, number 0 or the only one; what an experiment writes by itself, it
+        writes only there.
+      mesh: all devices that the options ask for, or None for one device; see `experiments.harness.processes`.
     """
 
     options: OptionsT
@@ -63,6 +67,8 @@ class Run(Generic[OptionsT]):
     out: Console
     err: Console
     figures: list[report.Figure] = dataclasses.field(default_factory=list)
+    leads: bool = True
+    mesh: "Mesh | None" = None
 
     def progress(self, label: str, total: int) -> AbstractContextManager[progress.Advance]:
         """`with run.progress("cells", 5) as advance: ... advance(1, note="lstm")`."""
@@ -94,8 +100,9 @@ class Run(Generic[OptionsT]):
         from experiments.harness import style
 
         png, svg = style.render(fig)
-        strict_json.write_bytes(self.folder / f"{name}.png", png)
-        strict_json.write_bytes(self.folder / f"{name}.svg", svg)
+        if self.leads:
+            strict_json.write_bytes(self.folder / f"{name}.png", png)
+            strict_json.write_bytes(self.folder / f"{name}.svg", svg)
         block = report.Figure(name, png, svg, alt, caption)
         self.figures = [each for each in self.figures if each.name != name] + [block]
         return block

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,9 +12,12 @@ from experiments.harness.rows import Row
 from experiments.statland import published, training
 from experiments.statland.training import FATES
 
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(harness.CommonOptions):
+class Options(harness.ProcessOptions):
     """Options of StatLand."""
 
     days: tuple[str, ...] = published.THREE_DAYS
@@ -114,7 +117,7 @@ def training_rows(options: Options) -> list[dict[str, Any]]:
     ]
 
 
-def train_row(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def train_row(row: Mapping[str, Any], mesh: "Mesh | None" = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """One training row: all seeds, judged. Values for the summary, arrays for the figures."""
     trained = training.train_seeds(
         row["seed"],
@@ -124,6 +127,7 @@ def train_row(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndar
         row["learning_rate"],
         row["clip_norm"],
         row["train_three_days"],
+        mesh,
     )
     judged = training.judge(trained.network, row["tolerance"])
     before = training.judge(training.draw_seeds(row["seed"], row["seeds"]), row["tolerance"])
@@ -154,7 +158,7 @@ def learn(run: harness.Run[Options]) -> Section:
     rows: list[Row] = []
     with run.progress("trainings", len(todo)) as advance:
         for row in todo:
-            rows.append(run.rows.compute(row, lambda row=row: train_row(row)))
+            rows.append(run.rows.compute(row, lambda row=row: train_row(row, run.mesh)))
             advance(note=plots.row_name(row))
 
     clipped = rows[1].arrays["fate"] == FATES.index("learned")

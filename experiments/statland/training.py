@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
 import rnnjax
 from experiments.statland.published import DAYS, RULES, THREE_DAYS, Network, Rows, encode, forward, weights
+from rnnjax.sharding import spread
 
 CURVE_POINTS = 120  # losses kept of each seed, evenly in the logarithm of the step
 
@@ -95,7 +97,14 @@ def train(key: Array, rule: optax.GradientTransformation, task: Lesson, steps: i
 
 
 def train_seeds(
-    seed: int, seeds: int, steps: int, name: str, learning_rate: float, clip_norm: float | None, three_days: bool
+    seed: int,
+    seeds: int,
+    steps: int,
+    name: str,
+    learning_rate: float,
+    clip_norm: float | None,
+    three_days: bool,
+    mesh: Mesh | None = None,
 ) -> Trained:
     """`train` for all seeds in one compiled program; every leaf gains a leading axis `[seeds]`.
 
@@ -103,7 +112,7 @@ def train_seeds(
     """
     rule, task = optimizer(name, learning_rate, clip_norm), lesson(three_days)
     keys = jax.random.split(jax.random.key(seed), seeds)
-    return jax.jit(jax.vmap(lambda key: train(key, rule, task, steps)))(keys)
+    return spread(lambda key: train(key, rule, task, steps), mesh)(keys)
 
 
 class Judged(NamedTuple):

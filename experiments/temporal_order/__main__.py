@@ -14,7 +14,7 @@ from experiments.temporal_order.training import methods_of, train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(harness.CommonOptions):
+class Options(harness.ProcessOptions):
     """Temporal order with plain, clipped and regularised gradient descent."""
 
     lengths: tuple[int, ...] = (10, 20, 30)
@@ -61,7 +61,7 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
     rows = []
     with run.progress("programs", len(plan)) as advance:
         for asked in plan:
-            row = run.rows.compute(asked, lambda asked=asked: train(asked))
+            row = run.rows.compute(asked, lambda asked=asked: train(asked, mesh=run.mesh))
             rows.append((asked, row.values, row.arrays))
             advance(note=f"{asked['initialisation']}, T = {asked['steps']}")
 

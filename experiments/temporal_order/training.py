@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from experiments.temporal_order import network
 from rnnjax import tasks
@@ -22,7 +23,9 @@ Asked = dict[str, Any]
 Line = dict[str, Any]
 
 
-def train(asked: Asked, report: Callable[[Line], None] | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def train(
+    asked: Asked, report: Callable[[Line], None] | None = None, mesh: Mesh | None = None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """One row: every seed of the methods of one program.
 
     Args:
@@ -54,6 +57,7 @@ def train(asked: Asked, report: Callable[[Line], None] | None = None) -> tuple[d
         measure=lambda params, batch: {"accuracy": network.accuracy(cell, params, batch)},
         until=lambda metrics: metrics["accuracy"] >= ENOUGH,
         report=report,
+        mesh=mesh,
     )
     right = _tested(cell, fitted.state.params, steps, asked["seed"])
     shape = len(methods), seeds

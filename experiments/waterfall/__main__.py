@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,9 +15,12 @@ from experiments.waterfall.theory import closed_form
 
 _LEARNED = 0.1  # of the best constant's error
 
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(harness.CommonOptions):
+class Options(harness.ProcessOptions):
     """Log-adjoint of a memory task against lag, scale and cell, before and after training."""
 
     cells: tuple[str, ...] = ("linear", "tanh", "gru", "lstm")
@@ -57,7 +60,9 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
         for name in o.cells:
             fields = ("hidden_size", "scales", "seeds", "steps", "updates", "batch", "learning_rate", "seed")
             defines = {field: getattr(o, field) for field in fields}
-            kept[name] = run.rows.compute({"cell": name} | defines, lambda n=name, d=defines: _measure(n, d)).arrays
+            kept[name] = run.rows.compute(
+                {"cell": name} | defines, lambda n=name, d=defines: _measure(n, d, run.mesh)
+            ).arrays
             advance(note=name)
     rows, maps = [], {}
     for name, arrays in kept.items():
@@ -82,8 +87,8 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
     )
 
 
-def _measure(name: str, defines: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    found = measure_cell(BUILT_IN[name](defines["hidden_size"]), **defines)
+def _measure(name: str, defines: dict[str, Any], mesh: "Mesh | None") -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    found = measure_cell(BUILT_IN[name](defines["hidden_size"]), **defines, mesh=mesh)
     return {}, found._asdict()
 
 

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
 import rnnjax
 from experiments.gradient_decay.cells import redraw, rescale
 from rnnjax import gradients
+from rnnjax.sharding import spread
 
 _MEASURED = 64  # sequences
 _TESTED = 512  # sequences
@@ -50,7 +52,7 @@ def sequences(key: Array, steps: int, count: int) -> tuple[Array, Array]:
 
 def measure_cell(
     cell: rnnjax.Cell, hidden_size: int, scales: tuple[float, ...], seeds: int, steps: int, updates: int, batch: int,
-    learning_rate: float, seed: int,
+    learning_rate: float, seed: int, mesh: Mesh | None = None,
 ) -> Measured:  # fmt: skip
     """Trains and measures all networks of one cell."""
     key_draw, key_train, key_test = jax.random.split(jax.random.key(seed), 3)
@@ -71,9 +73,9 @@ def measure_cell(
     ]
     model = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
     before, error_before = _look(cell, model, key_test, steps)
-    trained, training = _train(cell, model, key_train, steps, updates, batch, learning_rate)
+    trained, training = _train(cell, model, key_train, steps, updates, batch, learning_rate, mesh)
     after, error_after = _look(cell, trained, key_test, steps)
-    return jax.tree.map(np.asarray, Measured(before, after, error_before, error_after, training.T))
+    return jax.tree.map(np.asarray, Measured(before, after, error_before, error_after, training))
 
 
 def _loss(model: Model, ys: Array, targets: Array) -> Array:
@@ -90,25 +92,32 @@ def _look(cell: rnnjax.Cell, model: Model, key: Array, steps: int) -> tuple[Arra
     return (found - found[0]).mean(axis=1), error
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4, 5))
 def _train(
-    cell: rnnjax.Cell, models: Model, key: Array, steps: int, updates: int, batch: int, learning_rate: float
+    cell: rnnjax.Cell,
+    models: Model,
+    key: Array,
+    steps: int,
+    updates: int,
+    batch: int,
+    learning_rate: float,
+    mesh: Mesh | None,
 ) -> tuple[Model, Array]:
+    """The trained models, and `[N, updates]` losses; all models read the same batches."""
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate))
 
-    def one(model: Model, state: Any, xs: Array, targets: Array) -> tuple[Model, Any, Array]:
-        def loss(model: Model) -> Array:
-            return _loss(model, rnnjax.unroll(cell, model.cell, None, xs)[1], targets)
+    def train(model: Model) -> tuple[Model, Array]:
+        def update(carry: tuple[Model, Any], key: Array) -> tuple[tuple[Model, Any], Array]:
+            xs, targets = sequences(key, steps, batch)
 
-        value, gradient = jax.value_and_grad(loss)(model)
-        step, state = optimizer.update(gradient, state, model)
-        return optax.apply_updates(model, step), state, value  # pyright: ignore[reportReturnType]
+            def loss(model: Model) -> Array:
+                return _loss(model, rnnjax.unroll(cell, model.cell, None, xs)[1], targets)
 
-    def update(carry: tuple[Model, Any], key: Array) -> tuple[tuple[Model, Any], Array]:
-        xs, targets = sequences(key, steps, batch)
-        model, state, value = jax.vmap(one, in_axes=(0, 0, None, None))(*carry, xs, targets)
-        return (model, state), value
+            model, state = carry
+            value, gradient = jax.value_and_grad(loss)(model)
+            step, state = optimizer.update(gradient, state, model)
+            return (optax.apply_updates(model, step), state), value  # pyright: ignore[reportReturnType]
 
-    start = models, jax.vmap(optimizer.init)(models)
-    (models, _), losses = jax.lax.scan(update, start, jax.random.split(key, updates))
-    return models, losses
+        (model, _), losses = jax.lax.scan(update, (model, optimizer.init(model)), jax.random.split(key, updates))  # pyright: ignore[reportArgumentType]
+        return model, losses
+
+    return jax.tree.map(np.asarray, spread(train, mesh)(models))

@@ -37,7 +37,8 @@ def delayed_xor(
       (True, [0.0, 0.0, 0.0, 0.0, 1.0, 1.0])
 
     Reference: Engelken, Gradient flossing: improving gradient descent through dynamic control of Jacobians, NeurIPS
-    2023, the delayed temporal XOR task.
+    2023, the delayed temporal XOR task. The author's code (GradientFlossing_XOR.jl) calls the shorter lag the delay:
+    x_{t-d} xor x_{t-2d} there is `delay=2 * d` here.
     """
     check_size("delay", delay)
     if delay < 2:

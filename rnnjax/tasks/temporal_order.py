@@ -44,8 +44,11 @@ def temporal_order(
       >>> batch.xs.shape, batch.xs[..., :2].sum(axis=(0, 2)).tolist()
       ((100, 5, 6), [2.0, 2.0, 2.0, 2.0, 2.0])
 
-    Reference: Hochreiter and Schmidhuber 1997, experiments 6a and 6b; places as in Pascanu, Mikolov and Bengio, On the
-    difficulty of training recurrent neural networks, ICML 2013.
+    Reference: Hochreiter and Schmidhuber, Long short-term memory, Neural Computation 9 (1997), experiments 6a and 6b;
+    here as in Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, ICML 2013, whose
+    code (tempOrder.py, tempOrder3bit.py) has these places. In 1997 a row had 100 to 110 steps, a start and a trigger
+    symbol of their own (eight inputs), and with three symbols the places 10 to 20, 33 to 43 and 66 to 76. The numbering
+    of classes is ours: the first symbol counts most.
     """
     _check_symbols(symbols)
     check_steps(steps, 10, "the informative symbols lie in tenths of the row")

@@ -19,6 +19,7 @@ from rnnjax.training.health import adjoint_health
 from rnnjax.training.loop import Fitted, fit
 from rnnjax.training.many import FittedMany, fit_many
 from rnnjax.training.parallel import data_parallel
+from rnnjax.training.saved import SavedModel, load_model, save_model
 from rnnjax.training.state import FitOptions, TrainState, init_state
 from rnnjax.training.truncated import (
     Chunk,
@@ -41,6 +42,7 @@ __all__ = [
     "Fitted",
     "FittedMany",
     "NonFiniteError",
+    "SavedModel",
     "SkipState",
     "TrainState",
     "TruncatedBPTT",
@@ -59,6 +61,8 @@ __all__ = [
     "fit_many",
     "init_state",
     "load_checkpoint",
+    "load_model",
+    "save_model",
     "skip_nonfinite",
     "tbptt",
     "truncation_bias",

@@ -6,24 +6,31 @@
 
 A step is written aside and then renamed, so it is there whole or not at all. At load the hashes are compared; a damaged
 step is told and the one before it used, since Orbax alone would load wrong numbers without a word.
+
+Where JAX runs over several processes, process 0 alone reads and writes, and hands what it read to the others, so that
+all go on from the same step and no disk need be shared. Before a step is written, all must hold the same state.
 """
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
+import pickle
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from rnnjax import processes
 from rnnjax.cell import check_size
 from rnnjax.training import manifest
-from rnnjax.training.flat import CheckpointError, check_fit, describe, flatten, unflatten
+from rnnjax.training.arrays import load_arrays, save_arrays
+from rnnjax.training.flat import CheckpointError, check_fit, describe, flatten, local, unflatten
 from rnnjax.training.state import TrainState
 
 _ARRAYS = "arrays"
@@ -62,15 +69,21 @@ class Checkpoints:
         """Holds the folder for one run.
 
         Raises:
-          CheckpointError: it cannot be made or written to, another run has it, or JAX runs over several processes.
+          CheckpointError: it cannot be made or written to, or another run has it.
         """
+        if not processes.several():
+            with self._held() as folder:
+                yield Store(folder, self)
+            return
+        with contextlib.ExitStack() as stack:
+            folder = _of_process_0(lambda: str(stack.enter_context(self._held())))
+            yield SharedStore(Path(folder), self)
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[Path]:
+        """Makes and locks the folder."""
         import fcntl  # not on every system
 
-        if jax.process_count() > 1:
-            raise CheckpointError(
-                f"{jax.process_count()} processes would write to one folder, which is not supported; train without "
-                "checkpoints there, and save what `fit` returns from process 0."
-            )
         folder = Path(self.folder).absolute()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +101,7 @@ class Checkpoints:
             os.ftruncate(lock, 0)
             os.pwrite(lock, str(os.getpid()).encode(), 0)
             _sweep(folder)
-            yield Store(folder, self)
+            yield folder
         finally:
             os.close(lock)  # the lock goes with it, and with the process however that ends
 
@@ -114,7 +127,7 @@ class Store:
         aside = self._folder / f"{_ASIDE}{final.name}"
         try:
             aside.mkdir()
-            _save_arrays(aside / _ARRAYS, arrays)
+            save_arrays(aside / _ARRAYS, arrays)
             content = {
                 "step": int(state.step),
                 "config": dict(self._options.config),
@@ -147,6 +160,52 @@ class Store:
         return load(self._folder, template, config=self._options.config)
 
 
+class SharedStore(Store):
+    """The same for one of several processes: process 0 does the work, and all have its result."""
+
+    def save(self, state: TrainState) -> Path:
+        state = local(state)  # what follows is the work of one process
+        mine = _digest(flatten(state)[0])
+        others = [i for i, each in enumerate(processes.from_all(mine)) if each != mine]
+        if others:
+            raise CheckpointError(
+                f"the processes hold different states at step {int(state.step)}: {', '.join(map(str, others))} and "
+                f"{jax.process_index()} differ. Nothing was written. Data and parameters have to be the same functions "
+                "of the same keys in every process; start from the last checkpoint."
+            )
+        return Path(_of_process_0(lambda: str(super(SharedStore, self).save(state))))
+
+    def load(self, template: TrainState) -> TrainState | None:
+        def work() -> dict[str, np.ndarray] | None:
+            state = super(SharedStore, self).load(template)
+            return None if state is None else flatten(state)[0]
+
+        arrays = _of_process_0(work)
+        return None if arrays is None else unflatten(template, arrays)
+
+
+def _of_process_0(work: Callable[[], Any]) -> Any:
+    """What `work` gives in process 0, in every process; or the `CheckpointError` that it raises there."""
+    result: Any = None
+    if processes.leads():
+        try:
+            result = work()
+        except CheckpointError as error:
+            result = error
+    result = pickle.loads(processes.from_leader(pickle.dumps(result)))
+    if isinstance(result, CheckpointError):
+        raise result
+    return result
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """SHA-256 over names and bytes."""
+    total = hashlib.sha256()
+    for name, array in arrays.items():
+        total.update(f"\0{name}\0{array.dtype}\0{array.shape}\0".encode() + array.tobytes())
+    return total.digest()
+
+
 def load(
     folder: str | os.PathLike[str], template: TrainState, *, config: Mapping[str, Any] | None = None
 ) -> TrainState | None:
@@ -175,7 +234,7 @@ def load(
             if damaged:
                 told = f"{'; '.join(damaged)}. Training goes on from step {step}, the newest that is whole."
                 warnings.warn(told, CheckpointWarning, stacklevel=2)
-            return unflatten(template, _load_arrays(path / _ARRAYS, arrays))
+            return unflatten(template, load_arrays(path / _ARRAYS, arrays))
         damaged.append(f"checkpoint {path} is damaged: {', '.join(problems)}")
     if damaged:
         raise CheckpointError(f"no checkpoint in {folder} is whole: {'; '.join(damaged)}. Use another folder.")
@@ -196,19 +255,6 @@ def _sweep(folder: Path) -> None:
     """Removes what a killed run was writing or letting go of."""
     for path in folder.glob(f"{_ASIDE}*"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    from orbax.checkpoint import v1 as orbax  # a second or more to import, and few runs need it
-
-    orbax.save(str(path), {name: array for name, array in arrays.items() if array.size})  # it refuses empty ones
-
-
-def _load_arrays(path: Path, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    from orbax.checkpoint import v1 as orbax
-
-    wanted = {name: np.empty(array.shape, array.dtype) for name, array in like.items() if array.size}
-    return {**like, **orbax.load(str(path), wanted)}
 
 
 def _check_config(saved: Mapping[str, Any], wanted: Mapping[str, Any] | None, path: Path) -> None:

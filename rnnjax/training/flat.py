@@ -45,6 +45,16 @@ def unflatten(template: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
     return jax.tree_util.tree_map_with_path(place, template)
 
 
+def local(state: PyTree) -> PyTree:
+    """The same on this process's default device, where it lay on several devices, and as free to move as new arrays.
+
+    Every device has to hold the whole of each array, as after data parallel training.
+    """
+    if all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(state)):
+        return state
+    return unflatten(state, flatten(state)[0])
+
+
 def describe(arrays: dict[str, np.ndarray], keys: dict[str, str]) -> dict[str, list[Any]]:
     """`{name: [shape, dtype, PRNG implementation or ""]}`, as JSON has it."""
     return {name: [list(a.shape), a.dtype.name, keys.get(name, "")] for name, a in arrays.items()}

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rnnjax import processes
 from rnnjax.cell import PyTree
 from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning, Store
 from rnnjax.training.faults import NonFiniteError, names
-from rnnjax.training.flat import CheckpointError
+from rnnjax.training.flat import CheckpointError, local
 from rnnjax.training.interrupts import listening
 from rnnjax.training.metrics import JsonLines
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState
@@ -73,7 +74,8 @@ def fit(
       until: `(held-out metrics) -> bool`, traced: training is done once it holds.
       health: `(params, batch) -> dict of scalars`, at the first update of each line: `rnnjax.training.adjoint_health`.
       report: called with each line of metrics, as it comes.
-      log: a file for the lines as JSON. What is there is kept up to the step that training starts from.
+      log: a file for the lines as JSON, written by process 0. What is there is kept up to the step that training
+        starts from.
       checkpoints: where to keep steps. If the folder holds some, training goes on from the newest good one in place of
         `state`, to the bits that it would have reached uninterrupted. SIGTERM and Ctrl-C save after the running chunk
         and leave; a second Ctrl-C leaves at once.
@@ -109,6 +111,8 @@ def fit(
             store = stack.enter_context(checkpoints.opened())
             request = stack.enter_context(listening())
             state = store.load(state) or state
+        if log is not None and not processes.leads():
+            log = None
         watch = Watch(report, None if log is None else JsonLines(log, keep_until=int(state.step)))
         stack.callback(watch.close)
         saved = int(state.step) if store is not None else None
@@ -122,6 +126,8 @@ def fit(
             fault = int(state.stopped)
             if fault != GOING_ON:
                 state = state._replace(stopped=jnp.full_like(state.stopped, GOING_ON))
+            if request is not None:  # all processes leave if one is asked to
+                request.signal = processes.largest(request.signal or 0) or None
             leaving = fault != GOING_ON or (request is not None and request.signal is not None)
             now = int(state.step)
             if store is not None and (leaving or store.due(before, now)):
@@ -132,7 +138,7 @@ def fit(
                 request.leave()
         if store is not None:
             _save(store, state, watch.history, final=True, saved=saved)
-    return Fitted(state, watch.history)
+    return Fitted(local(state), watch.history)
 
 
 def _save(store: Store, state: TrainState, history: list[Line], *, final: bool, saved: int | None) -> int | None:

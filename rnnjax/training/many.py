@@ -8,9 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from rnnjax.cell import PyTree
+from rnnjax.sharding import AXIS, padded
 from rnnjax.training.faults import names
+from rnnjax.training.flat import local
 from rnnjax.training.loop import pieces
 from rnnjax.training.metrics import plain
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState, init_state
@@ -47,6 +51,7 @@ def fit_many(
     until: Callable[..., Any] | None = None,
     health: Callable[..., dict[str, Any]] | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
+    mesh: Mesh | None = None,
 ) -> FittedMany:
     """Trains R runs at once, each as `fit` would, in one compiled program.
 
@@ -63,6 +68,8 @@ def fit_many(
       carry: `params -> carry`, for a loss that hands its carry on.
       gradient, held_out, measure, until, health: as for `fit`; each may ask for `setting`.
       report: called with each line of metrics; a value is a list of R numbers.
+      mesh: from `rnnjax.sharding.make_mesh`: the runs are cut over its devices, perhaps those of several processes. R
+        need be no multiple of them. Nothing is communicated but the metrics, after each chunk.
     Returns:
       `FittedMany(state, history, faults)`.
     Raises:
@@ -86,6 +93,8 @@ def fit_many(
     runs = _runs(settings)
     shared = isinstance(settings, dict) and "key" in settings
     keys = settings["key"] if shared else jax.random.split(key, runs)
+    if mesh is not None:
+        settings, keys = padded((settings, keys), mesh)
     # in a program of their own: drawing may call LAPACK, which must not share one with a time loop
     params = jax.jit(jax.vmap(_init_key(init)))(keys, settings)
 
@@ -96,25 +105,21 @@ def fit_many(
     state = jax.jit(jax.vmap(start))(params, keys, settings)
     problem = Problem(loss, optimizer, data, gradient, held_out, measure, until, health)
 
-    def run(state: TrainState, setting: PyTree, intervals: int, every: int) -> tuple[TrainState, Any, dict[str, Any]]:
+    def run(state: TrainState, setting: PyTree, intervals: int, every: int) -> tuple[TrainState, Any]:
         state, interval = run_intervals(problem, options, state, setting, intervals, every)
         state, held = look(problem, options, state, setting)
-        return state, interval, held
+        return state, (interval, held, state.done | (state.stopped != GOING_ON))
 
-    program = jax.jit(
-        lambda state, settings, intervals, every: jax.vmap(lambda s, setting: run(s, setting, intervals, every))(
-            state, settings
-        ),
-        static_argnums=(2, 3),
-    )
+    program = _program(run, mesh)
     one = jax.tree.map(lambda leaf: leaf[0], state)
     leaves = names(one.params, one.opt_state)
     faults: list[tuple[int, tuple[str, ...]] | None] = [None] * runs
     lines: list[dict[str, Any]] = []
     step = 0
     for intervals, every in pieces(0, options):
-        state, interval, held = program(state, settings, intervals, every)
-        interval, held = jax.device_get((interval, held))
+        state, seen = program(state, settings, intervals, every)
+        seen = jax.device_get(seen)
+        interval, held, over = jax.tree.map(lambda leaf: leaf[:runs], seen)
         for i in range(intervals):
             step += every
             line: dict[str, Any] = {"step": step}
@@ -128,9 +133,27 @@ def fit_many(
             if report is not None:
                 report({name: plain(value) for name, value in line.items()})
         _note_faults(faults, interval, leaves)
-        if bool(np.all(np.asarray(state.done | (state.stopped != GOING_ON)))):
+        if over.all():
             break
+    if mesh is not None:
+        whole = jax.jit(lambda state: state, out_shardings=NamedSharding(mesh, P()))(state)
+        state = jax.tree.map(lambda leaf: leaf[:runs], local(whole))
     return FittedMany(state, _stacked(lines, runs), faults)
+
+
+def _program(run: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+    """`(states, settings, intervals, every) -> (states, what is looked at)`, over all runs."""
+
+    def program(states: TrainState, settings: PyTree, intervals: int, every: int) -> tuple[TrainState, Any]:
+        runs = jax.vmap(lambda state, setting: run(state, setting, intervals, every))
+        if mesh is None:
+            return runs(states, settings)
+        cut = P(AXIS)
+        runs = jax.shard_map(runs, mesh=mesh, in_specs=(cut, cut), out_specs=(cut, cut), check_vma=False)
+        states, seen = runs(states, settings)
+        return states, jax.lax.with_sharding_constraint(seen, NamedSharding(mesh, P()))
+
+    return jax.jit(program, static_argnums=(2, 3))
 
 
 def _init_key(init: Callable[..., PyTree]) -> Callable[[Array, PyTree], PyTree]:

@@ -16,7 +16,7 @@ MODEL = """
     import jax, jax.numpy as jnp, numpy as np, optax
     jax.config.update("jax_enable_x64", True)
     {setup}
-    from rnnjax import tasks, training
+    from rnnjax import sharding, tasks, training
     from rnnjax.sharding import make_mesh
 
     def data(key, step):
@@ -41,6 +41,22 @@ MODEL = """
         np.testing.assert_allclose(np.asarray(cut.state.params[name]), whole.state.params[name], rtol=1e-10)
         assert not np.allclose(whole.state.params[name], params[name])
     np.testing.assert_allclose([l["loss"] for l in cut.history], [l["loss"] for l in whole.history], rtol=1e-10)
+
+    def many(mesh):                                        # three runs on two devices
+        settings = {{"rate": jnp.array([0.1, 0.3, 1.0])}}
+        return training.fit_many(
+            loss, lambda key, setting: params, lambda setting: optax.sgd(setting["rate"]), data, settings,
+            training.FitOptions(steps=4, chunk=2), key=jax.random.key(1), mesh=mesh,
+        )
+
+    one, spread = many(None), many(mesh)
+    for name in params:
+        assert spread.state.params[name].shape == one.state.params[name].shape
+        np.testing.assert_allclose(spread.state.params[name], one.state.params[name], rtol=1e-10)
+        assert not np.allclose(one.state.params[name][0], one.state.params[name][2])
+    np.testing.assert_allclose(spread.history["loss"], one.history["loss"], rtol=1e-10)
+    squares = sharding.spread(lambda x: x * x, mesh)(jnp.arange(5.0))
+    np.testing.assert_array_equal(np.asarray(squares), np.arange(5.0) ** 2)
     print("equal", flush=True)
     {end}
 """

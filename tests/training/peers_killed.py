@@ -1,0 +1,94 @@
+"""SIGKILL to one of two processes: the other must say so and end within 15 s, and both, started again, arrive where an
+undisturbed run does, to the bit.
+
+python -m tests.training.peers_killed            both ways round: process 1 is killed, then process 0
+"""
+
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rnnjax.processes import LOST_STATUS
+
+STEPS, KILL_AT = 400, 60
+SECONDS = 15
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    """One that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(folder: Path, steps: int) -> list[subprocess.Popen[str]]:
+    port = free_port()
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.training.peer", *map(str, (folder, steps, port, 2, index))],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+
+
+def finish(both: list[subprocess.Popen[str]]) -> str:
+    """Waits for both; the digest that they agree on."""
+    heard = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], "\n\n".join(err[-3000:] for _, err in heard)
+    ends = [out.split()[-1] for out, _ in heard]
+    assert ends[0] == ends[1], "the processes arrived at different states"
+    return ends[0]
+
+
+def killed(folder: Path, victim: int, steps: int = STEPS) -> tuple[float, str]:
+    """Kills `victim` in the midst of training; `(seconds until the other had ended, what it said)`."""
+    both = start(folder, steps)
+    try:
+        stdout = both[0].stdout
+        assert stdout is not None
+        for line in stdout:
+            if line.strip().isdecimal() and int(line) >= KILL_AT:
+                break
+        both[victim].kill()
+        struck = time.monotonic()
+        survivor = both[1 - victim]
+        _, err = survivor.communicate(timeout=SECONDS)
+        took = time.monotonic() - struck
+        assert survivor.returncode == LOST_STATUS, f"ended with {survivor.returncode}: {err[-2000:]}"
+        said = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert len(said) == 1 and re.search(rf"process {victim} of 2 is gone.*Run the same command again", said[0]), err
+        return took, said[0]
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+
+
+def main(victims: list[int]) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        alone = finish(start(Path(folder) / "alone", STEPS))
+        print(f"undisturbed: {alone}", flush=True)
+        for victim in victims:
+            run = Path(folder) / f"killed_{victim}"
+            took, said = killed(run, victim)
+            print(f"process {victim} killed; the other ended after {took:.1f} s with\n  {said}", flush=True)
+            steps = sorted(path.name for path in run.glob("step_*"))
+            again = finish(start(run, STEPS))
+            print(f"went on from {steps[-1]}, arrived at {again}", flush=True)
+            if again != alone:
+                print("FAILED: not where the undisturbed run arrived")
+                return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main([int(arg) for arg in sys.argv[1:]] or [1, 0]))

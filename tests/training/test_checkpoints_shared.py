@@ -1,0 +1,68 @@
+"""Checkpoints of several processes.
+
+What process 0 does is real; what it tells, and what the others hold, is played. With real ones: `peers_killed`.
+"""
+
+import dataclasses
+import os
+import signal
+import types
+
+import pytest
+
+from rnnjax import processes, training
+from rnnjax.training.checkpoints import steps as steps_in
+from tests.training import peers_killed, toy
+
+
+@pytest.fixture
+def two(monkeypatch):
+    monkeypatch.setattr(processes, "several", lambda: True)
+    played = types.SimpleNamespace(other=lambda mine: mine, said=[])
+    monkeypatch.setattr(processes, "from_all", lambda mine: [mine, played.other(mine)])
+    monkeypatch.setattr(processes, "from_leader", lambda data: played.said.append(data) or data)
+    monkeypatch.setattr(processes, "largest", lambda number: number)
+    return played
+
+
+def test_process_0_writes_and_the_others_get_the_same_bits(two, tmp_path, monkeypatch):
+    kept = training.Checkpoints(folder=tmp_path / "run", every=10)
+    fitted = toy.run(checkpoints=kept)
+    toy.same_bits(fitted.state, toy.uninterrupted().state)
+    two.said.clear()
+    with kept.opened() as store:
+        toy.same_bits(store.load(toy.start()), fitted.state)
+    heard = iter(list(two.said))
+    monkeypatch.setattr(processes, "leads", lambda: False)
+    monkeypatch.setattr(processes, "from_leader", lambda data: next(heard))
+    elsewhere = dataclasses.replace(kept, folder=tmp_path / "no disk is shared")
+    with elsewhere.opened() as store:
+        toy.same_bits(store.load(toy.start()), fitted.state)
+    assert not (tmp_path / "no disk is shared").exists()
+
+
+def test_states_that_differ_are_not_written(two, tmp_path):
+    two.other = lambda mine: bytes(32)
+    refused = pytest.raises(training.CheckpointError, match="different states at step 0: 1 and 0 differ")
+    with training.Checkpoints(folder=tmp_path, every=10).opened() as store, refused:
+        store.save(toy.start())
+    assert steps_in(tmp_path) == []
+
+
+def test_what_stops_process_0_stops_all(two, tmp_path):
+    kept = training.Checkpoints(folder=tmp_path, every=10)
+    with kept.opened(), pytest.raises(training.CheckpointError, match="in use by another run"), kept.opened():
+        pass
+    assert len(two.said) == 2  # the refusal, too, was told
+
+
+def test_all_leave_when_one_is_asked_to(two, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "largest", lambda number: signal.SIGTERM)  # the other process got it
+    with pytest.raises(SystemExit) as left:
+        toy.run(checkpoints=training.Checkpoints(folder=tmp_path, every=1000))
+    assert left.value.code == 128 + signal.SIGTERM and steps_in(tmp_path) == [10]
+
+
+@pytest.mark.skipif("RNNJAX_SLOW" not in os.environ, reason="ten processes that compile: set RNNJAX_SLOW=1")
+def test_a_killed_peer_ends_the_run_which_then_goes_on():
+    assert peers_killed.main([1, 0]) == 0
