@@ -57,6 +57,17 @@ ROWS = (
         exact=True,
     ),
     Row(
+        name="statland-hidden-high",
+        what="StatLand: hidden state after high",
+        published=1.8,
+        tolerance=1e-12,
+        source=_RNN,
+        measure=lambda quick: Found(
+            published.trace(published.published_network(), ("high", "medium"))["steps"][0]["h"]
+        ),
+        exact=True,
+    ),
+    Row(
         name="two-to-the-50",
         what="gradient 50 steps back, W2 = 2",
         published=2.0**50,
