@@ -1,4 +1,4 @@
-"""On the difficulty of training recurrent neural networks: the wall of figure 6, and what clipping and Ω make trainable."""
+"""Of Pascanu, Mikolov and Bengio 2013: the wall of figure 6, and what clipping and Ω make trainable."""
 
 from collections.abc import Callable
 
@@ -50,7 +50,7 @@ ROWS = (
             what=f"temporal order, T = 50, 50 tanh units, {method}: share of seeds that solve it",
             published=share,
             tolerance=0.2,
-            source=f"{_PAPER}, section 4.1: plain descent fails as T grows, clipping and Ω solve T = 50 to 200; rate 0.1",
+            source=f"{_PAPER}, 4.1: plain descent fails as T grows, clipping and Ω solve 50 to 200; rate 0.1",
             measure=_solved(method),
             full_only=True,
         )
