@@ -17,9 +17,9 @@ from experiments.temporal_order.training import methods_of, train
 class Options(harness.CommonOptions):
     """Temporal order with plain, clipped and regularised gradient descent."""
 
-    lengths: tuple[int, ...] = (20, 50, 100)
+    lengths: tuple[int, ...] = (20, 35, 50, 80)
     """Sequence lengths T [steps]."""
-    initialisations: tuple[str, ...] = ("basic tanh", "smart tanh")
+    initialisations: tuple[str, ...] = ("smart tanh", "basic tanh")
     """sigmoid, basic tanh, smart tanh."""
     seeds: int = 5
     """Networks trained for each point."""

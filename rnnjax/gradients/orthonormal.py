@@ -106,10 +106,12 @@ def _orthonormal_panel(rows: Array, before: tuple[Array, ...], semi: bool) -> tu
         done, logs, settled, clean = [], [], jnp.array(True), jnp.array(True)
         for first in range(0, size, _BLOCK):
             block, rows = rows[..., :_BLOCK, :], rows[..., _BLOCK:, :]
-            factors, usable, block_clean = _elimination(block @ _transposed(block))
+            old = old_logs[..., first : first + _BLOCK]
+            certain = jnp.minimum(jnp.exp(2 * (0.75 * lost - old)), 0.25)  # see `_elimination`
+            factors, usable, block_clean = _elimination(block @ _transposed(block), certain)
             block = factors @ block
             square = (block * block).sum(-1)  # of rows that were of length one: what underflows here is rounding
-            log = old_logs[..., first : first + _BLOCK] + jnp.log(square) / 2
+            log = old + jnp.log(square) / 2
             gone = log < lost
             block = jnp.where(gone[..., None], 0, block * lax.rsqrt(jnp.where(gone, 1, square))[..., None])
             done.append(block)
@@ -145,16 +147,18 @@ def _are_semiorthogonal(rows: Array, before: tuple[Array, ...]) -> Array:
     return (jnp.abs(off) < float(jnp.finfo(rows.dtype).eps) ** (1 / 3)).all()
 
 
-def _elimination(gram: Array) -> tuple[Array, Array, Array]:
+def _elimination(gram: Array, certain: Array) -> tuple[Array, Array, Array]:
     """Unit lower triangular M, for which the rows of M V are orthogonal if `gram` is V V^T; and if they were before.
 
     A row that is nearly in the span of those before it leaves a pivot, its squared distance, that is mostly rounding;
     it is not used: it is kept out of the elimination of those after it, which is then left to a further pass, where it
-    has been made long again. Nearly means within its block, or within all that went before in this pass: were a row of
-    rounding used, and found to be nothing in the next pass, the others would have lost a direction to it.
+    has been made long again. Nearly means within its block, or so near in all passes so far that it may turn out to be
+    nothing in the next one; had it been used, those after it would have lost a direction to it.
 
     Args:
       gram: `[*batch, b, b]`, of rows that were of length one at the start of the pass.
+      certain: `[*batch, b]`, pivots above this are not nothing: what is left of the row over all passes is far from
+        rounding, or the row has not become much shorter in this one.
     Returns:
       `(factors [*batch, b, b], usable [*batch, b], clean [*batch])`.
     """
@@ -165,7 +169,7 @@ def _elimination(gram: Array) -> tuple[Array, Array, Array]:
     usable, pivots = [], []
     for i in range(size):  # unrolled: a loop's slices cost more than its arithmetic
         pivot = gram[..., i : i + 1, i : i + 1]
-        safe = (pivot > eps**0.5 / 16 * squares[..., i, None, None]) & (pivot > (1e4 * eps) ** 2)
+        safe = pivot > jnp.maximum(eps**0.5 / 16 * squares[..., i], certain[..., i])[..., None, None]
         pivots.append(pivot[..., 0])
         usable.append(safe[..., 0])
         share = jnp.where(safe & (later > i), gram[..., :, i : i + 1] / jnp.where(safe, pivot, 1), 0)
