@@ -31,6 +31,9 @@ class LSTMWithoutForgetGate(rnnjax.LSTM):
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return rnnjax.LSTMCarry(h=h, c=c), h
 
+    def step(self, params: Any, carry: Any, x: Array) -> tuple[Any, Array]:
+        return self.gate(params, carry, self.project(params, x), self.mix(params, carry))
+
 
 def _normal(key: Array, scale: float, *shape: int) -> Array:
     return jnp.asarray(scale, jnp.float32) * jax.random.normal(key, shape, jnp.float32)
