@@ -16,13 +16,13 @@ class Options(learning.Options):
 
     hidden_size: int = 128
     """H of the grid [units]."""
-    updates: int = 480
+    updates: int = 1200
     """Updates of each run of the grid; 571 are a pass over the text."""
     batch: int = 32
     """Rows of the text that are read side by side, in the grid."""
     rate: float = 4e-3
     """Adam's learning rate at the first update of the grid; it falls to zero along half a cosine."""
-    look_every: int = 40
+    look_every: int = 80
     """Updates from one look at the validation play to the next."""
     max_norm: float = 0.25
     """Where the gradient's global norm is clipped: in the grid in runs that clip, and in the larger network."""
