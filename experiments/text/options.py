@@ -28,15 +28,15 @@ class Options(learning.Options):
     """Where the gradient's global norm is clipped: in the grid in runs that clip, and in the larger network."""
     steps: int = 64
     """Characters to an update of each row, and how far back its gradient reaches [steps]."""
-    large_hidden_size: int = 384
+    large_hidden_size: int = 512
     """H of the larger LSTM [units]."""
-    large_updates: int = 3600
+    large_updates: int = 4000
     """Its updates."""
     large_batch: int = 32
     """Its rows."""
-    large_rate: float = 4e-3
+    large_rate: float = 5e-3
     """Adam's highest learning rate for it; it falls by a cosine."""
-    large_dropped: float = 0.4
+    large_dropped: float = 0.2
     """Share of its recurrent and readout weights that are absent at each update (DropConnect)."""
     order: int = 5
     """n of the n-gram that the networks are held against."""
