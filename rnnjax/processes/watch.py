@@ -59,15 +59,15 @@ class Watch:
         self._start()
 
     def _start(self) -> None:
-        for link in self._links.values():
+        selector = selectors.DefaultSelector()
+        for index, link in self._links.items():
             link.settimeout(None)
             _keep_alive(link)
-        threading.Thread(target=self._read, name="rnnjax peers", daemon=True).start()
+            selector.register(link, selectors.EVENT_READ, (index, bytearray()))
+        threading.Thread(target=self._read, args=(selector,), name="rnnjax peers", daemon=True).start()
 
-    def _read(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            for index, link in self._links.items():
-                selector.register(link, selectors.EVENT_READ, (index, bytearray()))
+    def _read(self, selector: selectors.BaseSelector) -> None:
+        with selector:
             while selector.get_map():
                 for key, _ in selector.select():
                     index, heard = key.data
