@@ -1,16 +1,16 @@
-"""Writes the README's tables from the committed results: `python docs/tables.py` (tests check that it was run).
+"""Writes the tables of both READMEs from the committed results: `python docs/tables.py` (tests check that it was run).
 
 Each stands between `<!-- table: NAME -->` and `<!-- end -->`, and comes from `docs/NAME/summary.json`, or, of a
 benchmark, from `benchmarks/results`.
 """
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parent
-README = DOCS.parent / "README.md"
 
 
 def gradient_decay(summary: dict[str, Any]) -> list[list[str]]:
@@ -40,6 +40,90 @@ def statland(summary: dict[str, Any]) -> list[list[str]]:
         clip = "no clipping" if row["clip_norm"] is None else f"clipped to norm {row['clip_norm']:g}"
         name = f"{row['optimizer']} {row['learning_rate']:g}, {clip}"
         table.append([name, *(f"{row[f'share_{fate}']:.0%}" for fate in ("learned", "stuck", "dead", "diverged"))])
+    return table
+
+
+def learning() -> list[list[str]]:
+    """The training experiments: median over seeds on the test part, lowest and highest seed in brackets."""
+    table = [["", "trivial", *(f"{cell}, {how}" for cell in ("Elman", "LSTM", "GRU") for how in ("clipped", "not"))]]
+    for name in ("adding", "copy_memory", "digits", "vowels"):
+        path = DOCS / name / "summary.json"
+        if path.exists():
+            summary = json.loads(path.read_text())
+            measure = summary["measure"]
+            found = {(line["cell"], line["clipped_at_norm"] is not None): line for line in summary["lines"]}
+            lines = [found.get((cell, clipped)) for cell in ("elman", "lstm", "gru") for clipped in (True, False)]
+            cells = [_spread(line, f"test_{measure}") if line else "" for line in lines]
+            table.append([f"{name}, {measure.replace('_', ' ')}", f"{summary['baseline']:.3g}", *cells])
+    return table
+
+
+def _spread(line: dict[str, Any], key: str) -> str:
+    return "{:.2g} ({:.2g} to {:.2g})".format(*(line[f"{key}_{which}"] for which in ("median", "lowest", "highest")))
+
+
+def stocks(summary: dict[str, Any]) -> list[list[str]]:
+    """Squared error below persistence's, and what a test of the difference says."""
+    table = [["forecast", "squared error below persistence's", "verdict"]]
+    for line in summary["lines"]["stocks"]:
+        gain = f"{100 * line['gain_over_persistence']:+.1f}%".replace("-", "−").replace("+0.0%", "0")
+        table.append([line["model"], gain, line["verdict"]])
+    return table
+
+
+def doors() -> list[list[str]]:
+    """Flax's modules over the same with our RNN in their place: geometric mean, and the worst point in brackets."""
+    table = [["", "linen / linen with ours", "nnx / nnx with ours"]]
+    for row in json.loads((RESULTS / "doors.json").read_text())["summary"]:
+        if row["group"] in ("dense, all cells", "padded, all cells"):
+            task = {"forward": "forward", "train": "training step"}[row["task"]]
+            values = [_mean(row[f"rnnjax in {kind}_vs_flax"]) for kind in ("linen", "nnx")]
+            table.append([f"{row['group'].split(',')[0]}, {task}", *values])
+    return table
+
+
+def sweep() -> list[list[str]]:
+    """Times of a setting over those of one program, on one device or two, whichever is faster."""
+    table = [["hidden units", "a jitted call a setting", "compiled for every setting", "Python loop", "floor"]]
+    for point in json.loads((RESULTS / "sweep.json").read_text())["points"]:
+        ms = {
+            row["name"]: row["tasks"]["norms"]["median_ms"] / row["settings"]
+            for row in point["contestants"]
+            if row["tasks"]
+        }
+        best = min(time for name, time in ms.items() if name.startswith("one program"))
+        names = ("a call a setting", "compiled for every setting", "Python loop")
+        times = [f"{ms[name] / best:,.0f} ×" for name in names]
+        floor = point["floor"]["train_ms"] / point["settings"]
+        table.append([str(point["H"]), *times, f"{floor / best:.2g} ×"])
+    return table
+
+
+def tried() -> list[list[str]]:
+    """How many times as fast as the engine, or the product, as it is: geometric mean, worst and best point."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for point in json.loads((RESULTS / "tried.json").read_text())["points"]:
+        reference, *others = point["contestants"]
+        for row in others:
+            for task, times in row["tasks"].items():
+                ratio = reference["tasks"][task]["median_ms"] / times["median_ms"]
+                found.setdefault((row["name"], task), []).append(ratio)
+    table = [["instead", "forward", "training step"]]
+    for name in dict.fromkeys(name for name, _ in found):
+        values = [found[name, task] for task in ("forward", "train")]
+        cells = [f"{math.exp(sum(map(math.log, v)) / len(v)):.2f} ({min(v):.2f} to {max(v):.2f})" for v in values]
+        table.append([name, *cells])
+    return table
+
+
+def training() -> list[list[str]]:
+    """Updates a second over those of a loop by hand with Flax and Optax."""
+    table = [["task, cell, B, T, H", "rnnjax in the loop", "`fit`", "`fit`, two devices"]]
+    for point in json.loads((RESULTS / "training.json").read_text())["points"]:
+        ms = {row["name"]: row["tasks"]["train"]["median_ms"] for row in point["contestants"] if row["tasks"]}
+        names = ("rnnjax in a loop by hand", "rnnjax fit", "rnnjax fit, 2 devices")
+        where = ", ".join(str(point[key]) for key in ("task", "cell", "B", "T", "H"))
+        table.append([where, *(f"{ms['Flax + Optax loop'] / ms[name]:.2f} ×" for name in names)])
     return table
 
 
@@ -77,18 +161,20 @@ def _mean(ratio: dict[str, float] | None) -> str:
 
 
 RESULTS = DOCS.parent / "benchmarks" / "results"
-OF_EXPERIMENTS = {"gradient_decay": gradient_decay, "statland": statland}
-OF_BENCHMARKS = {"peers": peers, "scan_vs_loop": scan_vs_loop}
+PAGES = (DOCS.parent / "README.md", RESULTS / "README.md")
+OF_EXPERIMENTS = {"gradient_decay": gradient_decay, "statland": statland, "stocks": stocks}
+OF_SEVERAL = {"learning": learning, "peers": peers, "scan_vs_loop": scan_vs_loop, "doors": doors, "sweep": sweep}
+OF_SEVERAL |= {"tried": tried, "training": training}
 
 
 def table_of(name: str) -> list[list[str]]:
-    if name in OF_BENCHMARKS:
-        return OF_BENCHMARKS[name]()
+    if name in OF_SEVERAL:
+        return OF_SEVERAL[name]()
     return OF_EXPERIMENTS[name](json.loads((DOCS / name / "summary.json").read_text()))
 
 
-def fill(readme: str) -> str:
-    """The README with every table made anew."""
+def fill(page: str) -> str:
+    """A page with every table made anew."""
 
     def table(match: re.Match[str]) -> str:
         name = match[1]
@@ -97,8 +183,9 @@ def fill(readme: str) -> str:
         text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return f"<!-- table: {name} -->\n{text}\n<!-- end -->"
 
-    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, readme, flags=re.DOTALL)
+    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
-    README.write_text(fill(README.read_text()))
+    for page in PAGES:
+        page.write_text(fill(page.read_text()))

@@ -2,8 +2,12 @@
 
 Question: which cells do better than knowing when to be silent, and does clipping matter?
 Command: python -m experiments.copy_memory
-Minutes: ?
-Expected: ?
+Minutes: 9 on one core; with --quick one.
+Expected: over a delay of 50, after 4000 updates of 32 rows, the median test cross-entropy of 3 seeds is 0.297 nats a
+step for the tanh network, which is the 0.2971 of who remembers nothing, 0.258 clipped and 0.265 not for the LSTM, and
+0.113 and 0.117 for the GRU; of the ten symbols one in eight, a fifth and two thirds are right. No cell has solved the
+task by then. Clipping touches one or two updates in a hundred: it moves no end beyond the seeds' spread, but clipped
+tanh networks have learned to be silent after 200 updates, and unclipped ones after 1000 and more.
 
 Ten of eight symbols, held over a delay; who remembers nothing but when to speak has a cross-entropy of
 10 log 8 / (delay + 20) nats a step, and one symbol in eight right.

@@ -87,6 +87,7 @@ def compiled(
     compiles: int = 2,
     limit_bytes: int | None = None,
     devices: int = 1,
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> Program:
     """A jitted function as a `Program`, compiled ahead for these arguments.
 
@@ -97,6 +98,7 @@ def compiled(
       compiles: how often to compile; the shortest counts. One that takes above two seconds is not repeated.
       limit_bytes: a program with more temporary memory than this is compiled, but not to be run.
       devices: how many the arguments are split over; memory is the sum over all of them.
+      compiler_options: of XLA, for this program alone.
     """
     import jax
     import jax.numpy as jnp
@@ -108,7 +110,7 @@ def compiled(
         started = time.perf_counter()
         lowered = jax.jit(lambda *given: function(*given)).lower(*arguments)
         traced = time.perf_counter()
-        executable = lowered.compile()
+        executable = lowered.compile(compiler_options=None if compiler_options is None else dict(compiler_options))
         cost = _cost(traced - started, time.perf_counter() - traced, executable, devices)
         best = cost if best is None or cost.seconds < best.seconds else best
         if cost.seconds > 2.0:

@@ -13,6 +13,7 @@ the exponents are compared before anything is timed. Two tasks: the exponents as
 leading one alone. Contestants:
   one program                      vmap over gains and seeds; orthonormal again every few steps
   one program, 2 devices           the same with the seeds split over --devices
+  ..., a thread each               and nothing within a device cut over threads
   NumPy                            a loop over networks and steps, `np.linalg.qr` at every step
   SciPy                            the same with `scipy.linalg.qr`, economic, in place, unchecked
   NumPy, QR as seldom              ... as in the program, which a plain loop leaves to its reader

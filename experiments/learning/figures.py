@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from experiments import harness
 from experiments.harness import style
@@ -33,8 +33,11 @@ def curves(run: harness.Run[Any], rows: Sequence[harness.Row], problem: Problem)
         axes[1, column].set_xlabel("updates")
         for ax in axes[:, column] if not problem.higher_is_better else axes[1:, column]:
             ax.set_yscale("log")
-            ax.yaxis.set_minor_formatter(NullFormatter())
-    words = problem.measure.replace("_", " ")
+            low, high = ax.get_ylim()
+            few = high / low < 20  # decades hardly ever are ticks enough then
+            ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if few else range(2, 10)))
+            ax.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if few else NullFormatter())
+    words = problem.measure.replace("_nats", " [nats]").replace("_", " ")
     axes[0, 0].set_ylabel(f"held-out\n{words}")
     axes[1, 0].set_ylabel("gradient norm,\nbefore clipping")
     fig.legend(handles=_legend(rows, problem), loc="outside lower center", ncols=4, handlelength=3.2)

@@ -2,7 +2,7 @@
 
 Question: which published numbers on recurrent gradients, spectra and memory come out here, and how closely?
 Command: python -m experiments.reproduce
-Minutes: 15 on one core; 4 with --quick (smaller networks, fewer seeds, and wider tolerances where size matters).
+Minutes: 6 on one core; 4 with --quick (smaller networks, fewer seeds, and wider tolerances where size matters).
 Expected: every row marked exact passes, else the exit status is 1. The other rows are measurements by sampling, with
 a tolerance that is written beside them; one that misses it says so and fails nothing.
 

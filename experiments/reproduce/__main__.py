@@ -7,7 +7,7 @@ import traceback
 from typing import Any
 
 from experiments import harness, reproduce
-from experiments.reproduce import lecture, linear, memory, tanh, tasks, traps
+from experiments.reproduce import lecture, linear, memory, pascanu, tanh, tasks, traps
 from experiments.reproduce.figure import deviations_figure
 from experiments.reproduce.row import Row, as_line, checked
 
@@ -17,6 +17,7 @@ THEMES = {
     "Tanh networks": tanh.ROWS,
     "Memory": memory.ROWS,
     "Tasks": tasks.ROWS,
+    "Cliffs and what helps": pascanu.ROWS,
     "Traps": traps.ROWS,
 }
 ROWS = checked([row for rows in THEMES.values() for row in rows])
@@ -118,6 +119,7 @@ def _reading(lines: list[dict[str, Any]], failed: list[str], missed: list[str]) 
 
 
 _MEASURED_BY = (
+    "experiments.cliff.surface",
     "experiments.statland.published",
     "experiments.gradient_decay.scalar",
     "experiments.curse_of_memory.measure",
@@ -126,6 +128,8 @@ _MEASURED_BY = (
     "experiments.linear_spectra.measure",
     "experiments.lstm_memory.measure",
     "experiments.tanh_phase_diagram.measure",
+    "experiments.temporal_order.network",
+    "experiments.temporal_order.training",
 )
 
 EXPERIMENT = harness.Experiment(

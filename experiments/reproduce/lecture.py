@@ -22,8 +22,9 @@ def _prediction(days: tuple[str, ...]) -> Callable[[bool], Found]:
     return lambda quick: Found(published.trace(published.published_network(), days)["prediction"])
 
 
-def _hidden(quick: bool) -> Found:
-    return Found(published.trace(published.published_network(), ("low", "medium"))["steps"][-1]["h"])
+def _hidden(first: str, day: int) -> Callable[[bool], Found]:
+    network, days = published.published_network, (first, "medium")
+    return lambda quick: Found(published.trace(network(), days)["steps"][day]["h"])
 
 
 def _power(w2: float) -> Callable[[bool], Found]:
@@ -53,7 +54,16 @@ ROWS = (
         published=0.9,
         tolerance=1e-12,
         source=_RNN,
-        measure=_hidden,
+        measure=_hidden("low", 1),
+        exact=True,
+    ),
+    Row(
+        name="statland-hidden-high",
+        what="StatLand: hidden state after high",
+        published=1.8,
+        tolerance=1e-12,
+        source=_RNN,
+        measure=_hidden("high", 0),
         exact=True,
     ),
     Row(

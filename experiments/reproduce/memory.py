@@ -34,8 +34,9 @@ def _chrono_measured(lag: int) -> Callable[[bool], Found]:
     return lambda quick: of_samples(_chrono(quick)[:, lag].tolist())
 
 
-def _curse(quick: bool) -> Found:
-    return of_samples(second_moments(0.9, 128 if quick else 512, 4000, 0)["sensitivity"])
+@functools.cache
+def _moments(quick: bool) -> dict[str, list[float]]:
+    return second_moments(0.9, 128 if quick else 512, 4000, 0)
 
 
 ROWS = (
@@ -107,6 +108,15 @@ ROWS = (
         tolerance=5.0,
         quick_tolerance=12.0,
         source=_CURSE,
-        measure=_curse,
+        measure=lambda quick: of_samples(_moments(quick)["sensitivity"]),
+    ),
+    Row(
+        name="curse-state",
+        what="linear unit: E[h²], measured",
+        published=1 / (1 - 0.9**2),
+        tolerance=0.05,
+        quick_tolerance=0.15,
+        source=_CURSE,
+        measure=lambda quick: of_samples(_moments(quick)["state"]),
     ),
 )

@@ -63,6 +63,23 @@ def _clip(quick: bool) -> Found:
     return Found(float(jnp.abs(jnp.asarray(clip.update(gradient, clip.init(gradient))[0])).max()))
 
 
+def _clipped(max_norm: float, *gradients: float) -> list[float]:
+    """What Optax's clipping makes of float32 gradients of one number each."""
+    clip = optax.clip_by_global_norm(max_norm)
+    given = [jnp.float32(gradient) for gradient in gradients]
+    return [float(each) for each in jax.tree.leaves(clip.update(given, clip.init(given))[0])]
+
+
+def _clip_of_inf(quick: bool) -> Found:
+    """NaN where the gradient is inf, 0 where it is not: 1 if so."""
+    at_inf, beside = _clipped(1.0, float("inf"), 1.0)
+    return Found(float(np.isnan(at_inf) and beside == 0))
+
+
+def _clip_to_zero(quick: bool) -> Found:
+    return Found(float(np.isnan(_clipped(0.0, 0.0, 0.0)).mean()))
+
+
 def _bound(quick: bool) -> Found:
     """Share of networks whose gradient rate lies below log(γ σ_max), over random tanh networks of scales 0.3 to 3."""
     cell, rates, bounds = BUILT_IN["tanh"](16), [], []
@@ -131,6 +148,30 @@ ROWS = (
         tolerance=0.0,
         source=_NOTES,
         measure=_clip,
+    ),
+    Row(
+        name="optax-clip-inf",
+        what="the same of (inf, 1): becomes (NaN, 0)",
+        published=1.0,
+        tolerance=0.0,
+        source=_NOTES,
+        measure=_clip_of_inf,
+    ),
+    Row(
+        name="optax-clip-zero",
+        what="the same to norm 0 of zero gradients: share of NaN",
+        published=1.0,
+        tolerance=0.0,
+        source=_NOTES,
+        measure=_clip_to_zero,
+    ),
+    Row(
+        name="saturated-tanh-gone",
+        what="slope of tanh at 9.5 in float32, by jax.grad",
+        published=0.0,
+        tolerance=0.0,
+        source=f"{_NOTES}; the true slope is 2.2e-8",
+        measure=lambda quick: Found(float(jax.grad(jnp.tanh)(jnp.float32(9.5)))),
     ),
     Row(
         name="pascanu-bound",

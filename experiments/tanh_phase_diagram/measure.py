@@ -36,14 +36,20 @@ def leading_and_mean(
 
 
 def whole_spectrum(hidden_size: int, gain: float, steps: int, transient: int, seed: int) -> dict[str, Any]:
-    """All H exponents at one gain, and what follows from them."""
+    """All H exponents at one gain, and what follows from them.
+
+    `mean` is their mean; `mean_by_determinant` is that of log|det J_t|/H over the same steps, which it has to be.
+    """
     cell, params, start = networks(hidden_size, (gain,), seed)
-    found = _spectrum(cell, params, start, steps, transient)
+    found, log_slope = _spectrum(cell, params, start, steps, transient)
     exponents = np.asarray(found.exponents[0])
+    log_det = float(np.linalg.slogdet(np.asarray(params.w_h))[1]) / hidden_size
     return {
         "exponents": exponents,
         "leading": float(exponents[0]),
         "mean": float(found.mean[0]),
+        "mean_by_determinant": float(np.log(gain)) + log_det + float(log_slope[0]),
+        "survivors": int(found.survivors[0]),
         "dimension_over_size": float(found.dimension[0]) / hidden_size,
         "entropy_rate_over_size": float(found.entropy_rate[0]) / hidden_size,
     }
@@ -60,7 +66,10 @@ def _run(cell: GainTanh, params: GainParams, start: Array, steps: int, transient
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def _spectrum(cell: GainTanh, params: GainParams, start: Array, steps: int, transient: int) -> Any:
     # One step an interval: at g = 3 the exponents spread by 12 nats a step, and 30 is all that float64 resolves.
-    return gradients.lyapunov_spectrum(cell, params, start, _silence(start, steps), transient=transient)
+    xs = _silence(start, steps)
+    found = gradients.lyapunov_spectrum(cell, params, start, xs, transient=transient)
+    _, log_slopes = rnnjax.unroll(cell, params, start, xs)
+    return found, log_slopes[transient:].mean(axis=(0, 2))
 
 
 def _silence(start: Array, steps: int) -> Array:

@@ -121,7 +121,7 @@ def _large(run: harness.Run[Options], texts: Any, plays: Any) -> harness.Row:
     place = run.folder / MODEL
     row = run.rows.get(asked)
     lacks = row is None or (run.leads and not (place / "manifest.json").exists())
-    if row is not None and not processes.any_process(lacks):  # all train, or none
+    if row is not None and not processes.largest(int(lacks)):  # all train, or none
         return row
     steps = run.folder / "rows" / f"{run.rows.key(asked)}-steps"  # --fresh discards it with the rows
     if run.leads:

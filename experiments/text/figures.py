@@ -46,8 +46,10 @@ def models(
         ax.axhline(chosen, color="0.3", linewidth=1.0, linestyle=":")
         ax.axhline(best, color=style.VERMILLION, linewidth=1.0, linestyle="--")
     at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right", "fontsize": 9}
-    left.annotate(f"{run.options.order}-gram: {chosen:.2f}", (0.99, chosen), (0, 4), color="0.2", **at)
-    left.annotate(f"larger LSTM: {best:.2f}", (0.99, best), (0, 4), color=style.VERMILLION, **at)
+    above, below = (0, 4), (0, -11)  # the lower of the two stands under its line
+    places = (above, below) if chosen > best else (below, above)
+    left.annotate(f"{run.options.order}-gram: {chosen:.2f}", (0.99, chosen), places[0], color="0.2", **at)
+    left.annotate(f"larger LSTM: {best:.2f}", (0.99, best), places[1], color=style.VERMILLION, **at)
     return run.figure(
         "models",
         fig,

@@ -16,13 +16,13 @@ class Options(learning.Options):
 
     hidden_size: int = 128
     """H of the grid [units]."""
-    updates: int = 900
+    updates: int = 240
     """Updates of each run of the grid; 571 are a pass over the text."""
     batch: int = 32
     """Rows of the text that are read side by side, in the grid."""
     rate: float = 4e-3
     """Adam's learning rate at the first update of the grid; it falls to zero along half a cosine."""
-    look_every: int = 75
+    look_every: int = 20
     """Updates from one look at the validation play to the next."""
     max_norm: float = 0.25
     """Where the gradient's global norm is clipped: in the grid in runs that clip, and in the larger network."""
@@ -30,13 +30,13 @@ class Options(learning.Options):
     """Characters to an update of each row, and how far back its gradient reaches [steps]."""
     large_hidden_size: int = 384
     """H of the larger LSTM [units]."""
-    large_updates: int = 4000
+    large_updates: int = 3600
     """Its updates."""
     large_batch: int = 32
     """Its rows."""
     large_rate: float = 4e-3
     """Adam's highest learning rate for it; it falls by a cosine."""
-    large_dropped: float = 0.4
+    large_dropped: float = 0.15
     """Share of its recurrent and readout weights that are absent at each update (DropConnect)."""
     order: int = 5
     """n of the n-gram that the networks are held against."""

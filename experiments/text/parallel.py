@@ -19,7 +19,7 @@ from experiments.harness.errors import UsageError
 from rnnjax.sharding import AXIS
 from rnnjax.training import Chunk, Window
 
-_CUT = Window(carry=P(AXIS), xs=P(None, AXIS), mask=P(None, AXIS), resets=P(None, AXIS))
+_CUT: Any = Window._make((P(AXIS), P(None, AXIS), P(None, AXIS), P(None, AXIS)))  # carry, xs, mask, resets
 
 
 def cut_over(loss: Callable[..., tuple[Array, Window]], mesh: Mesh, batch: int) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 from experiments import harness
 from experiments.harness import UsageError
@@ -31,7 +31,7 @@ class Options:
     """The same seed, the same text."""
 
 
-def stream(folder: Path, options: Options, out: TextIO) -> str:
+def stream(folder: Path, options: Options, out: IO[str]) -> str:
     """Writes the prompt and then each character as it is drawn; gives the text back.
 
     Raises:

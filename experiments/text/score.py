@@ -74,8 +74,8 @@ def bits(model: Readout, params: Any, tokens: Array) -> Array:
     whole = length // PIECE * PIECE
     found = []
     if whole:
-        cut = (leaf[:whole].reshape(-1, PIECE, *leaf.shape[1:]) for leaf in (tokens[:-1], tokens[1:]))
-        carry, pieces = lax.scan(piece, carry, tuple(cut))
+        now, following = (leaf[:whole].reshape(-1, PIECE, *leaf.shape[1:]) for leaf in (tokens[:-1], tokens[1:]))
+        carry, pieces = lax.scan(piece, carry, (now, following))
         found.append(pieces.reshape(whole, *tokens.shape[1:]))
     if whole < length:
         found.append(piece(carry, (tokens[:-1][whole:], tokens[1:][whole:]))[1])

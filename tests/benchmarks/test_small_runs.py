@@ -83,7 +83,8 @@ def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_observatory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--hidden", "4", "--shares", "1", "--intervals", "2", "--gains", "2", "--seeds", "1", "--steps", "8"]
-    result = launched(observatory.BENCHMARK, [*arguments, "--few", "1"], tmp_path, monkeypatch)
+    arguments += ["--few", "1", "--devices", "2"]
+    result = launched(observatory.BENCHMARK, arguments, tmp_path, monkeypatch)
     rows = by_name(result["points"][0])
     for name in ("NumPy", "SciPy", "NumPy, QR as seldom", "NumPy, networks stacked"):
         for task in ("spectrum", "leading"):

@@ -87,7 +87,7 @@ def test_tables_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str], 
         plain = {"adjoint_rates": found, "exponents": found, "closed_forms": [-0.1] * len(settings)}
         return plain | {"settings": [{"gain": s.gain, "bias": s.bias} for s in settings]}
 
-    def trained_made_up(asked):
+    def trained_made_up(asked, mesh=None):
         task = TASKS[asked["task"]]
         x = [-0.1 * (i + 1) * task.lag(asked["steps"]) for i in range(len(SETTINGS[asked["cell"]]))]
         success = logistic(np.array(x), -3.0, 0.5)

@@ -13,7 +13,7 @@ from tests.experiments.toy import read
 pytestmark = pytest.mark.usefixtures("quickly")
 
 
-def made_up(asked):
+def made_up(asked, mesh=None):
     """What `train` gives, in shape; a real one takes a third of a minute to compile (`--quick` runs it)."""
     seeds = asked["seeds"]
     shares = {"plain": 0.6, "flossed": 0.9}

@@ -60,7 +60,7 @@ def test_where_a_line_crosses_zero() -> None:
 
 
 def test_a_run(tmp_path) -> None:
-    arguments = ("--gains", "0.5", "2", "--spectrum-gains", "2", "--hidden-size", "12", "--spectrum-size", "12",
+    arguments = ("--gains", "0.5", "2", "--spectrum-gains", "2", "--hidden-size", "12", "--spectrum-sizes", "12",
                  "--steps", "700", "--spectrum-steps", "500", "--seeds", "3")  # fmt: skip
     summary = launched(EXPERIMENT, tmp_path, *arguments)
     low, high = summary["rows"]
@@ -68,8 +68,11 @@ def test_a_run(tmp_path) -> None:
     assert low["leading_exponent_nats_per_step"] == pytest.approx(low["log_spectral_radius_mean"], abs=0.01)
     assert high["leading_exponent_mean_field"] == pytest.approx(0.15472, abs=1e-5)
     assert high["mean_exponent_mean_field"] == pytest.approx(-1.1490, abs=1e-4)
-    silent = summary["residuals"][-1]
+    silent, of_all = summary["residuals"][-2:]
+    assert of_all["quantity"] == "mean of all exponents, g = 2, H = 12"
+    assert of_all["theory"] == high["mean_exponent_mean_field"]
     assert silent["quantity"].endswith("log spectral radius of W, g = 0.5") and abs(silent["residual"]) < 0.01
+    assert summary["mean_exponent_minus_mean_log_det_largest"] < 1e-8
     assert [each["theory"] for each in summary["against_published"]] == [0.15425, -1.15055, -1.15055, 0.2566]
 
 

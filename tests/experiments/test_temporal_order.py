@@ -78,7 +78,7 @@ def test_the_loss_and_its_parts():
     np.testing.assert_allclose(network.accuracy(cell, drawn, batch), tasks.accuracy(whole, batch))
 
 
-def made_up(asked):
+def made_up(asked, mesh=None):
     """What `train` gives, in shape; a real one takes a quarter of a minute to compile (`--quick` runs it)."""
     methods, seeds = training.methods_of(asked), asked["seeds"]
     share = 0.995 if asked["omega"] else 0.4

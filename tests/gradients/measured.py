@@ -15,7 +15,7 @@ from jax import Array
 import rnnjax
 from rnnjax import gradients
 from rnnjax.cell import PyTree
-from tests.registry import ALL_COUNT, CELLS, COMBINED, LENGTHS_ONLY, Sample, Times, normal, sample, unroller
+from tests.registry import ALL_COUNT, CAUSAL, CELLS, COMBINED, LENGTHS_ONLY, Sample, Times, normal, sample, unroller
 
 CONDITIONS: dict[str, Times] = {
     "plain": ALL_COUNT,
@@ -24,6 +24,12 @@ CONDITIONS: dict[str, Times] = {
     "resets": ALL_COUNT._replace(resets=COMBINED.resets),
     "together": COMBINED,
 }
+
+IN_REVERSE = ("lstm", "step_cell", "custom", "deep_stack")
+"""A direction is a matter of order, before a cell sees anything: two parts of a carry, a learned start, an output apart
+from the carry, and a stack of stacks are enough to see it."""
+
+EACH_WAY = [(name, False) for name in CAUSAL] + [(name, True) for name in IN_REVERSE]
 
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """For programs that take longer to optimise than to run."""

@@ -11,6 +11,8 @@ import pytest
 from rnnjax import gradients
 from tests.gradients.measured import (
     CONDITIONS,
+    EACH_WAY,
+    IN_REVERSE,
     QUICKLY,
     assert_rows_close,
     measure,
@@ -20,9 +22,11 @@ from tests.gradients.measured import (
     weigh,
     weights,
 )
-from tests.registry import CAUSAL, CELLS, COMBINED, B, Sample, T, both_directions, sample
+from tests.registry import CAUSAL, CELLS, COMBINED, B, Sample, T, sample
 
 every_cell = pytest.mark.parametrize("name", CAUSAL)
+every_cell_each_way = pytest.mark.parametrize(("name", "reverse"), EACH_WAY)
+some_cells = pytest.mark.parametrize("name", IN_REVERSE)
 every_condition = pytest.mark.parametrize("condition", CONDITIONS)
 
 OUTPUT_APART = ["custom"]
@@ -30,8 +34,7 @@ OUTPUT_APART = ["custom"]
 
 
 @every_condition
-@both_directions
-@every_cell
+@every_cell_each_way
 def test_the_two_adjoints_agree(name, reverse, condition):
     """Pullbacks of unit vectors, and one backward pass through added zeros: the same dL/d(carry) at every boundary."""
     measured = measure(name, condition, reverse)
@@ -40,8 +43,7 @@ def test_the_two_adjoints_agree(name, reverse, condition):
 
 
 @every_condition
-@both_directions
-@every_cell
+@every_cell_each_way
 def test_at_the_start_it_is_the_gradient_of_the_given_carry(name, reverse, condition):
     """`unroll` under `jax.grad` knows nothing of the instrument. In reverse the run starts at boundary T."""
     measured = measure(name, condition, reverse)
@@ -66,8 +68,7 @@ def reachable(condition: str, reverse: bool, output_apart: bool) -> np.ndarray:
 
 
 @every_condition
-@both_directions
-@every_cell
+@every_cell_each_way
 def test_it_is_zero_only_where_nothing_can_arrive(name, reverse, condition):
     """Agreement of zeros would show nothing. An exact zero stands where no later output counts, and nowhere else."""
     expected = reachable(condition, reverse, name in OUTPUT_APART)
@@ -79,8 +80,7 @@ def test_it_is_zero_only_where_nothing_can_arrive(name, reverse, condition):
 
 
 @every_condition
-@both_directions
-@every_cell
+@every_cell_each_way
 def test_parts_of_the_carry_add_up_in_squares(name, reverse, condition):
     """‖(h, c)‖² = ‖h‖² + ‖c‖² for an LSTM, and so for any carry; each part is the norm of that part's own gradient."""
     measured = measure(name, condition, reverse)
@@ -93,8 +93,7 @@ def test_parts_of_the_carry_add_up_in_squares(name, reverse, condition):
 
 
 @every_condition
-@both_directions
-@every_cell
+@every_cell_each_way
 def test_what_the_copies_contribute_adds_up(name, reverse, condition):
     """Unrolling shares one set of weights: dL/dθ is the sum over its copies, for every leaf."""
     measured = measure(name, condition, reverse)
@@ -106,8 +105,7 @@ def test_what_the_copies_contribute_adds_up(name, reverse, condition):
     assert all(part.any() for part in parts) or (name == "step_cell" and condition != "together")  # its learned h_0
 
 
-@both_directions
-@every_cell
+@every_cell_each_way
 def test_a_copy_that_no_row_runs_contributes_exactly_zero(name, reverse):
     """With one step hidden from every row, that copy's weights see nothing: zero, not something small.
 
@@ -132,7 +130,7 @@ def test_a_loss_of_some_rows_leaves_the_others_at_exactly_zero(name):
     np.testing.assert_array_equal(got.log_norm[:, [0, 2]], whole.log_norm[:, [0, 2]])
 
 
-@every_cell
+@some_cells
 def test_without_lengths_mask_and_resets_it_is_the_same(name):
     """`None` for each of the three leaves the selections out of the program; arrays that say "all" must not differ."""
 
@@ -143,8 +141,7 @@ def test_without_lengths_mask_and_resets_it_is_the_same(name):
     assert_rows_close(plain(adjoint), plain(measure(name, "plain", False).adjoint), 2, 1e-12)
 
 
-@both_directions
-@every_cell
+@every_cell_each_way
 def test_padding_is_inert(name, reverse):
     """NaN and inf behind a row's end or under its mask change no bit of any log norm."""
     drawn = sample(name)

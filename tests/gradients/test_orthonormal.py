@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rnnjax.gradients import orthonormal
 from rnnjax.gradients.orthonormal import orthonormalise
 from tests.gradients.measured import QUICKLY
 
@@ -107,3 +108,35 @@ def test_float32():
     assert q.dtype == logs.dtype == jnp.float32
     np.testing.assert_allclose(logs, in_extended_precision(rows)[1], atol=1e-4)
     np.testing.assert_allclose(q @ q.T, np.eye(3), atol=1e-6)
+
+
+@pytest.mark.parametrize("semi", [False, True], ids=["to rounding", "semi"])
+def test_parts_panels_and_blocks(monkeypatch, semi):
+    """The order of hundreds of rows, at a tenth of the size: two parts of three panels of two blocks, the last cut."""
+    for name, size in (("_BLOCK", 4), ("_PANEL", 8), ("_MOST_PARTS", 2)):
+        monkeypatch.setattr(orthonormal, name, size)
+    spreads = (0, 20, 30)
+    batch = np.array([graded((45, 50), spread) for spread in spreads])
+    batch[1, 20] = batch[1, :20].sum(0)  # the second has a row that its first panels span
+    run = jax.jit(lambda rows: orthonormalise(rows, semi=semi), compiler_options=QUICKLY)
+    q, logs = (np.asarray(found) for found in run(batch))
+    assert np.flatnonzero(logs[1] == -np.inf).tolist() == [20] and (q[1, 20] == 0).all()
+    for i, (rows, found, found_logs) in enumerate(zip(batch, q, logs, strict=True)):
+        kept = [j for j in range(45) if (i, j) != (1, 20)]
+        _, expected_logs = in_extended_precision(rows[kept])
+        off = np.abs(found[kept] @ found[kept].T - np.eye(len(kept)))
+        assert off.max() < (1e-5 if semi else 1e-13)
+        shrinking = np.exp(np.max(np.log(np.linalg.norm(rows[kept], axis=1)) - expected_logs))
+        np.testing.assert_allclose(found_logs[kept], expected_logs, rtol=0, atol=1e-10 + 1e-14 * shrinking)
+
+
+def test_semi_measures_what_it_needs():
+    """Cliffs that one pass cannot see are seen by the probes, and done again; lengths are right all the same."""
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(3, 24, 24))
+    rows[:, 1] = rows[:, 0] + 1e-6 * rows[:, 1]
+    rows[:, 5] = rows[:, 4] + rows[:, 1] + 1e-9 * rows[:, 5]
+    q, logs = jax.jit(lambda rows: orthonormalise(rows, semi=True), compiler_options=QUICKLY)(rows)
+    for each, found, found_logs in zip(rows, q, logs, strict=True):
+        assert np.abs(found @ found.T - np.eye(24)).max() < 1e-5
+        np.testing.assert_allclose(found_logs, in_extended_precision(each)[1], rtol=0, atol=1e-6)
