@@ -28,7 +28,7 @@ MODEL = """
 
     params = {{"w": jnp.linspace(-1.0, 1.0, 4), "v": jnp.outer(jnp.arange(4.0), jnp.array([1.0, -1.0]))}}
     rule = optax.chain(training.clip_by_global_norm(1.0), optax.sgd(0.3))
-    options = training.FitOptions(steps=12, chunk=6)
+    options = training.FitOptions(steps={steps}, chunk=6)
     mesh = make_mesh()
     assert mesh.size == 2
 
@@ -62,8 +62,8 @@ MODEL = """
 """
 
 
-def program(setup, end=""):
-    return textwrap.dedent(MODEL).format(setup=setup, end=end)
+def program(setup, end="", steps=12):
+    return textwrap.dedent(MODEL).format(setup=setup, end=end, steps=steps)
 
 
 def test_two_devices_make_the_same_updates():
@@ -75,7 +75,7 @@ def test_two_devices_make_the_same_updates():
 
 @pytest.mark.skipif("RNNJAX_SLOW" not in os.environ, reason="two processes that compile: set RNNJAX_SLOW=1")
 def test_two_processes_make_the_same_updates():
-    """On the loopback, one device each."""
+    """On the loopback, one device each, a hundred of them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -83,7 +83,7 @@ def test_two_processes_make_the_same_updates():
         'jax.config.update("jax_cpu_collectives_implementation", "gloo"); '
         f'jax.distributed.initialize("127.0.0.1:{port}", 2, int(sys.argv[1]))'
     )
-    text = program(setup, "jax.distributed.shutdown()")
+    text = program(setup, "jax.distributed.shutdown()", steps=100)
     started = [
         subprocess.Popen([sys.executable, "-c", text, str(i)], cwd=ROOT, stdout=-1, stderr=-1, text=True)
         for i in range(2)
