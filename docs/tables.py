@@ -62,6 +62,13 @@ def _spread(line: dict[str, Any], key: str) -> str:
     return "{:.2g} ({:.2g} to {:.2g})".format(*(line[f"{key}_{which}"] for which in ("median", "lowest", "highest")))
 
 
+def text(summary: dict[str, Any]) -> list[list[str]]:
+    """Bits a character of the held-out play."""
+    models = {row["model"]: row["bits_per_character"] for row in summary["compared"]}
+    shown = ("uniform", "1-gram", "3-gram", "5-gram", "7-gram", next(name for name in models if "H =" in name))
+    return [list(shown), [f"{models[name]:.2f}" for name in shown]]
+
+
 def stocks(summary: dict[str, Any]) -> list[list[str]]:
     """Squared error below persistence's, and what a test of the difference says."""
     table = [["forecast", "squared error below persistence's", "verdict"]]
@@ -162,7 +169,7 @@ def _mean(ratio: dict[str, float] | None) -> str:
 
 RESULTS = DOCS.parent / "benchmarks" / "results"
 PAGES = (DOCS.parent / "README.md", RESULTS / "README.md")
-OF_EXPERIMENTS = {"gradient_decay": gradient_decay, "statland": statland, "stocks": stocks}
+OF_EXPERIMENTS = {"gradient_decay": gradient_decay, "statland": statland, "stocks": stocks, "text": text}
 OF_SEVERAL = {"learning": learning, "peers": peers, "scan_vs_loop": scan_vs_loop, "doors": doors, "sweep": sweep}
 OF_SEVERAL |= {"tried": tried, "training": training}
 
