@@ -1,6 +1,7 @@
-"""Where the time of a training step goes, kernel by kernel.
+"""Where the time of a training step goes, or of a sweep as one program, kernel by kernel.
 
     python -m benchmarks.peers.profile --cell lstm --point 128,50,64,128 --json benchmarks/results/profile.json
+    python -m benchmarks.peers.profile --sweep 16 64 --json benchmarks/results/profile_sweep.json
 
 Runs rnnjax on one device under JAX's profiler. Kernels that run once a step of time are those of the loops; matmuls are
 XLA's `dot` and what YNNPACK runs. Two kernels may run at once on two cores, so the sum can exceed the wall time; the
@@ -11,6 +12,7 @@ import argparse
 import collections
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,9 @@ _RUNTIME = (
 
 
 def profile(cell: str, point: str) -> dict[str, Any]:
-    """Milliseconds a call by kind of kernel, and the kernels with the largest share."""
+    """Of a training step: milliseconds a call by kind of kernel, and the kernels with the largest share."""
     process.prepare(1)
     import jax
-    from jax.profiler import ProfileData
 
     from benchmarks import ours
     from benchmarks.problems import Point, make_problem
@@ -43,12 +44,36 @@ def profile(cell: str, point: str) -> dict[str, Any]:
     problem = make_problem(cell, Point.parse(point))
     _, train = ours.functions(problem, ours.Way())
     run, arguments = jax.jit(train), ours.placed(problem, 1)
+    found = by_kernel(lambda: jax.block_until_ready(run(*arguments)), problem.point.T)
+    return {"cell": cell, "point": point, **found}
+
+
+def profile_sweep(hidden: int) -> dict[str, Any]:
+    """The same of the sweep's one program, at its default settings."""
+    process.prepare(1)
+    import numpy as np
+
+    from benchmarks.sweep.benchmark import Options
+    from benchmarks.sweep.settings import Sweep
+    from benchmarks.sweep.ways import one_program
+
+    o = Options()
+    scales = tuple(float(s) for s in np.linspace(o.scale_low, o.scale_high, o.scales))
+    program = one_program(Sweep(hidden, scales, tuple(range(o.seeds)), o.lengths, o.few), compiles=1)
+    return {"cell": "sweep", "point": f"H = {hidden}", **by_kernel(program.call, min(o.lengths))}
+
+
+def by_kernel(call: Callable[[], Any], steps: int) -> dict[str, Any]:
+    """Profiles `call`; a kernel that runs at least `steps` times a call is one of a loop's."""
+    import jax
+    from jax.profiler import ProfileData
+
     for _ in range(3):
-        jax.block_until_ready(run(*arguments))
+        call()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(_CALLS):
-                jax.block_until_ready(run(*arguments))
+                call()
         (trace,) = Path(folder).rglob("*.xplane.pb")
         data = ProfileData.from_file(str(trace))
     counts: dict[str, int] = collections.Counter()
@@ -66,20 +91,24 @@ def profile(cell: str, point: str) -> dict[str, Any]:
     by_kind: dict[str, float] = collections.defaultdict(float)
     for name, time in ms.items():
         matmul = name.startswith(("ynn_fusion", "dot"))
-        where = "loop" if counts[name] >= _CALLS * problem.point.T else "outside"
+        where = "loop" if counts[name] >= _CALLS * steps else "outside"
         by_kind[f"{'matmul' if matmul else 'pointwise'}_{where}_ms"] += time
     largest = sorted(ms, key=lambda name: -ms[name])[:24]
     kernels = [{"name": name, "ms": ms[name], "times_a_call": counts[name] / _CALLS} for name in largest]
-    return {"cell": cell, "point": point, "jax": jax.__version__, "wall_ms": wall, **by_kind, "kernels": kernels}
+    return {"jax": jax.__version__, "wall_ms": wall, **by_kind, "kernels": kernels}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cell", nargs="+", default=["lstm"], help="lstm, gru, elman")
     parser.add_argument("--point", nargs="+", default=["128,50,64,128"], help="B,T,D,H")
+    parser.add_argument("--sweep", nargs="+", type=int, help="in their place, the sweep at these widths H")
     parser.add_argument("--json", type=Path, help="where the results go")
     options = parser.parse_args()
-    results = [profile(cell, point) for point in options.point for cell in options.cell]
+    if options.sweep:
+        results = [profile_sweep(hidden) for hidden in options.sweep]
+    else:
+        results = [profile(cell, point) for point in options.point for cell in options.cell]
     for result in results:
         print(f"{result['cell']} {result['point']}:", {k: round(v, 2) for k, v in result.items() if k.endswith("_ms")})
         for kernel in result["kernels"]:
