@@ -81,7 +81,7 @@ def stocks(summary: dict[str, Any]) -> list[list[str]]:
 def doors() -> list[list[str]]:
     """Flax's modules over the same with our RNN in their place: geometric mean, and the worst point in brackets."""
     table = [["", "linen / linen with ours", "nnx / nnx with ours"]]
-    for row in json.loads((RESULTS / "doors.json").read_text())["summary"]:
+    for row in json.loads((RESULTS / "peers.json").read_text())["summary"]:
         if row["group"] in ("dense, all cells", "padded, all cells"):
             task = {"forward": "forward", "train": "training step"}[row["task"]]
             values = [_mean(row[f"rnnjax in {kind}_vs_flax"]) for kind in ("linen", "nnx")]
@@ -150,9 +150,9 @@ def peers() -> list[list[str]]:
 def scan_vs_loop() -> list[list[str]]:
     """At the longest sequence that everybody ran: how many times scan's, by size."""
     table = [["batch, features, units", "T", "eager loop, run", "eager loop, training step", "jitted loop, compile"]]
-    result = json.loads((RESULTS / "scan_vs_loop.json").read_text())
+    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("scan_vs_loop*.json"))]
     found = {}
-    for point in result["points"]:
+    for point in (point for result in results for point in result["points"]):
         tasks = {row["name"]: row["tasks"] for row in point.get("contestants", ())}
         if {"forward", "train"} <= set(tasks.get("eager loop", ())) and "forward" in tasks.get("jitted loop", ()):
             scan, eager, jitted = tasks["scan"], tasks["eager loop"], tasks["jitted loop"]["forward"]
