@@ -49,6 +49,7 @@ REFUSES: dict[str, tuple[str, ...]] = {"hoisted": ("step_cell",)}
 VARIANTS: dict[str, dict[str, Any]] = {
     "scan_unroll_2": {"engine": "scan", "unroll": 2},
     "scan_checkpoint_2": {"engine": "scan", "checkpoint": 2},
+    "hoisted_checkpoint_2": {"engine": "hoisted", "checkpoint": 2},
     "hoisted_unroll_2": {"engine": "hoisted", "unroll": 2},
     "hoisted_checkpoint_3_chunk_2": {"engine": "hoisted", "checkpoint": 3, "chunk": 2},
 }

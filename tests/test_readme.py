@@ -14,19 +14,17 @@ def _blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
 
 
-def test_python_blocks_run_from_top_to_bottom():
-    """In one namespace, as a reader pastes them, with JAX's own defaults rather than those of the tests."""
+def test_python_blocks_run_from_top_to_bottom(capsys):
+    """In one namespace, as a reader pastes them, with JAX's own defaults rather than those of the tests.
+
+    `print(x)  # (8, 32)`: what the comment says in brackets is what is printed.
+    """
     blocks = _blocks("python")
     assert len(blocks) >= 4
     namespace: dict = {"__name__": "readme"}
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         for block in blocks:
             exec(compile(block, "README.md", "exec"), namespace)
-
-
-def test_the_comments_beside_prints_are_true(capsys):
-    """`print(x)  # (8, 32)`: what the comment says in brackets is what is printed."""
-    test_python_blocks_run_from_top_to_bottom()
     printed = capsys.readouterr().out
     promised = re.findall(r"^print\(.*\)\s+# ((?:\([\d, ]+\) ?)+)", README, flags=re.MULTILINE)
     assert len(promised) >= 3

@@ -23,26 +23,26 @@ assert mesh.size == 2
 rng = np.random.default_rng(0)
 xs = jnp.asarray(rng.normal(size=(5, 4, 3)))
 times = dict(lengths=np.array([5, 0, 3, 4]), mask=rng.random((5, 4)) < 0.7, resets=rng.random((5, 4)) < 0.3)
+cell = rnnjax.Stack((rnnjax.LSTM(3), rnnjax.GRU(2)))
+params = cell.init(jax.random.key(0), 3, "float64")
 for engine in ("scan", "hoisted"):
-    for cell in (rnnjax.LSTM(3), rnnjax.Stack((rnnjax.GRU(3), rnnjax.Elman(2)))):
-        params = cell.init(jax.random.key(0), 3, "float64")
-        def run(unroll, **options):
-            def loss(params, xs):
-                carry, ys = unroll(cell, params, None, xs, reverse=True, engine=engine, **times, **options)
-                return sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves((carry, ys)))
-            return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, xs)
-        for got, want in zip(*map(jax.tree.leaves, (run(sharding.unroll, mesh=mesh), run(rnnjax.unroll)))):
-            np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
-        def mean(params, xs, lengths):
-            return jnp.mean(rnnjax.unroll(cell, params, None, xs, lengths=lengths, engine=engine)[1] ** 2)
-        lengths = jnp.array([5, 0, 3, 4])
-        step = jax.jit(sharding.value_and_grad(mean, mesh, batch_axes=(1, 0)))
-        placed = sharding.place(params, mesh), sharding.place(xs, mesh, 1), sharding.place(lengths, mesh, 0)
-        got, want = step(*placed), jax.value_and_grad(mean)(params, xs, lengths)
-        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
-            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
-        text = step.lower(*placed).as_text()
-        assert text.count("all_reduce") >= 1
+    def run(unroll, **options):
+        def loss(params, xs):
+            carry, ys = unroll(cell, params, None, xs, reverse=True, engine=engine, **times, **options)
+            return sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves((carry, ys)))
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, xs)
+    for got, want in zip(*map(jax.tree.leaves, (run(sharding.unroll, mesh=mesh), run(rnnjax.unroll)))):
+        np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
+    def mean(params, xs, lengths):
+        return jnp.mean(rnnjax.unroll(cell, params, None, xs, lengths=lengths, engine=engine)[1] ** 2)
+    lengths = jnp.array([5, 0, 3, 4])
+    step = jax.jit(sharding.value_and_grad(mean, mesh, batch_axes=(1, 0)))
+    placed = sharding.place(params, mesh), sharding.place(xs, mesh, 1), sharding.place(lengths, mesh, 0)
+    got, want = step(*placed), jax.jit(jax.value_and_grad(mean))(params, xs, lengths)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    text = step.lower(*placed).as_text()
+    assert text.count("all_reduce") >= 1
 try:
     sharding.unroll(rnnjax.GRU(3), params, None, xs[:, :3], mesh=mesh)
 except ValueError as error:

@@ -180,11 +180,9 @@ def test_the_table_of_first_updates_is_the_training_itself() -> None:
 def test_the_same_seed_starts_from_the_same_networks_whatever_the_optimizer() -> None:
     losses = [
         np.asarray(training.train_seeds(7, 5, 1, name, 0.01, clip, False).losses[:, 0])
-        for name in ("sgd", "adam")
-        for clip in (None, 1.0)
+        for name, clip in (("sgd", None), ("adam", 1.0))
     ]
-    for other in losses[1:]:
-        np.testing.assert_array_equal(losses[0], other)
+    np.testing.assert_array_equal(*losses)
     assert len(np.unique(training.draw_seeds(7, 5).rnn.w_x)) == 5
 
 

@@ -156,20 +156,24 @@ def test_windows(drawn):
 
 def test_baselines_are_what_a_memoryless_predictor_gets():
     """Each against the score of that predictor on a batch."""
-    key, many = jax.random.key(3), (4000,)
-    batch = tasks.adding(key, 4, many, low=-1.0, high=1.0)
+    many = (4000,)
+
+    @jax.jit
+    def draw(key):
+        orders = {symbols: tasks.temporal_order(key, 10, many, symbols=symbols) for symbols in (2, 3)}
+        return tasks.adding(key, 4, many, low=-1.0, high=1.0), tasks.copy_memory(key, 5, many), orders
+
+    batch, copied, orders = draw(jax.random.key(3))
     assert (
         abs(float(tasks.squared_error(jnp.zeros_like(batch.targets), batch)) - tasks.adding_baseline(-1.0, 1.0).loss)
         < 0.04
     )
-    batch = tasks.copy_memory(key, 5, many)
     quiet = jnp.log(
         jnp.where(jnp.arange(25)[:, None, None] < 15, jax.nn.one_hot(8, 9), jnp.append(jnp.ones(8) / 8, 0.0))
     )
-    found = tasks.cross_entropy(jnp.broadcast_to(quiet, (25, *many, 9)), batch)
+    found = tasks.cross_entropy(jnp.broadcast_to(quiet, (25, *many, 9)), copied)
     np.testing.assert_allclose(found, tasks.copy_memory_baseline(5).loss, rtol=1e-12)
-    for symbols in (2, 3):
-        batch = tasks.temporal_order(key, 10, many, symbols=symbols)
+    for symbols, batch in orders.items():
         baseline: Any = tasks.temporal_order_baseline(symbols)
         np.testing.assert_allclose(
             tasks.cross_entropy(jnp.zeros((10, *many, 2**symbols)), batch), baseline.loss, rtol=1e-12

@@ -1,48 +1,73 @@
 """Derivatives against finite differences, to order two, forward and reverse, at 1e-6.
 
-`check_grads` compiles about ten functions a cell, so it runs on the loop, eagerly, for every cell, and on every other
-engine for one; `test_engines` holds all engines' derivatives, second ones too, to the loop's at 1e-12.
+For every cell and engine in the programs of `test_engines`, which are compiled anyhow. `check_grads`, which adds the
+other orders of differentiation and compiles about ten functions, runs on the loop for one cell, and for another on the
+engine that has rules of its own.
 """
 
+import jax
 import numpy as np
+import pytest
 from jax.test_util import check_grads
 
 from tests import oracles
-from tests.registry import SHORT, compiled, every_cell, on_every_engine, sample, unroller
+from tests.registry import (
+    COMBINED,
+    SHORT,
+    assert_close,
+    compiled,
+    cotangents,
+    curvature,
+    normal,
+    on_every_engine,
+    sample,
+    unroller,
+)
 
-STEPS = 3
+STEP = 1e-5
 
 
-def check(name: str, engine: str, reverse: bool = False) -> None:
-    drawn = sample(name, steps=STEPS)
+@on_every_engine(loop=False)
+def test_derivatives_are_finite_differences(name, engine):
+    """One step along a random direction and back, for params, carry and xs at once, under all that time can do.
+
+    The JVP is the slope of the outputs, the Hessian-vector product that of the gradients, and JVP and gradients are
+    transposes of each other. (The loop has the same derivatives at 1e-12: `test_engines`.)
+    """
+    drawn, weights = sample(name), cotangents(name)
+    direction = normal(drawn, f"{name} tangents")
+
+    def at(step: float):
+        return curvature(name, engine, jax.tree.map(lambda a, v: a + step * v, drawn, direction), COMBINED, weights)
+
+    (here, derivatives), (ahead, _), (behind, _) = at(0), at(STEP), at(-STEP)
+    assert_close(derivatives, jax.tree.map(lambda a, b: (a - b) / (2 * STEP), ahead, behind), 1e-6)
+    np.testing.assert_allclose(inner(here[1], direction), inner(derivatives[0], weights), rtol=1e-11)
+
+
+def inner(one, other) -> float:
+    return sum(float((a * b).sum()) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "reverse"), [("custom", "loop", False), ("elman_tanh", "hoisted", True)], ids=str
+)
+def test_gradients_to_order_two(name, engine, reverse):
+    """Every order of differentiation, with a gap, a reset, a short row and an empty one."""
+    drawn = sample(name, steps=3)
     function = compiled(engine, unroller(name, engine, reverse, SHORT))
-    check_grads(function, tuple(drawn), order=2, modes=("fwd", "rev"), atol=1e-6, rtol=1e-6, eps=1e-5)
+    check_grads(function, tuple(drawn), order=2, modes=("fwd", "rev"), atol=1e-6, rtol=1e-6, eps=STEP)
 
 
-@every_cell
-def test_gradients_to_order_two(name):
-    """For params, carry and xs at once, with a gap, a reset, a short row and an empty one."""
-    check(name, "loop")
-
-
-@on_every_engine(["elman_tanh"], loop=False)
-def test_gradients_to_order_two_on_every_engine(name, engine):
-    """In reverse, for a change."""
-    check(name, engine, reverse=True)
-
-
-def test_relu_was_checked_away_from_its_kink():
+def test_relu_was_checked_away_from_its_kink(monkeypatch):
     """A finite difference across the kink would say nothing: every pre-activation is 100 steps of it away."""
-    params, carry, xs = sample("elman_relu", steps=STEPS)
     pre_activations = []
 
     def watched(z):
         pre_activations.append(z)
         return np.maximum(z, 0)
 
-    for row in range(xs.shape[1]):
-        h = np.asarray(carry[row])
-        for t in range(STEPS):
-            h, _ = oracles.elman(watched)(params, h, np.asarray(xs[t, row]))
+    monkeypatch.setitem(oracles.ROWS, "elman_relu", oracles.plain(oracles.elman(watched)))
+    oracles.unroll("elman_relu", *sample("elman_relu"), **COMBINED._asdict())
     assert np.abs(pre_activations).min() > 1e-3
     assert (np.array(pre_activations) > 0).any() and (np.array(pre_activations) < 0).any()

@@ -1,4 +1,7 @@
-"""Time in segments: the same numbers with less memory, for every engine, policy and kind of timing."""
+"""Time in segments: the same numbers with less memory, for every engine, policy and kind of timing.
+
+Second derivatives through segments are in `test_engines`.
+"""
 
 import functools
 import itertools
@@ -21,7 +24,6 @@ from tests.registry import (
     ALL_COUNT,
     CELLS,
     COMBINED,
-    SHORT,
     Sample,
     T,
     Times,
@@ -55,9 +57,9 @@ def reference(name, reverse=False):
     return pulled(name, COMBINED, reverse, engine="loop")
 
 
-@pytest.mark.parametrize("name", ["elman_tanh", "lstm", "step_cell", "stack", "bidirectional"])
+@pytest.mark.parametrize("name", ["step_cell", "stack", "bidirectional"])
 def test_checkpoints_change_no_number(name):
-    """Values and gradients with lengths, gaps and resets; T = 5 leaves one step over."""
+    """Values and gradients with lengths, gaps and resets; T = 5 leaves one step over. (Plain cells: `test_engines`.)"""
     assert_close(pulled(name, COMBINED, checkpoint=2), reference(name))
 
 
@@ -102,30 +104,6 @@ def test_a_small_budget_leads_to_segments_within_segments():
     (small,) = rnnjax.explain(cell, params, None, xs, checkpoint=MemoryBudget(budget)).parts
     assert len(small.cuts) == small.recomputed == 2
     assert small.backward_bytes <= budget < part.backward_bytes == part.uncut_bytes
-
-
-@pytest.mark.parametrize("engine", ["hoisted"])
-def test_forward_mode_and_second_derivatives(engine):
-    """JVP, the JVP of a gradient and the gradient of a JVP: checkpoints are differentiated any number of times."""
-    drawn = sample("custom", steps=3)
-    tangents, weights = normal(drawn, "tangents"), cotangents("custom", steps=3)
-
-    def derivatives(**options):
-        function = outputs("custom", SHORT, **options)
-
-        def pullback(*primals):
-            return jax.vjp(function, *primals)[1](weights)
-
-        def pushforward(*primals):
-            return jax.jvp(function, primals, tuple(tangents))[1]
-
-        return {
-            "jvp": pushforward(*drawn),
-            "jvp of vjp": jax.jvp(pullback, tuple(drawn), tuple(tangents))[1],
-            "vjp of jvp": jax.vjp(pushforward, *drawn)[1](weights),
-        }
-
-    assert_close(jax.jit(lambda: derivatives(engine=engine, checkpoint=2))(), derivatives(engine="loop"))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 6, 7])
