@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     In tests/unroll and tests/gradients programs are kept by cell, and shared by all files; elsewhere by file at most.
     """
     for item in items:
-        folder, name = item.path.parent.name, getattr(item, "callspec", None)
-        name = name and name.params.get("name")
+        folder = item.path.parent.name
+        name = getattr(getattr(item, "callspec", None), "params", {}).get("name")
         shared = folder in ("unroll", "gradients") and isinstance(name, str) and name in CELLS
         item.add_marker(pytest.mark.xdist_group(f"{folder}, {name}" if shared else str(item.path)))

@@ -40,8 +40,8 @@ def _draw(points: list[Mapping[str, Any]], task: str, padded: bool) -> Figure:
         axes[0, 0].set_yticks(range(len(places)), places)
         axes[0, 0].invert_yaxis()
         axes[0, 0].set_ylabel("B, T, D, H")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=5)
+        took_part = {line.get_label(): line for ax in axes[0] for line in ax.get_lines() if len(line.get_xdata())}
+        figure.legend(took_part.values(), took_part.keys(), loc="outside lower center", ncols=5)
         batches = "padded batches" if padded else "whole sequences"
         figure.suptitle(f"{TASKS[task]}, {batches}: median time, less is better", x=0.01, ha="left", fontsize=11)
     return figure
