@@ -46,7 +46,7 @@ def _draw_size(points: list[Mapping[str, Any]], size: str) -> Figure:
     panel = {  # label: column, and whose last mark says how many times scan's it is
         "run, training step [ms]": ("training step [ms]", "eager loop"),
         "compile, forward [s]": ("compile, forward [s]", "jitted loop"),
-        "temporary memory, training step [MiB]": ("temporary memory, training step [MiB]", "jitted loop"),
+        "memory, training step [MiB]": ("temporary memory, training step [MiB]", "jitted loop"),
     }
     shown = [name for name in reading.names(points) if any(_row(p, name).get("tasks") for p in points)]
     with drawing():
