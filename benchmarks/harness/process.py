@@ -24,10 +24,14 @@ def prepare(devices: int) -> dict[str, bool | int | None]:
 
 @contextlib.contextmanager
 def float32() -> Iterator[None]:
-    """JAX's own defaults for dtypes inside the block, whatever the process has set: float32 and usual promotion."""
+    """JAX's own defaults for dtypes inside the block, whatever the process has set: float32 and usual promotion.
+
+    Matrix products are in float32 proper: on a GPU, JAX would by default round their factors to TensorFloat-32.
+    """
     import jax
 
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+    precision = None if jax.default_backend() == "cpu" else "highest"
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.default_matmul_precision(precision):
         yield
 
 

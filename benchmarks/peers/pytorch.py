@@ -26,6 +26,7 @@ def build(problem: Problem) -> dict[str, harness.Program]:
     on_gpu = jax.default_backend() != "cpu"
     if on_gpu and not torch.cuda.is_available():
         raise harness.LeftOut(f"JAX runs on {jax.default_backend()}, and this PyTorch has the CPU only")
+    torch.backends.cudnn.allow_tf32 = False  # as everybody here: float32 proper
     device = torch.device("cuda" if on_gpu else "cpu")
     settle_s = 0.0 if on_gpu else _SETTLE_S
     _, T, D, H = problem.point
