@@ -126,11 +126,13 @@ def tried() -> list[list[str]]:
 def training() -> list[list[str]]:
     """Updates a second over those of a loop by hand with Flax and Optax."""
     table = [["task, cell, B, T, H", "rnnjax in the loop", "`fit`", "`fit`, two devices"]]
-    for point in json.loads((RESULTS / "training.json").read_text())["points"]:
-        ms = {row["name"]: row["tasks"]["train"]["median_ms"] for row in point["contestants"] if row["tasks"]}
-        names = ("rnnjax in a loop by hand", "rnnjax fit", "rnnjax fit, 2 devices")
-        where = ", ".join(str(point[key]) for key in ("task", "cell", "B", "T", "H"))
-        table.append([where, *(f"{ms['Flax + Optax loop'] / ms[name]:.2f} ×" for name in names)])
+    names = ("rnnjax in a loop by hand", "rnnjax fit", "rnnjax fit, 2 devices")
+    for result in (json.loads(path.read_text()) for path in sorted(RESULTS.glob("training*.json"))):
+        for point in result["points"]:
+            ms = {row["name"]: row["tasks"]["train"]["median_ms"] for row in point["contestants"] if row["tasks"]}
+            where = ", ".join(str(point[key]) for key in ("task", "cell", "B", "T", "H"))
+            cells = [f"{ms['Flax + Optax loop'] / ms[name]:.2f} ×" if name in ms else "" for name in names]
+            table.append([where + _accelerator(result), *cells])
     return table
 
 
@@ -143,7 +145,8 @@ def peers() -> list[list[str]]:
             if row["group"] in ("dense, all cells", "padded, all cells"):
                 kind, task = row["group"].split(",")[0], {"forward": "forward", "train": "training step"}[row["task"]]
                 values = [_mean(row[key]) for key in ("best_vs_peer", "best_vs_torch", "best_over_floor")]
-                table.append([f"jax {result['machine']['versions']['jax']}, {kind}, {task}", *values])
+                where = f"jax {result['machine']['versions']['jax']}{_accelerator(result)}"
+                table.append([f"{where}, {kind}, {task}", *values])
     return table
 
 
@@ -161,6 +164,12 @@ def scan_vs_loop() -> list[list[str]]:
             cells = [f"{ratio:,.0f} × scan" for ratio in (*ratios, compiled[0] / compiled[1])]
             found[point["size"]] = [point["size"], str(point["T"]), *cells]
     return table + list(found.values())
+
+
+def _accelerator(result: dict[str, Any]) -> str:
+    """Of the machine, if it was not a CPU."""
+    machine = result["machine"]
+    return "" if machine["platform"] == "cpu" else f" on one {machine['device_kind']}"
 
 
 def _mean(ratio: dict[str, float] | None) -> str:
