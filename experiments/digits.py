@@ -19,8 +19,6 @@ from typing import Literal
 
 from experiments import harness, learning
 from experiments.data import digits
-from experiments.data.labelled import best_constant
-from rnnjax import tasks
 
 CLASSES = 10
 _PARTS = {"small": digits.small, "mnist": digits.mnist}
@@ -38,19 +36,7 @@ class Options(learning.Options):
 
 def problem(options: Options) -> learning.Problem:
     """Images of the training part, evenly drawn; the validation part held out."""
-    parts = _PARTS[options.data]()
-    return learning.Problem(
-        inputs=1,
-        outputs=CLASSES,
-        train=lambda key, step: learning.draw_rows(parts.train, key, options.batch),
-        held_out=lambda key, index: learning.batch_of(parts.validation),
-        test=lambda: learning.batch_of(parts.test),
-        loss=tasks.cross_entropy,
-        measures={"accuracy": tasks.accuracy, "cross_entropy_nats": tasks.cross_entropy},
-        baseline=best_constant(parts.test),
-        baseline_name="best single answer",
-        higher_is_better=True,
-    )
+    return learning.labelled_problem(_PARTS[options.data](), CLASSES, options.batch)
 
 
 EXPERIMENT = learning.experiment(

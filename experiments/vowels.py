@@ -16,8 +16,6 @@ import sys
 
 from experiments import harness, learning
 from experiments.data import vowels
-from experiments.data.labelled import best_constant
-from rnnjax import tasks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,20 +31,7 @@ class Options(learning.Options):
 
 def problem(options: Options) -> learning.Problem:
     """225 utterances to train on, evenly drawn; 45 held out; the given 370 for the test."""
-    parts = vowels.load()
-    return learning.Problem(
-        inputs=parts.train.xs.shape[-1],
-        outputs=vowels.SPEAKERS,
-        train=lambda key, step: learning.draw_rows(parts.train, key, options.batch),
-        held_out=lambda key, index: learning.batch_of(parts.validation),
-        test=lambda: learning.batch_of(parts.test),
-        loss=tasks.cross_entropy,
-        measures={"accuracy": tasks.accuracy, "cross_entropy_nats": tasks.cross_entropy},
-        baseline=best_constant(parts.test),
-        baseline_name="best single answer",
-        ragged=True,
-        higher_is_better=True,
-    )
+    return learning.labelled_problem(vowels.load(), vowels.SPEAKERS, options.batch)
 
 
 EXPERIMENT = learning.experiment(

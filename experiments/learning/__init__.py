@@ -26,14 +26,15 @@ nothing but a number in the table, once, after the last update.
 """
 
 from experiments.learning.experiment import experiment
-from experiments.learning.options import Options
+from experiments.learning.options import GridOptions, Options
 from experiments.learning.problem import Problem
-from experiments.learning.sequences import batch_of, draw_rows
+from experiments.learning.sequences import batch_of, labelled_problem
 
 __all__ = [
+    "GridOptions",
     "Options",
     "Problem",
     "batch_of",
-    "draw_rows",
     "experiment",
+    "labelled_problem",
 ]

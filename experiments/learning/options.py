@@ -14,7 +14,7 @@ _OF_THE_GRID = {"out", "quick", "fresh", "cells", "seeds", "clipping", *FIELDS}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(harness.ProcessOptions):
+class GridOptions(harness.ProcessOptions):
     """The grid: cells, with and without clipping, seeds; and how each run is trained (Adam)."""
 
     cells: tuple[str, ...] = CELL_NAMES
@@ -33,12 +33,10 @@ class Options(harness.ProcessOptions):
     """Adam's learning rate at the first update; it falls to zero at the last, along half a cosine."""
     max_norm: float = 1.0
     """Where the gradient's global norm is clipped, in runs that clip."""
-    look_every: int = 100
-    """Updates from one look at held-out sequences to the next."""
 
     def check(self) -> None:
         super().check()
-        for name in ("seeds", "hidden_size", "updates", "batch", "rate", "max_norm", "look_every"):
+        for name in ("seeds", "hidden_size", "updates", "batch", "rate", "max_norm"):
             harness.positive(f"--{name.replace('_', '-')}", getattr(self, name))
         unknown = [name for name in self.cells if name not in CELL_NAMES]
         if unknown or not self.cells or len(set(self.cells)) < len(self.cells):
@@ -46,6 +44,18 @@ class Options(harness.ProcessOptions):
             raise UsageError(f"--cells is {given}; give one or more of {', '.join(CELL_NAMES)}, each once.")
         if not self.clipping or len(set(self.clipping)) < len(self.clipping):
             raise UsageError("--clipping takes True, False, or both, each once.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(GridOptions):
+    """The grid, and how often it is looked at."""
+
+    look_every: int = 100
+    """Updates from one look at held-out sequences to the next."""
+
+    def check(self) -> None:
+        super().check()
+        harness.positive("--look-every", self.look_every)
 
     @property
     def of_a_row(self) -> dict[str, Any]:

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from experiments.data.labelled import Sequences
-from rnnjax.tasks import Batch
+from experiments.data.labelled import Parts, Sequences, best_constant
+from experiments.learning.problem import Problem
+from rnnjax.tasks import Batch, accuracy, cross_entropy
 
 
 def batch_of(rows: Sequences, chosen: Array | None = None) -> Batch:
@@ -29,3 +30,20 @@ def batch_of(rows: Sequences, chosen: Array | None = None) -> Batch:
 def draw_rows(rows: Sequences, key: Array, count: int) -> Batch:
     """`count` rows, evenly drawn, with replacement."""
     return batch_of(rows, jax.random.randint(key, (count,), 0, len(rows.labels), jnp.int32))
+
+
+def labelled_problem(parts: Parts, classes: int, batch: int) -> Problem:
+    """Which class is it? Rows of the training part, evenly drawn `batch` at a time; the validation part held out."""
+    return Problem(
+        inputs=parts.train.xs.shape[-1],
+        outputs=classes,
+        train=lambda key, step: draw_rows(parts.train, key, batch),
+        held_out=lambda key, index: batch_of(parts.validation),
+        test=lambda: batch_of(parts.test),
+        loss=cross_entropy,
+        measures={"accuracy": accuracy, "cross_entropy_nats": cross_entropy},
+        baseline=best_constant(parts.test),
+        baseline_name="best single answer",
+        ragged=any(len(set(part.lengths.tolist())) > 1 for part in parts),
+        higher_is_better=True,
+    )

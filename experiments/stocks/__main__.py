@@ -6,26 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from experiments import harness, stocks
+from experiments import harness, learning, stocks
 from experiments.harness import UsageError
 from experiments.stocks import series
 from experiments.stocks.folds import Folds, least_days, walk_forward
 
-CELL_NAMES = ("elman", "lstm", "gru")
 CONTROL_CELL = "gru"
 WORDS = {True: "clipped", False: "unclipped"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(harness.ProcessOptions):
-    """Tomorrow's price, walked forward."""
+class Options(learning.GridOptions):
+    """Tomorrow's price, walked forward; the seeds are networks of each fold, cell and clipping."""
 
-    cells: tuple[str, ...] = CELL_NAMES
-    """elman, lstm, gru."""
-    clipping: tuple[bool, ...] = (True, False)
-    """Whether the gradient's global norm is clipped; by default once so and once not."""
-    seeds: int = 3
-    """Networks trained for each fold, cell and clipping."""
     folds: int = 16
     """Half-years that are forecast, the last ones."""
     days: int = 126
@@ -35,26 +28,14 @@ class Options(harness.ProcessOptions):
     steps: int = 30
     """Past returns that a forecast is made from [days]."""
     hidden_size: int = 16
-    """H [units]."""
     updates: int = 200
-    """Updates of each network."""
     batch: int = 32
-    """Windows in a batch."""
-    rate: float = 3e-3
-    """Adam's learning rate at the first update; it falls to zero at the last, along half a cosine."""
     max_norm: float = 0.5
-    """Where the gradient's global norm is clipped, in runs that clip."""
 
     def check(self) -> None:
         super().check()
-        for name in ("seeds", "folds", "days", "steps", "hidden_size", "updates", "batch", "rate", "max_norm"):
-            harness.positive(f"--{name.replace('_', '-')}", getattr(self, name))
-        unknown = [name for name in self.cells if name not in CELL_NAMES]
-        if unknown or not self.cells or len(set(self.cells)) < len(self.cells):
-            given = ", ".join(self.cells) or "nothing"
-            raise UsageError(f"--cells is {given}; give one or more of {', '.join(CELL_NAMES)}, each once.")
-        if not self.clipping or len(set(self.clipping)) < len(self.clipping):
-            raise UsageError("--clipping takes True, False, or both, each once.")
+        for name in ("folds", "days", "steps"):
+            harness.positive(f"--{name}", getattr(self, name))
         if self.control_folds < 0:
             raise UsageError(f"--control-folds is {self.control_folds}; give 0 or more.")
         panel = series.load("stocks")

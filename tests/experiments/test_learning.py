@@ -12,7 +12,7 @@ import pytest
 import rnnjax
 from experiments import adding, harness, learning
 from experiments.data.labelled import padded
-from experiments.learning import grid, table
+from experiments.learning import grid, sequences, table
 from rnnjax import tasks, training
 from tests.experiments.quickly import quickly  # noqa: F401
 from tests.experiments.toy import read
@@ -180,7 +180,7 @@ def test_rows_are_asked_at_their_own_last_step_and_drawn_evenly():
     batch = learning.batch_of(rows)
     assert batch.weights.T.tolist() == [[0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
     assert batch.targets.tolist() == [[5, 6, 7]] * 4 and batch.lengths.tolist() == [2, 4, 3]
-    draw = jax.jit(lambda key: learning.draw_rows(rows, key, 3000))
+    draw = jax.jit(lambda key: sequences.draw_rows(rows, key, 3000))
     drawn = jax.tree.map(np.asarray, draw(jax.random.key(0)))
     assert set(drawn.lengths) == {2, 3, 4}
     for label, length in ((5, 2), (6, 4), (7, 3)):
