@@ -21,13 +21,45 @@ PLAYS = (
     "roman/antony-and-cleopatra",
     "roman/coriolanus",
     "roman/titus-andronicus",
+    "comedies/a-midsummer-night-s-dream",
+    "comedies/as-you-like-it",
+    "comedies/love-s-labours-lost",
+    "comedies/much-ado-about-nothing",
+    "comedies/the-comedy-of-errors",
+    "comedies/the-merry-wives-of-windsor",
+    "comedies/twelfth-night",
+    "comedies/two-gentlemen-of-verona",
+    "histories/henry-iv-part-1",
+    "histories/henry-iv-part-2",
+    "histories/henry-v",
+    "histories/henry-vi-part-1",
+    "histories/henry-vi-part-2",
+    "histories/henry-vi-part-3",
+    "histories/henry-viii",
+    "histories/king-john",
+    "histories/richard-ii",
+    "histories/richard-iii",
+    "problems/all-s-well-that-ends-well",
+    "problems/measure-for-measure",
+    "problems/the-merchant-of-venice",
+    "problems/the-taming-of-the-shrew",
+    "problems/troilus-and-cressida",
+    "romances/a-winter-s-tale",
+    "romances/cymbeline",
+    "romances/pericles",
+    "romances/the-tempest",
     "roman/julius-caesar",
     "tragedies/macbeth",
 )
-"""In the order of the file: the last is held out, the one before it validates, the others train."""
+"""In the order of the file: the last is held out, the one before it validates, the others train.
+
+All of the package but *Edward III*, whose author is in doubt and whose copy has marks of its own.
+"""
 
 _CHANGES = (
+    (r"\A(?=## ACT I\n)", "Measure for Measure\n\n"),  # the one play whose title is missing
     (r"\\", ""),  # what Markdown escapes
+    (r"_Burthen _\[dispersedly, within_", "[Burthen dispersedly, within]"),  # a mark torn in The Tempest
     (r"_*\[([^\]]*)\]_*", r"[\1]"),  # a direction within a speech: _\[Aside]_, __\[Reads]_
     (r"_((?:[^_\n]|\n(?!\n))+)_", r"[\1]"),  # a direction on lines of its own: _Exeunt_
     (r"(?m)^\*\*(.+?)\*\*[ ]*$", r"\1:"),  # who speaks: **HAMLET**

@@ -227,7 +227,7 @@ def test_a_run_is_whole_resumes_and_its_model_is_loaded(
     summary = read(tmp_path)
     assert summary["rows_reused_count"] == 9 and summary["rows_computed_count"] == 1 + 2
     bits = {line["model"]: line["bits_per_character"] for line in summary["compared"]}
-    assert bits["uniform"] == pytest.approx(np.log2(67)) and bits["5-gram"] < bits["1-gram"] < bits["uniform"]
+    assert bits["uniform"] == pytest.approx(np.log2(78)) and bits["5-gram"] < bits["1-gram"] < bits["uniform"]
     assert {"elman", "elman, clipped", "lstm, H = 4"} < set(bits)
     assert len(summary["sample"]) == 13 and summary["sample"].strip() in capsys.readouterr().out
     saved = load_model(tmp_path / "model")
@@ -245,7 +245,7 @@ def test_a_run_is_whole_resumes_and_its_model_is_loaded(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"prompt": "né"}, "'é' not among the 67 characters"),
+        ({"prompt": "né"}, "'é' not among the 78 characters"),
         ({"train-characters": 10}, "--train-characters is 10"),
         ({"test-characters": 10}, "--test-characters is 10"),
         ({"temperature": 0}, "--temperature is 0"),
