@@ -17,13 +17,14 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
     from experiments.data import shakespeare
     from experiments.learning import figures as learning_figures
     from experiments.learning import table
-    from experiments.text import figures, grid
+    from experiments.text import figures, grid, paired
 
     options = run.options
     plays = shakespeare.load()
     plays.alphabet.encode(options.prompt)  # a character that the model cannot read is told before any work
     texts = grid.Texts.of(plays, options.train_characters, options.test_characters)
-    ngrams = _ngrams(run, texts)
+    counted = _ngrams(run, texts)
+    ngrams = [row.flat for row in counted]
     large = _large(run, texts, plays)
     rows = _grid(run, texts)
     chosen = ngrams[options.order - 1]
@@ -34,6 +35,7 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
         pictures = [figures.models(run, ngrams, lines, large.values), learning_figures.curves(run, rows, look)]
         pictures.insert(1, figures.training(run, large, chosen))
     compared = _compared(texts, ngrams, lines, large)
+    below = _below(counted, large)
     shown = [
         run.show(harness.Table.of(compared, ("model", "bits_per_character", "perplexity"), "The held-out play")),
         run.show(table.table_of(lines, problem, f"Grid, {options.seeds} seeds, H = {options.hidden_size}")),
@@ -49,27 +51,31 @@ def measure(run: harness.Run[Options]) -> harness.Outcome:
             "measure": grid.MEASURE,
             "compared": compared,
             "ngrams": ngrams,
+            "below": below,
+            "well_under": {"least_share": paired.LEAST_SHARE, "least_standard_errors": paired.LEAST_ERRORS},
             "large": large.flat,
             "lines": lines,
             "rows": [row.flat for row in rows],
             "sample": written,
         },
-        report=[harness.Text("What is to be seen", _reading(compared, options)), *pictures, *shown]
+        report=[harness.Text("What is to be seen", _reading(below, options)), *pictures, *shown]
         + ([harness.Text("A sample", [line for line in written.splitlines() if line])] if written else []),
     )
 
 
-def _ngrams(run: harness.Run[Options], texts: Any) -> list[dict[str, Any]]:
+def _ngrams(run: harness.Run[Options], texts: Any) -> list[harness.Row]:
     """Order 1 .. 9: bits per character of the test play, and of what the learning curves are measured on."""
-    from experiments.text import ngram
+    from experiments.text import ngram, paired
 
-    def work(order: int) -> dict[str, Any]:
+    def work(order: int) -> tuple[dict[str, Any], dict[str, Any]]:
         model = ngram.fit(texts.train, order, texts.alphabet_size)
         look = [model.score(row).mean() for row in texts.look.T]
-        return {
-            "test_bits_per_character": float(model.score(texts.test).mean()),
+        tested = model.score(texts.test)
+        values = {
+            "test_bits_per_character": float(tested.mean()),
             "held_out_bits_per_character": float(np.mean(look)),
         }
+        return values, {"by_stretch": paired.by_stretch(tested)}
 
     found = []
     of_text = {name: getattr(run.options, name) for name in ("train_characters", "test_characters")}
@@ -77,7 +83,7 @@ def _ngrams(run: harness.Run[Options], texts: Any) -> list[dict[str, Any]]:
     with run.progress("n-grams", len(orders)) as advance:
         for order in orders:
             row = run.rows.compute({"model": "n-gram", "order": order, **of_text}, lambda order=order: work(order))
-            found.append(row.flat)
+            found.append(row)
             advance(note=f"order {order}")
     return found
 
@@ -173,13 +179,33 @@ def _compared(
     return [{"model": name, "bits_per_character": bits, "perplexity": 2**bits} for name, bits in ordered]
 
 
-def _reading(compared: list[dict[str, Any]], options: Options) -> list[str]:
-    bits = {line["model"]: line["bits_per_character"] for line in compared}
-    large, gram = bits[f"lstm, H = {options.large_hidden_size}"], bits[f"{options.order}-gram"]
-    best = min((name for name in bits if name.endswith("-gram")), key=lambda name: bits[name])
+def _below(ngrams: list[harness.Row], large: harness.Row) -> list[dict[str, Any]]:
+    """How far the larger network lies below each n-gram, on the same characters."""
+    from experiments.text import paired
+
+    name = f"lstm, H = {large.options['hidden_size']}"
+    own = large.arrays["by_stretch"]
     return [
-        f"A character of the held-out play costs the larger LSTM {large:.3f} bits and the {options.order}-gram model "
-        f"{gram:.3f}: {gram - large:+.3f} bits. The best n-gram of any order, {best}, has {bits[best]:.3f}."
+        {"model": name, "other": f"{row.options['order']}-gram", **paired.compared(own, row.arrays["by_stretch"])}
+        for row in ngrams
+    ]
+
+
+def _reading(below: list[dict[str, Any]], options: Options) -> list[str]:
+    from experiments.text import paired
+
+    chosen = below[options.order - 1]
+    nearest = min(below, key=lambda line: line["bits_fewer"])
+
+    def told(line: dict[str, Any]) -> str:
+        return f"{line['bits_fewer']:+.3f} ± {line['standard_error']:.3f} bits, {line['share_fewer']:.1%} of them"
+
+    verdict = "well under" if chosen["well_under"] else "not well under"
+    return [
+        f"On the held-out play the larger LSTM saves, of each character's bits by the {options.order}-gram, "
+        f"{told(chosen)}: {verdict}, which takes {paired.LEAST_SHARE:.0%} and {paired.LEAST_ERRORS:g} standard errors "
+        f"(paired, over {paired.STRETCHES} stretches of the play). Of those by the best n-gram, "
+        f"{nearest['other']}: {told(nearest)}."
     ]
 
 
@@ -213,7 +239,10 @@ EXPERIMENT = harness.Experiment(
     },
     code=(
         *(f"rnnjax.{name}" for name in ("cell", "cells", "initializers", "unroll", "readout", "tasks", "training")),
-        *(f"experiments.text.{name}" for name in ("dropping", "grid", "large", "ngram", "parallel", "score", "stream")),
+        *(
+            f"experiments.text.{name}"
+            for name in ("dropping", "grid", "large", "ngram", "paired", "parallel", "score", "stream")
+        ),
         "experiments.learning.network",
         "experiments.data.shakespeare",
     ),

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from experiments.text.dropping import with_dropped
 from experiments.text.grid import MEASURE, Asked, Texts
+from experiments.text.paired import by_stretch, standard_error
 from experiments.text.parallel import cut_over
 from experiments.text.score import bits, bits_compiled, cell_named, language_model, truncated_loss
 from experiments.text.stream import stream
@@ -19,7 +20,6 @@ from rnnjax.training import Checkpoints, FitOptions, clip_by_global_norm, fit, i
 
 WARM_UP, LAST_RATE = 0.02, 0.02  # share of the updates, and of the rate, that the schedule begins and ends with
 LOOKS = 40  # at the validation text, and lines of the learning curve
-STANDARD_ERROR_BLOCKS = 50
 
 
 def train(
@@ -42,7 +42,8 @@ def train(
       mesh: devices that the rows of the batch are cut over; with several processes there are no checkpoints.
     Returns:
       Values: bits per character of the test play, with the standard error over 50 stretches of it; of training and
-      validation. Arrays, one entry a look: "updates", "loss" (nats), "held_out_bits_per_character", "gradient_norm".
+      validation. Arrays, one entry a look: "updates", "loss" (nats), "held_out_bits_per_character", "gradient_norm";
+      and "by_stretch", the bits of 50 stretches of the test play.
     """
     model = language_model(cell_named(asked["cell"], asked["hidden_size"], texts.alphabet_size), texts.alphabet_size)
     data, period = stream(texts.train, texts.alphabet_size, asked["steps"], asked["batch"])
@@ -73,7 +74,7 @@ def train(
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     values = {
         f"test_{MEASURE}": float(tested.mean()),
-        f"test_{MEASURE}_standard_error": standard_error(tested),
+        f"test_{MEASURE}_standard_error": standard_error(by_stretch(tested)),
         f"held_out_{MEASURE}": fitted.history[-1][f"held_out_{MEASURE}"],
         f"train_{MEASURE}": fitted.history[-1]["loss"] / float(np.log(2)),
         "parameters_count": size,
@@ -82,16 +83,8 @@ def train(
     if jax.process_index() == 0:
         save_model(model_folder, model, params, {**info, **values, "asked": asked})
     names = {"updates": "step", **{name: name for name in ("loss", "gradient_norm", f"held_out_{MEASURE}")}}
-    return values, {name: np.array([line[key] for line in fitted.history], float) for name, key in names.items()}
-
-
-def standard_error(values: np.ndarray, blocks: int = STANDARD_ERROR_BLOCKS) -> float | None:
-    """Of the mean, from the means of stretches, as neighbours are not independent. None for a short text."""
-    size = len(values) // blocks
-    if size < 1:
-        return None
-    means = values[: size * blocks].reshape(blocks, size).mean(axis=1)
-    return float(means.std(ddof=1) / np.sqrt(blocks))
+    curves = {name: np.array([line[key] for line in fitted.history], float) for name, key in names.items()}
+    return values, {**curves, "by_stretch": by_stretch(tested)}
 
 
 def _schedule(rate: float, updates: int) -> optax.Schedule:

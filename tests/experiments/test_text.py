@@ -18,7 +18,7 @@ from experiments.data import shakespeare
 from experiments.data.shakespeare import Alphabet
 from experiments.harness import UsageError
 from experiments.text import __main__ as main
-from experiments.text import dropping, large, parallel, sample, sampling, score, stream
+from experiments.text import dropping, large, paired, parallel, sample, sampling, score, stream
 from rnnjax.sharding import AXIS
 from rnnjax.training import Window, load_model
 from tests.experiments.quickly import quickly  # noqa: F401 (a fixture)
@@ -135,9 +135,30 @@ def test_a_sample_that_cannot_be_is_refused_at_once(options: dict[str, Any], say
 
 def test_the_standard_error_is_that_of_stretches() -> None:
     noise = np.random.default_rng(0).normal(size=100_000)
-    assert large.standard_error(noise) == pytest.approx(1 / np.sqrt(100_000), rel=0.25)
-    assert large.standard_error(np.repeat(noise[:1000], 100)) == pytest.approx(1 / np.sqrt(1000), rel=0.25)
-    assert large.standard_error(noise[:20]) is None
+
+    def error(bits: np.ndarray) -> float | None:
+        return paired.standard_error(paired.by_stretch(bits))
+
+    assert error(noise) == pytest.approx(1 / np.sqrt(100_000), rel=0.25)
+    assert error(np.repeat(noise[:1000], 100)) == pytest.approx(1 / np.sqrt(1000), rel=0.25)
+    assert error(noise[:20]) is None
+
+
+def test_two_models_are_compared_on_the_same_stretches() -> None:
+    """What both find hard cancels; well under takes a share and a certainty, and either alone is not enough."""
+    rng = np.random.default_rng(1)
+    hard, own = rng.normal(4, 1, 100_000), rng.normal(0, 0.1, 100_000)
+
+    def below(other: np.ndarray) -> dict[str, Any]:
+        return dict(paired.compared(paired.by_stretch(hard), paired.by_stretch(other)))
+
+    found = below(hard + own + 0.3)
+    assert found["bits_fewer"] == pytest.approx(0.3, abs=0.002)
+    assert found["standard_error"] == pytest.approx(0.1 / np.sqrt(100_000), rel=0.3)
+    assert found["share_fewer"] == pytest.approx(0.3 / 4.3, rel=0.01) and found["well_under"]
+    assert not below(hard + own + 0.15)["well_under"], "sure, but 3.6% fewer"
+    assert not below(hard + 300 * own + 0.3)["well_under"], "7% fewer, but unsure"
+    assert not below(hard - 0.3)["well_under"]
 
 
 def test_weights_are_absent_at_the_rate_and_right_on_average() -> None:
