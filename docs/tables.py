@@ -65,8 +65,18 @@ def _spread(line: dict[str, Any], key: str) -> str:
 def text(summary: dict[str, Any]) -> list[list[str]]:
     """Bits a character of the held-out play."""
     models = {row["model"]: row["bits_per_character"] for row in summary["compared"]}
+    below = {row["other"]: row for row in summary["below"]}
     shown = ("uniform", "1-gram", "3-gram", "5-gram", "7-gram", next(name for name in models if "H =" in name))
-    return [list(shown), [f"{models[name]:.2f}" for name in shown]]
+
+    def saved(name: str) -> str:
+        line = below.get(name)
+        return f"{line['bits_fewer']:.3f} ± {line['standard_error']:.3f} ({line['share_fewer']:.0%})" if line else ""
+
+    return [
+        ["", *shown],
+        ["bits a character", *(f"{models[name]:.2f}" for name in shown)],
+        ["of which the LSTM saves", *(saved(name) for name in shown)],
+    ]
 
 
 def stocks(summary: dict[str, Any]) -> list[list[str]]:

@@ -235,6 +235,7 @@ EXPERIMENT = harness.Experiment(
         "seeds": 1,
         "large_hidden_size": 96,
         "large_updates": 300,
+        "train_characters": 1_000_000,
         "test_characters": 20_000,
     },
     code=(

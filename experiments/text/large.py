@@ -34,7 +34,7 @@ def train(
     """Trains, or goes on from the newest checkpoint; then scores and saves the model.
 
     Args:
-      asked: cell, hidden_size, updates, batch, steps, rate, max_norm, dropped, seed.
+      asked: cell, hidden_size, updates, batch, steps, rate, max_norm, dropped, restarted, seed.
       steps_folder: of the checkpoints.
       model_folder: where the model goes.
       info: what is saved with it.
@@ -46,7 +46,7 @@ def train(
       and "by_stretch", the bits of 50 stretches of the test play.
     """
     model = language_model(cell_named(asked["cell"], asked["hidden_size"], texts.alphabet_size), texts.alphabet_size)
-    data, period = stream(texts.train, texts.alphabet_size, asked["steps"], asked["batch"])
+    data, period = stream(texts.train, texts.alphabet_size, asked["steps"], asked["batch"], asked["restarted"])
     loss, initial = truncated_loss(model, asked["steps"])
     loss = with_dropped(loss, asked["dropped"])
     key = jax.random.key(asked["seed"])

@@ -3,6 +3,10 @@
 The text is cut into as many stretches as a batch has rows, and each row reads its own, `steps` characters an update.
 A pass over the text begins with the initial carry and at another offset, below `steps`, so that the borders of chunks,
 across which no gradient goes, fall elsewhere in every pass.
+
+Within a pass the carry of a row is handed on thousands of times, and a network that hardly ever starts from the initial
+carry need not work from there: it can fit the text it reads and yet stray for good on another that it is asked to read
+from the beginning. So a row may begin afresh at any chunk, now and then.
 """
 
 from collections.abc import Callable
@@ -17,7 +21,7 @@ from rnnjax.training import Chunk
 
 
 def stream(
-    tokens: np.ndarray, alphabet_size: int, steps: int, batch: int
+    tokens: np.ndarray, alphabet_size: int, steps: int, batch: int, restarted: float = 0.0
 ) -> tuple[Callable[[Array, Array], Chunk], int]:
     """`(data, period)` for `fit`: chunks of a text, and how many make a pass over it (`FitOptions.data_period`).
 
@@ -26,6 +30,7 @@ def stream(
       alphabet_size: V.
       steps: characters to an update, k1.
       batch: rows, B.
+      restarted: probability that a row begins a chunk with the initial carry, within a pass.
     Returns:
       `data(key, step)`: a `Chunk` with one-hot `xs` `[k1, B, V]`, and as targets the character after each; the same key
       for all of a pass. At most 2 k1 - 1 characters of a row are left out in a pass.
@@ -47,7 +52,8 @@ def stream(
         window = lax.dynamic_slice_in_dim(rows, start, steps + 1)
         xs = jax.nn.one_hot(window[:-1], alphabet_size)
         ones = jnp.ones((steps, batch), xs.dtype)
-        resets = jnp.zeros((steps, batch), bool).at[0].set(piece == 0)
+        afresh = jax.random.bernoulli(jax.random.fold_in(key, step), restarted, (batch,))
+        resets = jnp.zeros((steps, batch), bool).at[0].set(afresh | (piece == 0))
         return Chunk(xs, window[1:], ones, ones > 0, resets)
 
     return data, period

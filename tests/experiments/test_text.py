@@ -54,6 +54,10 @@ def test_the_stream_is_the_text_in_rows() -> None:
     np.testing.assert_array_equal(inputs + 1, read_by_row)
     assert [bool(piece.resets.any()) for piece in pieces] == [step % period == 0 for step in range(2 * period)]
     assert pieces[0].resets[0].all() and not pieces[0].resets[1:].any()
+    now_and_then, _ = stream.stream(np.arange(9000, dtype=np.int32), 2, 4, 30, 0.25)
+    resets = jax.vmap(lambda step: now_and_then(key, step).resets)(jnp.arange(1, 41, dtype=jnp.int32))
+    assert not resets[:, 1:].any() and float(resets[:, 0].mean()) == pytest.approx(0.25, abs=0.05)  # four deviations
+    assert len({tuple(row.tolist()) for row in np.asarray(resets[:, 0])}) == 40
     starts = {int(data(jax.random.key(seed), jnp.int32(0)).targets[0, 0]) for seed in range(40)}
     assert starts == {1, 2, 3, 4}
     with pytest.raises(UsageError, match="too short for chunks of 4"):
@@ -272,6 +276,7 @@ def test_a_run_is_whole_resumes_and_its_model_is_loaded(
         ({"temperature": 0}, "--temperature is 0"),
         ({"order": 12}, "--order is 12"),
         ({"large-dropped": 1.0}, "--large-dropped is 1.0"),
+        ({"large-restarted": -0.1}, "--large-restarted is -0.1"),
         ({"sample": -1}, "--sample is -1"),
         ({"prompt": ""}, "--prompt is empty"),
     ],
