@@ -34,7 +34,7 @@ class Options(learning.Options):
     """Its updates."""
     large_batch: int = 32
     """Its rows."""
-    large_rate: float = 7e-3
+    large_rate: float = 8e-3
     """Adam's highest learning rate for it; it falls by a cosine."""
     large_dropped: float = 0.0
     """Share of its recurrent and readout weights that are absent at each update (DropConnect)."""
