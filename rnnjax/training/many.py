@@ -95,8 +95,7 @@ def fit_many(
     keys = settings["key"] if shared else jax.random.split(key, runs)
     if mesh is not None:
         settings, keys = padded((settings, keys), mesh)
-    # in a program of their own: drawing may call LAPACK, which must not share one with a time loop
-    params = jax.jit(jax.vmap(_init_key(init)))(keys, settings)
+    params = _drawn(init, keys, settings)
 
     def start(params: PyTree, key: Array, setting: PyTree) -> TrainState:
         first = None if carry is None else carry(params)
@@ -156,9 +155,21 @@ def _program(run: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
     return jax.jit(program, static_argnums=(2, 3))
 
 
-def _init_key(init: Callable[..., PyTree]) -> Callable[[Array, PyTree], PyTree]:
-    """Weights come from a key that no step's data comes from."""
-    return lambda key, setting: jax.tree.map(jnp.asarray, init(jax.random.fold_in(key, 3), setting))
+def _drawn(init: Callable[..., PyTree], keys: Array, settings: PyTree) -> PyTree:
+    """The weights of every run, from keys that no step's data comes from.
+
+    In a program of their own, as drawing may call LAPACK, which must not share one with a time loop; and one run after
+    the other, as the gates' decompositions, each a batch over the runs, wait for each other's threads for good on a CPU
+    of two cores (jaxlib 0.10.2, one draw of a sweep of six LSTMs in fifteen).
+    """
+
+    @jax.jit
+    def draw(keys: Array, settings: PyTree, i: int) -> PyTree:
+        key, setting = jax.tree.map(lambda leaf: leaf[i], (keys, settings))
+        return jax.tree.map(jnp.asarray, init(jax.random.fold_in(key, 3), setting))
+
+    runs = [jax.device_get(draw(keys, settings, i)) for i in range(keys.shape[0])]
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *runs)
 
 
 def _runs(settings: PyTree) -> int:
