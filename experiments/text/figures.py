@@ -48,6 +48,7 @@ def models(
     at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right", "fontsize": 9}
     above, below = (0, 4), (0, -11)  # the lower of the two stands under its line
     places = (above, below) if chosen > best else (below, above)
+    left.set_ylim(bottom=min(chosen, best) - 0.25)  # room for that line's name
     left.annotate(f"{run.options.order}-gram: {chosen:.2f}", (0.99, chosen), places[0], color="0.2", **at)
     left.annotate(f"larger LSTM: {best:.2f}", (0.99, best), places[1], color=style.VERMILLION, **at)
     return run.figure(
