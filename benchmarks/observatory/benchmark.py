@@ -38,12 +38,14 @@ class Options(harness.CommonOptions):
     """How many draws of weights and inputs for each [count]."""
     steps: int = 200
     """Length T [steps]."""
+    at_once: int = 16
+    """How many networks a device has in hand, where it does not do all at once [count]."""
     few: int = 4
     """How many networks the slow contestants are run on [count]."""
 
     def check(self) -> None:
         super().check()
-        for name in ("gains", "seeds", "few", "wide", "wide_interval"):
+        for name in ("gains", "seeds", "at_once", "few", "wide", "wide_interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}; give 1 or more.")
         for name in ("hidden", "intervals"):
@@ -71,7 +73,7 @@ def _measure(run: harness.Run[Options]) -> None:
                 interval = min(interval, o.wide_interval)
             networks = Networks(hidden, k, gains, seeds, o.steps, interval, o.few)
             where: dict[str, Any] = {"H": hidden, "k": k, "interval": interval, "networks": len(networks), "T": o.steps}
-            made = contestants(networks, o.devices, compiles=1)
+            made = contestants(networks, o.devices, o.at_once, compiles=1)
             entries, _ = run.contest(where, [each.contestant for each in made])
             rows = [{**entry.row(), "networks": each.networks} for each, entry in zip(made, entries, strict=True)]
             run.add({**where, "contestants": rows})

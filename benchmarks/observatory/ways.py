@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 from jax import Array
+from jax.sharding import Mesh
 
 import rnnjax
 from benchmarks import harness
@@ -28,34 +29,41 @@ class Counted:
     networks: int
 
 
-def contestants(networks: Networks, devices: int, compiles: int = 2) -> list[Counted]:
+def contestants(networks: Networks, devices: int, at_once: int, compiles: int = 2) -> list[Counted]:
     """One program for all first: it is the reference."""
     whole, few, seldom = len(networks), len(networks.chosen()), networks.interval
+    groups = f"{at_once} at once"
     ways: list[tuple[str, Callable[[str], harness.Program], int]] = [
         ("one program", lambda task: one_program(networks, task, compiles=compiles), whole),
+        (
+            f"one program, {groups}",
+            lambda task: one_program(networks, task, at_once=at_once, compiles=compiles, options=ALONE),
+            whole,
+        ),
         ("NumPy", lambda task: one_by_one(networks, task, 1, numpy_qr), few),
         ("SciPy", lambda task: one_by_one(networks, task, 1, scipy_qr), few),
         ("NumPy, QR as seldom", lambda task: one_by_one(networks, task, seldom, numpy_qr), few),
         ("NumPy, networks stacked", lambda task: stacked(networks, task), whole),
     ]
     if devices > 1:
-        ways.insert(
-            1, (f"one program, {devices} devices", lambda t: one_program(networks, t, devices, compiles), whole)
-        )
-        name = f"one program, {devices} devices, a thread each"
-        ways.insert(2, (name, lambda t: one_program(networks, t, devices, compiles, ALONE), whole))
+        name = f"one program, {groups}, {devices} devices"
+        ways.insert(2, (name, lambda t: one_program(networks, t, devices, at_once, compiles, ALONE), whole))
     return [Counted(harness.Contestant(name, _tasks(program)), count) for name, program, count in ways]
 
 
 def one_program(
-    networks: Networks, task: str, devices: int = 1, compiles: int = 2, options: Mapping[str, Any] | None = None
+    networks: Networks,
+    task: str,
+    devices: int = 1,
+    at_once: int | None = None,
+    compiles: int = 2,
+    options: Mapping[str, Any] | None = None,
 ) -> harness.Program:
-    """`vmap` over seeds within gains."""
+    """`vmap` over networks, or so many at once, on each device its share."""
     cell, size = rnnjax.Elman(networks.hidden), networks.hidden
-    drawn = networks.drawn
 
-    def exponents(gain: Array, w_h: Array, xs: Array) -> Array:
-        params = rnnjax.ElmanParams(jnp.eye(size), gain * w_h, jnp.zeros(size))
+    def exponents(w_h: Array, xs: Array) -> Array:
+        params = rnnjax.ElmanParams(jnp.eye(size), w_h, jnp.zeros(size))
         if task == "leading":
             return gradients.leading_exponent(cell, params, None, xs).exponent[None]
         found = gradients.lyapunov_spectrum(
@@ -63,17 +71,20 @@ def one_program(
         )
         return found.exponents
 
-    by_seed = jax.vmap(exponents, (None, 0, 0))
-    by_gain = jax.vmap(by_seed, (0, None, None))
-    w_h, xs = jnp.asarray(drawn.w_h), jnp.asarray(drawn.xs)
+    given = [networks.network(index) for index in range(len(networks))]
+    w_h, xs = (jnp.asarray(np.stack(each)) for each in zip(*given, strict=True))
+    mesh = None
     if devices > 1:
-        w_h, xs = _split(w_h, devices), _split(xs, devices)
-
-    def shared(result: Any) -> Mapping[str, np.ndarray]:
-        return _all_and_few(networks, np.asarray(result).reshape(len(networks), -1), task)
-
+        mesh = _mesh(len(networks), devices)
+        w_h, xs = sharding.place((w_h, xs), mesh, 0)
     return harness.compiled(
-        by_gain, drawn.gains, w_h, xs, shared=shared, compiles=compiles, devices=devices, compiler_options=options
+        sharding.spread(exponents, mesh, at_once=at_once),
+        w_h,
+        xs,
+        shared=lambda result: _all_and_few(networks, np.asarray(result), task),
+        compiles=compiles,
+        devices=devices,
+        compiler_options=options,
     )
 
 
@@ -148,12 +159,12 @@ def _first(networks: Networks, k: int) -> np.ndarray:
     return np.linalg.qr(columns)[0].T
 
 
-def _split(array: Array, devices: int) -> Array:
+def _mesh(networks: int, devices: int) -> Mesh:
     if len(jax.devices()) < devices:
         raise harness.LeftOut(f"{devices} devices are asked for, JAX has {len(jax.devices())}")
-    if array.shape[0] % devices:
-        raise harness.LeftOut(f"{array.shape[0]} seeds cannot be split evenly over {devices} devices")
-    return sharding.place(array, sharding.make_mesh(jax.devices()[:devices]), 0)
+    if networks % devices:
+        raise harness.LeftOut(f"{networks} networks cannot be split evenly over {devices} devices")
+    return sharding.make_mesh(jax.devices()[:devices])
 
 
 def _all_and_few(networks: Networks, result: np.ndarray, task: str) -> dict[str, np.ndarray]:

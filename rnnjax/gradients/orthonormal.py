@@ -6,13 +6,17 @@ and it takes a batch of small matrices one by one. Here all is matrix products a
 
     parts     of k rows, at most four, one after the other: a part is taken out of what the parts before it span
     panels    of 32 rows within a part, likewise; this, in a loop, keeps programs for hundreds of rows small
-    blocks    of 8 rows within a panel: each is made orthogonal in its Gram matrix, then taken out of the later ones
-              (modified Gram-Schmidt), and the whole panel is done twice, as once is not enough and twice is
+    halves    of a panel, and of those: the first is made orthonormal, then taken out of the second
+    blocks    of 8 rows, where halving ends: made orthogonal in their Gram matrix
 
-Where it is the lengths that are asked for, once is mostly enough: rows that are orthogonal up to ε^(1/3) only give
-lengths that are right up to ε^(2/3) = 4e-11, since row i spans with those before it what it has to span, and volumes
-differ in the squares of what is missing (as in semiorthogonality, Simon 1984). Whether they are is measured, and a
-panel that is not is done again.
+and all of it is done twice, as once is not enough and twice is. Where it is the lengths that are asked for, once is
+mostly enough: rows that are orthogonal up to ε^(1/3) only give lengths that are right up to ε^(2/3) = 4e-11, since row
+i spans with those before it what it has to span, and volumes differ in the squares of what is missing (as in
+semiorthogonality, Simon 1984). Whether they are is measured, and if not all is done again. It is the last rows that
+would miss it: of a product of Jacobians they are what is left when all faster directions are gone. So the last block
+is done twice in each pass, which costs an eighth of a pass at 64 rows and spares nearly all of the second ones.
+
+Matrices that are mapped over share their passes: one that needs another takes the others along, whom it does no harm.
 
 References: Giraud, Langou and Rozložník, The loss of orthogonality in the Gram-Schmidt orthogonalization process,
 Comput. Math. Appl. 50 (2005), 1069; Yamamoto, Nakatsukasa, Yanagisawa and Fukaya, Roundoff error analysis of the
@@ -20,15 +24,18 @@ CholeskyQR2 algorithm, Electron. Trans. Numer. Anal. 44 (2015), 306; Simon, The 
 partial reorthogonalization, Math. Comp. 42 (1984), 115.
 """
 
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+_NUMBERS = 4
 _BLOCK = 8
 _PANEL = 32
 _MOST_PARTS = 4
 _MOST_PASSES = 6
-_PROBES = 2
 
 
 def resolution(size: int, dtype: jnp.dtype) -> float:
@@ -56,94 +63,150 @@ def orthonormalise(rows: Array, *, semi: bool = False) -> tuple[Array, Array]:
       ([[1.0, 0.0], [0.0, 1.0]], [2.0])
     """
     rows, log_scales = _unit(rows)
-    k = rows.shape[-2]
-    if k == 1:
+    if rows.shape[-2] == 1:
         return rows, log_scales
-    q: list[Array] = []
-    logs: list[Array] = []
-    part = _PANEL * -(-k // (_PANEL * _MOST_PARTS))
-    for first in range(0, k, part):
-        before = jnp.concatenate(q, axis=-2) if q else None
-        new, log_lengths = _orthonormal_part(rows[..., first : first + part, :], before, semi)
-        q.append(new)
-        logs.append(log_lengths)
-    return jnp.concatenate(q, axis=-2), jnp.concatenate(logs, axis=-1) + log_scales
-
-
-def _orthonormal_part(rows: Array, before: Array | None, semi: bool) -> tuple[Array, Array]:
-    """Orthonormal to the rows of `before` and to one another."""
-    *batch, k, _ = rows.shape
-    if k <= _PANEL:
-        return _orthonormal_panel(rows, () if before is None else (before,), semi)
-    padding = -k % _PANEL
-    rows = jnp.pad(rows, [(0, 0)] * len(batch) + [(0, padding), (0, 0)])
-
-    def add_panel(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        q, log_lengths = state  # rows of q still to come are zero
-        panel = lax.dynamic_slice_in_dim(rows, i * _PANEL, _PANEL, axis=-2)
-        new, logs = _orthonormal_panel(panel, (q,) if before is None else (before, q), semi)
-        q = lax.dynamic_update_slice_in_dim(q, new, i * _PANEL, axis=-2)
-        return q, lax.dynamic_update_slice_in_dim(log_lengths, logs, i * _PANEL, axis=-1)
-
-    start = jnp.zeros_like(rows), jnp.zeros_like(rows[..., 0])
-    q, log_lengths = lax.fori_loop(0, (k + padding) // _PANEL, add_panel, start)
-    return q[..., :k, :], log_lengths[..., :k]
-
-
-def _orthonormal_panel(rows: Array, before: tuple[Array, ...], semi: bool) -> tuple[Array, Array]:
-    """Orthonormal to the rows of each of `before` and to one another."""
-    size, n = rows.shape[-2:]
-    lost = jnp.log(jnp.asarray(resolution(n, rows.dtype), rows.dtype))
 
     def unfinished(state: tuple[Array, Array, Array, Array]) -> Array:
-        _, _, passes, clean = state
-        return (passes < (1 if semi else 2)) | (~clean & (passes < _MOST_PASSES))
+        _, _, passes, unclean = state
+        return (passes < (1 if semi else 2)) | (unclean & (passes < _MOST_PASSES))
 
     def another_pass(state: tuple[Array, Array, Array, Array]):
-        rows, old_logs, passes, _ = state  # rows of length one, or zero
-        for q in before:
-            rows = _without(rows, q)
-        done, logs, settled, clean = [], [], jnp.array(True), jnp.array(True)
-        for first in range(0, size, _BLOCK):
-            block, rows = rows[..., :_BLOCK, :], rows[..., _BLOCK:, :]
-            old = old_logs[..., first : first + _BLOCK]
-            certain = jnp.minimum(jnp.exp(2 * (0.75 * lost - old)), 0.25)  # see `_elimination`
-            factors, usable, block_clean = _elimination(block @ _transposed(block), certain)
-            block = factors @ block
-            square = (block * block).sum(-1)  # of rows that were of length one: what underflows here is rounding
-            log = old + jnp.log(square) / 2
-            gone = log < lost
-            block = jnp.where(gone[..., None], 0, block * lax.rsqrt(jnp.where(gone, 1, square))[..., None])
-            done.append(block)
-            logs.append(jnp.where(gone, -jnp.inf, log))
-            clean = clean & block_clean.all()
-            settled = settled & (usable | gone).all()
-            if rows.shape[-2]:
-                rows = _without(rows, jnp.where(usable[..., None], block, 0))
-        rows = jnp.concatenate(done, axis=-2)
+        rows, log_lengths, passes, _ = state  # rows of length one, or zero
+        found = _pass(rows, log_lengths)
+        clean = found.clean
         if semi:
-            clean = clean | settled & _are_semiorthogonal(rows, before)
-        return rows, jnp.concatenate(logs, axis=-1), passes + 1, clean
+            clean = clean | (found.usable | _are_gone(found)).all() & _are_semiorthogonal(found.rows)
+        return found.rows, found.log_lengths, passes + 1, _any_mapped(~clean)
 
-    start = rows, jnp.zeros_like(rows[..., 0]), jnp.array(0), jnp.array(False)
-    return lax.while_loop(unfinished, another_pass, start)[:2]
+    start = rows, jnp.zeros_like(log_scales), jnp.array(0), jnp.array(False)
+    q, log_lengths, _, _ = lax.while_loop(unfinished, another_pass, start)
+    return q, log_lengths + log_scales
 
 
-def _are_semiorthogonal(rows: Array, before: tuple[Array, ...]) -> Array:
+class _Rows(NamedTuple):
+    """What a pass leaves of rows that were of length one, or zero.
+
+    Attributes:
+      rows: `[*batch, k, n]`, of length one, or zero.
+      log_lengths: `[*batch, k]`, log of what was left of each over all passes; -inf where it is gone.
+      usable: `[*batch, k]`, rows that the later ones were freed of (see `_elimination`).
+      clean: scalar, whether they were orthogonal before.
+    """
+
+    rows: Array
+    log_lengths: Array
+    usable: Array
+    clean: Array
+
+
+def _pass(rows: Array, log_lengths: Array) -> _Rows:
+    """Gram-Schmidt, the last block twice."""
+    k = rows.shape[-2]
+    part = _PANEL * -(-k // (_PANEL * _MOST_PARTS))
+    found: _Rows | None = None
+    for first in range(0, k, part):
+        here = slice(first, first + part)
+        new = _orthonormal_part(rows[..., here, :], log_lengths[..., here], found)
+        found = new if found is None else _joined(found, new)
+    assert found is not None
+    if k > _BLOCK:
+        early, late = _cut(found, (k - 1) // _BLOCK * _BLOCK)
+        late = _orthonormal_block(_without(late.rows, early), late.log_lengths)
+        found = _joined(early, late._replace(clean=found.clean))
+    return found
+
+
+def _orthonormal_part(rows: Array, log_lengths: Array, before: _Rows | None) -> _Rows:
+    """Orthonormal to the rows of `before` and to one another."""
+    *batch, k, _ = rows.shape
+    if before is not None:
+        rows = _without(rows, before)
+    if k <= _PANEL:
+        return _orthonormal_panel(rows, log_lengths)
+    padding = -k % _PANEL
+    rows = jnp.pad(rows, [(0, 0)] * len(batch) + [(0, padding), (0, 0)])
+    log_lengths = jnp.pad(log_lengths, [(0, 0)] * len(batch) + [(0, padding)])
+
+    def add_panel(i: Array, so_far: _Rows) -> _Rows:  # rows still to come are zero
+        def here(a: Array, axis: int) -> Array:
+            return lax.dynamic_slice_in_dim(a, i * _PANEL, _PANEL, axis)
+
+        new = _orthonormal_panel(_without(here(rows, -2), so_far), here(log_lengths, -1))
+        put = [
+            lax.dynamic_update_slice_in_dim(whole, panel, i * _PANEL, axis)
+            for whole, panel, axis in zip(so_far[:3], new[:3], (-2, -1, -1), strict=True)
+        ]
+        return _Rows(*put, so_far.clean & new.clean)
+
+    start = _Rows(jnp.zeros_like(rows), log_lengths, jnp.zeros_like(log_lengths, bool), jnp.array(True))
+    return _cut(lax.fori_loop(0, (k + padding) // _PANEL, add_panel, start), k)[0]
+
+
+def _orthonormal_panel(rows: Array, log_lengths: Array) -> _Rows:
+    """Its first half, then its second half without that, down to single blocks."""
+    blocks = -(-rows.shape[-2] // _BLOCK)
+    if blocks == 1:
+        return _orthonormal_block(rows, log_lengths)
+    half = blocks // 2 * _BLOCK
+    first = _orthonormal_panel(rows[..., :half, :], log_lengths[..., :half])
+    return _joined(first, _orthonormal_panel(_without(rows[..., half:, :], first), log_lengths[..., half:]))
+
+
+def _orthonormal_block(rows: Array, old_logs: Array) -> _Rows:
+    n = rows.shape[-1]
+    lost = jnp.log(jnp.asarray(resolution(n, rows.dtype), rows.dtype))
+    certain = jnp.minimum(jnp.exp(2 * (0.75 * lost - old_logs)), 0.25)  # see `_elimination`
+    factors, usable, clean = _elimination(rows @ _transposed(rows), certain)
+    rows = factors @ rows
+    square = (rows * rows).sum(-1)  # of rows that were of length one: what underflows here is rounding
+    logs = old_logs + jnp.log(square) / 2
+    gone = logs < lost
+    rows = jnp.where(gone[..., None], 0, rows * lax.rsqrt(jnp.where(gone, 1, square))[..., None])
+    return _Rows(rows, jnp.where(gone, -jnp.inf, logs), usable, clean.all())
+
+
+def _are_gone(found: _Rows) -> Array:
+    return found.log_lengths == -jnp.inf
+
+
+def _joined(a: _Rows, b: _Rows) -> _Rows:
+    rows = jnp.concatenate([a.rows, b.rows], axis=-2)
+    logs, usable = (jnp.concatenate(pair, axis=-1) for pair in zip(a[1:3], b[1:3], strict=True))
+    return _Rows(rows, logs, usable, a.clean & b.clean)
+
+
+def _cut(found: _Rows, at: int) -> tuple[_Rows, _Rows]:
+    rows, logs, usable, clean = found
+    return (
+        _Rows(rows[..., :at, :], logs[..., :at], usable[..., :at], clean),
+        _Rows(rows[..., at:, :], logs[..., at:], usable[..., at:], clean),
+    )
+
+
+@jax.custom_batching.custom_vmap
+def _any_mapped(flag: Array) -> Array:
+    """`flag`, and under `jax.vmap` whether any has it, so that a loop's condition stays one for all.
+
+    With a condition of its own each would have every pass of the loop selected from: a third of its time.
+    """
+    return flag
+
+
+@_any_mapped.def_vmap
+def _(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
+    return _any_mapped(flag.any() if in_batched[0] else flag), False
+
+
+def _are_semiorthogonal(rows: Array) -> Array:
     """Whether products of different rows are below about ε^(1/3), found by adding all rows up with random signs.
 
-    For Q of all rows and z of signs, Q Q^T z - z is, row by row, a sum of these products with signs: small for each of
-    several z only if they are. It costs as much as a row each, where all products would cost half of Gram-Schmidt.
+    For Q of all rows and z of signs, Q Q^T z - z is, row by row, a sum of these products with signs: small only if they
+    are, or if the signs happen to balance them. It costs as much as a row each, where all products would cost half of
+    Gram-Schmidt.
     """
-    size, n = rows.shape[-2:]
-    parts = (*before, rows)
-    draws = np.random.default_rng(0).choice([-1.0, 1.0], size=(sum(q.shape[-2] for q in parts), _PROBES))
-    total, start = jnp.zeros((*rows.shape[:-2], n, _PROBES), rows.dtype), 0
-    for q in parts:
-        signs = jnp.asarray(draws[start : start + q.shape[-2]], rows.dtype)
-        total, start = total + _transposed(q) @ signs, start + q.shape[-2]
-    off = rows @ total - jnp.asarray(draws[-size:], rows.dtype)
-    off = jnp.where((rows == 0).all(-1, keepdims=True), 0, off)
+    signs = jnp.asarray(np.random.default_rng(0).choice([-1.0, 1.0], size=(1, rows.shape[-2])), rows.dtype)
+    off = (signs @ rows) @ _transposed(rows) - signs
+    off = jnp.where((rows == 0).all(-1)[..., None, :], 0, off)
     return (jnp.abs(off) < float(jnp.finfo(rows.dtype).eps) ** (1 / 3)).all()
 
 
@@ -162,27 +225,63 @@ def _elimination(gram: Array, certain: Array) -> tuple[Array, Array, Array]:
     Returns:
       `(factors [*batch, b, b], usable [*batch, b], clean [*batch])`.
     """
-    size, eps = gram.shape[-1], float(jnp.finfo(gram.dtype).eps)
-    later = jnp.arange(size)[:, None]
-    factors = jnp.broadcast_to(jnp.eye(size, dtype=gram.dtype), gram.shape)
     squares = jnp.diagonal(gram, axis1=-2, axis2=-1)
-    usable, pivots = [], []
-    for i in range(size):  # unrolled: a loop's slices cost more than its arithmetic
-        pivot = gram[..., i : i + 1, i : i + 1]
-        safe = pivot > jnp.maximum(eps**0.5 / 16 * squares[..., i], certain[..., i])[..., None, None]
-        pivots.append(pivot[..., 0])
-        usable.append(safe[..., 0])
-        share = jnp.where(safe & (later > i), gram[..., :, i : i + 1] / jnp.where(safe, pivot, 1), 0)
-        gram = gram - share * gram[..., i : i + 1, :]
-        factors = factors - share * factors[..., i : i + 1, :]
-    pivots = jnp.concatenate(pivots, axis=-1)
+    least = jnp.maximum(float(jnp.finfo(gram.dtype).eps) ** 0.5 / 16 * squares, certain)
+    factors, pivots = _eliminated(gram, least)
     clean = (pivots > 0.9 * squares) & (squares > 0.5) | (squares == 0)
-    return factors, jnp.concatenate(usable, axis=-1), clean.all(-1)
+    return factors, pivots > least, clean.all(-1)
 
 
-def _without(rows: Array, q: Array) -> Array:
-    """What of `rows` is beyond the span of the orthonormal rows of `q`, some of which may be zero."""
-    return rows - (rows @ _transposed(q)) @ q
+def _eliminated(gram: Array, least: Array) -> tuple[Array, Array]:
+    """M and the pivots; a row whose pivot is not above `least` is not used.
+
+    [A B^T; B C]: with M A M^T = D, rows of the second half are freed of the first by P = B M^T D^-1 M, which leaves
+    C - P B^T. Products of four numbers are written out as sums: two or three kernels where `@` would be one each.
+    """
+    size = gram.shape[-1]
+    half = _NUMBERS * (-(-size // _NUMBERS) // 2)
+    if not half:
+        return _eliminated_by_number(gram, least)
+    a, b, c = gram[..., :half, :half], gram[..., half:, :half], gram[..., half:, half:]
+    first, first_pivots = _eliminated(a, least[..., :half])
+    used = first_pivots > least[..., :half]
+    over = jnp.where(used, 1 / jnp.where(used, first_pivots, 1), 0)
+    p = _product(_product(b, _transposed(first)) * over[..., None, :], first)
+    second, second_pivots = _eliminated(c - _product(p, _transposed(b)), least[..., half:])
+    above = jnp.concatenate([first, jnp.zeros_like(_transposed(b))], axis=-1)
+    below = jnp.concatenate([-_product(second, p), second], axis=-1)
+    return jnp.concatenate([above, below], axis=-2), jnp.concatenate([first_pivots, second_pivots], axis=-1)
+
+
+def _eliminated_by_number(gram: Array, least: Array) -> tuple[Array, Array]:
+    """Number by number, each an array over the batch: of four rows, the compiler makes one kernel of it all."""
+    size = gram.shape[-1]
+    left = {(i, j): gram[..., i, j] for i in range(size) for j in range(i + 1)}
+    share: dict[tuple[int, int], Array] = {}
+    for j in range(size):
+        used = left[j, j] > least[..., j]
+        over = jnp.where(used, 1 / jnp.where(used, left[j, j], 1), 0)
+        for i in range(j + 1, size):
+            share[i, j] = left[i, j] * over
+            for k in range(j + 1, i + 1):
+                left[i, k] = left[i, k] - share[i, j] * left[k, j]
+    zero = jnp.zeros_like(left[0, 0])
+    factor = {(i, i): zero + 1 for i in range(size)}
+    for i in range(size):
+        for j in range(i):
+            factor[i, j] = -sum((share[i, k] * factor[k, j] for k in range(j, i)), zero)
+    rows = [jnp.stack([factor.get((i, j), zero) for j in range(size)], axis=-1) for i in range(size)]
+    return jnp.stack(rows, axis=-2), jnp.stack([left[i, i] for i in range(size)], axis=-1)
+
+
+def _product(a: Array, b: Array) -> Array:
+    return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
+
+
+def _without(rows: Array, found: _Rows) -> Array:
+    """What of `rows` is beyond the span of the usable rows of `found`, orthonormal or zero."""
+    shares = jnp.where(found.usable[..., None, :], rows @ _transposed(found.rows), 0)
+    return rows - shares @ found.rows
 
 
 def _transposed(matrix: Array) -> Array:
