@@ -65,122 +65,114 @@ def orthonormalise(rows: Array, *, semi: bool = False) -> tuple[Array, Array]:
     rows, log_scales = _unit(rows)
     if rows.shape[-2] == 1:
         return rows, log_scales
+    lost = 2 * jnp.log(jnp.asarray(resolution(rows.shape[-1], rows.dtype), rows.dtype))
 
     def unfinished(state: tuple[Array, Array, Array, Array]) -> Array:
         _, _, passes, unclean = state
         return (passes < (1 if semi else 2)) | (unclean & (passes < _MOST_PASSES))
 
     def another_pass(state: tuple[Array, Array, Array, Array]):
-        rows, log_lengths, passes, _ = state  # rows of length one, or zero
-        found = _pass(rows, log_lengths)
-        clean = found.clean
+        rows, logs, passes, _ = state  # rows of length one, or zero
+        least = jnp.exp(lost - 2 * logs)
+        rows, found = _pass(rows, least)
+        gone = found.squares < least
+        logs = jnp.where(gone, -jnp.inf, logs + jnp.log(found.squares) / 2)
+        clean = found.clean.all()
         if semi:
-            clean = clean | (found.usable | _are_gone(found)).all() & _are_semiorthogonal(found.rows)
-        return found.rows, found.log_lengths, passes + 1, _any_mapped(~clean)
+            clean = clean | (found.usable | gone).all() & _are_semiorthogonal(rows, gone)
+        return rows, logs, passes + 1, _any_mapped(~clean)
 
     start = rows, jnp.zeros_like(log_scales), jnp.array(0), jnp.array(False)
     q, log_lengths, _, _ = lax.while_loop(unfinished, another_pass, start)
     return q, log_lengths + log_scales
 
 
-class _Rows(NamedTuple):
-    """What a pass leaves of rows that were of length one, or zero.
+class _Found(NamedTuple):
+    """Of rows that were of length one, or zero, at the start of a pass, each `[*batch, k]`.
 
     Attributes:
-      rows: `[*batch, k, n]`, of length one, or zero.
-      log_lengths: `[*batch, k]`, log of what was left of each over all passes; -inf where it is gone.
-      usable: `[*batch, k]`, rows that the later ones were freed of (see `_elimination`).
-      clean: scalar, whether they were orthogonal before.
+      usable: whether later rows were freed of it (see `_elimination`).
+      clean: whether it was orthogonal to those before it in its block.
+      squares: of the length of what was left of it.
     """
 
-    rows: Array
-    log_lengths: Array
     usable: Array
     clean: Array
+    squares: Array
 
 
-def _pass(rows: Array, log_lengths: Array) -> _Rows:
-    """Gram-Schmidt, the last block twice."""
+class _Basis(NamedTuple):
+    rows: Array  # [*batch, k, n], orthonormal or zero
+    usable: Array  # [*batch, k]
+
+
+def _pass(rows: Array, least: Array) -> tuple[Array, _Found]:
+    """Gram-Schmidt, the last block twice. Of rows whose square falls below `least` nothing is left."""
     k = rows.shape[-2]
-    part = _PANEL * -(-k // (_PANEL * _MOST_PARTS))
-    found: _Rows | None = None
-    for first in range(0, k, part):
-        here = slice(first, first + part)
-        new = _orthonormal_part(rows[..., here, :], log_lengths[..., here], found)
-        found = new if found is None else _joined(found, new)
-    assert found is not None
-    if k > _BLOCK:
-        early, late = _cut(found, (k - 1) // _BLOCK * _BLOCK)
-        late = _orthonormal_block(_without(late.rows, early), late.log_lengths)
-        found = _joined(early, late._replace(clean=found.clean))
-    return found
+    part, looped = _PANEL, 0
+    if k > _PANEL * _MOST_PARTS:
+        looped = (k - 1) // _PANEL * _PANEL
+        part = _PANEL * -(-looped // (_PANEL * _MOST_PARTS))
+    starts = [*range(0, looped, part), *range(looped, k, _PANEL)]
+    before: tuple[_Basis, ...] = ()
+    found: list[_Found] = []
+    for start, end in zip(starts, [*starts[1:], k], strict=True):
+        new, limits = rows[..., start:end, :], least[..., start:end]
+        for basis in before:
+            new = _without(new, basis)
+        new, its = _in_panels(new, limits) if end <= looped else _panel(new, limits, before, last=end == k)
+        before, found = (*before, _Basis(new, its.usable)), [*found, its]
+    return _joined([basis.rows for basis in before], -2), _all_found(found)
 
 
-def _orthonormal_part(rows: Array, log_lengths: Array, before: _Rows | None) -> _Rows:
-    """Orthonormal to the rows of `before` and to one another."""
-    *batch, k, _ = rows.shape
-    if before is not None:
-        rows = _without(rows, before)
-    if k <= _PANEL:
-        return _orthonormal_panel(rows, log_lengths)
-    padding = -k % _PANEL
-    rows = jnp.pad(rows, [(0, 0)] * len(batch) + [(0, padding), (0, 0)])
-    log_lengths = jnp.pad(log_lengths, [(0, 0)] * len(batch) + [(0, padding)])
+def _in_panels(rows: Array, least: Array) -> tuple[Array, _Found]:
+    """A multiple of a panel's rows, in a loop."""
 
-    def add_panel(i: Array, so_far: _Rows) -> _Rows:  # rows still to come are zero
-        def here(a: Array, axis: int) -> Array:
-            return lax.dynamic_slice_in_dim(a, i * _PANEL, _PANEL, axis)
+    def add_panel(i: Array, state: tuple[Array, _Found]):
+        q, found = state  # rows of q still to come are zero
+        new = _without(lax.dynamic_slice_in_dim(rows, i * _PANEL, _PANEL, -2), _Basis(q, found.usable))
+        new, its = _panel(new, lax.dynamic_slice_in_dim(least, i * _PANEL, _PANEL, -1))
+        q = lax.dynamic_update_slice_in_dim(q, new, i * _PANEL, -2)
+        put = [lax.dynamic_update_slice_in_dim(*pair, i * _PANEL, -1) for pair in zip(found, its, strict=True)]
+        return q, _Found(*put)
 
-        new = _orthonormal_panel(_without(here(rows, -2), so_far), here(log_lengths, -1))
-        put = [
-            lax.dynamic_update_slice_in_dim(whole, panel, i * _PANEL, axis)
-            for whole, panel, axis in zip(so_far[:3], new[:3], (-2, -1, -1), strict=True)
-        ]
-        return _Rows(*put, so_far.clean & new.clean)
-
-    start = _Rows(jnp.zeros_like(rows), log_lengths, jnp.zeros_like(log_lengths, bool), jnp.array(True))
-    return _cut(lax.fori_loop(0, (k + padding) // _PANEL, add_panel, start), k)[0]
+    no = jnp.zeros_like(least, bool)
+    return lax.fori_loop(0, rows.shape[-2] // _PANEL, add_panel, (jnp.zeros_like(rows), _Found(no, no, least)))
 
 
-def _orthonormal_panel(rows: Array, log_lengths: Array) -> _Rows:
+def _panel(rows: Array, least: Array, before: tuple[_Basis, ...] = (), last: bool = False) -> tuple[Array, _Found]:
     """Its first half, then its second half without that, down to single blocks."""
     blocks = -(-rows.shape[-2] // _BLOCK)
     if blocks == 1:
-        return _orthonormal_block(rows, log_lengths)
+        return _block(rows, least, before if last else ())
     half = blocks // 2 * _BLOCK
-    first = _orthonormal_panel(rows[..., :half, :], log_lengths[..., :half])
-    return _joined(first, _orthonormal_panel(_without(rows[..., half:, :], first), log_lengths[..., half:]))
+    first, its = _panel(rows[..., :half, :], least[..., :half])
+    basis = _Basis(first, its.usable)
+    second, others = _panel(_without(rows[..., half:, :], basis), least[..., half:], (*before, basis), last)
+    return _joined([first, second], -2), _all_found([its, others])
 
 
-def _orthonormal_block(rows: Array, old_logs: Array) -> _Rows:
-    n = rows.shape[-1]
-    lost = jnp.log(jnp.asarray(resolution(n, rows.dtype), rows.dtype))
-    certain = jnp.minimum(jnp.exp(2 * (0.75 * lost - old_logs)), 0.25)  # see `_elimination`
+def _block(rows: Array, least: Array, again_without: tuple[_Basis, ...] = ()) -> tuple[Array, _Found]:
+    certain = jnp.minimum(least / resolution(rows.shape[-1], rows.dtype) ** 0.5, 0.25)  # see `_elimination`
     factors, usable, clean = _elimination(rows @ _transposed(rows), certain)
     rows = factors @ rows
-    square = (rows * rows).sum(-1)  # of rows that were of length one: what underflows here is rounding
-    logs = old_logs + jnp.log(square) / 2
-    gone = logs < lost
-    rows = jnp.where(gone[..., None], 0, rows * lax.rsqrt(jnp.where(gone, 1, square))[..., None])
-    return _Rows(rows, jnp.where(gone, -jnp.inf, logs), usable, clean.all())
+    squares = (rows * rows).sum(-1)  # of rows that were of length one: what underflows here is rounding
+    gone = squares < least
+    rows = jnp.where(gone[..., None], 0, rows * lax.rsqrt(jnp.where(gone, 1, squares))[..., None])
+    if again_without:
+        for basis in again_without:
+            rows = _without(rows, basis)
+        rows, its = _block(rows, jnp.where(gone, 1, least / squares))
+        usable, squares = its.usable, jnp.where(gone, squares, squares * its.squares)
+    return rows, _Found(usable, clean, squares)
 
 
-def _are_gone(found: _Rows) -> Array:
-    return found.log_lengths == -jnp.inf
+def _all_found(parts: list[_Found]) -> _Found:
+    return _Found(*(_joined(list(each), -1) for each in zip(*parts, strict=True)))
 
 
-def _joined(a: _Rows, b: _Rows) -> _Rows:
-    rows = jnp.concatenate([a.rows, b.rows], axis=-2)
-    logs, usable = (jnp.concatenate(pair, axis=-1) for pair in zip(a[1:3], b[1:3], strict=True))
-    return _Rows(rows, logs, usable, a.clean & b.clean)
-
-
-def _cut(found: _Rows, at: int) -> tuple[_Rows, _Rows]:
-    rows, logs, usable, clean = found
-    return (
-        _Rows(rows[..., :at, :], logs[..., :at], usable[..., :at], clean),
-        _Rows(rows[..., at:, :], logs[..., at:], usable[..., at:], clean),
-    )
+def _joined(parts: list[Array], axis: int) -> Array:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis)
 
 
 @jax.custom_batching.custom_vmap
@@ -197,7 +189,7 @@ def _(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]
     return _any_mapped(flag.any() if in_batched[0] else flag), False
 
 
-def _are_semiorthogonal(rows: Array) -> Array:
+def _are_semiorthogonal(rows: Array, gone: Array) -> Array:
     """Whether products of different rows are below about ε^(1/3), found by adding all rows up with random signs.
 
     For Q of all rows and z of signs, Q Q^T z - z is, row by row, a sum of these products with signs: small only if they
@@ -205,8 +197,7 @@ def _are_semiorthogonal(rows: Array) -> Array:
     Gram-Schmidt.
     """
     signs = jnp.asarray(np.random.default_rng(0).choice([-1.0, 1.0], size=(1, rows.shape[-2])), rows.dtype)
-    off = (signs @ rows) @ _transposed(rows) - signs
-    off = jnp.where((rows == 0).all(-1)[..., None, :], 0, off)
+    off = jnp.where(gone, 0, ((signs @ rows) @ _transposed(rows) - signs)[..., 0, :])
     return (jnp.abs(off) < float(jnp.finfo(rows.dtype).eps) ** (1 / 3)).all()
 
 
@@ -223,13 +214,13 @@ def _elimination(gram: Array, certain: Array) -> tuple[Array, Array, Array]:
       certain: `[*batch, b]`, pivots above this are not nothing: what is left of the row over all passes is far from
         rounding, or the row has not become much shorter in this one.
     Returns:
-      `(factors [*batch, b, b], usable [*batch, b], clean [*batch])`.
+      `(factors [*batch, b, b], usable [*batch, b], clean [*batch, b])`.
     """
     squares = jnp.diagonal(gram, axis1=-2, axis2=-1)
     least = jnp.maximum(float(jnp.finfo(gram.dtype).eps) ** 0.5 / 16 * squares, certain)
     factors, pivots = _eliminated(gram, least)
     clean = (pivots > 0.9 * squares) & (squares > 0.5) | (squares == 0)
-    return factors, pivots > least, clean.all(-1)
+    return factors, pivots > least, clean
 
 
 def _eliminated(gram: Array, least: Array) -> tuple[Array, Array]:
@@ -278,10 +269,10 @@ def _product(a: Array, b: Array) -> Array:
     return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
 
 
-def _without(rows: Array, found: _Rows) -> Array:
-    """What of `rows` is beyond the span of the usable rows of `found`, orthonormal or zero."""
-    shares = jnp.where(found.usable[..., None, :], rows @ _transposed(found.rows), 0)
-    return rows - shares @ found.rows
+def _without(rows: Array, basis: _Basis) -> Array:
+    """What of `rows` is beyond the span of the usable rows of a basis."""
+    shares = rows @ _transposed(jnp.where(basis.usable[..., None], basis.rows, 0))
+    return rows - shares @ basis.rows
 
 
 def _transposed(matrix: Array) -> Array:
@@ -290,9 +281,20 @@ def _transposed(matrix: Array) -> Array:
 
 def _unit(rows: Array) -> tuple[Array, Array]:
     """Each row over its length, and the log of that; a zero row stays zero, its log is -inf."""
-    largest = jnp.abs(rows).max(-1, keepdims=True)
-    zero = largest < jnp.finfo(rows.dtype).tiny  # XLA flushes subnormals; NaN is not zero
-    scale = jnp.where(zero, 1, jnp.minimum(largest, jnp.finfo(rows.dtype).max / 8))
-    rows = rows * (1 / scale)
-    length = jnp.where(zero, 1, jnp.sqrt((rows * rows).sum(-1, keepdims=True)))
-    return rows * (1 / length), jnp.where(zero, -jnp.inf, jnp.log(length) + jnp.log(scale))[..., 0]
+    info = jnp.finfo(rows.dtype)
+    squares = (rows * rows).sum(-1)
+    odd = (squares < float(info.tiny) / float(info.eps) ** 2) | (squares > info.max / 8)  # and no NaN
+
+    def by_largest(state: tuple[Array, Array, Array, Array]):
+        rows, _, _, _ = state
+        largest = jnp.abs(rows).max(-1)
+        # XLA flushes subnormals: they count as zero
+        scale = jnp.where(largest < info.tiny, 1, jnp.minimum(largest, info.max / 8))
+        rows = rows * jnp.where(largest < info.tiny, 0, 1 / scale)[..., None]
+        return rows, (rows * rows).sum(-1), jnp.log(scale), jnp.array(False)
+
+    start = rows, squares, jnp.zeros_like(squares), _any_mapped(odd.any())
+    rows, squares, log_scales, _ = lax.while_loop(lambda state: state[3], by_largest, start)
+    zero = squares == 0
+    rows = rows * lax.rsqrt(jnp.where(zero, 1, squares))[..., None]
+    return rows, jnp.where(zero, -jnp.inf, jnp.log(squares) / 2 + log_scales)
