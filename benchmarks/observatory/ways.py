@@ -1,6 +1,7 @@
-"""The contestants of the observatory: the same exponents, organised in seven ways."""
+"""The contestants of the observatory: the same exponents, organised in eight ways."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 import rnnjax
 from benchmarks import harness
 from benchmarks.observatory.networks import Networks
+from benchmarks.observatory.processes import Workers
 from rnnjax import gradients, sharding
 
 TASKS = ("spectrum", "leading")
@@ -48,6 +50,7 @@ def contestants(networks: Networks, devices: int, at_once: int, compiles: int = 
     if devices > 1:
         name = f"one program, {groups}, {devices} devices"
         ways.insert(2, (name, lambda t: one_program(networks, t, devices, at_once, compiles, ALONE), whole))
+        ways.insert(3, (f"one program, {groups}, {devices} processes", in_processes(networks, devices, at_once), whole))
     return [Counted(harness.Contestant(name, _tasks(program)), count) for name, program, count in ways]
 
 
@@ -58,8 +61,9 @@ def one_program(
     at_once: int | None = None,
     compiles: int = 2,
     options: Mapping[str, Any] | None = None,
+    share: list[int] | None = None,
 ) -> harness.Program:
-    """`vmap` over networks, or so many at once, on each device its share."""
+    """`vmap` over networks, or so many at once, on each device its share; of all networks, or those in `share`."""
     cell, size = rnnjax.Elman(networks.hidden), networks.hidden
 
     def exponents(w_h: Array, xs: Array) -> Array:
@@ -71,7 +75,7 @@ def one_program(
         )
         return found.exponents
 
-    given = [networks.network(index) for index in range(len(networks))]
+    given = [networks.network(index) for index in (range(len(networks)) if share is None else share)]
     w_h, xs = (jnp.asarray(np.stack(each)) for each in zip(*given, strict=True))
     mesh = None
     if devices > 1:
@@ -86,6 +90,20 @@ def one_program(
         devices=devices,
         compiler_options=options,
     )
+
+
+def in_processes(networks: Networks, count: int, at_once: int) -> Callable[[str], harness.Program]:
+    """The same in processes of their own."""
+
+    def program(task: str) -> harness.Program:
+        workers = Workers(functools.partial(_of_share, at_once=at_once), networks, task, count)
+        return harness.Program(workers.call, lambda result: _all_and_few(networks, result, task), workers.costs[0])
+
+    return program
+
+
+def _of_share(networks: Networks, task: str, share: list[int], at_once: int) -> harness.Program:
+    return one_program(networks, task, at_once=at_once, compiles=1, options=ALONE, share=share)
 
 
 Factor = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
