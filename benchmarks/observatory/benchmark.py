@@ -40,6 +40,8 @@ class Options(harness.CommonOptions):
     """Length T [steps]."""
     at_once: int = 16
     """How many networks a device has in hand, where it does not do all at once [count]."""
+    processes: int = 2
+    """Over how many processes the networks are spread, a core each; below 2 none of that kind takes part [count]."""
     few: int = 4
     """How many networks the slow contestants are run on [count]."""
 
@@ -73,7 +75,7 @@ def _measure(run: harness.Run[Options]) -> None:
                 interval = min(interval, o.wide_interval)
             networks = Networks(hidden, k, gains, seeds, o.steps, interval, o.few)
             where: dict[str, Any] = {"H": hidden, "k": k, "interval": interval, "networks": len(networks), "T": o.steps}
-            made = contestants(networks, o.devices, o.at_once, compiles=1)
+            made = contestants(networks, o.devices, o.processes, o.at_once, compiles=1)
             entries, _ = run.contest(where, [each.contestant for each in made])
             rows = [{**entry.row(), "networks": each.networks} for each, entry in zip(made, entries, strict=True)]
             run.add({**where, "contestants": rows})

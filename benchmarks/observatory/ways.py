@@ -31,7 +31,7 @@ class Counted:
     networks: int
 
 
-def contestants(networks: Networks, devices: int, at_once: int, compiles: int = 2) -> list[Counted]:
+def contestants(networks: Networks, devices: int, processes: int, at_once: int, compiles: int = 2) -> list[Counted]:
     """One program for all first: it is the reference."""
     whole, few, seldom = len(networks), len(networks.chosen()), networks.interval
     groups = f"{at_once} at once"
@@ -47,10 +47,12 @@ def contestants(networks: Networks, devices: int, at_once: int, compiles: int = 
         ("NumPy, QR as seldom", lambda task: one_by_one(networks, task, seldom, numpy_qr), few),
         ("NumPy, networks stacked", lambda task: stacked(networks, task), whole),
     ]
+    if processes > 1:
+        name = f"one program, {groups}, {processes} processes"
+        ways.insert(2, (name, in_processes(networks, processes, at_once), whole))
     if devices > 1:
         name = f"one program, {groups}, {devices} devices"
         ways.insert(2, (name, lambda t: one_program(networks, t, devices, at_once, compiles, ALONE), whole))
-        ways.insert(3, (f"one program, {groups}, {devices} processes", in_processes(networks, devices, at_once), whole))
     return [Counted(harness.Contestant(name, _tasks(program)), count) for name, program, count in ways]
 
 

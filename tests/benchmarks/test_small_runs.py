@@ -83,14 +83,14 @@ def test_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_observatory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--hidden", "4", "--shares", "1", "--intervals", "2", "--gains", "2", "--seeds", "1", "--steps", "8"]
-    arguments += ["--few", "1", "--devices", "2"]
+    arguments += ["--few", "1", "--devices", "2", "--processes", "1", "--at-once", "1"]
     result = launched(observatory.BENCHMARK, arguments, tmp_path, monkeypatch)
     rows = by_name(result["points"][0])
-    for name in ("NumPy", "SciPy", "NumPy, QR as seldom", "NumPy, networks stacked"):
+    for name in ("one program, 1 at once", "NumPy", "SciPy", "NumPy, QR as seldom", "NumPy, networks stacked"):
         for task in ("spectrum", "leading"):
             assert f"{task}: equal to one program" in rows[name]["checked"], name
             assert rows[name]["tasks"][task]["median_ms"] > 0
-    assert "devices are asked for" in rows["one program, 2 devices"]["left_out"]
+    assert "devices are asked for" in rows["one program, 1 at once, 2 devices"]["left_out"]
 
 
 def test_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
