@@ -21,13 +21,9 @@ class Options(harness.CommonOptions):
     """Widths H [units]."""
     shares: tuple[float, ...] = (0.25, 1.0)
     """Shares of the H exponents that are asked for [1]."""
-    intervals: tuple[int, ...] = (10, 3)
-    """For each share: steps from one orthonormalisation to the next; exponents must not spread by more than 30 nats
-    over them [steps]."""
-    wide: int = 128
-    """From this width on some direction shrinks by over 10 nats in some step [units], so that ..."""
-    wide_interval: int = 2
-    """... all exponents are made orthonormal every so many steps at most [steps]."""
+    intervals: tuple[int, ...] = (10, 2)
+    """For each share: steps from one orthonormalisation to the next. Of all exponents the smallest is 16 nats and more
+    behind the largest after three [steps]."""
     gain_low: float = 0.8
     """Smallest gain of W [1]."""
     gain_high: float = 1.7
@@ -47,7 +43,7 @@ class Options(harness.CommonOptions):
 
     def check(self) -> None:
         super().check()
-        for name in ("gains", "seeds", "at_once", "few", "wide", "wide_interval"):
+        for name in ("gains", "seeds", "at_once", "few"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}; give 1 or more.")
         for name in ("hidden", "intervals"):
@@ -71,8 +67,6 @@ def _measure(run: harness.Run[Options]) -> None:
     for hidden in o.hidden:
         for share, interval in zip(o.shares, o.intervals, strict=True):
             k = math.ceil(share * hidden)
-            if k == hidden >= o.wide:
-                interval = min(interval, o.wide_interval)
             networks = Networks(hidden, k, gains, seeds, o.steps, interval, o.few)
             where: dict[str, Any] = {"H": hidden, "k": k, "interval": interval, "networks": len(networks), "T": o.steps}
             made = contestants(networks, o.devices, o.processes, o.at_once, compiles=1)
