@@ -15,6 +15,7 @@ leading one alone. Contestants:
   ..., n at once                   groups that fit a core's cache, one after the other; nothing cut over threads
   ..., n at once, 2 devices        each device its share of the networks
   ..., n at once, 2 processes      each process its share, with a core and one thread of XLA's
+  the products alone               the same of the products with W and nothing else: the floor
   NumPy                            a loop over networks and steps, `np.linalg.qr` at every step
   SciPy                            the same with `scipy.linalg.qr`, economic, in place, unchecked
   NumPy, QR as seldom              ... as in the program, which a plain loop leaves to its reader

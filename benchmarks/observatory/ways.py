@@ -19,6 +19,7 @@ from benchmarks.observatory.processes import Workers
 from rnnjax import gradients, sharding
 
 TASKS = ("spectrum", "leading")
+FLOOR = "the products alone"
 ALONE = {"xla_cpu_multi_thread_eigen": False}
 """Small products and kernels are not cut over the threads that another device wants; on by default."""
 
@@ -49,11 +50,43 @@ def contestants(networks: Networks, devices: int, processes: int, at_once: int, 
     ]
     if processes > 1:
         name = f"one program, {groups}, {processes} processes"
-        ways.insert(2, (name, in_processes(networks, processes, at_once), whole))
+        ways.insert(2, (name, in_processes(networks, processes, at_once, _exponents), whole))
     if devices > 1:
         name = f"one program, {groups}, {devices} devices"
         ways.insert(2, (name, lambda t: one_program(networks, t, devices, at_once, compiles, ALONE), whole))
-    return [Counted(harness.Contestant(name, _tasks(program)), count) for name, program, count in ways]
+    made = [Counted(harness.Contestant(name, _tasks(program)), count) for name, program, count in ways]
+    if processes > 1:
+        floor = _tasks(in_processes(networks, processes, at_once, _products))
+        made.append(Counted(harness.Contestant(FLOOR, floor, unchecked="no exponents: the floor"), whole))
+    return made
+
+
+Way = Callable[[Networks, str, Array, Array], Array]
+"""`(networks, task, w_h, xs)` of one network, to its exponents."""
+
+
+def _exponents(networks: Networks, task: str, w_h: Array, xs: Array) -> Array:
+    cell, size = rnnjax.Elman(networks.hidden), networks.hidden
+    params = rnnjax.ElmanParams(jnp.eye(size), w_h, jnp.zeros(size))
+    if task == "leading":
+        return gradients.leading_exponent(cell, params, None, xs).exponent[None]
+    found = gradients.lyapunov_spectrum(
+        cell, params, None, xs, k=networks.exponents, transient=_uneven(networks), interval=networks.interval
+    )
+    return found.exponents
+
+
+def _products(networks: Networks, task: str, w_h: Array, xs: Array) -> Array:
+    """What no way can do without: a step's products with W, of the state and of the perturbations."""
+    k = 1 if task == "leading" else networks.exponents
+
+    def one_step(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+        h, rows = state
+        return (h @ w_h, rows @ w_h), None
+
+    start = xs[0], jnp.asarray(_first(networks, k))
+    (h, rows), _ = jax.lax.scan(one_step, start, length=networks.steps)
+    return rows.sum(-1) + h.sum()
 
 
 def one_program(
@@ -64,19 +97,9 @@ def one_program(
     compiles: int = 2,
     options: Mapping[str, Any] | None = None,
     share: list[int] | None = None,
+    way: Way = _exponents,
 ) -> harness.Program:
     """`vmap` over networks, or so many at once, on each device its share; of all networks, or those in `share`."""
-    cell, size = rnnjax.Elman(networks.hidden), networks.hidden
-
-    def exponents(w_h: Array, xs: Array) -> Array:
-        params = rnnjax.ElmanParams(jnp.eye(size), w_h, jnp.zeros(size))
-        if task == "leading":
-            return gradients.leading_exponent(cell, params, None, xs).exponent[None]
-        found = gradients.lyapunov_spectrum(
-            cell, params, None, xs, k=networks.exponents, transient=_uneven(networks), interval=networks.interval
-        )
-        return found.exponents
-
     given = [networks.network(index) for index in (range(len(networks)) if share is None else share)]
     w_h, xs = (jnp.asarray(np.stack(each)) for each in zip(*given, strict=True))
     mesh = None
@@ -84,7 +107,7 @@ def one_program(
         mesh = _mesh(len(networks), devices)
         w_h, xs = sharding.place((w_h, xs), mesh, 0)
     return harness.compiled(
-        sharding.spread(exponents, mesh, at_once=at_once),
+        sharding.spread(functools.partial(way, networks, task), mesh, at_once=at_once),
         w_h,
         xs,
         shared=lambda result: _all_and_few(networks, np.asarray(result), task),
@@ -94,18 +117,18 @@ def one_program(
     )
 
 
-def in_processes(networks: Networks, count: int, at_once: int) -> Callable[[str], harness.Program]:
+def in_processes(networks: Networks, count: int, at_once: int, way: Way) -> Callable[[str], harness.Program]:
     """The same in processes of their own."""
 
     def program(task: str) -> harness.Program:
-        workers = Workers(functools.partial(_of_share, at_once=at_once), networks, task, count)
+        workers = Workers(functools.partial(_of_share, at_once=at_once, way=way), networks, task, count)
         return harness.Program(workers.call, lambda result: _all_and_few(networks, result, task), workers.costs[0])
 
     return program
 
 
-def _of_share(networks: Networks, task: str, share: list[int], at_once: int) -> harness.Program:
-    return one_program(networks, task, at_once=at_once, compiles=1, options=ALONE, share=share)
+def _of_share(networks: Networks, task: str, share: list[int], at_once: int, way: Way) -> harness.Program:
+    return one_program(networks, task, at_once=at_once, compiles=1, options=ALONE, share=share, way=way)
 
 
 Factor = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
