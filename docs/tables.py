@@ -116,6 +116,24 @@ def sweep() -> list[list[str]]:
     return table
 
 
+def observatory() -> list[list[str]]:
+    """How many networks in the time of the plain NumPy loop's one; the leading exponent is measured twice a width."""
+    points = json.loads((RESULTS / "observatory.json").read_text())["points"]
+    found: dict[tuple[int, str], list[dict[str, float]]] = {}
+    for point in points:
+        asked = f"{point['k']}, every {point['interval']} steps"
+        for task, what in (("spectrum", asked), ("leading", "the leading one")):
+            ms = {row["name"]: row["tasks"][task]["median_ms"] / row["networks"] for row in point["contestants"]}
+            found.setdefault((point["H"], what), []).append({name: ms["NumPy"] / time for name, time in ms.items()})
+    table = [["H", "exponents", "one device", "two devices", "two processes", "floor", "NumPy, stacked"]]
+    groups = "one program, 16 at once"
+    shown = (groups, f"{groups}, 2 devices", f"{groups}, 2 processes", "the products alone", "NumPy, networks stacked")
+    for (size, what), measured in sorted(found.items(), key=lambda item: item[0][0]):
+        cells = [" and ".join(f"{ratios[name]:.3g}" for ratios in measured) for name in shown]
+        table.append([str(size), what, *cells])
+    return table
+
+
 def tried() -> list[list[str]]:
     """How many times as fast as the engine, or the product, as it is: geometric mean, worst and best point."""
     found: dict[tuple[str, str], list[float]] = {}
@@ -190,7 +208,7 @@ RESULTS = DOCS.parent / "benchmarks" / "results"
 PAGES = (DOCS.parent / "README.md", RESULTS / "README.md")
 OF_EXPERIMENTS = {"gradient_decay": gradient_decay, "statland": statland, "stocks": stocks, "text": text}
 OF_SEVERAL = {"learning": learning, "peers": peers, "scan_vs_loop": scan_vs_loop, "doors": doors, "sweep": sweep}
-OF_SEVERAL |= {"tried": tried, "training": training}
+OF_SEVERAL |= {"tried": tried, "training": training, "observatory": observatory}
 
 
 def table_of(name: str) -> list[list[str]]:
