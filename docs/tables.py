@@ -118,15 +118,19 @@ def sweep() -> list[list[str]]:
 
 def observatory() -> list[list[str]]:
     """How many networks in the time of the plain NumPy loop's one; the leading exponent is measured twice a width."""
-    points = json.loads((RESULTS / "observatory.json").read_text())["points"]
+    paths = sorted(RESULTS.glob("observatory*.json"))
+    points = [point for path in paths for point in json.loads(path.read_text())["points"]]
     found: dict[tuple[int, str], list[dict[str, float]]] = {}
     for point in points:
         asked = f"{point['k']}, every {point['interval']} steps"
         for task, what in (("spectrum", asked), ("leading", "the leading one")):
-            ms = {row["name"]: row["tasks"][task]["median_ms"] / row["networks"] for row in point["contestants"]}
+            ms = {
+                re.sub(r", \d+ at once", ", in groups", row["name"]): row["tasks"][task]["median_ms"] / row["networks"]
+                for row in point["contestants"]
+            }
             found.setdefault((point["H"], what), []).append({name: ms["NumPy"] / time for name, time in ms.items()})
     table = [["H", "exponents", "one device", "two devices", "two processes", "floor", "NumPy, stacked"]]
-    groups = "one program, 16 at once"
+    groups = "one program, in groups"
     shown = (groups, f"{groups}, 2 devices", f"{groups}, 2 processes", "the products alone", "NumPy, networks stacked")
     for (size, what), measured in sorted(found.items(), key=lambda item: item[0][0]):
         cells = [" and ".join(f"{ratios[name]:.3g}" for ratios in measured) for name in shown]
