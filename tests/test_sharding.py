@@ -83,3 +83,19 @@ def test_errors_say_what_to_do():
         sharding.setup_process(device_count=0)
     with pytest.raises(ValueError, match="2 entries for 1"):
         sharding.value_and_grad(lambda p, x: x.sum(), mesh, batch_axes=(0, 1))(params, np.ones((2, 2)))
+
+
+def test_runs_in_groups_are_the_runs():
+    """Seven runs, three at once: the last group is not full, and each result stands where its run stood."""
+    starts, rates = jnp.arange(7.0), jnp.linspace(0.1, 0.7, 7)
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    for where in (None, mesh):
+        found = sharding.spread(lambda start, rate: {"end": start * rate}, where, at_once=3)(starts, rates)
+        np.testing.assert_allclose(found["end"], starts * rates, rtol=1e-15)
+
+
+def test_groups_hold_as_many_runs_as_asked():
+    """What is mapped over at once is three runs, not seven."""
+    program = sharding.spread(lambda run: run @ jnp.ones((2, 2)), at_once=3)
+    text = program.lower(jnp.ones((7, 2))).as_text()  # pyright: ignore[reportFunctionMemberAccess]
+    assert "tensor<3x2x" in text or "tensor<3x2>" in text

@@ -140,3 +140,15 @@ def test_semi_measures_what_it_needs():
     for each, found, found_logs in zip(rows, q, logs, strict=True):
         assert np.abs(found @ found.T - np.eye(24)).max() < 1e-5
         np.testing.assert_allclose(found_logs, in_extended_precision(each)[1], rtol=0, atol=1e-6)
+
+
+def test_one_that_needs_another_pass_gets_it_under_vmap():
+    """The passes of a loop are shared by all that are mapped over: by the one of three that needs them, too."""
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(3, 16, 16))
+    rows[1, 1] = rows[1, 0] + 1e-6 * rows[1, 1]
+    rows[1, 5] = rows[1, 4] + rows[1, 1] + 1e-9 * rows[1, 5]
+    run = jax.jit(jax.vmap(lambda each: orthonormalise(each, semi=True)), compiler_options=QUICKLY)
+    for each, found, found_logs in zip(rows, *run(rows), strict=True):
+        assert np.abs(found @ found.T - np.eye(16)).max() < 1e-5
+        np.testing.assert_allclose(found_logs, in_extended_precision(each)[1], rtol=0, atol=1e-6)
