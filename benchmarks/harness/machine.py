@@ -30,7 +30,7 @@ def machine() -> dict[str, Any]:
         "platform": devices[0].platform,
         "device_kind": devices[0].device_kind,
         "device_count": len(devices),
-        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+        "matmul_precision": jax.config.jax_default_matmul_precision or "default",  # pyright: ignore  (defined at run time)
         "torch_threads": torch.get_num_threads() if torch else None,
         "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         "versions": versions(),
