@@ -117,7 +117,7 @@ def sweep() -> list[list[str]]:
 
 
 def observatory() -> list[list[str]]:
-    """How many networks in the time of the plain NumPy loop's one; the leading exponent is measured twice a width."""
+    """How many networks in the time of the plain NumPy loop's one; the leading exponent is measured at every point."""
     paths = sorted(RESULTS.glob("observatory*.json"))
     points = [point for path in paths for point in json.loads(path.read_text())["points"]]
     found: dict[tuple[int, str], list[dict[str, float]]] = {}
