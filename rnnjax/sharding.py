@@ -201,6 +201,8 @@ def spread(
         group that fits the core's own cache (1 MiB, say) is faster than more, and one of a few runs slower.
     Returns:
       `(*arguments) -> results`, every leaf with a leading axis `[R]`, R any number; every device has all results.
+    Raises:
+      ValueError: `at_once` below 1.
 
     Example:
 
@@ -208,6 +210,8 @@ def spread(
       >>> spread(lambda rate: 10 * rate, make_mesh(jax.devices()[:1]))(rates).round(1).tolist()
       [1.0, 2.0, 3.0]
     """
+    if at_once is not None and at_once < 1:
+        raise ValueError(f"at_once is {at_once}; give the number of runs in a group, 1 or more, or None for all.")
 
     def on_a_device(*arguments: PyTree) -> PyTree:
         if at_once is None:

@@ -81,6 +81,8 @@ def test_errors_say_what_to_do():
         sharding.unroll(cell, params, None, jnp.ones((4, 2)), mesh=mesh)
     with pytest.raises(ValueError, match="device_count is 0"):
         sharding.setup_process(device_count=0)
+    with pytest.raises(ValueError, match="at_once is 0; give the number of runs"):
+        sharding.spread(lambda x: x, mesh, at_once=0)
     with pytest.raises(ValueError, match="2 entries for 1"):
         sharding.value_and_grad(lambda p, x: x.sum(), mesh, batch_axes=(0, 1))(params, np.ones((2, 2)))
 

@@ -153,6 +153,7 @@ def _panel(rows: Array, least: Array, before: tuple[_Basis, ...] = (), last: boo
 
 
 def _block(rows: Array, least: Array, again_without: tuple[_Basis, ...] = ()) -> tuple[Array, _Found]:
+    """Orthonormal by elimination in their Gram matrix; with `again_without`, freed of those and done a second time."""
     certain = jnp.minimum(least / resolution(rows.shape[-1], rows.dtype) ** 0.5, 0.25)  # see `_elimination`
     factors, usable, clean = _elimination(rows @ _transposed(rows), certain)
     rows = factors @ rows
