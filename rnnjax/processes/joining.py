@@ -66,7 +66,7 @@ def joined(
     try:
         yield
     except BaseException as error:
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        if _may_be_of_a_peer(error):
             time.sleep(_VERDICT_SECONDS)  # did it fail since a peer died? Then the watch ends this process meanwhile
         _end(watch, error)
     watch.say_bye()
@@ -163,6 +163,11 @@ def _address(coordinator: str) -> tuple[str, int]:
     if not (colon and host and port.isdecimal() and 0 < int(port) < 2**16):
         raise ValueError(f"coordinator is {coordinator!r}; give host:port of process 0, such as '10.0.0.1:9911'.")
     return host.strip("[]"), int(port)
+
+
+def _may_be_of_a_peer(error: BaseException) -> bool:
+    """Whether a collective failed; Gloo's failure comes as a ValueError where it is noticed before the call returns."""
+    return isinstance(error, jax.errors.JaxRuntimeError) or (isinstance(error, ValueError) and "Gloo " in str(error))
 
 
 def _end(watch: Watch, error: BaseException) -> None:
