@@ -17,7 +17,7 @@ import rnnjax
 from benchmarks import harness
 from benchmarks.problems import Problem
 from rnnjax import sharding
-from rnnjax.unroll import Engine
+from rnnjax._unroll import Engine
 
 _CELLS: dict[str, tuple[type, type]] = {
     "lstm": (rnnjax.LSTM, rnnjax.LSTMParams),

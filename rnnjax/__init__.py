@@ -1,6 +1,7 @@
 """Recurrent networks as pure functions in JAX, and an instrument for their gradients."""
 
 from rnnjax import gradients, initializers
+from rnnjax._unroll import Explanation, MemoryBudget, explain, unroll
 from rnnjax.cell import Cell, StepCell
 from rnnjax.cells import (
     GRU,
@@ -31,7 +32,6 @@ from rnnjax.cells import (
 )
 from rnnjax.compose import Bidirectional, BothWays, Stack
 from rnnjax.readout import Readout, ReadoutParams
-from rnnjax.unroll import Explanation, MemoryBudget, explain, unroll
 
 __version__ = "0.1.0"
 

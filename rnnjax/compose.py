@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from rnnjax._unroll import Composite, Run, Timing, is_causal, unroll
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll import Composite, Run, Timing, is_causal, unroll
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
+from rnnjax._unroll import Composite, unroll
 from rnnjax.cell import Cell, PyTree, check_size, float_dtype
-from rnnjax.unroll import Composite, unroll
 
 
 class ReadoutParams(NamedTuple):

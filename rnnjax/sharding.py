@@ -34,8 +34,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
+from rnnjax._unroll import unroll as _unroll
 from rnnjax.cell import PyTree
-from rnnjax.unroll import unroll as _unroll
 
 AXIS = "batch"
 """The name of the mesh's one axis."""

@@ -7,8 +7,8 @@ import pytest
 
 import rnnjax
 from rnnjax import Cell, StepCell
+from rnnjax._unroll import Composite
 from rnnjax.cell import check_size, float_dtype
-from rnnjax.unroll import Composite
 from tests.registry import CELLS, COMPOSITES, PLAIN, assert_identical, sample
 
 

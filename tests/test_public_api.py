@@ -10,7 +10,7 @@ import pytest
 
 import rnnjax
 from rnnjax import Cell
-from rnnjax.unroll import Composite
+from rnnjax._unroll import Composite
 from tests.registry import CELLS, COMPOSITES, PLAIN
 
 MODULES = [sys.modules[name] for name in ("rnnjax", "rnnjax.cells", "rnnjax.unroll")]  # `rnnjax.unroll` is a function

@@ -14,7 +14,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 import rnnjax
 from benchmarks import harness, ours
 from benchmarks.problems import Problem
-from rnnjax.unroll import hoisted, projecting
+from rnnjax._unroll import hoisted, projecting
 
 AS_IT_IS = "as it is"
 

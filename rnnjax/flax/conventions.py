@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from rnnjax._unroll import Checkpoint, Engine
+from rnnjax._unroll import unroll as unroll_over_time
+from rnnjax._unroll.timing import make_timing
 from rnnjax.cell import PyTree
 from rnnjax.cells import LSTMCarry
 from rnnjax.flax.recurrence import Hyperparameters, Kind, recurrence
-from rnnjax.unroll import Checkpoint, Engine
-from rnnjax.unroll import unroll as unroll_over_time
-from rnnjax.unroll.timing import make_timing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,12 +24,12 @@ from jax import Array
 from jax.nn.initializers import zeros
 from jax.typing import ArrayLike
 
+from rnnjax._unroll import Checkpoint, Engine
 from rnnjax.cell import PyTree
 from rnnjax.flax.both_ways import run_both_ways
 from rnnjax.flax.conventions import Call
 from rnnjax.flax.linen_params import from_linen
 from rnnjax.flax.recurrence import Hyperparameters, Kind
-from rnnjax.unroll import Checkpoint, Engine
 
 __all__ = ["RNN", "Bidirectional", "GRUCell", "LSTMCell", "OptimizedLSTMCell", "SimpleCell"]
 

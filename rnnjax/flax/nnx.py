@@ -23,12 +23,12 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jax.nn.initializers import zeros
 from jax.typing import ArrayLike
 
+from rnnjax._unroll import Checkpoint, Engine
 from rnnjax.cell import PyTree
 from rnnjax.flax.both_ways import run_both_ways
 from rnnjax.flax.conventions import Call
 from rnnjax.flax.nnx_params import from_nnx
 from rnnjax.flax.recurrence import Hyperparameters, Kind
-from rnnjax.unroll import Checkpoint, Engine
 
 __all__ = ["RNN", "Bidirectional", "GRUCell", "LSTMCell", "OptimizedLSTMCell", "SimpleCell"]
 

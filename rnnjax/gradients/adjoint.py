@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from rnnjax._unroll.masking import StepInput, select, timed_step
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.adjoint_clipping import check_no_clipping
 from rnnjax.gradients.sequence import Loss, Sequence, in_input_order, outputs_in_carry, prepare
 from rnnjax.gradients.slopes import AccurateCell, as_cell
 from rnnjax.gradients.split import Split, check_split, split_of
 from rnnjax.numerics import add_scaled, normalise
-from rnnjax.unroll.masking import StepInput, select, timed_step
 
 
 class Adjoint(NamedTuple):

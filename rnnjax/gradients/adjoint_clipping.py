@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
+from rnnjax._unroll import Composite
 from rnnjax.cell import Cell, PyTree
 from rnnjax.numerics import normalise
-from rnnjax.unroll import Composite
 
 
 def clip_adjoint(tree: PyTree, max_norm: ArrayLike, batch_ndim: int = 0) -> PyTree:

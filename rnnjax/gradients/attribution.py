@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from rnnjax._unroll.masking import StepInput, timed_step
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.sequence import Loss, in_input_order, prepare
-from rnnjax.unroll.masking import StepInput, timed_step
 
 
 def attribution(

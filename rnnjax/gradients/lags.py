@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from rnnjax._unroll.masking import StepInput, timed_step
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.sequence import Loss, prepare
 from rnnjax.gradients.slopes import AccurateCell, as_cell
 from rnnjax.numerics import normalise
-from rnnjax.unroll.masking import StepInput, timed_step
 
 
 class LagAttribution(NamedTuple):

@@ -23,11 +23,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from rnnjax._unroll import Composite
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.adjoint import trajectory_and_adjoint
 from rnnjax.gradients.adjoint_clipping import check_no_clipping
 from rnnjax.gradients.sequence import Loss, in_input_order, prepare
-from rnnjax.unroll import Composite
 
 Through = Literal["mix", "step"]
 """What of J_t is differentiated; see above."""

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from rnnjax._unroll.masking import StepInput, select, timed_step
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.sequence import Loss, in_input_order, outputs_in_carry, prepare
-from rnnjax.unroll.masking import StepInput, select, timed_step
 
 
 def adjoint_by_perturbation(

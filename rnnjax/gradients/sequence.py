@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from rnnjax._unroll.checks import check_carry, checked_xs
+from rnnjax._unroll.masking import StepInput, blank
+from rnnjax._unroll.timing import make_timing
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.checks import check_carry, checked_xs
-from rnnjax.unroll.masking import StepInput, blank
-from rnnjax.unroll.timing import make_timing
 
 Loss = Callable[[PyTree], Array]
 """A scalar function of the outputs `ys` `[T, *batch, ...]`; it may weigh every step."""

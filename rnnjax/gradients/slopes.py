@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from rnnjax._unroll.tracing import evaluate, flat_jaxpr
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.tracing import evaluate, flat_jaxpr
 
 
 @jax.custom_jvp

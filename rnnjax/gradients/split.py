@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from rnnjax._unroll.masking import StepInput
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.slopes import accurate
 from rnnjax.numerics import normalise
-from rnnjax.unroll.masking import StepInput
 
 
 class Split(NamedTuple):

@@ -16,10 +16,10 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from rnnjax._unroll.checks import check_carry, checked_xs
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.sequence import check_floating, check_has_step
 from rnnjax.gradients.slopes import AccurateCell
-from rnnjax.unroll.checks import check_carry, checked_xs
 
 Step = Callable[[PyTree, Array], PyTree]
 

@@ -10,8 +10,8 @@ import pytest
 
 import rnnjax
 from rnnjax import gradients
+from rnnjax._unroll.pointwise import NotHoistable
 from rnnjax.gradients import ClippedAdjoint
-from rnnjax.unroll.pointwise import NotHoistable
 from tests.gradients.measured import QUICKLY
 from tests.registry import (
     ALL_COUNT,

@@ -1,1 +1,1 @@
-"""Tests of `rnnjax/unroll/`."""
+"""Tests of `rnnjax/_unroll/`."""

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.unroll import engines
-from rnnjax.unroll.pointwise import NotHoistable
+from rnnjax._unroll import engines
+from rnnjax._unroll.pointwise import NotHoistable
 from tests.custom_cells import Leaky
 from tests.registry import CELLS, COMBINED, PLAIN, B, D, T, sample
 

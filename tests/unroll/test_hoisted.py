@@ -15,9 +15,9 @@ import pytest
 
 import rnnjax
 from rnnjax import LSTMCarry
-from rnnjax.unroll import hoisted
-from rnnjax.unroll.pointwise import Block, NotHoistable, read_gate
-from rnnjax.unroll.tracing import flat_jaxpr
+from rnnjax._unroll import hoisted
+from rnnjax._unroll.pointwise import Block, NotHoistable, read_gate
+from rnnjax._unroll.tracing import flat_jaxpr
 from tests.registry import assert_close
 
 H, T, B, D = 3, 4, 2, 2

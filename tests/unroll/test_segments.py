@@ -15,11 +15,11 @@ from hypothesis import given
 
 import rnnjax
 from rnnjax import MemoryBudget
-from rnnjax.unroll.checkpointing import Footprint, least_needed, lengths_within, sqrt_length
-from rnnjax.unroll.loop import unroll_loop
-from rnnjax.unroll.scan import unroll_scan
-from rnnjax.unroll.segments import Cut, in_segments
-from rnnjax.unroll.timing import make_timing
+from rnnjax._unroll.checkpointing import Footprint, least_needed, lengths_within, sqrt_length
+from rnnjax._unroll.loop import unroll_loop
+from rnnjax._unroll.scan import unroll_scan
+from rnnjax._unroll.segments import Cut, in_segments
+from rnnjax._unroll.timing import make_timing
 from tests.registry import (
     ALL_COUNT,
     CELLS,

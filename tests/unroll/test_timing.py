@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnjax.unroll.timing import Timing, make_timing
+from rnnjax._unroll.timing import Timing, make_timing
 
 
 def flags(*rows: str) -> np.ndarray:

@@ -25,16 +25,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from rnnjax._unroll.footprints import bytes_of
+from rnnjax._unroll.masking import select
+from rnnjax._unroll.mixing import mixed_tangent
+from rnnjax._unroll.packing import packed_gate, widths_of_cuts
+from rnnjax._unroll.pointwise import GateStructure, read_gate
+from rnnjax._unroll.saving import Layer, plain_run, row_of, saving_run
+from rnnjax._unroll.slopes import Leaves
+from rnnjax._unroll.tangent import linearize, run_tangent
+from rnnjax._unroll.timing import Timing
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.footprints import bytes_of
-from rnnjax.unroll.masking import select
-from rnnjax.unroll.mixing import mixed_tangent
-from rnnjax.unroll.packing import packed_gate, widths_of_cuts
-from rnnjax.unroll.pointwise import GateStructure, read_gate
-from rnnjax.unroll.saving import Layer, plain_run, row_of, saving_run
-from rnnjax.unroll.slopes import Leaves
-from rnnjax.unroll.tangent import linearize, run_tangent
-from rnnjax.unroll.timing import Timing
 
 
 def unroll_hoisted(

@@ -17,11 +17,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
+from rnnjax._unroll.mixing import invariants, plain_matmul
+from rnnjax._unroll.packing import Blocks, by_block, cut
+from rnnjax._unroll.pointwise import POINTWISE
+from rnnjax._unroll.tracing import aval, evaluate, flat_jaxpr, reached
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.mixing import invariants, plain_matmul
-from rnnjax.unroll.packing import Blocks, by_block, cut
-from rnnjax.unroll.pointwise import POINTWISE
-from rnnjax.unroll.tracing import aval, evaluate, flat_jaxpr, reached
 
 _CHEAP = POINTWISE | {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "slice", "split", "concatenate"}
 

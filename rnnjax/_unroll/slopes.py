@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from rnnjax._unroll.masking import select
+from rnnjax._unroll.packing import PackedGate, is_blocks, whole
+from rnnjax._unroll.pointwise import Block, GateStructure, trace_gate
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.masking import select
-from rnnjax.unroll.packing import PackedGate, is_blocks, whole
-from rnnjax.unroll.pointwise import Block, GateStructure, trace_gate
 
 Leaves = list[Any]
 """The leaves of a tree, `None` where there is nothing to say."""

@@ -8,8 +8,7 @@ from typing import Any
 
 from jax import Array
 
-from rnnjax.cell import PyTree
-from rnnjax.unroll.checkpointing import (
+from rnnjax._unroll.checkpointing import (
     Checkpoint,
     MemoryBudget,
     check_checkpoint,
@@ -18,12 +17,13 @@ from rnnjax.unroll.checkpointing import (
     lengths_within,
     sqrt_length,
 )
-from rnnjax.unroll.checks import check_carry
-from rnnjax.unroll.engines import Engine, check_engine, choose_engine, run_engine
-from rnnjax.unroll.footprints import footprint_of
-from rnnjax.unroll.parts import Part, Run, is_causal, is_layer, parts_of, shapes_of
-from rnnjax.unroll.segments import Cut, in_segments
-from rnnjax.unroll.timing import Timing
+from rnnjax._unroll.checks import check_carry
+from rnnjax._unroll.engines import Engine, check_engine, choose_engine, run_engine
+from rnnjax._unroll.footprints import footprint_of
+from rnnjax._unroll.parts import Part, Run, is_causal, is_layer, parts_of, shapes_of
+from rnnjax._unroll.segments import Cut, in_segments
+from rnnjax._unroll.timing import Timing
+from rnnjax.cell import PyTree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from rnnjax._unroll.timing import Timing
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.timing import Timing
 
 
 class StepInput(NamedTuple):

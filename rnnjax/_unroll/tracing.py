@@ -14,7 +14,7 @@ from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, JaxprEqn, Literal, Va
 
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "remat2": "jaxpr"}
 
-_ALONE = DebugInfo("one equation", "rnnjax.unroll.tracing", None, None)
+_ALONE = DebugInfo("one equation", "rnnjax._unroll.tracing", None, None)
 
 
 def aval(var: Any) -> Any:

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from rnnjax._unroll.masking import select
+from rnnjax._unroll.mixing import mixed_leaves, mixed_tangent
+from rnnjax._unroll.pointwise import GateStructure
+from rnnjax._unroll.saving import Layer, Primal
+from rnnjax._unroll.slopes import Leaves, Slopes, carry_has_slope, held, sum_of, times
 from rnnjax.cell import PyTree
-from rnnjax.unroll.masking import select
-from rnnjax.unroll.mixing import mixed_leaves, mixed_tangent
-from rnnjax.unroll.pointwise import GateStructure
-from rnnjax.unroll.saving import Layer, Primal
-from rnnjax.unroll.slopes import Leaves, Slopes, carry_has_slope, held, sum_of, times
 
 
 class StepLinear(NamedTuple):

@@ -2,14 +2,14 @@
 
 from jax.typing import ArrayLike
 
+from rnnjax._unroll.checkpointing import Checkpoint
+from rnnjax._unroll.checks import check_cell, checked_xs
+from rnnjax._unroll.engines import Engine
+from rnnjax._unroll.masking import blank
+from rnnjax._unroll.parts import Composite, Part
+from rnnjax._unroll.planning import Options, runner
+from rnnjax._unroll.timing import make_timing
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.checkpointing import Checkpoint
-from rnnjax.unroll.checks import check_cell, checked_xs
-from rnnjax.unroll.engines import Engine
-from rnnjax.unroll.masking import blank
-from rnnjax.unroll.parts import Composite, Part
-from rnnjax.unroll.planning import Options, runner
-from rnnjax.unroll.timing import make_timing
 
 
 def unroll(

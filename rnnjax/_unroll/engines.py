@@ -6,12 +6,12 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 from jax import Array
 
+from rnnjax._unroll.hoisted import unroll_hoisted
+from rnnjax._unroll.loop import unroll_loop
+from rnnjax._unroll.pointwise import NotHoistable
+from rnnjax._unroll.scan import unroll_scan
+from rnnjax._unroll.timing import Timing
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.hoisted import unroll_hoisted
-from rnnjax.unroll.loop import unroll_loop
-from rnnjax.unroll.pointwise import NotHoistable
-from rnnjax.unroll.scan import unroll_scan
-from rnnjax.unroll.timing import Timing
 
 Engine = Literal["auto", "loop", "scan", "hoisted"]
 

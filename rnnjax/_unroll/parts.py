@@ -7,10 +7,10 @@ import jax
 from jax import Array
 from jax.typing import DTypeLike
 
+from rnnjax._unroll.checks import check_carry
+from rnnjax._unroll.scan import unroll_scan
+from rnnjax._unroll.timing import Timing
 from rnnjax.cell import PyTree
-from rnnjax.unroll.checks import check_carry
-from rnnjax.unroll.scan import unroll_scan
-from rnnjax.unroll.timing import Timing
 
 Run = Callable[[Any, PyTree, PyTree, Array, Timing], tuple[PyTree, PyTree]]
 """`(cell, params, carry, xs, timing) -> (carry, ys)`: unroll one part with the options of the call under way."""

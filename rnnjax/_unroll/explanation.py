@@ -7,16 +7,16 @@ import jax
 from jax import Array
 from jax.typing import ArrayLike
 
+from rnnjax._unroll.checkpointing import Checkpoint
+from rnnjax._unroll.contract import make_whole
+from rnnjax._unroll.engines import Engine, choose_engine
+from rnnjax._unroll.flops import matmul_flops
+from rnnjax._unroll.footprints import bytes_of, footprint_of
+from rnnjax._unroll.parts import Composite, Part, is_causal, is_layer, parts_of, shapes_of
+from rnnjax._unroll.planning import Options, cuts_of, on_engines, share_of_budget
+from rnnjax._unroll.projecting import project_ahead
+from rnnjax._unroll.segments import Cut
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.checkpointing import Checkpoint
-from rnnjax.unroll.contract import make_whole
-from rnnjax.unroll.engines import Engine, choose_engine
-from rnnjax.unroll.flops import matmul_flops
-from rnnjax.unroll.footprints import bytes_of, footprint_of
-from rnnjax.unroll.parts import Composite, Part, is_causal, is_layer, parts_of, shapes_of
-from rnnjax.unroll.planning import Options, cuts_of, on_engines, share_of_budget
-from rnnjax.unroll.projecting import project_ahead
-from rnnjax.unroll.segments import Cut
 
 
 @dataclasses.dataclass(frozen=True)

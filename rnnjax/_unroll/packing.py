@@ -22,8 +22,8 @@ import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
+from rnnjax._unroll.tracing import aval, evaluate, flat_jaxpr
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.tracing import aval, evaluate, flat_jaxpr
 
 
 @jax.tree_util.register_dataclass

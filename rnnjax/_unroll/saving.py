@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from rnnjax._unroll.masking import StepInput, select, timed_step
+from rnnjax._unroll.mixing import mixed_leaves
+from rnnjax._unroll.packing import cut_apart, is_blocks, packed_gate
+from rnnjax._unroll.pointwise import GateStructure
+from rnnjax._unroll.projecting import ProjectRest, project_ahead
+from rnnjax._unroll.slopes import GateAtAllSteps, Slopes, counted
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.masking import StepInput, select, timed_step
-from rnnjax.unroll.mixing import mixed_leaves
-from rnnjax.unroll.packing import cut_apart, is_blocks, packed_gate
-from rnnjax.unroll.pointwise import GateStructure
-from rnnjax.unroll.projecting import ProjectRest, project_ahead
-from rnnjax.unroll.slopes import GateAtAllSteps, Slopes, counted
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,9 @@ import jax
 from jax import Array
 from jax.extend.core import Jaxpr, Literal
 
+from rnnjax._unroll.checkpointing import Footprint
+from rnnjax._unroll.parts import Part, Run
 from rnnjax.cell import PyTree
-from rnnjax.unroll.checkpointing import Footprint
-from rnnjax.unroll.parts import Part, Run
 
 
 def footprint_of(engines: Run, part: Part) -> Footprint:

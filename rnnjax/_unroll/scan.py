@@ -2,9 +2,9 @@
 
 from jax import Array, lax
 
+from rnnjax._unroll.masking import StepInput, timed_step
+from rnnjax._unroll.timing import Timing
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.masking import StepInput, timed_step
-from rnnjax.unroll.timing import Timing
 
 
 def unroll_scan(

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
+from rnnjax._unroll.tracing import aval, flat_jaxpr, reached
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.tracing import aval, flat_jaxpr, reached
 
 
 class NotHoistable(ValueError):

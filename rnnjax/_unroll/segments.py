@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from rnnjax._unroll.parts import Run
+from rnnjax._unroll.timing import Timing
 from rnnjax.cell import PyTree
-from rnnjax.unroll.parts import Run
-from rnnjax.unroll.timing import Timing
 
 
 class Cut(NamedTuple):

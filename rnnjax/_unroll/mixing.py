@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import JaxprEqn, Literal, Var
 
+from rnnjax._unroll.pointwise import NotHoistable
+from rnnjax._unroll.tracing import aval, evaluate, flat_jaxpr, reached
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.pointwise import NotHoistable
-from rnnjax.unroll.tracing import aval, evaluate, flat_jaxpr, reached
 
 
 def mixed_tangent(cell: Cell, params: PyTree, carry: PyTree) -> Callable[[PyTree], PyTree]:

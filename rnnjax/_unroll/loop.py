@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from rnnjax._unroll.masking import StepInput, timed_step
+from rnnjax._unroll.timing import Timing
 from rnnjax.cell import Cell, PyTree
-from rnnjax.unroll.masking import StepInput, timed_step
-from rnnjax.unroll.timing import Timing
 
 
 def unroll_loop(cell: Cell, params: PyTree, carry: PyTree, xs: Array, timing: Timing) -> tuple[PyTree, PyTree]:
