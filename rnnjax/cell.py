@@ -132,6 +132,37 @@ def check_input(name: str, xs: Array, w_x: Array) -> None:
         )
 
 
+def check_params(cell: object, params: Any, kind: type, **shapes: tuple[int | str, ...]) -> None:
+    """Raises unless `params` are those of this cell, before another cell's would broadcast without a word.
+
+    Any record with the fields of `kind` will do, such as one that a subclass adds to.
+
+    Args:
+      cell: whose class and `hidden_size` the message names.
+      params: as they were given.
+      kind: what `cell.init` returns, a `NamedTuple` such as `LSTMParams`.
+      **shapes: for each field its shape; a word, such as "D", for an axis of any length.
+    Raises:
+      TypeError: `params` lack a field.
+      ValueError: a field has another shape.
+    """
+    of = f"{type(cell).__name__}(hidden_size={getattr(cell, 'hidden_size', '?')})"
+    fix = "draw them with this cell's `init(key, input_size)`, or use the cell that they were drawn for."
+    for name, expected in shapes.items():
+        leaf = getattr(params, name, None)
+        if leaf is None:
+            raise TypeError(
+                f"`params` are {type(params).__name__} without `{name}`, but {of} expects {kind.__name__}; {fix}"
+            )
+        shape = jnp.shape(leaf)
+        wanted = tuple(n if isinstance(e, str) else e for n, e in zip(shape, expected, strict=False))
+        if shape != wanted or len(shape) != len(expected):
+            raise ValueError(
+                f"`params.{name}` of these {type(params).__name__} is {list(shape)}, but {of} expects "
+                f"{kind.__name__} with [{', '.join(map(str, expected))}]; {fix}"
+            )
+
+
 def check_size(name: str, size: int) -> None:
     """Refuses a size that is not a positive integer."""
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:

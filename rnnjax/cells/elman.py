@@ -16,10 +16,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax.cell import check_input, check_size, float_dtype
+from rnnjax.cell import check_input, check_params, check_size, float_dtype
 from rnnjax.initializers import Initializer, LeCunNormal, Orthogonal
 
-Activation = Literal["tanh", "relu", "linear"]
+Activation = Literal["tanh", "relu", "linear"] | Callable[[Array], Array]
+"""The name of one of three, or any pointwise function of an array."""
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu, "linear": lambda z: z}
 
@@ -79,7 +80,7 @@ def elman_gate(
     params: ElmanParams, h: Array, u: Array, r: Array, activation: Activation = "tanh"
 ) -> tuple[Array, Array]:
     """h_t = φ(u + r); returns `(h_t, y_t)` with y_t = h_t. All `[..., H]`."""
-    h = _ACTIVATIONS[activation](u + r)
+    h = _activate(activation, u + r)
     return h, h
 
 
@@ -101,13 +102,27 @@ def elman_step(params: ElmanParams, h: Array, x: Array, activation: Activation =
     return elman_gate(params, h, elman_project(params, x), elman_mix(params, h), activation)
 
 
+def _activate(activation: Activation, z: Array) -> Array:
+    """φ(z), which must be of the shape and dtype of z."""
+    if not isinstance(activation, str):
+        h = activation(z)
+        if jnp.shape(h) != z.shape or jnp.result_type(h) != z.dtype:
+            raise ValueError(
+                f"`activation` makes {jnp.result_type(h)} {list(jnp.shape(h))} of {z.dtype} {list(z.shape)}; "
+                "pass a pointwise function, such as `jnp.sin`."
+            )
+        return h
+    return _ACTIVATIONS[activation](z)
+
+
 @dataclasses.dataclass(frozen=True)
 class Elman:
     """The Elman cell as a value: hyperparameters here, parameters apart.
 
     Attributes:
       hidden_size: H.
-      activation: φ; "linear" is the case with closed-form gradients, "relu" the one in the lecture.
+      activation: φ; "tanh", "relu" (the one in the lecture), "linear" (the case with closed-form gradients), or any
+        pointwise function of an array, such as `jax.nn.gelu`.
       w_x, w_h: how the two matrices are drawn.
 
     Example:
@@ -126,13 +141,16 @@ class Elman:
 
     def __post_init__(self) -> None:
         check_size("hidden_size", self.hidden_size)
-        if self.activation not in _ACTIVATIONS:
-            raise ValueError(f"activation is {self.activation!r}; choose one of {', '.join(_ACTIVATIONS)}.")
+        if not callable(self.activation) and self.activation not in _ACTIVATIONS:
+            raise ValueError(
+                f"activation is {self.activation!r}; choose one of {', '.join(_ACTIVATIONS)}, or pass a function."
+            )
 
     def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> ElmanParams:
         return elman_init(key, input_size, self.hidden_size, w_x=self.w_x, w_h=self.w_h, dtype=dtype)
 
     def initial_carry(self, params: ElmanParams, batch_shape: tuple[int, ...] = ()) -> Array:
+        check_params(self, params, ElmanParams, w_h=(self.hidden_size, "H"))
         return elman_initial_carry(params, batch_shape)
 
     def project(self, params: ElmanParams, xs: Array) -> Array:
@@ -145,4 +163,6 @@ class Elman:
         return elman_gate(params, carry, u, r, self.activation)
 
     def step(self, params: ElmanParams, carry: Array, x: Array) -> tuple[Array, Array]:
+        size = self.hidden_size
+        check_params(self, params, ElmanParams, w_x=("D", size), w_h=(size, size), b=(size,))
         return elman_step(params, carry, x, self.activation)

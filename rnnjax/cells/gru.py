@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax.cell import check_input, check_size, float_dtype
+from rnnjax.cell import check_input, check_params, check_size, float_dtype
 from rnnjax.initializers import Initializer, LeCunNormal, Orthogonal, per_gate
 
 
@@ -129,6 +129,7 @@ class GRU:
         return gru_init(key, input_size, self.hidden_size, w_x=self.w_x, w_h=self.w_h, dtype=dtype)
 
     def initial_carry(self, params: GRUParams, batch_shape: tuple[int, ...] = ()) -> Array:
+        check_params(self, params, GRUParams, w_h=(self.hidden_size, "3H"))
         return gru_initial_carry(params, batch_shape)
 
     def project(self, params: GRUParams, xs: Array) -> Array:
@@ -141,4 +142,6 @@ class GRU:
         return gru_gate(params, carry, u, r)
 
     def step(self, params: GRUParams, carry: Array, x: Array) -> tuple[Array, Array]:
+        size, wide = self.hidden_size, 3 * self.hidden_size
+        check_params(self, params, GRUParams, w_x=("D", wide), w_h=(size, wide), b=(wide,), b_hn=(size,))
         return gru_step(params, carry, x)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax.cell import check_input, check_size, float_dtype
+from rnnjax.cell import check_input, check_params, check_size, float_dtype
 from rnnjax.initializers import Initializer, LeCunNormal, Orthogonal, per_gate
 
 
@@ -138,6 +138,7 @@ class LSTM:
         return lstm_init(key, input_size, self.hidden_size, forget_bias=forget_bias, w_x=w_x, w_h=w_h, dtype=dtype)
 
     def initial_carry(self, params: LSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMCarry:
+        check_params(self, params, LSTMParams, w_h=(self.hidden_size, "4H"))
         return lstm_initial_carry(params, batch_shape)
 
     def project(self, params: LSTMParams, xs: Array) -> Array:
@@ -150,4 +151,6 @@ class LSTM:
         return lstm_gate(params, carry, u, r)
 
     def step(self, params: LSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
+        size, wide = self.hidden_size, 4 * self.hidden_size
+        check_params(self, params, LSTMParams, w_x=("D", wide), w_h=(size, wide), b=(wide,))
         return lstm_step(params, carry, x)

@@ -72,6 +72,48 @@ def test_project_refuses_a_scalar():
     says(ValueError, ["`xs` is []", "2 features"], lambda: CELLS["gru"].project(sample("gru").params, jnp.zeros(())))
 
 
+DRAWN = {"Elman": Elman(4), "wide Elman": Elman(16), "GRU": GRU(4), "LSTM": LSTM(4), "one": LSTM(1), "tiny": Elman(1)}
+
+
+@pytest.mark.parametrize("other", DRAWN)
+@pytest.mark.parametrize("name", DRAWN)
+def test_parameters_of_another_cell_or_size(name, other):
+    """Refused by name, in one step and over time, where broadcasting would let some of them through."""
+    cell, params = DRAWN[name], jax.eval_shape(lambda: DRAWN[other].init(KEY, 2))
+    own = jax.eval_shape(lambda: cell.init(KEY, 2))
+    carry = jax.eval_shape(lambda p: cell.initial_carry(p, (3,)), own)
+    xs = jax.ShapeDtypeStruct((5, 3, 2), "float64")
+
+    def step():
+        return jax.eval_shape(cell.step, params, carry, jax.ShapeDtypeStruct((3, 2), "float64"))
+
+    def over_time():
+        return jax.eval_shape(lambda p, xs: rnnjax.unroll(cell, p, xs), params, xs)
+
+    if name == other:
+        step()
+        over_time()
+        return
+    kind, given = type(cell).__name__, type(DRAWN[other]).__name__
+    for function in (step, over_time):
+        parts = ["`params.w_", f"{given}Params is [", f"{kind}(hidden_size={cell.hidden_size})", "expects", "init("]
+        says(ValueError, parts, function)
+
+
+@pytest.mark.parametrize("make", [Elman, LSTM, GRU])
+@pytest.mark.parametrize("params", [None, {"w_x": np.zeros((2, 3))}, ()])
+def test_parameters_that_are_none(make, params):
+    parts = [f"`params` are {type(params).__name__} without `w_", f"{make.__name__}(hidden_size=3)", "init("]
+    says(TypeError, parts, lambda: make(3).step(params, None, jnp.zeros((3, 2))))
+
+
+@pytest.mark.parametrize(("activation", "made"), [(jnp.sum, "float64 []"), (lambda z: z > 0, "bool [2, 3]")])
+def test_an_activation_that_changes_shape_or_dtype(activation, made):
+    cell, params = Elman(3, activation), Elman(3).init(KEY, 2)
+    parts = ["`activation`", made, "float64 [2, 3]", "pointwise", "jnp.sin"]
+    says(ValueError, parts, lambda: cell.step(params, jnp.zeros((2, 3)), jnp.zeros((2, 2))))
+
+
 def test_a_step_cell_without_init_function_says_so():
     cell = StepCell(lambda p, h, x: (h, x), lambda p, batch_shape: jnp.zeros(batch_shape))
     says(TypeError, ["init_function", "StepCell", "parameters yourself"], lambda: cell.init(KEY, 2))
