@@ -1,7 +1,10 @@
 """Recurrent networks as pure functions in JAX, and an instrument for their gradients."""
 
-from rnnjax import gradients, initializers
-from rnnjax._unroll import Explanation, MemoryBudget, explain, unroll
+import importlib
+import types
+import typing
+
+from rnnjax._unroll import Explanation, MemoryBudget, NotHoistable, explain, unroll
 from rnnjax.cell import Cell, StepCell
 from rnnjax.cells import (
     GRU,
@@ -33,6 +36,8 @@ from rnnjax.cells import (
 from rnnjax.compose import Bidirectional, BothWays, Stack
 from rnnjax.readout import Readout, ReadoutParams
 
+_SUBMODULES = ("converters", "flax", "gradients", "initializers", "processes", "sharding", "tasks", "training")
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -48,10 +53,12 @@ __all__ = [
     "LSTMCarry",
     "LSTMParams",
     "MemoryBudget",
+    "NotHoistable",
     "Readout",
     "ReadoutParams",
     "Stack",
     "StepCell",
+    "converters",
     "elman_gate",
     "elman_init",
     "elman_initial_carry",
@@ -59,6 +66,7 @@ __all__ = [
     "elman_project",
     "elman_step",
     "explain",
+    "flax",
     "gradients",
     "gru_gate",
     "gru_init",
@@ -73,5 +81,23 @@ __all__ = [
     "lstm_mix",
     "lstm_project",
     "lstm_step",
+    "processes",
+    "sharding",
+    "tasks",
+    "training",
     "unroll",
 ]
+
+if typing.TYPE_CHECKING:
+    from rnnjax import converters, flax, gradients, initializers, processes, sharding, tasks, training
+else:  # a type checker would take every misspelt name for a submodule
+
+    def __getattr__(name: str) -> types.ModuleType:
+        """Imports a submodule on first use: `rnnjax.training` needs Optax, which `import rnnjax` should not load."""
+        if name in _SUBMODULES:
+            return importlib.import_module(f"rnnjax.{name}")
+        raise AttributeError(f"module 'rnnjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

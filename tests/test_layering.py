@@ -1,6 +1,6 @@
 """The house has floors: a file imports only from floors below its own. Read from the source, so nothing is run.
 
-    5 flax, training, converters    4 gradients, processes    3 compose, sharding, readout    2 unroll
+    5 flax, training, converters    4 gradients, processes    3 compose, sharding, readout    2 _unroll
     1 cells, tasks    0 cell, ...
 
 Cells never import each other; experiments and benchmarks are imported by nobody; flax, optax and orbax each come in
@@ -173,6 +173,7 @@ def test_an_arrow_that_runs_down_is_let_through(importer, source):
 
 def test_unroll_never_imports_a_cell():
     """By the floors it could; by the design it may not: the engines know a cell by its protocol alone."""
-    for path in files("rnnjax/unroll"):
+    assert files("rnnjax/_unroll")
+    for path in files("rnnjax/_unroll"):
         for imported in imports(path.read_text(), module_of(path)):
             assert part_of(imported) not in ("cells", "tasks"), f"{path.name} imports {imported}"

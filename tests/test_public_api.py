@@ -3,8 +3,10 @@
 import ast
 import dataclasses
 import inspect
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,8 @@ from rnnjax import Cell
 from rnnjax._unroll import Composite
 from tests.registry import CELLS, COMPOSITES, PLAIN
 
-MODULES = [sys.modules[name] for name in ("rnnjax", "rnnjax.cells", "rnnjax.unroll")]  # `rnnjax.unroll` is a function
+MODULES = [rnnjax, rnnjax.cells, rnnjax._unroll]
+SUBMODULES = ["converters", "flax", "gradients", "initializers", "processes", "sharding", "tasks", "training"]
 
 
 def in_order(names):
@@ -33,8 +36,8 @@ def test_all_is_complete_and_sorted(module):
 
 def test_nothing_public_is_missing():
     """What a public part of the core exports, the package exports too."""
-    assert set(sys.modules["rnnjax.cells"].__all__) <= set(rnnjax.__all__)
-    assert {"Cell", "StepCell", "Stack", "Bidirectional", "unroll", "initializers", "gradients"} <= set(rnnjax.__all__)
+    assert set(rnnjax.cells.__all__) <= set(rnnjax.__all__)
+    assert {"Cell", "StepCell", "Stack", "Bidirectional", "unroll", *SUBMODULES} <= set(rnnjax.__all__)
     assert all(part.isdigit() for part in rnnjax.__version__.split("."))
 
 
@@ -121,6 +124,35 @@ def test_every_cell_is_a_frozen_dataclass(name):
 
 
 def test_the_front_page_has_no_logic():
-    """`rnnjax/__init__.py` is imports, a version and `__all__`."""
+    """`rnnjax/__init__.py` is imports, a version, `__all__`, and the two hooks that load submodules on first use."""
     for node in ast.parse(inspect.getsource(rnnjax)).body[1:]:
-        assert isinstance(node, ast.Import | ast.ImportFrom | ast.Assign), ast.unparse(node)
+        if isinstance(node, ast.If):
+            assert ast.unparse(node.test) == "typing.TYPE_CHECKING"
+            hidden, *rest = node.orelse
+            assert isinstance(hidden, ast.FunctionDef) and hidden.name == "__getattr__" and not rest
+            assert all(isinstance(inner, ast.ImportFrom) for inner in node.body)
+        elif isinstance(node, ast.FunctionDef):
+            assert node.name == "__dir__"
+        else:
+            assert isinstance(node, ast.Import | ast.ImportFrom | ast.Assign), ast.unparse(node)
+
+
+@pytest.mark.parametrize("name", SUBMODULES)
+def test_submodules_load_on_first_use(name):
+    """`import rnnjax; rnnjax.tasks` works; the function `unroll` stays one whatever else is loaded."""
+    code = f"import rnnjax; m = rnnjax.{name}; assert m.__name__ == 'rnnjax.{name}'; assert callable(rnnjax.unroll)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_a_misspelt_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'rnnjax' has no attribute 'LTSM'"):
+        rnnjax.LTSM  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_dir_is_what_is_public():
+    assert dir(rnnjax) == sorted([*rnnjax.__all__, "__version__"])
+
+
+def test_exceptions_that_users_meet_are_public():
+    assert issubclass(rnnjax.NotHoistable, ValueError)
+    assert {"CheckpointError", "CheckpointWarning", "NonFiniteError"} <= set(rnnjax.training.__all__)

@@ -5,6 +5,7 @@ from rnnjax._unroll.contract import unroll
 from rnnjax._unroll.engines import Engine
 from rnnjax._unroll.explanation import Explanation, explain
 from rnnjax._unroll.parts import Composite, Run, is_causal
+from rnnjax._unroll.pointwise import NotHoistable
 from rnnjax._unroll.timing import Timing
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Engine",
     "Explanation",
     "MemoryBudget",
+    "NotHoistable",
     "Run",
     "Timing",
     "explain",
