@@ -122,7 +122,7 @@ def functions(problem: Problem, way: Way) -> tuple[Callable[..., Array], Callabl
         unroll = functools.partial(sharding.unroll, mesh=mesh_of(way.devices, problem))
 
     def run(params: Any, xs: Array, lengths: Array | None) -> tuple[Any, Array]:
-        return unroll(cell, params, None, xs, lengths=lengths, engine=way.engine, **way.options)
+        return unroll(cell, params, xs, lengths=lengths, engine=way.engine, **way.options)
 
     def forward(params: Any, xs: Array, lengths: Array | None) -> Array:
         return run(params, xs, lengths)[1]

@@ -28,7 +28,7 @@ class Stack:
       >>> from rnnjax import GRU, LSTM, unroll
       >>> cell = Stack((LSTM(8), GRU(4)))
       >>> params = cell.init(jax.random.key(0), input_size=3)
-      >>> (lstm_carry, gru_carry), ys = unroll(cell, params, None, jnp.ones((5, 2, 3)))
+      >>> (lstm_carry, gru_carry), ys = unroll(cell, params, jnp.ones((5, 2, 3)))
       >>> ys.shape, lstm_carry.c.shape, gru_carry.shape
       ((5, 2, 4), (2, 8), (2, 4))
     """
@@ -102,7 +102,7 @@ class Bidirectional:
       >>> from rnnjax import GRU, unroll
       >>> cell = Bidirectional(GRU(4), GRU(6))
       >>> params = cell.init(jax.random.key(0), input_size=3)
-      >>> carry, ys = unroll(cell, params, None, jnp.ones((5, 2, 3)), lengths=jnp.array([5, 3]))
+      >>> carry, ys = unroll(cell, params, jnp.ones((5, 2, 3)), lengths=jnp.array([5, 3]))
       >>> ys.shape, carry.backward.shape
       ((5, 2, 10), (2, 6))
     """
@@ -136,7 +136,7 @@ class Bidirectional:
 def _output_size(cell: Cell | Composite, params: PyTree, input_size: int) -> int:
     def outputs(p: PyTree) -> Array:
         dtype = jax.tree.leaves(p)[0].dtype
-        return unroll(cell, p, None, jnp.zeros((1, input_size), dtype))[1]
+        return unroll(cell, p, jnp.zeros((1, input_size), dtype))[1]
 
     return jax.eval_shape(outputs, params).shape[-1]
 

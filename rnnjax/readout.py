@@ -62,7 +62,7 @@ class Readout:
         key_rnn, key_out = jax.random.split(key)
         rnn = self.cell.init(key_rnn, self.input_size, dtype)
         one = jnp.zeros((1, self.input_size), dtype)
-        size = jax.eval_shape(lambda params: unroll(self.cell, params, None, one)[1], rnn).shape[-1]
+        size = jax.eval_shape(lambda params: unroll(self.cell, params, one)[1], rnn).shape[-1]
         w_out = jax.random.normal(key_out, (size, self.output_size), dtype) / jnp.sqrt(jnp.asarray(size, dtype))
         return ReadoutParams(rnn, w_out, jnp.zeros(self.output_size, dtype))
 
@@ -83,7 +83,7 @@ class Readout:
         Returns:
           `(carry, outputs)`, outputs `[T, *batch, K]`. Where a step does not count, h is zero and the output `b_out`.
         """
-        carry, hs = unroll(self.cell, params.rnn, carry, xs, **time)
+        carry, hs = unroll(self.cell, params.rnn, xs, carry=carry, **time)
         return carry, hs @ params.w_out + params.b_out
 
     def step(self, params: ReadoutParams, carry: PyTree, x: Array) -> tuple[PyTree, Array]:

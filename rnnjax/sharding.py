@@ -1,7 +1,7 @@
 """All cores, or all accelerators: the rows of a batch are independent, so each device runs its own.
 
     mesh = make_mesh()                                         one axis, "batch", over all devices
-    carry, ys = unroll(cell, params, None, xs, mesh=mesh)      as `rnnjax.unroll`; no communication at all
+    carry, ys = unroll(cell, params, xs, mesh=mesh)      as `rnnjax.unroll`; no communication at all
     step = value_and_grad(loss, mesh)                          one all-reduce, of the loss and the gradient together
     results = spread(run, mesh)(settings)                      a sweep: whole runs, some on each device
 
@@ -34,6 +34,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
+from rnnjax._arguments import over_time
 from rnnjax._unroll import unroll as _unroll
 from rnnjax.cell import PyTree
 
@@ -95,12 +96,13 @@ def place(tree: PyTree, mesh: Mesh, batch_axis: int | None = None) -> PyTree:
     return jax.device_put(tree, NamedSharding(mesh, _cut(batch_axis)))
 
 
+@over_time
 def unroll(
     cell: Any,
     params: PyTree,
-    carry: PyTree | None,
     xs: ArrayLike,
     *,
+    carry: PyTree | None = None,
     mesh: Mesh,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
@@ -121,7 +123,7 @@ def unroll(
       >>> import rnnjax
       >>> cell = rnnjax.GRU(4)
       >>> params = cell.init(jax.random.key(0), input_size=3)
-      >>> carry, ys = unroll(cell, params, None, jnp.ones((5, 2, 3)), mesh=make_mesh(jax.devices()[:1]))
+      >>> carry, ys = unroll(cell, params, jnp.ones((5, 2, 3)), mesh=make_mesh(jax.devices()[:1]))
       >>> ys.shape
       (5, 2, 4)
     """
@@ -135,7 +137,7 @@ def unroll(
     specs = {name: _cut(flags[name][1]) for name in given}
 
     def rows(params: PyTree, carry: PyTree, xs: Array, given: dict[str, Array]) -> tuple[PyTree, PyTree]:
-        return _unroll(cell, params, carry, xs, **given, **options)
+        return _unroll(cell, params, xs, carry=carry, **given, **options)
 
     in_specs = (P(), _cut(0), _cut(1), specs)
     mapped = jax.shard_map(rows, mesh=mesh, in_specs=in_specs, out_specs=(_cut(0), _cut(1)), check_vma=False)
@@ -159,7 +161,7 @@ def value_and_grad(
       >>> cell = rnnjax.Elman(4)
       >>> params = cell.init(jax.random.key(0), input_size=3)
       >>> def loss(params, xs):
-      ...     return jnp.mean(rnnjax.unroll(cell, params, None, xs)[1] ** 2)
+      ...     return jnp.mean(rnnjax.unroll(cell, params, xs)[1] ** 2)
       >>> step = jax.jit(value_and_grad(loss, make_mesh(jax.devices()[:1])))
       >>> value, gradient = step(params, jnp.ones((5, 2, 3)))
       >>> gradient.w_h.shape

@@ -162,7 +162,7 @@ def unroller(name: str, engine: str, reverse: bool, times: Times) -> Callable[..
     options = (ENGINES | VARIANTS)[engine]
 
     def outputs(params: PyTree, carry: PyTree, xs: Array) -> Outputs:
-        return rnnjax.unroll(CELLS[name], params, carry, xs, **times._asdict(), reverse=reverse, **options)
+        return rnnjax.unroll(CELLS[name], params, xs, carry=carry, **times._asdict(), reverse=reverse, **options)
 
     return outputs
 

@@ -36,15 +36,17 @@ def test_step_cell_is_its_step():
 def test_step_cell_of_a_built_in_step_is_that_cell():
     """The constructor for a bare step, fed with `lstm_step`: the same numbers, if not the same speed."""
     bare = StepCell(rnnjax.lstm_step, rnnjax.lstm_initial_carry)
-    got = rnnjax.unroll(bare, *sample("lstm"), lengths=np.array([5, 3, 0]), engine="loop")
-    assert_identical(got, rnnjax.unroll(CELLS["lstm"], *sample("lstm"), lengths=np.array([5, 3, 0]), engine="loop"))
+    got = rnnjax.unroll(bare, **sample("lstm")._asdict(), lengths=np.array([5, 3, 0]), engine="loop")
+    assert_identical(
+        got, rnnjax.unroll(CELLS["lstm"], **sample("lstm")._asdict(), lengths=np.array([5, 3, 0]), engine="loop")
+    )
 
 
 def test_parameters_of_ones_own_need_no_init():
     """A cell may be without parameters altogether."""
     running_sum = StepCell(lambda _, h, x: (h + x, h + x), lambda _, batch_shape: jnp.zeros((*batch_shape, 2)))
     xs = sample("gru").xs
-    _, ys = rnnjax.unroll(running_sum, None, None, xs, engine="scan")
+    _, ys = rnnjax.unroll(running_sum, None, xs, engine="scan")
     np.testing.assert_allclose(ys, np.cumsum(xs, axis=0), rtol=1e-12)
 
 

@@ -17,9 +17,9 @@ def test_a_stack_is_its_layers_one_by_one(reverse):
     """Outputs of each layer, zeros at hidden steps included, are the inputs of the next, under the same timing."""
     params, carry, xs = sample("stack")
     lstm, gru = CELLS["stack"].cells
-    lstm_carry, ys = unroll(lstm, params[0], carry[0], xs, **TIMES, reverse=reverse, engine="loop")
-    gru_carry, ys = unroll(gru, params[1], carry[1], ys, **TIMES, reverse=reverse, engine="loop")
-    got = unroll(CELLS["stack"], params, carry, xs, **TIMES, reverse=reverse, engine="loop")
+    lstm_carry, ys = unroll(lstm, params[0], xs, carry=carry[0], **TIMES, reverse=reverse, engine="loop")
+    gru_carry, ys = unroll(gru, params[1], ys, carry=carry[1], **TIMES, reverse=reverse, engine="loop")
+    got = unroll(CELLS["stack"], params, xs, carry=carry, **TIMES, reverse=reverse, engine="loop")
     assert_identical(got, ((lstm_carry, gru_carry), ys))
 
 
@@ -27,7 +27,7 @@ def test_a_stack_steps_through_its_layers():
     """`Stack.step`, over time by hand, is `unroll`: for generation, one step at a time."""
     params, carry, xs = sample("deep_stack")
     cell, ys = CELLS["deep_stack"], []
-    expected = unroll(cell, params, carry, xs, engine="loop")
+    expected = unroll(cell, params, xs, carry=carry, engine="loop")
     for x in xs:
         carry, y = cell.step(params, carry, x)
         ys.append(y)
@@ -38,8 +38,8 @@ def test_a_nested_stack_is_a_flat_one():
     params, carry, xs = sample("deep_stack")
     bottom, (middle, top) = CELLS["deep_stack"].cells[0], CELLS["deep_stack"].cells[1].cells
     flat_params, flat_carry = (params[0], *params[1]), (carry[0], *carry[1])
-    got, ys = unroll(Stack((bottom, middle, top)), flat_params, flat_carry, xs, engine="loop")
-    nested, nested_ys = unroll(CELLS["deep_stack"], params, carry, xs, engine="loop")
+    got, ys = unroll(Stack((bottom, middle, top)), flat_params, xs, carry=flat_carry, engine="loop")
+    nested, nested_ys = unroll(CELLS["deep_stack"], params, xs, carry=carry, engine="loop")
     assert_identical((got, ys), ((nested[0], *nested[1]), nested_ys))
 
 
@@ -48,7 +48,7 @@ def test_twelve_layers_stay_in_order():
     cell = Stack((Elman(1, "linear"),) * 12)
     one = rnnjax.ElmanParams(jnp.ones((1, 1)), jnp.zeros((1, 1)), jnp.zeros(1))
     params = tuple(one._replace(b=jnp.array([10.0**-k])) for k in range(12))
-    carry, _ = unroll(cell, params, None, jnp.zeros((1, 1)), engine="loop")
+    carry, _ = unroll(cell, params, jnp.zeros((1, 1)), engine="loop")
     sums = [sum(10.0**-j for j in range(k + 1)) for k in range(12)]
     np.testing.assert_allclose(np.array(carry)[:, 0], sums, rtol=1e-14)
 
@@ -74,9 +74,11 @@ def test_bidirectional_is_two_unrolls_side_by_side(reverse):
     """[forward, backward] on the last axis; with `reverse` each half runs the other way, in the same place."""
     params, carry, xs = sample("bidirectional")
     cell, masks = CELLS["bidirectional"], {key: TIMES[key] for key in ("lengths", "mask")}
-    one = unroll(cell.forward, params.forward, carry.forward, xs, **masks, reverse=reverse, engine="loop")
-    other = unroll(cell.backward, params.backward, carry.backward, xs, **masks, reverse=not reverse, engine="loop")
-    got = unroll(cell, params, carry, xs, **masks, reverse=reverse, engine="loop")
+    one = unroll(cell.forward, params.forward, xs, carry=carry.forward, **masks, reverse=reverse, engine="loop")
+    other = unroll(
+        cell.backward, params.backward, xs, carry=carry.backward, **masks, reverse=not reverse, engine="loop"
+    )
+    got = unroll(cell, params, xs, carry=carry, **masks, reverse=reverse, engine="loop")
     assert_identical(got, (BothWays(one[0], other[0]), jnp.concatenate([one[1], other[1]], axis=-1)))
 
 
@@ -84,7 +86,7 @@ def test_the_backward_half_starts_at_each_rows_own_end():
     """Not in the padding: its first output in running order is one step from its initial carry."""
     params, carry, xs = sample("bidirectional")
     cell, lengths = CELLS["bidirectional"], np.array([5, 3, 1])
-    _, ys = unroll(cell, params, carry, xs, lengths=lengths, engine="loop")
+    _, ys = unroll(cell, params, xs, carry=carry, lengths=lengths, engine="loop")
     for row, length in enumerate(lengths):
         start = jax.tree.map(lambda leaf, row=row: leaf[row], carry.backward)
         _, y = cell.backward.step(params.backward, start, xs[length - 1, row])
@@ -96,9 +98,9 @@ def test_the_two_halves_may_be_anything():
     cell = Bidirectional(Stack((Elman(3), GRU(2))), LSTM(4))
     shapes = jax.eval_shape(lambda key: cell.init(key, D), jax.random.key(0))
     params = normal(shapes, "halves")
-    carry, ys = unroll(cell, params, None, sample("gru").xs, engine="loop")
+    carry, ys = unroll(cell, params, sample("gru").xs, engine="loop")
     assert ys.shape == (5, 3, 2 + 4)
-    assert_identical(ys[..., :2], unroll(cell.forward, params.forward, None, sample("gru").xs, engine="loop")[1])
+    assert_identical(ys[..., :2], unroll(cell.forward, params.forward, sample("gru").xs, engine="loop")[1])
     assert carry.backward.c.shape == (3, 4)
 
 

@@ -59,7 +59,7 @@ def times(steps: Any = STEPS, batch: Any = BATCH):
 
 
 def unrolled(name, timed=None, **options):
-    return value_and_gradient(lambda p, c, xs: rnnjax.unroll(CELLS[name], p, c, xs, **(timed or {}), **options))
+    return value_and_gradient(lambda p, c, xs: rnnjax.unroll(CELLS[name], p, xs, carry=c, **(timed or {}), **options))
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -129,7 +129,8 @@ def test_segments_of_an_open_time_leave_no_step_over():
 
 def test_explain_leaves_the_batch_open():
     """Engines do not depend on sizes; FLOPs and bytes are then in terms of b."""
-    plan = rnnjax.explain(CELLS["lstm"], *shapes("lstm", steps=8))
+    params, carry, xs = shapes("lstm", steps=8)
+    plan = rnnjax.explain(CELLS["lstm"], params, xs, carry=carry)
     assert plan.layers[0].engine == "hoisted"
     assert plan.forward_flops == 2 * 8 * (D + 3) * 4 * 3 * BATCH
 
@@ -151,7 +152,7 @@ INSTRUMENTS = [
 @pytest.mark.parametrize("instrument", INSTRUMENTS, ids=lambda f: f.__name__)
 def test_the_gradient_instrument(instrument):
     def measured(params, carry, xs, timed):
-        return instrument(CELLS["lstm"], params, carry, xs, lambda ys: (ys**2).sum(), **timed)
+        return instrument(CELLS["lstm"], params, xs, lambda ys: (ys**2).sum(), carry=carry, **timed)
 
     lowers(measured, *shapes("lstm"), times())
 
@@ -176,7 +177,7 @@ def name_of(function):
 @pytest.mark.parametrize("instrument", OF_GIVEN_LENGTH, ids=name_of)
 def test_the_instrument_at_a_given_length(instrument):
     params, carry, xs = shapes("lstm", 6, 2)
-    lowers(lambda params, carry, xs: instrument(CELLS["lstm"], params, carry, xs), params, carry, xs)
+    lowers(lambda params, carry, xs: instrument(CELLS["lstm"], params, xs, carry=carry), params, carry, xs)
 
 
 def test_a_clipped_adjoint():

@@ -28,6 +28,7 @@ FLOORS = {
     "_unroll": 2,
     "cells": 1,
     "tasks": 1,
+    "_arguments": 0,
     "cell": 0,
     "initializers": 0,
     "numerics": 0,

@@ -8,12 +8,13 @@ import sys
 import types
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
 import rnnjax
-from rnnjax import Cell
+from rnnjax import Cell, sharding
 from rnnjax._unroll import Composite
-from tests.registry import CELLS, COMPOSITES, PLAIN
+from tests.registry import CELLS, COMPOSITES, PLAIN, sample
 
 MODULES = [rnnjax, rnnjax.cells, rnnjax._unroll]
 SUBMODULES = ["converters", "flax", "gradients", "initializers", "processes", "sharding", "tasks", "training"]
@@ -103,15 +104,89 @@ def test_module_functions_take_params_first(cell):
     assert names[:3] == ["key", "input_size", "hidden_size"] and names[-1] == "dtype"
 
 
-def test_unroll_takes_its_options_by_keyword():
-    """Four arguments by position, everything else by name and with a default that asks for nothing."""
+def over_time_functions():
+    """Every public function whose first arguments are a cell, its parameters and a sequence, in whatever order."""
+    for module in (rnnjax, rnnjax.gradients, sharding):
+        for name in (name for name in dir(module) if not name.startswith("_")):
+            value = getattr(module, name)
+            if inspect.isfunction(value) and {"cell", "params", "xs"} <= set(inspect.signature(value).parameters):
+                yield f"{module.__name__}.{name}", value
+
+
+OVER_TIME = dict(over_time_functions())
+over_time = pytest.mark.parametrize("name", OVER_TIME)
+
+
+def test_what_runs_over_time():
+    """None is lost: the generic tests below run over these."""
+    instruments = "adjoint adjoint_by_perturbation attribution attribution_by_lag finite_time_exponents flossing"
+    instruments += " jacobians leading_exponent lyapunov_spectrum norm_ratios omega"
+    assert set(OVER_TIME) == {"rnnjax.unroll", "rnnjax.explain", "rnnjax.sharding.unroll"} | {
+        f"rnnjax.gradients.{name}" for name in instruments.split()
+    }
+
+
+@over_time
+def test_one_order_over_time(name):
+    """`cell, params, xs`, a `loss` where there is one, and everything else by keyword; `carry` may be left out."""
+    parameters = inspect.signature(OVER_TIME[name]).parameters
+    positional = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert positional == ["cell", "params", "xs", *(["loss"] if "loss" in parameters else [])]
+    assert all(p.default is p.empty for p in parameters.values() if p.name in positional)
+    assert parameters["carry"].kind is inspect.Parameter.KEYWORD_ONLY and parameters["carry"].default is None
+    assert all(p.default is None for p in parameters.values() if p.name in ("lengths", "mask", "resets"))
+
+
+@over_time
+@pytest.mark.parametrize("cell", ["gru", "lstm", "stack"])
+@pytest.mark.parametrize("given", [True, False], ids=["a carry", "None"])
+def test_the_former_order_names_the_new_one(name, cell, given):
+    """Carry third, with whatever follows by position or by keyword: an array, a tuple or `None`, none runs as `xs`."""
+    function, drawn = OVER_TIME[name], sample(cell)
+    carry = drawn.carry if given else None
+    order = ", ".join(p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY)
+    order, short = order.split(", options")[0], name.split(".")[-1]
+    loss = {"loss": jnp.sum} if "loss" in order else {}
+    calls = [
+        lambda: function(CELLS[cell], drawn.params, carry, drawn.xs, *loss.values()),
+        lambda: function(CELLS[cell], drawn.params, carry, drawn.xs, **loss),
+        lambda: function(CELLS[cell], drawn.params, carry, xs=drawn.xs, **loss),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError) as caught:
+            call()
+        assert str(caught.value) == (
+            f"{short} takes ({order}, *, carry=None, ...); the carry is a keyword now: {short}({order}, carry=carry)"
+        )
+
+
+@over_time
+@pytest.mark.parametrize("cell", ["lstm", "stack"])
+def test_a_tuple_in_place_of_xs(name, cell):
+    """As many arguments as there should be, with a carry for the last."""
+    drawn = sample(cell)
+    for carry in (drawn.carry, tuple(drawn.carry), None):
+        with pytest.raises(TypeError, match=r"takes \(cell, params, xs, .*carry=carry\)"):
+            OVER_TIME[name](CELLS[cell], drawn.params, carry)
+
+
+@over_time
+def test_every_argument_over_time_may_be_a_keyword(name):
+    """And a misspelt one is refused in Python's own words."""
+    function = OVER_TIME[name]
+    names = {p.name: None for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD}
+    assert inspect.signature(function).bind(**names)
+    if name != "rnnjax.sharding.unroll":  # hands its further options on
+        with pytest.raises(TypeError, match="unexpected keyword argument 'carrys'"):
+            function(**names, carrys=None)
+
+
+def test_unroll_documents_its_options():
+    """Three arguments by position, everything else by name and with a default that asks for nothing."""
     parameters = inspect.signature(rnnjax.unroll).parameters
-    assert list(parameters)[:4] == ["cell", "params", "carry", "xs"]
-    options = {name: p.default for name, p in list(parameters.items())[4:] if p.kind is p.KEYWORD_ONLY}
-    assert len(options) == len(parameters) - 4
-    assert list(options)[:4] == ["lengths", "mask", "resets", "reverse"]
-    assert (options["lengths"], options["mask"], options["resets"], options["reverse"]) == (None, None, None, False)
-    assert options["engine"] == "auto"
+    options = {name: p.default for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert list(options)[:5] == ["carry", "lengths", "mask", "resets", "reverse"]
+    assert options["reverse"] is False and options["engine"] == "auto"
     documented = {line.split(":")[0].strip() for line in (inspect.getdoc(rnnjax.unroll) or "").splitlines()}
     assert set(options) <= documented
 

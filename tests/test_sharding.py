@@ -28,13 +28,13 @@ params = cell.init(jax.random.key(0), 3, "float64")
 for engine in ("scan", "hoisted"):
     def run(unroll, **options):
         def loss(params, xs):
-            carry, ys = unroll(cell, params, None, xs, reverse=True, engine=engine, **times, **options)
+            carry, ys = unroll(cell, params, xs, reverse=True, engine=engine, **times, **options)
             return sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves((carry, ys)))
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, xs)
     for got, want in zip(*map(jax.tree.leaves, (run(sharding.unroll, mesh=mesh), run(rnnjax.unroll)))):
         np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12)
     def mean(params, xs, lengths):
-        return jnp.mean(rnnjax.unroll(cell, params, None, xs, lengths=lengths, engine=engine)[1] ** 2)
+        return jnp.mean(rnnjax.unroll(cell, params, xs, lengths=lengths, engine=engine)[1] ** 2)
     lengths = jnp.array([5, 0, 3, 4])
     step = jax.jit(sharding.value_and_grad(mean, mesh, batch_axes=(1, 0)))
     placed = sharding.place(params, mesh), sharding.place(xs, mesh, 1), sharding.place(lengths, mesh, 0)
@@ -44,7 +44,7 @@ for engine in ("scan", "hoisted"):
     text = step.lower(*placed).as_text()
     assert text.count("all_reduce") >= 1
 try:
-    sharding.unroll(rnnjax.GRU(3), params, None, xs[:, :3], mesh=mesh)
+    sharding.unroll(rnnjax.GRU(3), params, xs[:, :3], mesh=mesh)
 except ValueError as error:
     assert "3 rows for 2 devices" in str(error)
 else:
@@ -78,7 +78,7 @@ def test_errors_say_what_to_do():
     cell = rnnjax.Elman(3)
     params = cell.init(jax.random.key(0), 2)
     with pytest.raises(ValueError, match="needs a batch axis"):
-        sharding.unroll(cell, params, None, jnp.ones((4, 2)), mesh=mesh)
+        sharding.unroll(cell, params, jnp.ones((4, 2)), mesh=mesh)
     with pytest.raises(ValueError, match="device_count is 0"):
         sharding.setup_process(device_count=0)
     with pytest.raises(ValueError, match="at_once is 0; give the number of runs"):

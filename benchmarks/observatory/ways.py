@@ -69,9 +69,9 @@ def _exponents(networks: Networks, task: str, w_h: Array, xs: Array) -> Array:
     cell, size = rnnjax.Elman(networks.hidden), networks.hidden
     params = rnnjax.ElmanParams(jnp.eye(size), w_h, jnp.zeros(size))
     if task == "leading":
-        return gradients.leading_exponent(cell, params, None, xs).exponent[None]
+        return gradients.leading_exponent(cell, params, xs).exponent[None]
     found = gradients.lyapunov_spectrum(
-        cell, params, None, xs, k=networks.exponents, transient=_uneven(networks), interval=networks.interval
+        cell, params, xs, k=networks.exponents, transient=_uneven(networks), interval=networks.interval
     )
     return found.exponents
 

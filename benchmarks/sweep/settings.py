@@ -108,7 +108,7 @@ def norms(sweep: Sweep, scale: Any, seed: Any, length: Any, steps: int, engine: 
     cell, params, xs = network(sweep, scale, seed)
 
     def last(params: ScaledParams, xs: Array) -> Array:
-        _, ys = rnnjax.unroll(cell, params, None, xs, engine=engine)
+        _, ys = rnnjax.unroll(cell, params, xs, engine=engine)
         return lax.dynamic_index_in_dim(ys, length - 1, keepdims=False).sum()
 
     dparams, dxs = jax.grad(last, argnums=(0, 1))(params, xs[:steps])
@@ -139,7 +139,7 @@ def norms_by_length(sweep: Sweep, scale: Any, seed: Any, engine: Any) -> Array:
 
 
 def _last_carry(cell: Scaled, engine: Any, params: ScaledParams, xs: Array, carry: Array) -> Array:
-    return rnnjax.unroll(cell, params, carry, xs, engine=engine)[0]
+    return rnnjax.unroll(cell, params, xs, carry=carry, engine=engine)[0]
 
 
 def _log_sizes(dw: Array, dx: Array, scale: Any) -> Array:

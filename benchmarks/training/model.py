@@ -90,7 +90,7 @@ def our_model(setting: Setting, variables: Any) -> tuple[Any, Callable[[Any, tas
     params = {"rnn": from_linen(rnn), "w": readout["kernel"], "b": readout["bias"]}
 
     def loss(params: Any, batch: tasks.Batch) -> Array:
-        _, ys = rnnjax.unroll(cell, params["rnn"], None, batch.xs)
+        _, ys = rnnjax.unroll(cell, params["rnn"], batch.xs)
         return setting.score(ys @ params["w"] + params["b"], batch)
 
     return params, loss

@@ -59,7 +59,7 @@ def _two_halves(problem: Problem) -> dict[str, harness.Program]:
     params, xs, _ = ours.placed(problem, 1)
 
     def forward(params: Any, xs: Array) -> Array:
-        halves = [rnnjax.unroll(cell, params, None, part, engine="hoisted")[1] for part in jnp.split(xs, [B // 2], 1)]
+        halves = [rnnjax.unroll(cell, params, part, engine="hoisted")[1] for part in jnp.split(xs, [B // 2], 1)]
         return jnp.concatenate(halves, 1)
 
     train = jax.value_and_grad(lambda params, xs: (forward(params, xs) ** 2).sum(), argnums=(0, 1))

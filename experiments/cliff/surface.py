@@ -46,7 +46,7 @@ class SigmoidUnit(rnnjax.Cell):
 
 def error(params: Unit, steps: int, cell: Any = SigmoidUnit()) -> Array:
     """E = (σ(x_T) - 0.7)²."""
-    _, ys = rnnjax.unroll(cell, params, None, jnp.zeros((steps, 1), params.w.dtype))
+    _, ys = rnnjax.unroll(cell, params, jnp.zeros((steps, 1), params.w.dtype))
     return (ys[-1, 0] - TARGET) ** 2
 
 

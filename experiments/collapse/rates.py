@@ -31,13 +31,11 @@ def measure_rates(cell_name: str, task_name: str, hidden_size: int, seeds: int, 
         @jax.vmap
         @jax.vmap
         def both(network: Any):
-            found = adjoint(
-                cell, network.rnn, None, batch.xs, lambda ys: cross_entropy(logits(ys, network), batch)
-            ).log_norm
+            found = adjoint(cell, network.rnn, batch.xs, lambda ys: cross_entropy(logits(ys, network), batch)).log_norm
             lags = jnp.arange(NEAR, FAR + 1)
             curve = found[STEPS - lags].mean(axis=1)
             centred = (lags - lags.mean()) / jnp.sum((lags - lags.mean()) ** 2)
-            exponent = leading_exponent(cell, network.rnn, None, batch.xs, transient=STEPS - FAR).exponent
+            exponent = leading_exponent(cell, network.rnn, batch.xs, transient=STEPS - FAR).exponent
             return (centred * curve).sum(), exponent.mean(), found.mean(axis=1)
 
         rates, exponents, curves = map(np.asarray, both(networks))
@@ -76,9 +74,9 @@ def _exact(name: str, cell: Any, params: Any, closed: float) -> dict[str, Any]:
     @jax.jit
     def both(params: Any):
         weights = jnp.cos(jnp.arange(cell.hidden_size, dtype=xs.dtype))
-        found = adjoint(cell, params, None, xs, lambda ys: ys[-1] @ weights).log_norm
+        found = adjoint(cell, params, xs, lambda ys: ys[-1] @ weights).log_norm
         rate = (found[STEPS - FAR] - found[STEPS - NEAR]) / (FAR - NEAR)
-        return rate, leading_exponent(cell, params, None, xs, transient=STEPS - FAR).exponent
+        return rate, leading_exponent(cell, params, xs, transient=STEPS - FAR).exponent
 
     rate, exponent = both(params)
     return {"case": name, "closed_form": float(closed), "adjoint_rate": float(rate), "exponent": float(exponent)}

@@ -29,7 +29,7 @@ def train(asked: dict[str, Any], mesh: Mesh | None = None) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(asked["seed"]), seeds)
 
     def outputs(network: Any, batch: Any):
-        return logits(rnnjax.unroll(cell, network.rnn, None, batch.xs)[1], network)
+        return logits(rnnjax.unroll(cell, network.rnn, batch.xs)[1], network)
 
     fitted = fit_many(
         lambda network, batch: cross_entropy(outputs(network, batch), batch),

@@ -46,7 +46,7 @@ def student_losses(lams: np.ndarray, teacher: float, sequences: int, steps: int,
 def _states(lam: Array, xs: Array) -> Array:
     one = jnp.ones((1, 1), xs.dtype)
     params = rnnjax.ElmanParams(w_x=one, w_h=lam * one, b=jnp.zeros(1, xs.dtype))
-    return rnnjax.unroll(_CELL, params, None, xs)[1][..., 0]
+    return rnnjax.unroll(_CELL, params, xs)[1][..., 0]
 
 
 def _noise(key: Array, steps: int, sequences: int) -> Array:

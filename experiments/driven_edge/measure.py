@@ -29,7 +29,7 @@ def _run(
 ) -> tuple[Array, Array]:
     noise = deviation * jax.random.normal(key, (steps, 1, cell.hidden_size), start.dtype)
     xs = jnp.broadcast_to(noise, (steps, *start.shape))
-    found = gradients.leading_exponent(cell, params, start, xs, transient=transient)
+    found = gradients.leading_exponent(cell, params, xs, carry=start, transient=transient)
     return found.exponent, found.error
 
 

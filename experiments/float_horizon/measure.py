@@ -47,7 +47,7 @@ def measure_cell(name: str, cell: rnnjax.Cell, scales: tuple[float, ...], seeds:
     def draw(key: Array) -> tuple[Any, Array]:
         key_params, key_recurrent, key_direction = jax.random.split(key, 3)
         params = redraw(cell.init(key_params, INPUT_SIZE, xs.dtype), key_recurrent, "orthogonal")
-        size = jax.eval_shape(lambda p: rnnjax.unroll(cell, p, None, xs[:1])[1], params).shape[-1]
+        size = jax.eval_shape(lambda p: rnnjax.unroll(cell, p, xs[:1])[1], params).shape[-1]
         direction = jax.random.normal(key_direction, (size,), xs.dtype)
         return params, direction / jnp.linalg.norm(direction)
 
@@ -64,11 +64,11 @@ def _curves(cell: rnnjax.Cell, params: Any, direction: Array, xs: Array, scale: 
     def loss(ys: Array) -> Array:
         return ys[-1] @ direction.astype(ys.dtype)
 
-    exact = gradients.adjoint(cell, params, None, xs, loss)
+    exact = gradients.adjoint(cell, params, xs, loss)
     plain = {}
     for dtype in DTYPES:
         cast_params, cast_xs = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), (params, xs))
-        gradient = gradients.adjoint_by_perturbation(cell, cast_params, None, cast_xs, loss)
+        gradient = gradients.adjoint_by_perturbation(cell, cast_params, cast_xs, loss)
         squares = [(leaf * leaf).sum(axis=-1) for leaf in jax.tree.leaves(gradient)]
         plain[f"norm/{dtype}"] = jnp.sqrt(sum(squares[1:], start=squares[0]))[::-1]
         plain[f"gradient/{dtype}"] = _largest(gradient)[::-1]

@@ -39,7 +39,7 @@ def cell_of(hidden_size: int) -> rnnjax.Elman:
 
 
 def logits(cell: Any, network: Network, batch: Batch) -> Array:
-    return rnnjax.unroll(cell, network.rnn, None, batch.xs)[1] @ network.w_out + network.b_out
+    return rnnjax.unroll(cell, network.rnn, batch.xs)[1] @ network.w_out + network.b_out
 
 
 def train(asked: Asked, mesh: Mesh | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -61,7 +61,7 @@ def train(asked: Asked, mesh: Mesh | None = None) -> tuple[dict[str, Any], dict[
         return delayed_xor(key, asked["floss_steps"], (rows,), delay=2).xs
 
     def price(network: Network, xs: Array) -> Array:
-        return flossing(cell, network.rnn, None, xs, k=asked["exponents"])
+        return flossing(cell, network.rnn, xs, k=asked["exponents"])
 
     flossed = fit_many(
         price,
@@ -91,7 +91,7 @@ def train(asked: Asked, mesh: Mesh | None = None) -> tuple[dict[str, Any], dict[
     @jax.vmap
     def exponents(network: Network) -> Array:
         xs = inputs(jax.random.fold_in(key, 1), 4)
-        return finite_time_exponents(cell, network.rnn, None, xs, k=asked["exponents"]).mean(0)
+        return finite_time_exponents(cell, network.rnn, xs, k=asked["exponents"]).mean(0)
 
     trained = jax.tree.map(lambda leaf: (leaf[:seeds], leaf[seeds:]), fitted.state.params)
     parts = [start, flossed.state.params] + [

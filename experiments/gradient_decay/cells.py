@@ -56,9 +56,9 @@ def _try_out(name: str, cell: Any) -> None:
 
     def two_steps(key: Array, xs: Array):
         params = cell.init(key, xs.shape[-1], xs.dtype)
-        _, ys = rnnjax.unroll(cell, params, None, xs)
+        _, ys = rnnjax.unroll(cell, params, xs)
         if hasattr(ys, "shape"):
-            rnnjax.gradients.adjoint(cell, params, None, xs, lambda ys: ys.sum())
+            rnnjax.gradients.adjoint(cell, params, xs, lambda ys: ys.sum())
         return params, ys
 
     try:

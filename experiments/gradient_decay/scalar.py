@@ -20,8 +20,8 @@ def scalar_case(w2: float, lag: int = LAG) -> dict[str, Any]:
     def last(ys):
         return ys[-1, 0]
 
-    plain = rnnjax.gradients.adjoint_by_perturbation(cell, params, None, xs, last)
-    logs = rnnjax.gradients.adjoint(cell, params, None, xs, last).log_norm
+    plain = rnnjax.gradients.adjoint_by_perturbation(cell, params, xs, last)
+    logs = rnnjax.gradients.adjoint(cell, params, xs, last).log_norm
     return {
         "w2": w2,
         "lag_steps": lag,

@@ -82,7 +82,7 @@ def _draw(cell: rnnjax.Cell, kinds: tuple[str, ...], seeds: int, key: Array, xs:
     def one(key: Array, kind: str) -> Networks:
         key_params, key_recurrent, key_direction = jax.random.split(key, 3)
         params = redraw(cell.init(key_params, xs.shape[-1], xs.dtype), key_recurrent, kind)
-        outputs = jax.eval_shape(lambda p: rnnjax.unroll(cell, p, None, xs[:1])[1], params)
+        outputs = jax.eval_shape(lambda p: rnnjax.unroll(cell, p, xs[:1])[1], params)
         direction = jax.random.normal(key_direction, outputs.shape[1:], xs.dtype)
         w_h = recurrent_weights(params)[0]
         square = w_h.shape[0] == w_h.shape[1]
@@ -109,9 +109,9 @@ def _measure(
     def loss(ys: Array) -> Array:
         return (ys[steps - 1, rows] @ direction.astype(ys.dtype)).sum()
 
-    log_norm = rnnjax.gradients.adjoint(cell, params, None, same_input, loss, lengths=steps).log_norm
+    log_norm = rnnjax.gradients.adjoint(cell, params, same_input, loss, lengths=steps).log_norm
     arrival_lag = jnp.where(jnp.isfinite(log_norm[steps, rows]).any(), 0, 1)
-    _, ys = rnnjax.unroll(cell, params, None, xs)
+    _, ys = rnnjax.unroll(cell, params, xs)
     finite = jnp.isfinite(ys).all(axis=-1)
     return Measured(
         log_gradient=log_norm[1],
@@ -127,6 +127,6 @@ def _measure(
 def _plain_float32_norm(cell: rnnjax.Cell, params: Any, direction: Array, xs: Array) -> Array:
     """What a norm looks like without the log form: one backward pass in float32, squares summed in float32."""
     params, direction, xs = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, direction, xs))
-    gradient = rnnjax.gradients.adjoint_by_perturbation(cell, params, None, xs, lambda ys: ys[-1] @ direction)
+    gradient = rnnjax.gradients.adjoint_by_perturbation(cell, params, xs, lambda ys: ys[-1] @ direction)
     squares = [(leaf * leaf).reshape(leaf.shape[0], -1).sum(axis=1) for leaf in jax.tree.leaves(gradient)]
     return jnp.sqrt(jnp.stack(squares).sum(axis=0))

@@ -62,22 +62,22 @@ def _scalar(w: Array, steps: int) -> tuple[Array, Array]:
     def params(w: Array) -> rnnjax.ElmanParams:
         return rnnjax.ElmanParams(w_x=one, w_h=w * one, b=jnp.zeros(1))
 
-    found = gradients.adjoint(_SCALAR, params(w), start, xs, lambda ys: ys[-1, 0])
-    return found.log_norm[0], jax.grad(lambda w: rnnjax.unroll(_SCALAR, params(w), start, xs)[1][-1, 0])(w)
+    found = gradients.adjoint(_SCALAR, params(w), xs, lambda ys: ys[-1, 0], carry=start)
+    return found.log_norm[0], jax.grad(lambda w: rnnjax.unroll(_SCALAR, params(w), xs, carry=start)[1][-1, 0])(w)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 3))
 def _frozen(hidden_size: int, w_h: Array, steps: int, transient: int) -> Array:
     cell = rnnjax.Elman(hidden_size, activation="linear")
     params = rnnjax.ElmanParams(jnp.zeros((1, hidden_size)), w_h, jnp.zeros(hidden_size))
-    return gradients.lyapunov_spectrum(cell, params, None, jnp.zeros((steps, 1)), transient=transient).exponents
+    return gradients.lyapunov_spectrum(cell, params, jnp.zeros((steps, 1)), transient=transient).exponents
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _fresh(hidden_size: int, gain: float, steps: int, key: Array) -> Array:
     xs = jax.random.normal(key, (steps, hidden_size**2), "float64") * (gain / hidden_size**0.5)
     cell = fresh_cell(hidden_size)
-    return gradients.lyapunov_spectrum(cell, None, None, xs, transient=steps // 10).exponents
+    return gradients.lyapunov_spectrum(cell, None, xs, transient=steps // 10).exponents
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -90,7 +90,7 @@ def _norms(fresh: bool, hidden_size: int, gain: float, lags: int, keys: Array) -
         v = v / jnp.linalg.norm(v)
         matrices = jax.random.normal(key_w, (lags if fresh else 1, hidden_size**2), "float64")
         xs = jnp.broadcast_to(matrices * (gain / hidden_size**0.5), (lags, hidden_size**2))
-        found = gradients.adjoint(fresh_cell(hidden_size), None, None, xs, lambda ys: ys[-1] @ v)
+        found = gradients.adjoint(fresh_cell(hidden_size), None, xs, lambda ys: ys[-1] @ v)
         return 2 * found.log_norm[::-1]
 
     return jax.lax.map(one, keys)

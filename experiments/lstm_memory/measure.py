@@ -66,7 +66,7 @@ def retention(init: str, setting: str, hidden_size: int, steps: int, t_max: int,
 @functools.partial(jax.vmap, in_axes=(None, 0, 0, None))
 def _retention(cell: rnnjax.LSTM, params: Any, xs: Array, ones: Array) -> Retention:
     # with ones that are known to the compiler, it spends seconds on working out the loss's gradient beforehand
-    found = gradients.adjoint(cell, params, None, xs, lambda ys: ys[-1] @ ones)
+    found = gradients.adjoint(cell, params, xs, lambda ys: ys[-1] @ ones)
     log_entry = found.log_norm[:, None] + jnp.log(jnp.abs(found.direction.c))
     log_share = (log_entry - log_entry[-2])[-2::-1]
     return Retention(log_share, found.log_norm_by_part.c[-2::-1], found.log_norm_by_part.h[-2::-1])

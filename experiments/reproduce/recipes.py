@@ -57,7 +57,7 @@ def _with_bias(drawn: Any, size: int, gate: int, value: float) -> Any:
 
 
 def _outputs(cell: rnnjax.Cell, params: dict[str, Any], batch: tasks.Batch) -> Array:
-    ys = rnnjax.unroll(cell, params["cell"], None, batch.xs)[1]
+    ys = rnnjax.unroll(cell, params["cell"], batch.xs)[1]
     return ys @ params["w_out"] + params["b_out"]
 
 

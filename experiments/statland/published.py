@@ -86,7 +86,7 @@ def encode(rows: Sequence[Sequence[str]]) -> Rows:
 def forward(network: Network, rows: Rows) -> tuple[Array, Array]:
     """Predictions `[B]` and last hidden states `[B]`, all rows in one unroll."""
     xs = jnp.asarray(rows.xs, network.w_out.dtype)
-    h, _ = rnnjax.unroll(CELL, network.rnn, None, xs, lengths=rows.lengths)
+    h, _ = rnnjax.unroll(CELL, network.rnn, xs, lengths=rows.lengths)
     return h[:, 0] * network.w_out + network.b_out, h[:, 0]
 
 
@@ -106,7 +106,7 @@ def trace(network: Network, days: Sequence[str]) -> dict[str, Any]:
     """
     w = weights(network)
     rows = encode([days])
-    _, hs = rnnjax.unroll(CELL, network.rnn, None, jnp.asarray(rows.xs, network.w_out.dtype))
+    _, hs = rnnjax.unroll(CELL, network.rnn, jnp.asarray(rows.xs, network.w_out.dtype))
     steps, before = [], 0.0
     for day, h in zip(days, np.asarray(hs[:, 0, 0]).tolist(), strict=True):
         x_w1, h_w2 = DAYS[day] * w["W1"], before * w["W2"]

@@ -58,8 +58,8 @@ def whole_spectrum(hidden_size: int, gain: float, steps: int, transient: int, se
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def _run(cell: GainTanh, params: GainParams, start: Array, steps: int, transient: int) -> tuple[Array, Array, Array]:
     xs = _silence(start, steps)
-    found = gradients.leading_exponent(cell, params, start, xs, transient=transient)
-    _, log_slopes = rnnjax.unroll(cell, params, start, xs)
+    found = gradients.leading_exponent(cell, params, xs, carry=start, transient=transient)
+    _, log_slopes = rnnjax.unroll(cell, params, xs, carry=start)
     return found.exponent, found.error, log_slopes[transient:].mean(axis=(0, 2))
 
 
@@ -67,8 +67,8 @@ def _run(cell: GainTanh, params: GainParams, start: Array, steps: int, transient
 def _spectrum(cell: GainTanh, params: GainParams, start: Array, steps: int, transient: int) -> Any:
     # One step an interval: at g = 3 the exponents spread by 12 nats a step, and 30 is all that float64 resolves.
     xs = _silence(start, steps)
-    found = gradients.lyapunov_spectrum(cell, params, start, xs, transient=transient)
-    _, log_slopes = rnnjax.unroll(cell, params, start, xs)
+    found = gradients.lyapunov_spectrum(cell, params, xs, carry=start, transient=transient)
+    _, log_slopes = rnnjax.unroll(cell, params, xs, carry=start)
     return found, log_slopes[transient:].mean(axis=(0, 2))
 
 

@@ -70,7 +70,7 @@ def draw(initialisation: str, hidden_size: int, key: Array) -> Network:
 
 def logits(cell: Any, network: Network, batch: tasks.Batch) -> Array:
     """`[B, 4]`, of the last state, which `unroll` gives without storing all outputs."""
-    last, _ = rnnjax.unroll(cell, network.rnn, None, batch.xs)
+    last, _ = rnnjax.unroll(cell, network.rnn, batch.xs)
     return last @ network.w_out + network.b_out
 
 
@@ -90,7 +90,7 @@ def omega(cell: Any, network: Network, batch: tasks.Batch) -> Array:
     def loss(ys: Array) -> Array:
         return cross_entropy(ys[-1] @ network.w_out + network.b_out, batch)
 
-    ratio, counts = norm_ratios(cell, network.rnn, None, batch.xs, loss, floor=FLOOR)
+    ratio, counts = norm_ratios(cell, network.rnn, batch.xs, loss, floor=FLOOR)
     return jnp.where(counts, (ratio**2 - 1) ** 2, 0).sum() / jnp.maximum(counts.sum(), 1)
 
 

@@ -86,9 +86,9 @@ def _loss(model: Model, ys: Array, targets: Array) -> Array:
 @functools.partial(jax.vmap, in_axes=(None, 0, None, None))
 def _look(cell: rnnjax.Cell, model: Model, key: Array, steps: int) -> tuple[Array, Array]:
     xs, targets = sequences(key, steps, _TESTED)
-    error = _loss(model, rnnjax.unroll(cell, model.cell, None, xs)[1], targets)
+    error = _loss(model, rnnjax.unroll(cell, model.cell, xs)[1], targets)
     xs, targets = xs[:, :_MEASURED], targets[:_MEASURED]
-    found = gradients.adjoint(cell, model.cell, None, xs, lambda ys: _loss(model, ys, targets)).log_norm[::-1]
+    found = gradients.adjoint(cell, model.cell, xs, lambda ys: _loss(model, ys, targets)).log_norm[::-1]
     return (found - found[0]).mean(axis=1), error
 
 
@@ -110,7 +110,7 @@ def _train(
             xs, targets = sequences(key, steps, batch)
 
             def loss(model: Model) -> Array:
-                return _loss(model, rnnjax.unroll(cell, model.cell, None, xs)[1], targets)
+                return _loss(model, rnnjax.unroll(cell, model.cell, xs)[1], targets)
 
             model, state = carry
             value, gradient = jax.value_and_grad(loss)(model)

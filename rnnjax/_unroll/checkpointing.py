@@ -29,7 +29,7 @@ class MemoryBudget:
       >>> import jax, jax.numpy as jnp, rnnjax
       >>> cell = rnnjax.LSTM(hidden_size=4)
       >>> params = cell.init(jax.random.key(0), input_size=3)
-      >>> carry, ys = rnnjax.unroll(cell, params, None, jnp.ones((1000, 3)), checkpoint=rnnjax.MemoryBudget(20_000))
+      >>> carry, ys = rnnjax.unroll(cell, params, jnp.ones((1000, 3)), checkpoint=rnnjax.MemoryBudget(20_000))
       >>> ys.shape
       (1000, 4)
     """

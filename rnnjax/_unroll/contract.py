@@ -2,6 +2,7 @@
 
 from jax.typing import ArrayLike
 
+from rnnjax._arguments import over_time
 from rnnjax._unroll.checkpointing import Checkpoint
 from rnnjax._unroll.checks import check_cell, checked_xs
 from rnnjax._unroll.engines import Engine
@@ -12,12 +13,13 @@ from rnnjax._unroll.timing import make_timing
 from rnnjax.cell import Cell, PyTree
 
 
+@over_time
 def unroll(
     cell: Cell | Composite,
     params: PyTree,
-    carry: PyTree | None,
     xs: ArrayLike,
     *,
+    carry: PyTree | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     resets: ArrayLike | None = None,
@@ -62,7 +64,7 @@ def unroll(
       >>> import jax, jax.numpy as jnp, rnnjax
       >>> cell = rnnjax.LSTM(hidden_size=4)
       >>> params = cell.init(jax.random.key(0), input_size=3)
-      >>> carry, ys = rnnjax.unroll(cell, params, None, jnp.ones((5, 2, 3)), lengths=jnp.array([5, 2]))
+      >>> carry, ys = rnnjax.unroll(cell, params, jnp.ones((5, 2, 3)), lengths=jnp.array([5, 2]))
       >>> ys.shape, float(jnp.abs(ys[2:, 1]).max())
       ((5, 2, 4), 0.0)
     """

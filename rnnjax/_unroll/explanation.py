@@ -7,6 +7,7 @@ import jax
 from jax import Array
 from jax.typing import ArrayLike
 
+from rnnjax._arguments import over_time
 from rnnjax._unroll.checkpointing import Checkpoint
 from rnnjax._unroll.contract import make_whole
 from rnnjax._unroll.engines import Engine, choose_engine
@@ -130,12 +131,13 @@ class Explanation:
         return "\n".join(lines)
 
 
+@over_time
 def explain(
     cell: Cell | Composite,
     params: PyTree,
-    carry: PyTree | None,
     xs: ArrayLike | jax.ShapeDtypeStruct,
     *,
+    carry: PyTree | None = None,
     lengths: ArrayLike | jax.ShapeDtypeStruct | None = None,
     mask: ArrayLike | jax.ShapeDtypeStruct | None = None,
     resets: ArrayLike | jax.ShapeDtypeStruct | None = None,
@@ -164,7 +166,7 @@ def explain(
       >>> cell = rnnjax.LSTM(hidden_size=64)
       >>> params = jax.eval_shape(lambda key: cell.init(key, 32, "float32"), jax.random.key(0))
       >>> xs = jax.ShapeDtypeStruct((10_000, 8, 32), "float32")
-      >>> plan = rnnjax.explain(cell, params, None, xs, checkpoint="sqrt")
+      >>> plan = rnnjax.explain(cell, params, xs, checkpoint="sqrt")
       >>> plan.layers[0].engine, plan.parts[0].cuts
       ('hoisted', (Cut(length=100, recomputed=True),))
       >>> plan.forward_flops == 2 * 10_000 * 8 * (32 + 64) * 4 * 64

@@ -9,7 +9,7 @@ Example: a linen model's LSTM, taken out and run as pure functions.
   >>> from rnnjax.flax import from_linen
   >>> xs = jnp.ones((2, 5, 3), "float32")
   >>> variables = nn.RNN(nn.OptimizedLSTMCell(features=4)).init(jax.random.key(0), xs)
-  >>> carry, ys = rnnjax.unroll(rnnjax.LSTM(4), from_linen(variables), None, xs.swapaxes(0, 1))
+  >>> carry, ys = rnnjax.unroll(rnnjax.LSTM(4), from_linen(variables), xs.swapaxes(0, 1))
   >>> ys.shape
   (5, 2, 4)
 """

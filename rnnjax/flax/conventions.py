@@ -135,8 +135,8 @@ class Call:
         carry, ys = unroll_over_time(
             cell,
             params,
-            carry,
             inputs if self.time_major else jnp.moveaxis(inputs, -2, 0),
+            carry=carry,
             lengths=self.seq_lengths,
             mask=self._time_first(self.mask),
             resets=self._time_first(self.resets),

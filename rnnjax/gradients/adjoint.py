@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from rnnjax._arguments import over_time
 from rnnjax._unroll.masking import StepInput, select, timed_step
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.adjoint_clipping import check_no_clipping
@@ -39,13 +40,14 @@ class Adjoint(NamedTuple):
     split: Split | None = None
 
 
+@over_time
 def adjoint(
     cell: Cell,
     params: PyTree,
-    carry: PyTree | None,
     xs: ArrayLike,
     loss: Loss,
     *,
+    carry: PyTree | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     resets: ArrayLike | None = None,
@@ -61,7 +63,7 @@ def adjoint(
 
     Args:
       cell: a `Cell`, or a `Stack` of cells; anything with a `step`.
-      params, carry, xs, lengths, mask, resets, reverse: as in `rnnjax.unroll`.
+      params, xs, carry, lengths, mask, resets, reverse: as in `rnnjax.unroll`.
       loss: `ys [T, *batch, ...] -> ()`; may weigh every step, as `lambda ys: ((ys - targets) ** 2).sum()`.
       split: whether to take each step's growth apart into saturation and alignment, see `Split`.
     Returns:
@@ -75,7 +77,7 @@ def adjoint(
       >>> import jax.numpy as jnp, rnnjax
       >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[0.5]]), b=jnp.zeros(1))
       >>> cell = rnnjax.Elman(1, activation="linear")
-      >>> decay = rnnjax.gradients.adjoint(cell, params, None, jnp.ones((50, 1)), lambda ys: ys[-1, 0])
+      >>> decay = rnnjax.gradients.adjoint(cell, params, jnp.ones((50, 1)), lambda ys: ys[-1, 0])
       >>> decay.log_norm.shape, round(float(decay.log_norm[0] / jnp.log(0.5)), 4)
       ((51,), 50.0)
     """

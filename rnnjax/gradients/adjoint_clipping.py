@@ -101,9 +101,9 @@ class ClippedAdjoint(Cell):
       >>> import rnnjax
       >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[2.0]]), b=jnp.zeros(1))
       >>> cell = ClippedAdjoint(rnnjax.Elman(1, activation="linear"), max_norm=1.0)
-      >>> jax.grad(lambda h: rnnjax.unroll(cell, params, h, jnp.ones((5, 1)))[1][-1, 0])(jnp.zeros(1)).tolist()
+      >>> jax.grad(lambda h: rnnjax.unroll(cell, params, jnp.ones((5, 1)), carry=h)[1][-1, 0])(jnp.zeros(1)).tolist()
       [1.0]
-      >>> rnnjax.explain(cell, params, None, jnp.ones((5, 1))).layers[0].engine
+      >>> rnnjax.explain(cell, params, jnp.ones((5, 1))).layers[0].engine
       'scan'
 
     Reference: of the kin that clips each element, Graves, Generating sequences with recurrent neural networks (2013),

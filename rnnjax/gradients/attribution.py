@@ -13,18 +13,20 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from rnnjax._arguments import over_time
 from rnnjax._unroll.masking import StepInput, timed_step
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.sequence import Loss, in_input_order, prepare
 
 
+@over_time
 def attribution(
     cell: Cell,
     params: PyTree,
-    carry: PyTree | None,
     xs: ArrayLike,
     loss: Loss,
     *,
+    carry: PyTree | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     resets: ArrayLike | None = None,
@@ -44,7 +46,7 @@ def attribution(
       >>> import jax.numpy as jnp, rnnjax
       >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[2.0]]), b=jnp.zeros(1))
       >>> cell = rnnjax.Elman(1, activation="linear")
-      >>> parts = rnnjax.gradients.attribution(cell, params, None, jnp.ones((3, 1)), lambda ys: ys[-1, 0])
+      >>> parts = rnnjax.gradients.attribution(cell, params, jnp.ones((3, 1)), lambda ys: ys[-1, 0])
       >>> parts.w_h[:, 0, 0].tolist()
       [0.0, 2.0, 3.0]
     """

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from rnnjax._arguments import over_time
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.adjoint_clipping import check_no_clipping
 from rnnjax.gradients.lyapunov import checked_k, cut_in_intervals, first_rows
@@ -26,12 +27,13 @@ from rnnjax.gradients.orthonormal import orthonormalise
 from rnnjax.gradients.tangents import flow_of, push
 
 
+@over_time
 def flossing(
     cell: Cell,
     params: PyTree,
-    carry: PyTree | None,
     xs: ArrayLike,
     *,
+    carry: PyTree | None = None,
     k: int,
     transient: int = 0,
     interval: int = 1,
@@ -44,7 +46,7 @@ def flossing(
     k + 1 steps of the network forwards, and about three times that with its gradient.
 
     Args:
-      cell, params, carry, xs, k, transient, interval, key: as in `rnnjax.gradients.lyapunov_spectrum`. Inputs of the
+      cell, params, xs, carry, k, transient, interval, key: as in `rnnjax.gradients.lyapunov_spectrum`. Inputs of the
         task's kind; not the batch of the loss, which would pay for it with the square of its length.
       target: λ*, nats a step.
     Returns:
@@ -58,24 +60,25 @@ def flossing(
       >>> import rnnjax
       >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[0.5]]), b=jnp.zeros(1))
       >>> cell = rnnjax.Elman(1, activation="linear")
-      >>> value, gradient = jax.value_and_grad(lambda p: flossing(cell, p, None, jnp.ones((20, 1)), k=1))(params)
+      >>> value, gradient = jax.value_and_grad(lambda p: flossing(cell, p, jnp.ones((20, 1)), k=1))(params)
       >>> round(float(value / jnp.log(2.0) ** 2), 4), round(float(gradient.w_h[0, 0] / (-4 * jnp.log(2.0))), 4)
       (1.0, 1.0)
     """
     if not (isinstance(target, int | float) and math.isfinite(target)):
         raise ValueError(f"target is {target!r}; it must be a finite number, in nats a step.")
     exponents = finite_time_exponents(
-        cell, params, carry, xs, k=k, transient=transient, interval=interval, key=key
+        cell, params, xs, carry=carry, k=k, transient=transient, interval=interval, key=key
     )  # fmt: skip
     return ((exponents - target) ** 2).mean()
 
 
+@over_time
 def finite_time_exponents(
     cell: Cell,
     params: PyTree,
-    carry: PyTree | None,
     xs: ArrayLike,
     *,
+    carry: PyTree | None = None,
     k: int,
     transient: int = 0,
     interval: int = 1,
@@ -93,7 +96,7 @@ def finite_time_exponents(
       >>> import rnnjax
       >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 2)), w_h=jnp.diag(jnp.array([2.0, 0.5])), b=jnp.zeros(2))
       >>> cell = rnnjax.Elman(2, activation="linear")
-      >>> found = finite_time_exponents(cell, params, None, jnp.zeros((300, 1)), k=2, transient=100)
+      >>> found = finite_time_exponents(cell, params, jnp.zeros((300, 1)), k=2, transient=100)
       >>> (found / jnp.log(2)).round(4).tolist()
       [1.0, -1.0]
     """

@@ -13,16 +13,18 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from rnnjax._arguments import over_time
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.tangents import flow_of, push
 
 
-def jacobians(cell: Cell, params: PyTree, carry: PyTree | None, xs: ArrayLike) -> Array:
+@over_time
+def jacobians(cell: Cell, params: PyTree, xs: ArrayLike, *, carry: PyTree | None = None) -> Array:
     """J_t for every step along the trajectory that `xs` drives.
 
     Args:
       cell: a `Cell` or a `Stack` of cells; anything with a `step`.
-      params, carry, xs: as in `rnnjax.unroll`.
+      params, xs, carry: as in `rnnjax.unroll`.
     Returns:
       `[T, *batch, n, n]`, row i and column j: how number i of the carry after a step changes with number j before it.
       Leaves of the carry side by side. It takes T n² numbers a row.
@@ -34,7 +36,7 @@ def jacobians(cell: Cell, params: PyTree, carry: PyTree | None, xs: ArrayLike) -
       >>> import jax.numpy as jnp, rnnjax
       >>> w_h = jnp.array([[0.5, 2.0], [0.0, 0.5]])
       >>> params = rnnjax.ElmanParams(jnp.ones((1, 2)), w_h, jnp.zeros(2))
-      >>> found = jacobians(rnnjax.Elman(2, activation="linear"), params, None, jnp.zeros((3, 1)))
+      >>> found = jacobians(rnnjax.Elman(2, activation="linear"), params, jnp.zeros((3, 1)))
       >>> found.shape, bool((found[0] == w_h.T).all())
       ((3, 2, 2), True)
     """

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from rnnjax._arguments import over_time
 from rnnjax._unroll.masking import StepInput, timed_step
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.sequence import Loss, prepare
@@ -32,13 +33,14 @@ class LagAttribution(NamedTuple):
     direction: PyTree
 
 
+@over_time
 def attribution_by_lag(
     cell: Cell,
     params: PyTree,
-    carry: PyTree | None,
     xs: ArrayLike,
     loss: Loss,
     *,
+    carry: PyTree | None = None,
     lags: int | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
@@ -63,7 +65,7 @@ def attribution_by_lag(
       >>> import jax.numpy as jnp, rnnjax
       >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[2.0]]), b=jnp.zeros(1))
       >>> cell = rnnjax.Elman(1, activation="linear")
-      >>> by_lag = attribution_by_lag(cell, params, None, jnp.ones((3, 1)), lambda ys: ys[-1, 0])
+      >>> by_lag = attribution_by_lag(cell, params, jnp.ones((3, 1)), lambda ys: ys[-1, 0])
       >>> jnp.exp(by_lag.log_norm.w_h).round(4).tolist()
       [3.0, 2.0, 0.0]
     """

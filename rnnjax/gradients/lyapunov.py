@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from rnnjax._arguments import over_time
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.dimension import entropy_rate, kaplan_yorke_dimension
 from rnnjax.gradients.orthonormal import orthonormalise
@@ -48,12 +49,13 @@ class LyapunovSpectrum(NamedTuple):
     entropy_rate: Array
 
 
+@over_time
 def lyapunov_spectrum(
     cell: Cell,
     params: PyTree,
-    carry: PyTree | None,
     xs: ArrayLike,
     *,
+    carry: PyTree | None = None,
     k: int | None = None,
     transient: int = 0,
     interval: int = 1,
@@ -63,7 +65,7 @@ def lyapunov_spectrum(
 
     Args:
       cell: a `Cell` or a `Stack` of cells; anything with a `step`.
-      params, carry, xs: as in `rnnjax.unroll`; zeros `[T, *batch, D]` for a network left alone.
+      params, xs, carry: as in `rnnjax.unroll`; zeros `[T, *batch, D]` for a network left alone.
       k: how many; all n numbers of a row's carry if left out (2H for an LSTM, whose carry is h and c).
       transient: steps that are run, and not counted [steps].
       interval: steps from one orthonormalisation to the next. What is left of a row is known to ε over its share of the
@@ -82,7 +84,7 @@ def lyapunov_spectrum(
       >>> import jax.numpy as jnp, rnnjax
       >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 2)), w_h=jnp.diag(jnp.array([2.0, 0.5])), b=jnp.zeros(2))
       >>> cell = rnnjax.Elman(2, activation="linear")
-      >>> spectrum = lyapunov_spectrum(cell, params, None, jnp.zeros((300, 1)), transient=100)
+      >>> spectrum = lyapunov_spectrum(cell, params, jnp.zeros((300, 1)), transient=100)
       >>> (spectrum.exponents / jnp.log(2)).round(4).tolist(), round(float(spectrum.dimension), 3)
       ([1.0, -1.0], 2.0)
     """
@@ -139,12 +141,13 @@ class LeadingExponent(NamedTuple):
     log_norm_by_part: PyTree
 
 
+@over_time
 def leading_exponent(
     cell: Cell,
     params: PyTree,
-    carry: PyTree | None,
     xs: ArrayLike,
     *,
+    carry: PyTree | None = None,
     transient: int = 0,
     key: Array | None = None,
 ) -> LeadingExponent:
@@ -159,7 +162,7 @@ def leading_exponent(
 
       >>> import jax.numpy as jnp, rnnjax
       >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[0.5]]), b=jnp.zeros(1))
-      >>> found = leading_exponent(rnnjax.Elman(1, "relu"), params, None, jnp.ones((50, 1)))
+      >>> found = leading_exponent(rnnjax.Elman(1, "relu"), params, jnp.ones((50, 1)))
       >>> round(float(found.exponent / jnp.log(2)), 4)
       -1.0
     """

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from rnnjax._arguments import over_time
 from rnnjax._unroll import Composite
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.adjoint import trajectory_and_adjoint
@@ -46,13 +47,14 @@ class NormRatios(NamedTuple):
     counts: Array
 
 
+@over_time
 def omega(
     cell: Cell,
     params: PyTree,
-    carry: PyTree | None,
     xs: ArrayLike,
     loss: Loss,
     *,
+    carry: PyTree | None = None,
     through: Through = "mix",
     average: bool = False,
     floor: float = 0.0,
@@ -67,7 +69,7 @@ def omega(
     takes about as long as the loss and its gradient once more.
 
     Args:
-      cell, params, carry, xs, loss, lengths, mask, resets, reverse: as in `rnnjax.gradients.adjoint`.
+      cell, params, xs, loss, carry, lengths, mask, resets, reverse: as in `rnnjax.gradients.adjoint`.
       through: what is differentiated: "mix", as in the paper, the recurrent matmul at fixed slopes; "step", J_t as it
         depends on all parameters, at fixed states and adjoints. The value is the same.
       average: the mean over all the steps that count, of all rows together, in place of Σ_t. The authors' code does
@@ -84,12 +86,12 @@ def omega(
       >>> import rnnjax
       >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[0.5]]), b=jnp.zeros(1))
       >>> cell = rnnjax.Elman(1, activation="linear")
-      >>> price = lambda p: omega(cell, p, None, jnp.ones((3, 1)), lambda ys: ys[-1, 0])
+      >>> price = lambda p: omega(cell, p, jnp.ones((3, 1)), lambda ys: ys[-1, 0])
       >>> float(price(params)), float(jax.grad(price)(params).w_h[0, 0])
       (0.75, -3.0)
     """
     ratio, counts = norm_ratios(
-        cell, params, carry, xs, loss,
+        cell, params, xs, loss, carry=carry,
         through=through, floor=floor, lengths=lengths, mask=mask, resets=resets, reverse=reverse,
     )  # fmt: skip
     prices = jnp.where(counts, (ratio - 1) ** 2, jnp.zeros_like(ratio))
@@ -98,13 +100,14 @@ def omega(
     return prices.sum() / max(math.prod(prices.shape[1:]), 1)
 
 
+@over_time
 def norm_ratios(
     cell: Cell,
     params: PyTree,
-    carry: PyTree | None,
     xs: ArrayLike,
     loss: Loss,
     *,
+    carry: PyTree | None = None,
     through: Through = "mix",
     floor: float = 0.0,
     lengths: ArrayLike | None = None,
@@ -124,7 +127,7 @@ def norm_ratios(
       >>> import rnnjax
       >>> cell = rnnjax.Elman(8, w_h=rnnjax.initializers.Normal())
       >>> params = cell.init(jax.random.key(0), 2)
-      >>> ratio, counts = norm_ratios(cell, params, None, jnp.ones((5, 3, 2)), lambda ys: ys[-1].sum())
+      >>> ratio, counts = norm_ratios(cell, params, jnp.ones((5, 3, 2)), lambda ys: ys[-1].sum())
       >>> price = (ratio**2 - 1) ** 2
       >>> price.shape, bool(counts.all())
       ((5, 3), True)

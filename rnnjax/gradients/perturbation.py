@@ -11,18 +11,20 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from rnnjax._arguments import over_time
 from rnnjax._unroll.masking import StepInput, select, timed_step
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.sequence import Loss, in_input_order, outputs_in_carry, prepare
 
 
+@over_time
 def adjoint_by_perturbation(
     cell: Cell,
     params: PyTree,
-    carry: PyTree | None,
     xs: ArrayLike,
     loss: Loss,
     *,
+    carry: PyTree | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     resets: ArrayLike | None = None,
@@ -41,7 +43,7 @@ def adjoint_by_perturbation(
       >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[2.0]]), b=jnp.zeros(1))
       >>> cell = rnnjax.Elman(1, activation="linear")
       >>> last = lambda ys: ys[-1, 0]
-      >>> rnnjax.gradients.adjoint_by_perturbation(cell, params, None, jnp.ones((3, 1)), last)[:, 0].tolist()
+      >>> rnnjax.gradients.adjoint_by_perturbation(cell, params, jnp.ones((3, 1)), last)[:, 0].tolist()
       [8.0, 4.0, 2.0, 1.0]
     """
     sequence = prepare(cell, params, carry, xs, loss, lengths, mask, resets, reverse)

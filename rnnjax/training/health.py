@@ -48,7 +48,7 @@ def adjoint_health(
     """
 
     def health(params: PyTree, batch: Any) -> dict[str, Array]:
-        decay = adjoint(cell, rnn(params), None, batch.xs, lambda ys: loss(params, ys, batch), lengths=batch.lengths)
+        decay = adjoint(cell, rnn(params), batch.xs, lambda ys: loss(params, ys, batch), lengths=batch.lengths)
         log_norm = decay.log_norm.reshape(decay.log_norm.shape[0], -1)
         reached = jnp.isfinite(log_norm)
         rates = _slopes(log_norm, reached)

@@ -159,7 +159,7 @@ def tbptt(k1: int, k2: int | None = None) -> TruncatedBPTT:
       >>> cell, key = rnnjax.Elman(4), jax.random.key(0)
       >>> params = {"rnn": cell.init(key, 1), "w": jax.random.normal(key, (4, 2))}
       >>> def apply(params, carry, xs, **time):
-      ...     carry, ys = rnnjax.unroll(cell, params["rnn"], carry, xs, **time)
+      ...     carry, ys = rnnjax.unroll(cell, params["rnn"], xs, carry=carry, **time)
       ...     return carry, ys @ params["w"]
       >>> truncated = tbptt(5, 10)
       >>> rows = lambda key, step: tasks.parity(key, 20, (8,))

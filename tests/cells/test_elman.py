@@ -64,7 +64,7 @@ def test_backpropagation_through_time(name, engine):
 def test_the_jacobian_over_all_of_time_is_a_product(name):
     """∂h_T/∂h_0 = Π_t diag(φ'(z_t)) W2ᵀ, multiplied out in NumPy for one row."""
     params, h_0, xs = sample(name)
-    jacobian = jax.jacobian(lambda h: rnnjax.unroll(CELLS[name], params, h, xs[:, 0], engine="scan")[0])(h_0[0])
+    jacobian = jax.jacobian(lambda h: rnnjax.unroll(CELLS[name], params, xs[:, 0], carry=h, engine="scan")[0])(h_0[0])
     hs = forward(name, *as_numpy((params, h_0[0], xs[:, 0])))
     product = np.eye(3)
     for h in hs[1:]:
@@ -102,7 +102,7 @@ def test_the_scalar_case_is_a_power(w, value):
     """The lecture's 50 products of W2: exact, since powers of two are."""
     params = ElmanParams(jnp.ones((1, 1)), jnp.full((1, 1), w), jnp.zeros(1))
     cell, xs = Elman(1, "linear"), jnp.ones((50, 1))
-    gradient = jax.grad(lambda h: rnnjax.unroll(cell, params, h, xs, engine="scan")[0][0])(jnp.zeros(1))
+    gradient = jax.grad(lambda h: rnnjax.unroll(cell, params, xs, carry=h, engine="scan")[0][0])(jnp.zeros(1))
     assert float(gradient[0]) == value
 
 
@@ -136,3 +136,21 @@ def test_the_initialisers_given_are_the_ones_used():
     params = cell.init(jax.random.key(0), 4)
     np.testing.assert_array_equal(params.w_x, 3 * np.eye(4))
     np.testing.assert_array_equal(params.w_h, np.eye(4) / 2)
+
+
+@pytest.mark.parametrize(("name", "function"), [("elman_tanh", jnp.tanh), ("elman_relu", jax.nn.relu)])
+def test_an_activation_of_ones_own(name, function):
+    """Any pointwise function; the three names are functions like any other, and as hoistable."""
+    drawn, weights = sample(name), cotangents(name)
+
+    def pulled(cell):
+        outputs, pullback = jax.vjp(lambda p, h, xs: rnnjax.unroll(cell, p, xs, carry=h, engine="hoisted"), *drawn)
+        return outputs, pullback(weights)
+
+    assert_close(pulled(Elman(3, function)), pulled(CELLS[name]))
+    outputs, _ = pulled(Elman(3, lambda z: jnp.sin(z) + z**2))
+    h = drawn.carry
+    for x in drawn.xs:
+        z = x @ drawn.params.w_x + h @ drawn.params.w_h + drawn.params.b
+        h = np.sin(z) + z**2
+    assert_close(outputs[0], jnp.asarray(h))

@@ -138,7 +138,7 @@ def test_module_functions_go_into_a_scan_of_ones_own(name):
     def step(carry, x):
         return cell.step(params, carry, x)
 
-    assert_close(jax.lax.scan(step, carry, xs), rnnjax.unroll(cell, params, carry, xs, engine="loop"))
+    assert_close(jax.lax.scan(step, carry, xs), rnnjax.unroll(cell, params, xs, carry=carry, engine="loop"))
 
 
 @every_plain_cell

@@ -72,7 +72,7 @@ def test_flax_agrees(peer, dtype, tolerance):
     """Every output and the last carry, from a random carry: 1e-6 in float32, 1e-12 in x64."""
     name, _, _, to_flax = PEERS[peer]
     drawn = sample(name, dtype)
-    carry, ys = jax.jit(lambda drawn: rnnjax.unroll(CELLS[name], *drawn))(drawn)
+    carry, ys = jax.jit(lambda drawn: rnnjax.unroll(CELLS[name], **drawn._asdict()))(drawn)
     assert_close((to_flax(carry), ys), in_flax(peer, drawn), tolerance)
 
 
@@ -81,7 +81,7 @@ def test_flax_agrees_on_lengths(peer):
     """Rows of different length: outputs within each row, and the carry after its last step."""
     name, _, _, to_flax = PEERS[peer]
     drawn = sample(name)
-    carry, ys = jax.jit(lambda drawn: rnnjax.unroll(CELLS[name], *drawn, lengths=LENGTHS))(drawn)
+    carry, ys = jax.jit(lambda drawn: rnnjax.unroll(CELLS[name], **drawn._asdict(), lengths=LENGTHS))(drawn)
     flax_carry, flax_ys = in_flax(peer, drawn, lengths=LENGTHS)
     inside = np.arange(T)[:, None] < LENGTHS
     assert_close((to_flax(carry), ys), (flax_carry, jnp.where(inside[..., None], flax_ys, 0.0)))
@@ -90,7 +90,9 @@ def test_flax_agrees_on_lengths(peer):
 def test_flax_agrees_on_reverse_with_lengths():
     """Each row runs from its own end and outputs stay in input order: Flax's `reverse` with `keep_order`."""
     drawn = sample("gru")
-    carry, ys = jax.jit(lambda drawn: rnnjax.unroll(CELLS["gru"], *drawn, lengths=LENGTHS, reverse=True))(drawn)
+    carry, ys = jax.jit(lambda drawn: rnnjax.unroll(CELLS["gru"], **drawn._asdict(), lengths=LENGTHS, reverse=True))(
+        drawn
+    )
     flax_carry, flax_ys = in_flax("GRUCell", drawn, lengths=LENGTHS, reverse=True)
     inside = np.arange(T)[:, None] < LENGTHS
     assert_close((carry, ys), (flax_carry, jnp.where(inside[..., None], flax_ys, 0.0)))
@@ -104,7 +106,7 @@ def test_flax_agrees_on_gradients(peer):
     drawn = sample(name)
 
     def ours(params, xs):
-        return jnp.sum(jnp.sin(rnnjax.unroll(CELLS[name], params, drawn.carry, xs)[1]))
+        return jnp.sum(jnp.sin(rnnjax.unroll(CELLS[name], params, xs, carry=drawn.carry)[1]))
 
     def theirs(params, xs):
         return jnp.sum(jnp.sin(in_flax(peer, drawn._replace(params=params, xs=xs))[1]))

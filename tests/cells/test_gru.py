@@ -27,7 +27,7 @@ def test_an_open_update_gate_holds_the_state_forever():
     """z = 1, saturated: h keeps its bits over 1,000 steps, and its gradient is 1."""
 
     def last(h):
-        return rnnjax.unroll(CELL, biased(0.0, OPEN, 0.3), h, jnp.ones((1000, 1)))[0][0]
+        return rnnjax.unroll(CELL, biased(0.0, OPEN, 0.3), jnp.ones((1000, 1)), carry=h)[0][0]
 
     value, gradient = jax.jit(jax.value_and_grad(last))(jnp.array([0.7]))
     assert value == 0.7 and gradient[0] == 1.0

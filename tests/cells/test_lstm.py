@@ -28,7 +28,7 @@ def test_an_open_forget_gate_holds_the_cell_forever():
     xs, carry = jnp.ones((1000, 1)), LSTMCarry(h=jnp.zeros(1), c=jnp.array([0.7]))
 
     def last(c):
-        return rnnjax.unroll(CELL, biased(SHUT, OPEN, 0.0, OPEN), carry._replace(c=c), xs)[0].c[0]
+        return rnnjax.unroll(CELL, biased(SHUT, OPEN, 0.0, OPEN), xs, carry=carry._replace(c=c))[0].c[0]
 
     value, gradient = jax.jit(jax.value_and_grad(last))(carry.c)
     assert value == 0.7 and gradient[0] == 1.0
@@ -53,7 +53,7 @@ def test_without_recurrent_weights_the_cell_gradient_is_the_forget_gate(forget_b
     carry, xs = LSTMCarry(jnp.zeros(1), jnp.zeros(1)), jnp.ones((T, 1))
 
     def last(c):
-        return rnnjax.unroll(CELL, params, carry._replace(c=c), xs, engine="loop")[0].c[0]
+        return rnnjax.unroll(CELL, params, xs, carry=carry._replace(c=c), engine="loop")[0].c[0]
 
     np.testing.assert_allclose(jax.grad(last)(carry.c), sigmoid(forget_bias) ** T, rtol=1e-12)
 
@@ -80,7 +80,7 @@ def test_the_lectures_network(days, prediction):
     )
     w_h, w_x, b = (jnp.array(column) for column in zip(input_gate, forget, candidate, output, strict=True))
     params = LSTMParams(w_x[None], w_h[None], b)
-    _, ys = rnnjax.unroll(CELL, params, None, jnp.array(days, float)[:, None], engine="loop")
+    _, ys = rnnjax.unroll(CELL, params, jnp.array(days, float)[:, None], engine="loop")
     np.testing.assert_allclose(ys[-1, 0], prediction, atol=5e-5)
 
 

@@ -68,7 +68,7 @@ def torch_forward(kind, state, xs, layers, ways):
 
 
 def unrolled(cell, params, xs):
-    return rnnjax.unroll(cell, params, None, xs, engine="loop")[1]
+    return rnnjax.unroll(cell, params, xs, engine="loop")[1]
 
 
 @every_kind

@@ -75,7 +75,7 @@ def test_descents_are_clipped_where_they_say():
 def test_the_unit_is_a_cell():
     unit = surface.SigmoidUnit()
     params = unit.init(jax.random.key(0), 1, np.float64)
-    carry, ys = rnnjax.unroll(unit, params, None, np.zeros((3, 2, 1)))
+    carry, ys = rnnjax.unroll(unit, params, np.zeros((3, 2, 1)))
     assert carry.shape == (2, 1) and ys.shape == (3, 2, 1)
     np.testing.assert_allclose(ys[0], surface.sigmoid(surface.sigmoid(0.5)), rtol=1e-14)
 

@@ -33,7 +33,7 @@ def test_the_cell_of_1997_forgets_nothing() -> None:
     for bias in (60.0, -60.0):
         other = params._replace(b=params.b.at[3:6].set(bias))
         (carry, ys), (open_carry, open_ys) = (
-            rnnjax.unroll(which, p, None, xs, engine="scan")
+            rnnjax.unroll(which, p, xs, engine="scan")
             for which, p in ((cell, other), (rnnjax.LSTM(size), params._replace(b=params.b.at[3:6].set(60.0))))
         )
         np.testing.assert_allclose(ys, open_ys, rtol=1e-6)

@@ -19,7 +19,7 @@ def drawn(cell):
 
 
 def unrolled(cell, params):
-    return rnnjax.unroll(cell, params, None, inputs().swapaxes(0, 1), engine="loop")[1].swapaxes(0, 1)
+    return rnnjax.unroll(cell, params, inputs().swapaxes(0, 1), engine="loop")[1].swapaxes(0, 1)
 
 
 def in_linen(module, params):

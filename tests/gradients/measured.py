@@ -70,12 +70,12 @@ def program(name: str, reverse: bool) -> Callable[[Sample, Times, PyTree], Measu
         options = times._asdict() | {"reverse": reverse}
 
         def loss_of(params: PyTree, carry: PyTree) -> Array:
-            return loss(rnnjax.unroll(cell, params, carry, drawn.xs, engine="scan", **options)[1])
+            return loss(rnnjax.unroll(cell, params, drawn.xs, carry=carry, engine="scan", **options)[1])
 
         return Measured(
-            gradients.adjoint(cell, *drawn, loss, **options),
-            gradients.adjoint_by_perturbation(cell, *drawn, loss, **options),
-            gradients.attribution(cell, *drawn, loss, **options),
+            gradients.adjoint(cell, **drawn._asdict(), loss=loss, **options),
+            gradients.adjoint_by_perturbation(cell, **drawn._asdict(), loss=loss, **options),
+            gradients.attribution(cell, **drawn._asdict(), loss=loss, **options),
             *jax.grad(loss_of, argnums=(0, 1))(drawn.params, drawn.carry),
         )
 

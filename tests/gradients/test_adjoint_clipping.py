@@ -37,8 +37,8 @@ def program(name: str) -> Any:
     cell = ClippedAdjoint(CELLS[name], LIMIT)
 
     def run(drawn: Sample, times: Any, weights: Any):
-        def outputs(*drawn: Any):
-            return rnnjax.unroll(cell, *drawn, **times._asdict())
+        def outputs(params: Any, carry: Any, xs: Any):
+            return rnnjax.unroll(cell, params, xs, carry=carry, **times._asdict())
 
         return Sample(*jax.vjp(outputs, *drawn)[1](weights))
 
@@ -111,7 +111,7 @@ def test_the_recursion_is_the_clipped_one(name, times):
 def test_values_are_those_of_the_cell_inside():
     drawn, times = sample("lstm"), COMBINED._asdict()
     one, other = (
-        jax.jit(lambda drawn, cell=cell: rnnjax.unroll(cell, *drawn, **times, engine="scan"))(drawn)
+        jax.jit(lambda drawn, cell=cell: rnnjax.unroll(cell, **drawn._asdict(), **times, engine="scan"))(drawn)
         for cell in (CELLS["lstm"], ClippedAdjoint(CELLS["lstm"], LIMIT))
     )
     assert_identical(one, other)
@@ -120,7 +120,9 @@ def test_values_are_those_of_the_cell_inside():
 def test_a_high_limit_changes_nothing():
     drawn, weights = sample("lstm"), cotangents("lstm")
     one, other = (
-        jax.jit(lambda drawn, cell=cell: jax.vjp(lambda *d: rnnjax.unroll(cell, *d), *drawn)[1](weights))(drawn)
+        jax.jit(lambda d, cell=cell: jax.vjp(lambda p, c, xs: rnnjax.unroll(cell, p, xs, carry=c), *d)[1](weights))(
+            drawn
+        )
         for cell in (CELLS["lstm"], ClippedAdjoint(CELLS["lstm"], 1e9))
     )
     assert_close(one, other)
@@ -130,10 +132,10 @@ def test_a_high_limit_changes_nothing():
 def test_the_engine_is_the_scan_and_explain_says_so(name):
     """Checkpointing and the loop give the same gradients; the hoisted engine refuses."""
     cell, drawn = ClippedAdjoint(CELLS[name], LIMIT), sample(name)
-    (layer,) = rnnjax.explain(cell, *drawn).layers
+    (layer,) = rnnjax.explain(cell, **drawn._asdict()).layers
     assert layer.engine == "scan" and "backward pass of its own" in layer.why
     with pytest.raises(NotHoistable, match="backward pass of its own"):
-        rnnjax.unroll(cell, *drawn, engine="hoisted")
+        rnnjax.unroll(cell, **drawn._asdict(), engine="hoisted")
 
 
 def test_every_way_to_run_clips_alike():
@@ -144,7 +146,7 @@ def test_every_way_to_run_clips_alike():
 
     def back(cell, **options):
         def outputs(params, carry, xs):
-            return rnnjax.unroll(cell, (params,), (carry,), xs, **options)
+            return rnnjax.unroll(cell, (params,), xs, carry=(carry,), **options)
 
         return Sample(*jax.jit(lambda d: jax.vjp(outputs, *d)[1](((weights[0],), weights[1])))(drawn))
 
@@ -163,9 +165,9 @@ def test_a_gate_with_a_backward_pass_of_its_own_is_not_hoisted():
     cell = rnnjax.StepCell(
         lambda p, h, x: (p * small(h) + x, p * small(h) + x), lambda p, batch: jnp.zeros((*batch, 2))
     )
-    arguments = jnp.array(1.5), None, jnp.ones((4, 2))
-    assert rnnjax.explain(cell, *arguments).layers[0].engine == "scan"
-    found = jax.grad(lambda xs: rnnjax.unroll(cell, arguments[0], None, xs)[1][-1].sum())(arguments[2])
+    w, xs = jnp.array(1.5), jnp.ones((4, 2))
+    assert rnnjax.explain(cell, w, xs).layers[0].engine == "scan"
+    found = jax.grad(lambda xs: rnnjax.unroll(cell, w, xs)[1][-1].sum())(xs)
     np.testing.assert_allclose(found[:, 0], [0.1, 0.1, 0.1, 1.0], rtol=1e-14)
 
     mixing = rnnjax.StepCell(lambda p, h, x: (h, h), lambda p, batch: jnp.zeros((*batch, 2)))
@@ -181,7 +183,7 @@ def test_a_gate_with_a_backward_pass_of_its_own_is_not_hoisted():
             return self.gate(params, carry, x, self.mix(params, carry))
 
     mixes = Mixes(mixing.step_function, mixing.initial_carry_function)
-    (layer,) = rnnjax.explain(mixes, jnp.eye(2), None, jnp.ones((4, 2))).layers
+    (layer,) = rnnjax.explain(mixes, jnp.eye(2), jnp.ones((4, 2))).layers
     assert layer.engine == "scan" and "`mix` with a backward pass of its own" in layer.why
 
 
@@ -195,7 +197,7 @@ def test_an_exploding_adjoint_stays_finite_in_float32():
 
     def gradient(cell):
         start = jnp.full(1, 1e-20, "float32")
-        return jax.grad(lambda h: rnnjax.unroll(cell, params, h, xs, engine="scan")[1][-1, 0])(start)
+        return jax.grad(lambda h: rnnjax.unroll(cell, params, xs, carry=h, engine="scan")[1][-1, 0])(start)
 
     assert not np.isfinite(gradient(cell)).all()
     np.testing.assert_allclose(gradient(ClippedAdjoint(cell, 2.5)), [2.5], rtol=1e-6)
@@ -229,7 +231,7 @@ def test_the_gradient_of_the_clipped_gradient():
     )
 
     def slope(params):
-        gradient = jax.grad(lambda p: (rnnjax.unroll(cell, p, drawn.carry, drawn.xs)[1] ** 2)[-1].sum())(params)
+        gradient = jax.grad(lambda p: (rnnjax.unroll(cell, p, drawn.xs, carry=drawn.carry)[1] ** 2)[-1].sum())(params)
         return sum(jax.tree.leaves(jax.tree.map(lambda g, d: (g * d).sum(), gradient, direction)), jnp.zeros(()))
 
     found = jax.jit(jax.grad(slope), compiler_options=QUICKLY)(drawn.params)
@@ -251,7 +253,7 @@ def test_bad_input_is_refused():
     for cell in cells:
         params = jax.eval_shape(lambda key, cell=cell: cell.init(key, 2), jax.random.key(0))
         with pytest.raises(TypeError, match="adjoint_by_perturbation"):
-            gradients.adjoint(cell, params, None, jnp.ones((4, 2)), lambda ys: ys.sum())
+            gradients.adjoint(cell, params, jnp.ones((4, 2)), lambda ys: ys.sum())
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(lambda h: gradients.clip_adjoint(h, 1.0), (jnp.ones(2),), (jnp.ones(2),))
 
@@ -262,5 +264,5 @@ def test_equal_cells_are_one():
     assert repr(ClippedAdjoint(rnnjax.Elman(3), 2.0)).startswith("ClippedAdjoint(cell=Elman(hidden_size=3")
     params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[2.0]]), b=jnp.zeros(1))
     cell = ClippedAdjoint(rnnjax.Elman(1, "linear"), 3.0)
-    found = gradients.adjoint_by_perturbation(cell, params, None, jnp.ones((4, 1)), lambda ys: ys[-1, 0])
+    found = gradients.adjoint_by_perturbation(cell, params, jnp.ones((4, 1)), lambda ys: ys[-1, 0])
     np.testing.assert_allclose(found[:, 0], [3, 3, 3, 2, 1], rtol=1e-14)

@@ -35,11 +35,11 @@ def says(error: BaseException, *words: str) -> None:
 def test_two_directions_have_no_single_carry(function):
     cell = rnnjax.Bidirectional(GRU, rnnjax.LSTM(2))
     with pytest.raises(TypeError) as caught:
-        function(cell, params_of(cell), None, XS, total)
+        function(cell, params_of(cell), XS, total)
     says(caught.value, "Bidirectional", "no single step", "halves one by one")
     stack = rnnjax.Stack((cell, GRU))
     with pytest.raises(TypeError, match="no single step"):
-        function(stack, params_of(stack), None, XS, total)
+        function(stack, params_of(stack), XS, total)
 
 
 @every_function
@@ -48,7 +48,7 @@ def test_half_precision_has_no_log_norm(function, dtype):
     """A norm in float16 is over at 65504; bfloat16 keeps two digits."""
     for cell, where in ((GRU, "`carry`"), (rnnjax.LSTM(3), "`carry`.h")):
         with pytest.raises(TypeError) as caught:
-            function(cell, params_of(cell, dtype), None, XS.astype(dtype), total)
+            function(cell, params_of(cell, dtype), XS.astype(dtype), total)
         says(caught.value, f"{where} is {dtype}", "float32 or float64", "dtype='float32'", "cast `xs`")
 
 
@@ -57,7 +57,7 @@ def test_a_loss_is_one_real_number(function):
     params = params_of(GRU)
     for loss, shown in ((lambda ys: ys[-1], "float64 [2, 3]"), (lambda ys: (ys > 0).sum(), "int64 []")):
         with pytest.raises(ValueError) as caught:
-            function(GRU, params, None, XS, loss)
+            function(GRU, params, XS, loss)
         says(caught.value, "`loss(ys)`", shown, "one floating-point number", "sum or average")
 
 

@@ -22,7 +22,7 @@ def linear_orthogonal(steps: int, w_h, direction, scales):
 
     def one(scale):
         params = rnnjax.ElmanParams(jnp.ones((2, len(w_h)), w_h.dtype), scale * w_h, jnp.zeros(len(w_h), w_h.dtype))
-        return gradients.adjoint(cell, params, None, xs, lambda ys: ys[-1] @ direction)
+        return gradients.adjoint(cell, params, xs, lambda ys: ys[-1] @ direction)
 
     found = jax.vmap(one)(scales)
     return found.log_norm, found.direction
@@ -65,7 +65,7 @@ RELU = rnnjax.Elman(3, "relu")
 
 def adjoint_of(params, xs, loss):
     """Of a network of three ReLU units."""
-    run = jax.jit(lambda params, xs: gradients.adjoint(RELU, params, None, xs, loss), compiler_options=QUICKLY)
+    run = jax.jit(lambda params, xs: gradients.adjoint(RELU, params, xs, loss), compiler_options=QUICKLY)
     return run(params, xs)
 
 
@@ -114,7 +114,7 @@ def test_one_program_over_networks_is_each_alone():
 
     def one(w_h, scale):
         params = relu_network(scale * w_h)
-        return gradients.adjoint(RELU, params, None, xs, lambda ys: (ys[-1] - ys[1]).sum(), lengths=lengths)
+        return gradients.adjoint(RELU, params, xs, lambda ys: (ys[-1] - ys[1]).sum(), lengths=lengths)
 
     matrices, scales = jnp.asarray(rng.normal(size=(4, 3, 3))), jnp.array([0.3, 1.0, 2.0, 5.0])
     together = jax.jit(jax.vmap(one), compiler_options=QUICKLY)(matrices, scales)

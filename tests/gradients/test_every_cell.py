@@ -135,7 +135,7 @@ def test_without_lengths_mask_and_resets_it_is_the_same(name):
     """`None` for each of the three leaves the selections out of the program; arrays that say "all" must not differ."""
 
     def without(drawn: Sample, weights):
-        return gradients.adjoint(CELLS[name], *drawn, lambda ys: weigh(weights, ys))
+        return gradients.adjoint(CELLS[name], **drawn._asdict(), loss=lambda ys: weigh(weights, ys))
 
     adjoint = jax.jit(without, compiler_options=QUICKLY)(sample(name), weights(name))
     assert_rows_close(plain(adjoint), plain(measure(name, "plain", False).adjoint), 2, 1e-12)

@@ -73,17 +73,17 @@ def last(ys):
 @pytest.mark.parametrize("w", [0.5, 2.0])
 def test_fifty_steps_of_one_unit_are_a_power(w):
     """The lecture's vanishing and exploding cases: exact as plain numbers, and to rounding as logarithms."""
-    plain = gradients.adjoint_by_perturbation(ONE_UNIT, one_unit(w), None, jnp.ones((50, 1)), last)
+    plain = gradients.adjoint_by_perturbation(ONE_UNIT, one_unit(w), jnp.ones((50, 1)), last)
     assert plain[:, 0].tolist() == [w**lag for lag in range(50, -1, -1)]
     assert plain[0, 0] in (1125899906842624.0, 8.881784197001252e-16)
-    logs = gradients.adjoint(ONE_UNIT, one_unit(w), None, jnp.ones((50, 1)), last)
+    logs = gradients.adjoint(ONE_UNIT, one_unit(w), jnp.ones((50, 1)), last)
     np.testing.assert_allclose(logs.log_norm[:, None], np.arange(50, -1, -1)[:, None] * np.log(w), rtol=1e-12)
 
 
 def test_each_copy_of_one_unit_contributes_the_same():
     """h_T = w^T h_0: dL/dw = T w^(T-1) h_0, and by symmetry each of the T copies gives w^(T-1) h_0 of it."""
     w, steps, h_0 = 0.9, 20, 3.0
-    parts = gradients.attribution(ONE_UNIT, one_unit(w), jnp.array([h_0]), jnp.zeros((steps, 1)), last)
+    parts = gradients.attribution(ONE_UNIT, one_unit(w), jnp.zeros((steps, 1)), last, carry=jnp.array([h_0]))
     np.testing.assert_allclose(parts.w_h[:, 0, 0], np.full(steps, w ** (steps - 1) * h_0), rtol=1e-12)
     np.testing.assert_allclose(parts.b[:, 0], w ** np.arange(steps - 1, -1, -1), rtol=1e-12)
 
@@ -101,7 +101,7 @@ def test_a_learned_initial_carry_counts_with_the_step_that_starts_from_it(revers
     def both(params):
         outputs = unroller("step_cell", "scan", reverse, times)
         whole = jax.grad(lambda p: loss(outputs(p, None, xs)[1]))(params)
-        return gradients.attribution(cell, params, None, xs, loss, resets=times.resets, reverse=reverse), whole
+        return gradients.attribution(cell, params, xs, loss, resets=times.resets, reverse=reverse), whole
 
     parts, whole = jax.jit(both, compiler_options=QUICKLY)(drawn.params)
     np.testing.assert_allclose(parts["h_0"].sum(axis=0), whole["h_0"], rtol=1e-12)
@@ -121,7 +121,7 @@ def test_a_cell_state_forgets_at_the_rate_of_its_bias(forget_bias):
     params = cell.init(jax.random.key(0), 1)
     params = params._replace(w_h=jnp.zeros_like(params.w_h), w_x=jnp.zeros_like(params.w_x))
     params = params._replace(b=params.b.at[4:6].set(0.3))
-    adjoint = jax.jit(lambda p: gradients.adjoint(cell, p, None, jnp.ones((300, 1)), lambda ys: ys[-1].sum()))(params)
+    adjoint = jax.jit(lambda p: gradients.adjoint(cell, p, jnp.ones((300, 1)), lambda ys: ys[-1].sum()))(params)
     h, c = adjoint.log_norm_by_part
     assert (h[:-1] == -np.inf).all() and c[-1] == -np.inf
     rate = -np.log1p(np.exp(-forget_bias))

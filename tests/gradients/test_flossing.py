@@ -71,7 +71,7 @@ def program(name: str, k: int) -> Any:
         found = functools.partial(
             gradients.flossing, cell, k=k, transient=TRANSIENT, interval=INTERVAL, target=0.1, key=jax.random.key(0)
         )
-        return found(params, carry, xs)
+        return found(params, xs, carry=carry)
 
     return quick(jax.value_and_grad(price))
 
@@ -98,8 +98,8 @@ def test_the_exponents_are_those_of_the_spectrum():
     options: Any = {"k": 3, "transient": TRANSIENT, "interval": INTERVAL}
 
     def both(drawn):
-        spectrum = gradients.lyapunov_spectrum(CELLS["gru"], *drawn, **options)
-        return gradients.finite_time_exponents(CELLS["gru"], *drawn, **options), spectrum.exponents
+        spectrum = gradients.lyapunov_spectrum(CELLS["gru"], **drawn._asdict(), **options)
+        return gradients.finite_time_exponents(CELLS["gru"], **drawn._asdict(), **options), spectrum.exponents
 
     found, expected = quick(both)(drawn)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
@@ -142,7 +142,7 @@ def test_training_on_it_moves_the_exponents_to_the_target():
     @quick
     def train(params):
         def one(params, _):
-            value, gradient = jax.value_and_grad(lambda p: gradients.flossing(cell, p, None, xs, k=2))(params)
+            value, gradient = jax.value_and_grad(lambda p: gradients.flossing(cell, p, xs, k=2))(params)
             return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient), value
 
         return jax.lax.scan(one, params, None, length=400)
@@ -154,11 +154,11 @@ def test_training_on_it_moves_the_exponents_to_the_target():
 def test_what_is_annihilated_costs_infinity_and_bad_input_is_refused():
     params = rnnjax.ElmanParams(w_x=jnp.ones((1, 2)), w_h=jnp.diag(jnp.array([1.0, 0.0])), b=jnp.zeros(2))
     cell, xs = rnnjax.Elman(2, "linear"), jnp.ones((5, 1))
-    assert float(quick(lambda: gradients.flossing(cell, params, None, xs, k=1, transient=1))()) < 1e-20
-    assert float(quick(lambda: gradients.flossing(cell, params, None, xs, k=2, transient=1))()) == np.inf
+    assert float(quick(lambda: gradients.flossing(cell, params, xs, k=1, transient=1))()) < 1e-20
+    assert float(quick(lambda: gradients.flossing(cell, params, xs, k=2, transient=1))()) == np.inf
     wrong: Any = (({"k": 3}, "`k` is 3"), ({"k": 1, "target": float("nan")}, "target is nan"))
     for options, what in wrong:
         with pytest.raises(ValueError, match=what):
-            gradients.flossing(cell, params, None, xs, **options)
+            gradients.flossing(cell, params, xs, **options)
     with pytest.raises(TypeError, match="clips its adjoint"):
-        gradients.flossing(gradients.ClippedAdjoint(cell), params, None, xs, k=1)
+        gradients.flossing(gradients.ClippedAdjoint(cell), params, xs, k=1)

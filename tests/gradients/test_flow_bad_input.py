@@ -26,7 +26,7 @@ def test_missing_values_are_named(function):
     xs[7, 1] = np.nan
     xs[9] = np.inf
     with pytest.raises(ValueError) as caught:
-        function(GRU, PARAMS, None, xs)
+        function(GRU, PARAMS, xs)
     says(caught.value, "`xs` is not finite at 2 of 20 steps", "first at step 7", "fill or cut out")
 
 
@@ -34,7 +34,7 @@ def test_missing_values_under_jit_are_loud_in_their_row_alone():
     xs = XS.copy()
     xs[7, 1] = np.nan
     params = jax.tree.map(lambda leaf: leaf + 0.1, PARAMS)
-    found = jax.jit(functools.partial(spectrum, GRU))(params, None, xs)
+    found = jax.jit(functools.partial(spectrum, GRU))(params, xs)
     assert np.isnan(found.exponents[1]).any() and np.isnan(found.mean[1]) and int(found.survivors[1]) < 3
     assert np.isnan(found.dimension[1]) and np.isnan(found.entropy_rate[1])
     assert np.isfinite(found.mean[0])
@@ -47,7 +47,7 @@ def test_a_counter_in_the_carry_has_no_gradient(function):
         lambda params, batch_shape: (jnp.zeros((*batch_shape, 2)), jnp.zeros(batch_shape, "int32")),
     )
     with pytest.raises(TypeError) as caught:
-        function(cell, None, None, XS)
+        function(cell, None, XS)
     says(caught.value, "`carry`[1] is int32", "has no gradient", "keep counters")
 
 
@@ -55,20 +55,20 @@ def test_a_counter_in_the_carry_has_no_gradient(function):
 def test_two_directions_and_half_precision(function):
     cell = rnnjax.Bidirectional(GRU, GRU)
     with pytest.raises(TypeError, match="no single step"):
-        function(cell, (PARAMS, PARAMS), None, XS)
+        function(cell, (PARAMS, PARAMS), XS)
     half = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), PARAMS)
     with pytest.raises(TypeError, match="needs float32 or float64"):
-        function(GRU, half, None, jnp.asarray(XS, "bfloat16"))
+        function(GRU, half, jnp.asarray(XS, "bfloat16"))
     with pytest.raises(ValueError, match="time first"):
-        function(GRU, PARAMS, None, XS[:, 0, 0])
+        function(GRU, PARAMS, XS[:, 0, 0])
     with pytest.raises(ValueError, match="initial_carry"):
-        function(GRU, PARAMS, np.zeros(3), XS)
+        function(GRU, PARAMS, XS, carry=np.zeros(3))
 
 
 @pytest.mark.parametrize("k", [0, 4, 2.0, True])
 def test_more_exponents_than_there_are(k):
     with pytest.raises(ValueError) as caught:
-        spectrum(GRU, PARAMS, None, XS, k=k)
+        spectrum(GRU, PARAMS, XS, k=k)
     says(caught.value, f"`k` is {k!r}", "has 3 numbers", "1 <= k <= 3")
 
 
@@ -85,11 +85,11 @@ def test_more_exponents_than_there_are(k):
 )
 def test_too_few_steps(options, words):
     with pytest.raises(ValueError) as caught:
-        spectrum(GRU, PARAMS, None, XS, **options)
+        spectrum(GRU, PARAMS, XS, **options)
     says(caught.value, *words)
     if "transient" in options:
         with pytest.raises(ValueError, match=r"`transient`"):
-            leading(GRU, PARAMS, None, XS, **options)
+            leading(GRU, PARAMS, XS, **options)
 
 
 def test_matrices_that_are_none():

@@ -18,7 +18,7 @@ def test_they_are_the_derivative_of_each_step(name):
     """Row i, column j: number i of the carry after a step, by number j before it, leaves side by side; row by row."""
     cell = CELLS[name]
     params, carry, xs = sample(name)
-    found = jax.jit(functools.partial(gradients.jacobians, cell), compiler_options=QUICKLY)(params, carry, xs)
+    found = jax.jit(functools.partial(gradients.jacobians, cell), compiler_options=QUICKLY)(params, xs, carry=carry)
 
     @functools.partial(jax.jit, compiler_options=QUICKLY)
     def of_one_step(carry, x):
@@ -83,7 +83,7 @@ def test_under_vmap():
     """A batch axis is a vmap: one set of rows, either way."""
     name = "lstm"
     params, carry, xs = sample(name)
-    run = functools.partial(gradients.jacobians, CELLS[name], params)
+    run = lambda carry, xs: gradients.jacobians(CELLS[name], params, xs, carry=carry)  # noqa: E731
     batched = jax.jit(run, compiler_options=QUICKLY)(carry, xs)
     mapped = jax.jit(jax.vmap(run, (0, 1), 1), compiler_options=QUICKLY)(carry, xs)
     np.testing.assert_allclose(batched, mapped, rtol=1e-12, atol=1e-14)

@@ -17,7 +17,9 @@ from tests.registry import CELLS, Sample, T, sample
 def program(name, reverse):
     def run(drawn: Sample, times, weights):
         loss = functools.partial(weigh, weights)
-        return gradients.attribution_by_lag(CELLS[name], *drawn, loss, reverse=reverse, **times._asdict())
+        return gradients.attribution_by_lag(
+            CELLS[name], **drawn._asdict(), loss=loss, reverse=reverse, **times._asdict()
+        )
 
     return jax.jit(run, compiler_options=QUICKLY)
 
@@ -74,7 +76,7 @@ def test_depths_beyond_floating_point(w):
     params = rnnjax.ElmanParams(jnp.ones((1, 1)), jnp.full((1, 1), w), jnp.zeros(1))
     run = jax.jit(
         lambda p: gradients.attribution_by_lag(
-            rnnjax.Elman(1, "linear"), p, None, jnp.zeros((700, 1)), lambda ys: ys[-1, 0], lags=650
+            rnnjax.Elman(1, "linear"), p, jnp.zeros((700, 1)), lambda ys: ys[-1, 0], lags=650
         )
     )
     found = run(params).log_norm
@@ -85,4 +87,4 @@ def test_depths_beyond_floating_point(w):
 @pytest.mark.parametrize("lags", [0, 6, 1.5, True])
 def test_lags_that_are_not_there(lags):
     with pytest.raises(ValueError, match=r"`lags` is .*5 steps: give 1 <= lags <= 5"):
-        gradients.attribution_by_lag(CELLS["gru"], *sample("gru"), lambda ys: ys.sum(), lags=lags)
+        gradients.attribution_by_lag(CELLS["gru"], **sample("gru")._asdict(), loss=lambda ys: ys.sum(), lags=lags)

@@ -16,7 +16,7 @@ from tests.registry import CELLS, D, Sample, normal, sample
 
 @functools.cache
 def spectra(cell, **options):
-    """`(params, carry, xs) -> LyapunovSpectrum`, compiled."""
+    """`(params, xs, carry=None) -> LyapunovSpectrum`, compiled."""
     run = functools.partial(gradients.lyapunov_spectrum, cell, **options)
     return jax.jit(run, compiler_options=QUICKLY)
 
@@ -39,7 +39,7 @@ LINEAR = rnnjax.Elman(6, "linear")
 
 def test_a_scalar():
     """log w, exactly, of one unit."""
-    found = spectra(rnnjax.Elman(1, "linear"))(linear([[-0.5]]), None, zeros(40))
+    found = spectra(rnnjax.Elman(1, "linear"))(linear([[-0.5]]), zeros(40))
     np.testing.assert_allclose(found.exponents, [np.log(0.5)], rtol=1e-14)
     assert (float(found.dimension), float(found.entropy_rate), int(found.survivors)) == (0, 0, 1)
 
@@ -48,7 +48,7 @@ def test_a_scalar():
 def test_orthogonal(scale):
     """Every exponent is log s from the first step on, and none has an error."""
     w_h = scale * np.linalg.qr(gaussian(6, 1))[0]
-    found = spectra(LINEAR)(linear(w_h), None, zeros(40))
+    found = spectra(LINEAR)(linear(w_h), zeros(40))
     np.testing.assert_allclose(found.exponents, np.log(scale), rtol=0, atol=1e-14)
     np.testing.assert_allclose(found.finite_time, np.log(scale), rtol=0, atol=1e-13)
     np.testing.assert_allclose(found.error, 0, atol=1e-14)
@@ -58,7 +58,7 @@ def test_a_linear_network_has_the_eigenvalues_of_its_matrix():
     """One matrix used again and again: log|eigenvalues|, not what fresh matrices would have. To 1e-6, as all are."""
     basis = np.eye(6) + 0.3 * gaussian(6, 1)
     w_h = basis @ np.diag([2.0, 1.1, -0.9, 0.5, 0.2, 0.05]) @ np.linalg.inv(basis)
-    found = spectra(LINEAR, transient=150)(linear(w_h), None, zeros(300))
+    found = spectra(LINEAR, transient=150)(linear(w_h), zeros(300))
     np.testing.assert_allclose(found.exponents, theory.frozen_exponents(w_h), rtol=0, atol=1e-6)
     assert float(found.entropy_rate) == pytest.approx(np.log(2.2), abs=1e-6)
 
@@ -73,7 +73,7 @@ def test_fresh_gaussian_matrices_have_newmans_exponents():
 
     cell = rnnjax.StepCell(step, lambda params, batch_shape: jnp.zeros((*batch_shape, size)))
     xs = jnp.asarray(np.random.default_rng(0).normal(size=(steps, size * size)) / np.sqrt(size))
-    found = spectra(cell, transient=200)(None, None, xs)
+    found = spectra(cell, transient=200)(None, xs)
     rates = np.asarray(found.finite_time)
     blocks = rates.reshape(20, -1, size).mean(1)
     standard_error = blocks.std(0, ddof=1) / np.sqrt(20)
@@ -87,12 +87,12 @@ def test_an_lstm_without_recurrent_weights_forgets_by_its_gate():
     params = rnnjax.LSTMParams(
         jnp.zeros((1, 12)), jnp.zeros((3, 12)), jnp.zeros(12).at[3:6].set(jnp.array([0.0, 1, 5]))
     )
-    found = spectra(rnnjax.LSTM(3), transient=500)(params, None, zeros(700))
+    found = spectra(rnnjax.LSTM(3), transient=500)(params, zeros(700))
     np.testing.assert_allclose(found.exponents[:3], theory.forget_gate_exponent([5.0, 1.0, 0.0]), rtol=0, atol=1e-6)
     assert (found.exponents[3:] == -np.inf).all() and int(found.survivors) == 3
     assert float(found.mean) == pytest.approx(theory.forget_gate_exponent([5.0, 1.0, 0.0]).mean(), abs=1e-6)
     run = functools.partial(gradients.leading_exponent, rnnjax.LSTM(3), transient=500)
-    leading = jax.jit(run, compiler_options=QUICKLY)(params, None, zeros(700))
+    leading = jax.jit(run, compiler_options=QUICKLY)(params, zeros(700))
     assert float(leading.exponent) == pytest.approx(theory.forget_gate_exponent(5.0), abs=1e-6)
     h, c = (np.exp(2 * np.asarray(part)) for part in leading.log_norm_by_part)
     np.testing.assert_allclose(h + c, 1, rtol=1e-12)
@@ -106,8 +106,8 @@ def test_the_sum_of_all_exponents_is_the_mean_log_determinant(name):
     Nothing is dropped, so this holds from the first step on; and the batch is three trajectories apart.
     """
     drawn = long_sample(name)
-    found = spectra(CELLS[name])(*drawn)
-    matrices = jax.jit(functools.partial(gradients.jacobians, CELLS[name]), compiler_options=QUICKLY)(*drawn)
+    found = spectra(CELLS[name])(**drawn._asdict())
+    matrices = jax.jit(functools.partial(gradients.jacobians, CELLS[name]), compiler_options=QUICKLY)(**drawn._asdict())
     expected = np.linalg.slogdet(matrices)[1].mean(0)
     size = matrices.shape[-1]
     assert found.exponents.shape == (3, size)
@@ -127,8 +127,8 @@ def long_sample(name) -> Sample:
 def test_neither_interval_nor_transient_changes_an_exponent():
     """Of 40 steps 22 are dropped, and six intervals of three steps counted: the last 18 steps."""
     cell, drawn = CELLS["gru"], long_sample("gru")
-    whole = spectra(cell)(*drawn)
-    coarse = spectra(cell, transient=22, interval=3)(*drawn)
+    whole = spectra(cell)(**drawn._asdict())
+    coarse = spectra(cell, transient=22, interval=3)(**drawn._asdict())
     by_threes = np.reshape(whole.finite_time[22:], (6, 3, *whole.exponents.shape)).mean(1)
     np.testing.assert_allclose(coarse.finite_time, by_threes, rtol=0, atol=1e-8)
     np.testing.assert_allclose(coarse.exponents, by_threes.mean(0), rtol=0, atol=1e-8)
@@ -139,9 +139,9 @@ def test_one_perturbation_finds_the_leading_exponent():
     """`leading_exponent` is column one of the spectrum once both have turned, for every row; so is its finite time."""
     cell, params = rnnjax.Elman(8), linear(gaussian(8, 2.5), 2)
     xs = normal(jax.ShapeDtypeStruct((300, 2, 2), "float64"), "drive")
-    whole = spectra(cell, k=3, transient=150)(params, None, xs)
+    whole = spectra(cell, k=3, transient=150)(params, xs)
     run = functools.partial(gradients.leading_exponent, cell, transient=150)
-    one = jax.jit(run, compiler_options=QUICKLY)(params, None, xs)
+    one = jax.jit(run, compiler_options=QUICKLY)(params, xs)
     np.testing.assert_allclose(one.exponent, whole.exponents[:, 0], rtol=0, atol=1e-6)
     np.testing.assert_allclose(one.finite_time[50:], whole.finite_time[50:, :, 0], rtol=0, atol=1e-6)
     halves = np.asarray(one.finite_time).reshape(2, 75, 2).mean(1)
@@ -153,7 +153,7 @@ def test_relu_reports_who_survives():
     """Two of six units are always off: two directions die, with no clamped epsilon; four have the others' exponents."""
     w_h = np.abs(gaussian(6, 0.3, seed=3)) + 0.1 * np.eye(6)
     params = linear(w_h)._replace(b=jnp.array([1.0, 1.0, -1e6, 1.0, -1e6, 1.0]))
-    found = spectra(rnnjax.Elman(6, "relu"), transient=20)(params, None, zeros(120))
+    found = spectra(rnnjax.Elman(6, "relu"), transient=20)(params, zeros(120))
     on = [0, 1, 3, 5]
     assert int(found.survivors) == 4
     expected = theory.frozen_exponents(w_h[np.ix_(on, on)])
@@ -166,7 +166,7 @@ def test_a_unit_that_is_off_once_kills_for_good():
     """A dead step in the middle: the rank is that of the whole product, and the mean says that nothing is left."""
     xs = zeros(30).at[12].set(-1e6)
     params = linear(np.abs(gaussian(6, 1.0)))._replace(b=jnp.ones(6))
-    found = spectra(rnnjax.Elman(6, "relu"))(params, None, xs)
+    found = spectra(rnnjax.Elman(6, "relu"))(params, xs)
     assert int(found.survivors) == 0 and (found.exponents == -np.inf).all()
     assert np.isnan(found.mean) and float(found.dimension) == 0
 
@@ -178,20 +178,20 @@ def test_seeds_scales_and_inputs_in_one_program():
     matrices, gains = jnp.stack([gaussian(4, 1.0, seed) for seed in range(2)]), jnp.array([0.5, 2.0, 4.0])
 
     def one(w_h, gain):
-        return gradients.lyapunov_spectrum(cell, linear(gain * w_h), None, xs, transient=10)
+        return gradients.lyapunov_spectrum(cell, linear(gain * w_h), xs, transient=10)
 
     found = jax.jit(jax.vmap(jax.vmap(one, (None, 0)), (0, None)), compiler_options=QUICKLY)(matrices, gains)
     assert found.exponents.shape == (2, 3, 2, 4)
     alone = spectra(cell, transient=10)
     for i, w_h in enumerate(matrices):
         for j, gain in enumerate(gains):
-            expected = alone(linear(gain * w_h), None, xs)
+            expected = alone(linear(gain * w_h), xs)
             np.testing.assert_allclose(found.exponents[i, j], expected.exponents, rtol=0, atol=1e-9)
 
 
 def test_float32_stays_float32():
     params = jax.tree.map(lambda leaf: leaf.astype("float32"), linear(gaussian(6, 1.0)))
-    found = spectra(LINEAR)(params, None, zeros(40).astype("float32"))
+    found = spectra(LINEAR)(params, zeros(40).astype("float32"))
     assert {leaf.dtype.name for leaf in jax.tree.leaves(found)} == {"float32", "int32"}
     expected = np.linalg.slogdet(np.asarray(params.w_h, "float64"))[1]
     assert float(found.exponents.sum()) == pytest.approx(expected, abs=1e-4)

@@ -28,10 +28,11 @@ def program(name: str, through: Any) -> Any:
     def run(drawn: Sample, times: Any, loss_weights: Any):
         loss = functools.partial(weigh, loss_weights)
 
-        def price(average: bool, *drawn: Any):
-            return omega(cell, *drawn, loss, through=through, average=average, **times._asdict())
+        def price(average: bool, params: Any, carry: Any, xs: Any):
+            options = {"through": through, "average": average, **times._asdict()}
+            return omega(cell, params, xs, loss, carry=carry, **options)
 
-        ratios = gradients.norm_ratios(cell, *drawn, loss, through=through, **times._asdict())
+        ratios = gradients.norm_ratios(cell, **drawn._asdict(), loss=loss, through=through, **times._asdict())
         value, pulled = jax.value_and_grad(functools.partial(price, False), argnums=(0, 1, 2))(*drawn)
         return ratios, value, price(True, *drawn), Sample(*pulled)
 
@@ -85,7 +86,7 @@ def _choose(flags: np.ndarray, one: Any, other: Any) -> Any:
 def _perturbed(name: str) -> Any:
     def run(drawn: Sample, times: Any, loss_weights: Any):
         loss = functools.partial(weigh, loss_weights)
-        return gradients.adjoint_by_perturbation(CELLS[name], *drawn, loss, **times._asdict())
+        return gradients.adjoint_by_perturbation(CELLS[name], **drawn._asdict(), loss=loss, **times._asdict())
 
     return quick(run)
 
@@ -158,7 +159,7 @@ def test_equation_10_for_an_elman_cell():
     drawn = sample("elman_tanh")
     _, value, _, found = program("elman_tanh", "mix")(drawn, ALL_COUNT, weights("elman_tanh"))
     a = np.asarray(_perturbed("elman_tanh")(drawn, ALL_COUNT, weights("elman_tanh")))[1:]
-    _, h = rnnjax.unroll(CELLS["elman_tanh"], *drawn, engine="loop")
+    _, h = rnnjax.unroll(CELLS["elman_tanh"], **drawn._asdict(), engine="loop")
     w = np.asarray(drawn.params.w_h)
     back = a * (1 - np.asarray(h) ** 2)
     lengths, norms = np.linalg.norm(back @ w.T, axis=-1), np.linalg.norm(a, axis=-1)
@@ -177,7 +178,7 @@ def test_an_orthogonal_linear_network_is_free_at_any_depth(floor):
     @quick
     def price(w_h):
         params = rnnjax.ElmanParams(w_x=jnp.ones((1, 3)), w_h=w_h, b=jnp.zeros(3))
-        return gradients.omega(cell, params, None, jnp.ones((2000, 1)), lambda ys: ys[-1].sum(), floor=floor)
+        return gradients.omega(cell, params, jnp.ones((2000, 1)), lambda ys: ys[-1].sum(), floor=floor)
 
     for scale, tolerance in ((1.0, 1e-20), (0.5, 1e-10)):
         counted = sum(floor == 0 or np.sqrt(3) * scale**k > floor for k in range(2000))
@@ -189,7 +190,7 @@ def test_a_dead_relu_has_a_finite_gradient():
     params = rnnjax.ElmanParams(w_x=jnp.ones((1, 2)), w_h=jnp.eye(2), b=jnp.full(2, -9.0))
 
     def price(params):
-        return gradients.omega(rnnjax.Elman(2, "relu"), params, None, jnp.ones((3, 1)), lambda ys: ys.sum())
+        return gradients.omega(rnnjax.Elman(2, "relu"), params, jnp.ones((3, 1)), lambda ys: ys.sum())
 
     value, found = quick(jax.value_and_grad(price))(params)
     assert float(value) == 3.0
@@ -202,7 +203,7 @@ def test_rows_and_directions_stand_alone():
     cell: Any = CELLS["elman_tanh"]
 
     def price(carry, xs, **options):
-        return gradients.omega(cell, drawn.params, carry, xs, lambda ys: (ys**2).sum(), **options)
+        return gradients.omega(cell, drawn.params, xs, lambda ys: (ys**2).sum(), carry=carry, **options)
 
     rows, batch, turned = quick(
         lambda: (
@@ -218,24 +219,26 @@ def test_rows_and_directions_stand_alone():
 def test_a_stack_and_a_bare_step_have_a_price_through_the_step(name):
     drawn, loss = sample(name), functools.partial(weigh, weights(name))
     with pytest.raises(ValueError, match="use through='step'"):
-        gradients.omega(CELLS[name], *drawn, loss)
+        gradients.omega(CELLS[name], **drawn._asdict(), loss=loss)
     if name == "stack":
         value, found = quick(
-            jax.value_and_grad(lambda p: gradients.omega(CELLS[name], p, *drawn[1:], loss, through="step"))
+            jax.value_and_grad(
+                lambda p: gradients.omega(CELLS[name], p, drawn.xs, loss, carry=drawn.carry, through="step")
+            )
         )(drawn.params)
         assert value > 0 and np.isfinite(flat(found)).all() and flat(found).any()
 
 
 def test_bad_input_is_refused():
     drawn = sample("gru")
-    arguments: Any = (CELLS["gru"], *drawn, lambda ys: ys.sum())
+    arguments: Any = {**drawn._asdict(), "loss": lambda ys: ys.sum()}
     with pytest.raises(ValueError, match="through is 'gate'; choose one of 'mix', 'step'"):
-        gradients.omega(*arguments, through="gate")  # pyright: ignore[reportArgumentType]
+        gradients.omega(CELLS["gru"], **arguments, through="gate")  # pyright: ignore[reportArgumentType]
     for floor in (-1.0, float("nan"), "0"):
         with pytest.raises(ValueError, match="floor is"):
-            gradients.omega(*arguments, floor=floor)  # pyright: ignore[reportArgumentType]
+            gradients.omega(CELLS["gru"], **arguments, floor=floor)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="clips its adjoint"):
-        gradients.omega(gradients.ClippedAdjoint(rnnjax.GRU(3)), *arguments[1:])
+        gradients.omega(gradients.ClippedAdjoint(rnnjax.GRU(3)), **arguments)
 
 
 def test_every_plain_cell_says_what_it_has():
@@ -250,5 +253,5 @@ def test_every_plain_cell_says_what_it_has():
 
 def test_float32_stays_float32():
     drawn = sample("lstm", "float32")
-    value = jax.eval_shape(lambda d: omega(CELLS["lstm"], *d, lambda ys: ys.sum()), drawn)
+    value = jax.eval_shape(lambda d: omega(CELLS["lstm"], **d._asdict(), loss=lambda ys: ys.sum()), drawn)
     assert value.dtype == jnp.float32

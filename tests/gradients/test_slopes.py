@@ -59,9 +59,9 @@ def test_a_saturated_network_keeps_its_log_slope(dtype):
 
     def measured(params, xs):
         return (
-            gradients.adjoint(cell, params, None, xs, lambda ys: ys[-1, 0], split=True),
-            gradients.leading_exponent(cell, params, None, xs).exponent,
-            gradients.attribution_by_lag(cell, params, None, xs, lambda ys: ys[-1, 0]).log_norm.b,
+            gradients.adjoint(cell, params, xs, lambda ys: ys[-1, 0], split=True),
+            gradients.leading_exponent(cell, params, xs).exponent,
+            gradients.attribution_by_lag(cell, params, xs, lambda ys: ys[-1, 0]).log_norm.b,
         )
 
     adjoint, exponent, by_lag = jax.jit(measured, compiler_options=QUICKLY)(params, xs)
@@ -72,5 +72,5 @@ def test_a_saturated_network_keeps_its_log_slope(dtype):
     assert float(exponent) == pytest.approx(expected, rel=tolerance)
     np.testing.assert_allclose(by_lag, log_slope + expected * np.arange(12), rtol=tolerance)
     if dtype == "float64":
-        plain = gradients.adjoint_by_perturbation(cell, params, None, xs, lambda ys: ys[-1, 0])
+        plain = gradients.adjoint_by_perturbation(cell, params, xs, lambda ys: ys[-1, 0])
         assert (plain[:-1] == 0).all()  # what JAX's own derivative makes of it

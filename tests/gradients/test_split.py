@@ -17,7 +17,9 @@ from tests.registry import CELLS, COMBINED, Sample, T, sample
 def program(name, reverse):
     def run(drawn: Sample, times, weights):
         loss = functools.partial(weigh, weights)
-        return gradients.adjoint(CELLS[name], *drawn, loss, split=True, reverse=reverse, **times._asdict())
+        return gradients.adjoint(
+            CELLS[name], **drawn._asdict(), loss=loss, split=True, reverse=reverse, **times._asdict()
+        )
 
     return jax.jit(run, compiler_options=QUICKLY)
 
@@ -31,7 +33,9 @@ def split(name, condition, reverse=False):
 def test_growth_is_that_of_the_transposed_jacobian(name):
     """Jacobians by `jacobians`, norms by NumPy; and the two parts make the whole at every step and row."""
     found = split(name, "plain")
-    matrices = jax.jit(functools.partial(gradients.jacobians, CELLS[name]), compiler_options=QUICKLY)(*sample(name))
+    matrices = jax.jit(functools.partial(gradients.jacobians, CELLS[name]), compiler_options=QUICKLY)(
+        **sample(name)._asdict()
+    )
     flat = [np.asarray(leaf)[1:].reshape(T, 3, -1) for leaf in jax.tree.leaves(found.direction)]
     turned = np.einsum("tbij,tbi->tbj", matrices, np.concatenate(flat, -1))
     with np.errstate(divide="ignore"):
@@ -45,7 +49,7 @@ def test_an_elman_network_splits_into_slopes_and_weights():
     """log ‖φ' ∘ δ‖ and log ‖W2 s‖/‖s‖, written out."""
     found = split("elman_tanh", "plain")
     params, carry, xs = sample("elman_tanh")
-    ys = np.asarray(jax.jit(lambda *a: rnnjax.unroll(CELLS["elman_tanh"], *a)[1])(params, carry, xs))
+    ys = np.asarray(jax.jit(lambda p, h, xs: rnnjax.unroll(CELLS["elman_tanh"], p, xs, carry=h)[1])(params, carry, xs))
     s = (1 - ys**2) * np.asarray(found.direction)[1:]
     np.testing.assert_allclose(found.split.saturation, np.log(np.linalg.norm(s, axis=-1)), rtol=1e-10, atol=1e-12)
     turned = np.linalg.norm(s @ np.asarray(params.w_h).T, axis=-1) / np.linalg.norm(s, axis=-1)
@@ -56,7 +60,7 @@ def test_an_elman_network_splits_into_slopes_and_weights():
 def test_a_gate_without_weights_is_all_saturation():
     """An LSTM with W_h = 0 whose gradient stands in c: log σ(b_f), all of it by the direct path."""
     params = rnnjax.LSTMParams(jnp.zeros((1, 12)), jnp.zeros((3, 12)), jnp.zeros(12).at[3:6].set(2.0))
-    run = jax.jit(lambda p: gradients.adjoint(rnnjax.LSTM(3), p, None, jnp.zeros((9, 1)), jnp.sum, split=True))
+    run = jax.jit(lambda p: gradients.adjoint(rnnjax.LSTM(3), p, jnp.zeros((9, 1)), jnp.sum, split=True))
     found = run(params).split
     total = np.asarray(found.growth)
     np.testing.assert_allclose(total[1:-2], np.log(1 / (1 + np.exp(-2.0))), atol=0.2)
@@ -82,7 +86,7 @@ def test_hidden_steps_pass_everything_on_and_resets_nothing(name, reverse):
 
 def test_units_that_are_all_shut_are_minus_infinity_and_no_nan():
     params = rnnjax.ElmanParams(jnp.ones((1, 2)), jnp.eye(2), jnp.full(2, -5.0))
-    run = jax.jit(lambda p: gradients.adjoint(rnnjax.Elman(2, "relu"), p, None, jnp.zeros((4, 1)), jnp.sum, split=True))
+    run = jax.jit(lambda p: gradients.adjoint(rnnjax.Elman(2, "relu"), p, jnp.zeros((4, 1)), jnp.sum, split=True))
     found = run(params).split
     assert (found.growth == -np.inf).all() and (found.saturation == -np.inf).all() and (found.alignment == 0).all()
 
@@ -90,9 +94,9 @@ def test_units_that_are_all_shut_are_minus_infinity_and_no_nan():
 def test_layers_do_not_split():
     name = "stack"
     with pytest.raises(TypeError, match=r"has no `mix` and `gate` of its own.*layers one by one"):
-        gradients.adjoint(CELLS[name], *sample(name), lambda ys: ys.sum(), split=True)
+        gradients.adjoint(CELLS[name], **sample(name)._asdict(), loss=lambda ys: ys.sum(), split=True)
 
 
 def test_without_asking_there_is_no_split():
-    run = jax.eval_shape(lambda: gradients.adjoint(CELLS["gru"], *sample("gru"), jnp.sum))
+    run = jax.eval_shape(lambda: gradients.adjoint(CELLS["gru"], **sample("gru")._asdict(), loss=jnp.sum))
     assert run.split is None

@@ -31,7 +31,7 @@ def main(steps: int) -> int:
 
     def loss(params, batch):
         traces.append(1)
-        _, ys = rnnjax.unroll(CELL, params["rnn"], None, batch.xs)
+        _, ys = rnnjax.unroll(CELL, params["rnn"], batch.xs)
         return tasks.squared_error(ys @ params["w"] + params["b"], batch)
 
     def report(line: dict) -> None:

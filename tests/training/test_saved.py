@@ -27,7 +27,7 @@ def test_is_what_was_saved(saved: Path) -> None:
     assert found.model == MODEL and hash(found.model) == hash(MODEL) and found.info == {"score": 1.5}
     jax.tree.map(np.testing.assert_array_equal, found.params, PARAMS)
     assert jax.tree.structure(found.params) == jax.tree.structure(PARAMS)
-    expected = rnnjax.unroll(MODEL.cell, PARAMS.rnn, None, XS)[1] @ PARAMS.w_out + PARAMS.b_out
+    expected = rnnjax.unroll(MODEL.cell, PARAMS.rnn, XS)[1] @ PARAMS.w_out + PARAMS.b_out
     np.testing.assert_array_equal(found(XS)[1], expected)
     assert load_model(saved, model=MODEL).model == MODEL
 

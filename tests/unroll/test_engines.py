@@ -101,7 +101,7 @@ def test_jit_is_eager(name):
 @pytest.mark.parametrize("name", ["elman_tanh", "bidirectional"])
 def test_auto_is_a_named_engine(name):
     """`auto` picks one of the others; it is no engine of its own, so its numbers are theirs to the bit."""
-    auto = jax.jit(lambda drawn: rnnjax.unroll(CELLS[name], *drawn))(sample(name))
+    auto = jax.jit(lambda drawn: rnnjax.unroll(CELLS[name], **drawn._asdict()))(sample(name))
     named = [run(name, engine, sample(name)) for engine in ENGINES if engine != "loop"]
     assert any(all(map(np.array_equal, jax.tree.leaves(auto), jax.tree.leaves(other))) for other in named)
 
@@ -144,7 +144,7 @@ def test_any_number_of_batch_axes(name, batch_shape):
 def test_one_step_of_time_is_one_step(name, reverse):
     """T = 1 is `cell.step`; a bidirectional cell has none, and is its two halves side by side."""
     params, carry, xs = sample(name)
-    got = rnnjax.unroll(CELLS[name], params, carry, xs[:1], reverse=reverse, engine="loop")
+    got = rnnjax.unroll(CELLS[name], params, xs[:1], carry=carry, reverse=reverse, engine="loop")
 
     def one_step(cell, params, carry, x):
         if isinstance(cell, rnnjax.Bidirectional):
@@ -165,7 +165,7 @@ def test_one_step_of_time_is_one_step(name, reverse):
 def test_reverse_is_time_turned_round(name):
     """Unrolling backwards is unrolling the turned sequence forwards, outputs turned back; without any masking."""
     params, carry, xs = sample(name)
-    got_carry, ys = rnnjax.unroll(CELLS[name], params, carry, xs, reverse=True, engine="loop")
-    turned_carry, turned = rnnjax.unroll(CELLS[name], params, carry, xs[::-1], engine="loop")
+    got_carry, ys = rnnjax.unroll(CELLS[name], params, xs, carry=carry, reverse=True, engine="loop")
+    turned_carry, turned = rnnjax.unroll(CELLS[name], params, xs[::-1], carry=carry, engine="loop")
     assert_identical((got_carry, ys), (turned_carry, turned[::-1]))
     assert ys.shape[:2] == (T, B)

@@ -15,13 +15,13 @@ from tests.registry import CELLS, COMBINED, PLAIN, B, D, T, sample
 
 
 def explain(name, **options):
-    return rnnjax.explain(CELLS[name], *sample(name), **options)
+    return rnnjax.explain(CELLS[name], **sample(name)._asdict(), **options)
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_auto_does_what_is_explained(name):
     """The hoisted engine is the only one with a derivative rule of its own; `auto` has it where explain says so."""
-    program = str(jax.make_jaxpr(lambda *drawn: rnnjax.unroll(CELLS[name], *drawn))(*sample(name)))
+    program = str(jax.make_jaxpr(lambda p, c, xs: rnnjax.unroll(CELLS[name], p, xs, carry=c))(*sample(name)))
     (layer,) = explain(name).layers
     assert layer.engine == ("hoisted" if "custom_jvp_call" in program else "scan")
     assert layer.engine == ("scan" if name == "step_cell" else "hoisted")
@@ -33,7 +33,7 @@ def test_where_hoisted_cannot_serve_it_says_why():
     assert layer.engine == "scan" and layer.why.startswith("auto: hoisted cannot serve it: ")
     for function in (rnnjax.unroll, rnnjax.explain):
         with pytest.raises(NotHoistable) as refusal:
-            function(CELLS["step_cell"], *sample("step_cell"), engine="hoisted")
+            function(CELLS["step_cell"], **sample("step_cell")._asdict(), engine="hoisted")
         assert str(refusal.value) in layer.why
 
 
@@ -54,10 +54,10 @@ class NeedsABatch(Leaky):
 
 def test_a_cell_that_needs_a_batch_axis_gets_the_scan():
     params, carry, xs = sample("custom")
-    plan = rnnjax.explain(NeedsABatch(3), params, carry, xs)
+    plan = rnnjax.explain(NeedsABatch(3), params, xs, carry=carry)
     assert plan.layers[0].engine == "scan" and "for a single row" in plan.layers[0].why
-    _, ys = rnnjax.unroll(NeedsABatch(3), params, carry, xs)
-    np.testing.assert_allclose(ys, rnnjax.unroll(CELLS["custom"], params, carry, xs)[1], rtol=1e-12)
+    _, ys = rnnjax.unroll(NeedsABatch(3), params, xs, carry=carry)
+    np.testing.assert_allclose(ys, rnnjax.unroll(CELLS["custom"], params, xs, carry=carry)[1], rtol=1e-12)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ def test_a_cell_without_a_hash_works():
     cell = Named(3, ["a", "b"])
     with pytest.raises(TypeError, match="unhashable"):
         hash(cell)
-    assert rnnjax.explain(cell, *sample("custom")).layers[0].engine == "hoisted"
+    assert rnnjax.explain(cell, **sample("custom")._asdict()).layers[0].engine == "hoisted"
 
 
 def test_an_error_of_the_engine_is_not_hidden_behind_another(monkeypatch):
@@ -82,7 +82,7 @@ def test_an_error_of_the_engine_is_not_hidden_behind_another(monkeypatch):
 
     monkeypatch.setattr(engines, "unroll_hoisted", broken)
     with pytest.raises(RuntimeError, match="a fault"):
-        rnnjax.unroll(Leaky(17), Leaky(17).init(jax.random.key(0), D), None, jnp.ones((T, D)))
+        rnnjax.unroll(Leaky(17), Leaky(17).init(jax.random.key(0), D), jnp.ones((T, D)))
 
 
 @pytest.mark.parametrize(
@@ -101,19 +101,17 @@ def test_flops_are_those_of_the_matmuls(cell, gates):
     params = jax.eval_shape(lambda key: cell.init(key, D), jax.random.key(0))
     xs = jax.ShapeDtypeStruct((T, B, D), "float64")
     forward = sum(2 * T * B * (d + h) * g * h for d, h, g in gates)
-    plan = rnnjax.explain(cell, params, None, xs)
+    plan = rnnjax.explain(cell, params, xs)
     assert (plan.forward_flops, plan.training_flops) == (forward, 3 * forward)
-    assert rnnjax.explain(cell, params, None, xs, checkpoint=2).training_flops == 4 * forward
+    assert rnnjax.explain(cell, params, xs, checkpoint=2).training_flops == 4 * forward
 
 
 @pytest.mark.parametrize("name", ["lstm", "stack_of_bidirectional"])
 def test_shapes_are_enough(name):
     drawn = sample(name)
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (*drawn, *COMBINED))
-    by_shape = rnnjax.explain(
-        CELLS[name], *shapes[:3], lengths=shapes[3], mask=shapes[4], resets=shapes[5], checkpoint="sqrt"
-    )
-    assert by_shape == rnnjax.explain(CELLS[name], *drawn, **COMBINED._asdict(), checkpoint="sqrt")
+    of, times = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (drawn, COMBINED))
+    by_shape = rnnjax.explain(CELLS[name], **of._asdict(), **times._asdict(), checkpoint="sqrt")
+    assert by_shape == rnnjax.explain(CELLS[name], **drawn._asdict(), **COMBINED._asdict(), checkpoint="sqrt")
 
 
 def test_parts_are_what_is_cut_as_one():
@@ -137,12 +135,12 @@ def test_bytes_are_those_that_xla_sets_aside(cell, engine):
     xs = jax.ShapeDtypeStruct((4096, 4, 8), "float32")
 
     def loss(params, xs):
-        carry, _ = rnnjax.unroll(cell, params, None, xs, engine=engine)
+        carry, _ = rnnjax.unroll(cell, params, xs, engine=engine)
         return sum((leaf**2).sum() for leaf in jax.tree.leaves(carry))
 
     measured = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, xs).compile().memory_analysis()
     assert measured is not None
-    expected = rnnjax.explain(cell, params, None, xs, engine=engine).backward_bytes
+    expected = rnnjax.explain(cell, params, xs, engine=engine).backward_bytes
     assert 0.7 < measured.temp_size_in_bytes / expected < 1.3
 
 
@@ -157,7 +155,7 @@ def test_it_reads_as_text():
 
 def test_it_checks_what_unroll_checks():
     with pytest.raises(ValueError, match="`carry` is"):
-        rnnjax.explain(CELLS["gru"], sample("gru").params, jnp.zeros((B, 7)), sample("gru").xs)
+        rnnjax.explain(CELLS["gru"], sample("gru").params, sample("gru").xs, carry=jnp.zeros((B, 7)))
     with pytest.raises(ValueError, match="time-major"):
         explain("gru", mask=np.ones((B, T), bool))
     with pytest.raises(ValueError, match="engine is 'fast'"):

@@ -93,7 +93,7 @@ def test_any_shape(name, batch_shape, reverse):
             "mask": data.draw(arrays.arrays(bool, (steps, *batch_shape))),
             "resets": data.draw(arrays.arrays(bool, (steps, *batch_shape))),
         }
-        got = rnnjax.unroll(CELLS[name], *drawn, **times, reverse=reverse, engine="loop")
+        got = rnnjax.unroll(CELLS[name], **drawn._asdict(), **times, reverse=reverse, engine="loop")
         assert_close(got, oracles.unroll(name, *drawn, **times, reverse=reverse))
 
     agrees_with_the_oracle()
@@ -105,10 +105,10 @@ def test_any_shape(name, batch_shape, reverse):
 def test_each_argument_alone_and_in_pairs(name, given_arguments, reverse):
     """`None` for any of the three means what an array that cuts, hides or resets nothing means."""
     chosen = {key: value for k, (key, value) in enumerate(COMBINED._asdict().items()) if given_arguments >> k & 1}
-    got = rnnjax.unroll(CELLS[name], *sample(name), **chosen, reverse=reverse, engine="loop")
+    got = rnnjax.unroll(CELLS[name], **sample(name)._asdict(), **chosen, reverse=reverse, engine="loop")
     assert_close(got, oracles.unroll(name, *sample(name), **chosen, reverse=reverse))
     everything = rnnjax.unroll(
-        CELLS[name], *sample(name), **ALL_COUNT._replace(**chosen)._asdict(), reverse=reverse, engine="loop"
+        CELLS[name], **sample(name)._asdict(), **ALL_COUNT._replace(**chosen)._asdict(), reverse=reverse, engine="loop"
     )
     assert_identical(got, everything)
 
@@ -117,8 +117,10 @@ def test_each_argument_alone_and_in_pairs(name, given_arguments, reverse):
 def test_no_carry_is_the_initial_carry(name):
     params, _, xs = sample(name)
     initial = CELLS[name].initial_carry(params, (B,))
-    got = rnnjax.unroll(CELLS[name], params, None, xs, **LENGTHS_ONLY._asdict(), engine="loop")
-    assert_identical(got, rnnjax.unroll(CELLS[name], params, initial, xs, **LENGTHS_ONLY._asdict(), engine="loop"))
+    got = rnnjax.unroll(CELLS[name], params, xs, **LENGTHS_ONLY._asdict(), engine="loop")
+    assert_identical(
+        got, rnnjax.unroll(CELLS[name], params, xs, carry=initial, **LENGTHS_ONLY._asdict(), engine="loop")
+    )
     assert_close(got, oracles.unroll(name, params, initial, xs, LENGTHS_ONLY.lengths))
 
 
@@ -127,7 +129,7 @@ def test_lists_and_numpy_arrays_are_welcome(name):
     """`xs`, `lengths`, `mask` and `resets` may be anything array-like."""
     params, carry, xs = sample(name)
     as_lists = {key: value.tolist() for key, value in COMBINED._asdict().items()}
-    got = rnnjax.unroll(CELLS[name], params, carry, np.asarray(xs), **as_lists, engine="loop")
+    got = rnnjax.unroll(CELLS[name], params, np.asarray(xs), carry=carry, **as_lists, engine="loop")
     assert_identical(got, run(name, "loop", sample(name), COMBINED))
 
 
@@ -144,6 +146,6 @@ def test_a_carry_may_hold_an_integer(engine):
 
     counter = rnnjax.StepCell(step, initial_carry)
     xs = sample("gru").xs
-    (_, count), _ = rnnjax.unroll(counter, jax.numpy.array(0.5), None, xs, **COMBINED._asdict(), engine=engine)
+    (_, count), _ = rnnjax.unroll(counter, jax.numpy.array(0.5), xs, **COMBINED._asdict(), engine=engine)
     np.testing.assert_array_equal(count, [3, 1, 0])
     assert count.dtype == "int32"

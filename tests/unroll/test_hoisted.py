@@ -134,7 +134,7 @@ def derivatives(cell, features, engine, timing):
     xs = jnp.asarray(np.random.default_rng(0).normal(size=(T, B, features)))
 
     def loss(params, xs):
-        outputs = rnnjax.unroll(cell, params, None, xs, engine=engine, **timing)
+        outputs = rnnjax.unroll(cell, params, xs, engine=engine, **timing)
         return sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(outputs))
 
     first = jax.value_and_grad(loss, argnums=(0, 1))
@@ -216,7 +216,7 @@ def test_what_cannot_be_served_is_refused_by_name(reason):
     cell = REFUSED[reason]
     params = cell.init(jax.random.key(0), D)
     with pytest.raises(NotHoistable, match=reason):
-        rnnjax.unroll(cell, params, None, jnp.ones((T, B, D)), engine="hoisted")
+        rnnjax.unroll(cell, params, jnp.ones((T, B, D)), engine="hoisted")
 
 
 def test_the_lstm_needs_seven_diagonals():
@@ -241,7 +241,7 @@ def test_one_matmul_a_step_each_way(cell):
     params = cell.init(jax.random.key(0), D)
 
     def loss(xs):
-        return rnnjax.unroll(cell, params, None, xs, engine="hoisted")[1].sum()
+        return rnnjax.unroll(cell, params, xs, engine="hoisted")[1].sum()
 
     closed = flat_jaxpr(jax.grad(loss), jnp.ones((T, B, D)))
     loops = [eqn.params["jaxpr"] for eqn in closed.jaxpr.eqns if eqn.primitive.name == "scan"]

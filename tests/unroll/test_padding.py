@@ -133,7 +133,7 @@ def test_gradient_of_a_mean_over_padded_outputs_is_finite():
     params, _, xs = padded_with(np.nan, sample("lstm"), LENGTHS_ONLY)
 
     def loss(params):
-        _, ys = rnnjax.unroll(CELLS["lstm"], params, None, xs, lengths=LENGTHS_ONLY.lengths)
+        _, ys = rnnjax.unroll(CELLS["lstm"], params, xs, lengths=LENGTHS_ONLY.lengths)
         return jnp.mean(ys**2)
 
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(params)))

@@ -46,7 +46,7 @@ def test_reset_is_two_sequences_run_apart(name, engine, reverse):
     (_, ys), _ = pull(name, engine, Sample(params, initial, xs), times, cotangents(name), reverse)
     parts = [(xs[:CUT], np.minimum(LENGTHS, CUT)), (xs[CUT:], np.maximum(LENGTHS - CUT, 0))]
     apart = [
-        rnnjax.unroll(CELLS[name], params, None, part, lengths=lengths, reverse=reverse, engine="loop")[1]
+        rnnjax.unroll(CELLS[name], params, part, lengths=lengths, reverse=reverse, engine="loop")[1]
         for part, lengths in parts
     ]
     assert_close(ys, jnp.concatenate(apart))
@@ -60,7 +60,7 @@ def test_carry_after_a_reset_is_the_last_parts(name, engine, reverse):
     times = ALL_COUNT._replace(resets=cut_at(CUT, reverse))
     (got, _), _ = pull(name, engine, Sample(params, carry, xs), times, cotangents(name), reverse)
     last = xs[:CUT] if reverse else xs[CUT:]
-    expected, _ = rnnjax.unroll(CELLS[name], params, None, last, reverse=reverse, engine="loop")
+    expected, _ = rnnjax.unroll(CELLS[name], params, last, reverse=reverse, engine="loop")
     assert_close(got, expected)
 
 
@@ -69,8 +69,10 @@ def test_carries_of_a_bidirectional_cell_around_a_reset():
     cell, (params, carry, xs) = CELLS["bidirectional"], sample("bidirectional")
     got, ys = run("bidirectional", "loop", sample("bidirectional"), Times(resets=cut_at(CUT, False)))
     initial = cell.initial_carry(params, (B,))
-    first, ys_first = rnnjax.unroll(cell, params, carry._replace(backward=initial.backward), xs[:CUT], engine="loop")
-    last, ys_last = rnnjax.unroll(cell, params, carry._replace(forward=initial.forward), xs[CUT:], engine="loop")
+    first, ys_first = rnnjax.unroll(
+        cell, params, xs[:CUT], carry=carry._replace(backward=initial.backward), engine="loop"
+    )
+    last, ys_last = rnnjax.unroll(cell, params, xs[CUT:], carry=carry._replace(forward=initial.forward), engine="loop")
     assert_close(got, got._replace(forward=last.forward, backward=first.backward))
     assert_close(ys, jnp.concatenate([ys_first, ys_last]))
 
@@ -98,7 +100,7 @@ def test_reset_on_a_hidden_step_still_resets(name, reverse):
     params, _, xs = sample(name)
     got, ys = run(name, "loop", sample(name), Times(mask=mask, resets=resets), reverse)
     rest = xs[:hidden] if reverse else xs[hidden + 1 :]
-    expected, ys_rest = rnnjax.unroll(CELLS[name], params, None, rest, reverse=reverse, engine="loop")
+    expected, ys_rest = rnnjax.unroll(CELLS[name], params, rest, reverse=reverse, engine="loop")
     assert_close(got, expected)
     assert_close(ys[:hidden] if reverse else ys[hidden + 1 :], ys_rest)
 
@@ -118,9 +120,9 @@ def test_packed_documents_are_rows_of_their_own():
     cell, params = CELLS["bidirectional"], sample("bidirectional").params
     documents = [sample("gru").xs[:length, k] for k, length in enumerate((2, 3, 4))]
     starts = np.isin(np.arange(9), [0, 2, 5])
-    _, packed = rnnjax.unroll(cell, params, None, jnp.concatenate(documents), resets=starts)
+    _, packed = rnnjax.unroll(cell, params, jnp.concatenate(documents), resets=starts)
     padded = jnp.stack([jnp.pad(d, ((0, 4 - len(d)), (0, 0)), constant_values=np.nan) for d in documents], axis=1)
-    _, rows = rnnjax.unroll(cell, params, None, padded, lengths=np.array([2, 3, 4]))
+    _, rows = rnnjax.unroll(cell, params, padded, lengths=np.array([2, 3, 4]))
     assert_close(packed, jnp.concatenate([rows[: len(d), k] for k, d in enumerate(documents)]))
 
 
@@ -134,8 +136,8 @@ def test_learned_initial_carry_gets_a_gradient_from_every_reset():
 
     def parts(params):
         h_0 = CELLS["step_cell"].initial_carry(params, (B,))
-        _, first = rnnjax.unroll(CELLS["step_cell"], params, h_0, xs[:CUT], engine="loop")
-        last, second = rnnjax.unroll(CELLS["step_cell"], params, h_0, xs[CUT:], engine="loop")
+        _, first = rnnjax.unroll(CELLS["step_cell"], params, xs[:CUT], carry=h_0, engine="loop")
+        last, second = rnnjax.unroll(CELLS["step_cell"], params, xs[CUT:], carry=h_0, engine="loop")
         return last, jnp.concatenate([first, second])
 
     _, pullback = jax.vjp(parts, params)

@@ -36,7 +36,7 @@ from tests.registry import (
 
 def outputs(name, times, reverse=False, **options):
     def function(params, carry, xs):
-        return rnnjax.unroll(CELLS[name], params, carry, xs, **times._asdict(), reverse=reverse, **options)
+        return rnnjax.unroll(CELLS[name], params, xs, carry=carry, **times._asdict(), reverse=reverse, **options)
 
     return function
 
@@ -98,10 +98,10 @@ def test_a_small_budget_leads_to_segments_within_segments():
     cell = rnnjax.LSTM(16)
     params = jax.eval_shape(lambda key: cell.init(key, 2), jax.random.key(0))
     xs = jax.ShapeDtypeStruct((10_000, 2), "float64")
-    (part,) = rnnjax.explain(cell, params, None, xs).parts
+    (part,) = rnnjax.explain(cell, params, xs).parts
     footprint = Footprint(part.steps, part.carry_bytes, part.step_bytes, part.passing_bytes)
     budget = min(footprint.needed((length,)) for length in range(1, 10_001)) - 1
-    (small,) = rnnjax.explain(cell, params, None, xs, checkpoint=MemoryBudget(budget)).parts
+    (small,) = rnnjax.explain(cell, params, xs, checkpoint=MemoryBudget(budget)).parts
     assert len(small.cuts) == small.recomputed == 2
     assert small.backward_bytes <= budget < part.backward_bytes == part.uncut_bytes
 
@@ -110,8 +110,8 @@ def test_a_small_budget_leads_to_segments_within_segments():
 def test_any_number_of_steps(steps):
     """Fewer than a segment, one, one and a bit, several; nothing is run twice or left out."""
     params, carry, xs = sample("elman_tanh", steps=steps)
-    got = rnnjax.unroll(CELLS["elman_tanh"], params, carry, xs, engine="scan", checkpoint=3, chunk=2)
-    assert_close(got, rnnjax.unroll(CELLS["elman_tanh"], params, carry, xs, engine="loop"))
+    got = rnnjax.unroll(CELLS["elman_tanh"], params, xs, carry=carry, engine="scan", checkpoint=3, chunk=2)
+    assert_close(got, rnnjax.unroll(CELLS["elman_tanh"], params, xs, carry=carry, engine="loop"))
 
 
 def test_padding_stays_inert():
@@ -139,7 +139,7 @@ def temporary_bytes(cell, steps, **options):
     params = jax.eval_shape(lambda key: cell.init(key, 4, "float32"), jax.random.key(0))
 
     def loss(params, xs):
-        carry, _ = rnnjax.unroll(cell, params, None, xs, **options)
+        carry, _ = rnnjax.unroll(cell, params, xs, **options)
         return sum((leaf**2).sum() for leaf in jax.tree.leaves(carry))
 
     xs = jax.ShapeDtypeStruct((steps, 2, 4), "float32")
@@ -172,18 +172,18 @@ def test_a_budget_is_kept(engine, budget):
 
 
 def test_a_budget_that_is_met_uncut_cuts_nothing():
-    plan = rnnjax.explain(CELLS["lstm"], *sample("lstm"), checkpoint=MemoryBudget(2**30))
+    plan = rnnjax.explain(CELLS["lstm"], **sample("lstm")._asdict(), checkpoint=MemoryBudget(2**30))
     assert plan.parts[0].cuts == ()
 
 
 def test_a_budget_that_cannot_be_met_names_the_least_that_can():
     with pytest.raises(ValueError, match=r"at least \d+ bytes .* split the batch") as refusal:
-        rnnjax.unroll(CELLS["bidirectional"], *sample("bidirectional"), checkpoint=MemoryBudget(10))
+        rnnjax.unroll(CELLS["bidirectional"], **sample("bidirectional")._asdict(), checkpoint=MemoryBudget(10))
     least = int(str(refusal.value).split("at least ")[1].split()[0])
-    plan = rnnjax.explain(CELLS["bidirectional"], *sample("bidirectional"), checkpoint=MemoryBudget(least))
+    plan = rnnjax.explain(CELLS["bidirectional"], **sample("bidirectional")._asdict(), checkpoint=MemoryBudget(least))
     assert plan.backward_bytes <= least
     with pytest.raises(ValueError, match="at least"):
-        rnnjax.explain(CELLS["bidirectional"], *sample("bidirectional"), checkpoint=MemoryBudget(least - 2))
+        rnnjax.explain(CELLS["bidirectional"], **sample("bidirectional")._asdict(), checkpoint=MemoryBudget(least - 2))
 
 
 footprints = st.builds(
@@ -231,9 +231,9 @@ def test_sqrt_is_about_the_square_root(steps):
 )
 def test_nonsense_is_refused(options, error, says):
     with pytest.raises(error, match=says):
-        rnnjax.unroll(CELLS["elman_tanh"], *sample("elman_tanh"), **options)
+        rnnjax.unroll(CELLS["elman_tanh"], **sample("elman_tanh")._asdict(), **options)
     with pytest.raises(error, match=says):
-        rnnjax.explain(CELLS["elman_tanh"], *sample("elman_tanh"), **options)
+        rnnjax.explain(CELLS["elman_tanh"], **sample("elman_tanh")._asdict(), **options)
 
 
 @pytest.mark.parametrize("bytes", [0, -1, 1.5, True, "1 GB"])

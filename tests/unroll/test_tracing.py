@@ -20,7 +20,7 @@ def test_one_trace_over_a_thousand_calls(name):
     @functools.partial(jax.jit, static_argnums=0)
     @chex.assert_max_traces(n=1)
     def unrolled(cell, params, xs):
-        return rnnjax.unroll(cell, params, None, xs, engine="scan")
+        return rnnjax.unroll(cell, params, xs, engine="scan")
 
     params, _, xs = sample(name)
     for _ in range(1000):
@@ -40,7 +40,7 @@ def test_one_trace_of_a_training_step(name, engine):
     @chex.assert_max_traces(n=1)
     def gradient(cell, params, xs, times):
         def loss(params):
-            _, ys = rnnjax.unroll(cell, params, None, xs, **times._asdict(), **ENGINES[engine])
+            _, ys = rnnjax.unroll(cell, params, xs, **times._asdict(), **ENGINES[engine])
             return ys.sum()
 
         return jax.grad(loss)(params)
@@ -71,6 +71,8 @@ def test_the_counter_counts():
 def test_lengths_are_data_under_jit(name):
     """Traced lengths need no value: abstract evaluation knows shapes alone."""
     shapes = jax.eval_shape(
-        lambda drawn, lengths: rnnjax.unroll(CELLS[name], *drawn, lengths=lengths), sample(name), np.full(B, T)
+        lambda drawn, lengths: rnnjax.unroll(CELLS[name], **drawn._asdict(), lengths=lengths),
+        sample(name),
+        np.full(B, T),
     )
     assert shapes[1].shape[:2] == (T, B)

@@ -71,7 +71,7 @@ def test_a_wide_network_measures_what_mean_field_says():
 
     def log_norms(w_h, xs):
         params = rnnjax.ElmanParams(jnp.eye(size), w_h, jnp.zeros(size))
-        return gradients.adjoint(cell, params, None, xs, lambda ys: ys[-1, 0]).log_norm
+        return gradients.adjoint(cell, params, xs, lambda ys: ys[-1, 0]).log_norm
 
     rates = -np.diff(jax.jit(log_norms)(w_h, xs))
     theirs = theory.tanh_mean_field_rates(gain, jnp.ones(steps))
