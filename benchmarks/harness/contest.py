@@ -71,7 +71,7 @@ def contest(
         if not entry.fault:
             for task, program in entry.programs.items():
                 if not program.left_out:
-                    turns[number, task] = Turn(program.call, program.settle_s)
+                    turns[number, task] = Turn(program.call, program.settle_s, program.sample)
     if floor is not None:
         floor.call()
         turns[-1, "floor"] = Turn(floor.call)

@@ -45,7 +45,7 @@ class Program:
       call: runs it once; returns when the result is there.
       shared: the result in the shared form. Not timed.
       cost: of compiling, where it is compiled.
-      settle_s: rest after its samples (see `benchmarks.harness.timing.Turn`).
+      settle_s, sample: rest after its samples, and how one is made elsewhere (see `benchmarks.harness.timing.Turn`).
       left_out: why it is not to be run, where only its cost is wanted.
     """
 
@@ -53,6 +53,7 @@ class Program:
     shared: Callable[[Any], Shared]
     cost: Cost | None = None
     settle_s: float = 0.0
+    sample: Callable[[int], float] | None = None
     left_out: str = ""
 
 

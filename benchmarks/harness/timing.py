@@ -29,10 +29,13 @@ class Turn:
     Attributes:
       call: one whole call; returns when the result is there.
       settle_s: seconds of rest after its sample, for threads that keep a core busy for a while after their work.
+      sample: given a number of calls, makes them in a row and returns their seconds; for calls in another process,
+        where the clock has to be. None: `call` is timed here.
     """
 
     call: Callable[[], Any]
     settle_s: float = 0.0
+    sample: Callable[[int], float] | None = None
 
 
 def interleave(
@@ -61,7 +64,7 @@ def interleave(
     shuffle = random.Random(seed).shuffle
     calls, lasts = {}, {}
     for name, turn in turns.items():
-        calls[name], lasts[name] = _calls(turn.call, sample_s, clock)
+        calls[name], lasts[name] = _calls(turn, sample_s, clock)
     order, samples = list(turns), {name: [] for name in turns}
     started = clock()
     with _collected_between_rounds() as collect:
@@ -74,7 +77,7 @@ def interleave(
                 turn = turns[name]
                 if lasts[name] <= _NO_WARM_UP_S:
                     turn.call()
-                samples[name].append(_seconds(turn.call, calls[name], clock) / calls[name])
+                samples[name].append(_seconds(turn, calls[name], clock) / calls[name])
                 if turn.settle_s:
                     sleep(turn.settle_s)
     return {name: Times(tuple(seconds), calls[name]) for name, seconds in samples.items()}
@@ -95,16 +98,19 @@ def _collected_between_rounds() -> Iterator[Callable[[], Any]]:
             gc.enable()
 
 
-def _seconds(call: Callable[[], Any], calls: int, clock: Callable[[], float]) -> float:
+def _seconds(turn: Turn, calls: int, clock: Callable[[], float]) -> float:
+    if turn.sample is not None:
+        return turn.sample(calls)
+    call = turn.call
     started = clock()
     for _ in range(calls):
         call()
     return clock() - started
 
 
-def _calls(call: Callable[[], Any], sample_s: float, clock: Callable[[], float]) -> tuple[int, float]:
+def _calls(turn: Turn, sample_s: float, clock: Callable[[], float]) -> tuple[int, float]:
     """How many calls last `sample_s`, found by trying, since the first tries are slower; and how long they lasted."""
     calls = 1
-    while (seconds := _seconds(call, calls, clock)) < sample_s and calls < _MOST_CALLS:
+    while (seconds := _seconds(turn, calls, clock)) < sample_s and calls < _MOST_CALLS:
         calls = min(_MOST_CALLS, max(2 * calls, math.ceil(1.1 * calls * sample_s / max(seconds, 1e-9))))
     return calls, seconds

@@ -128,7 +128,7 @@ def test_the_list_has_every_benchmark_with_its_facts(capsys: Any) -> None:
     packages = {path.parent.name for path in folder.glob("*/__main__.py")}
     assert (
         packages
-        == {"scan_vs_loop", "peers", "memory", "sweep", "observatory", "training", "tried"}
+        == {"before_after", "scan_vs_loop", "peers", "memory", "sweep", "observatory", "training", "tried"}
         == set(about.listed(folder))
     )
     for name, fields in about.listed(folder).items():
