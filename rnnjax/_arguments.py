@@ -17,7 +17,7 @@ def over_time(function: Callable[P, R]) -> Callable[P, R]:
     """Makes a call in the former order, `f(cell, params, carry, xs, ...)`, raise a TypeError that names the new one.
 
     Args:
-      function: takes `cell`, `params` and `xs` first, and `carry` as a keyword.
+      function: takes `xs`, or what holds it, by position, and `carry` as a keyword.
     Returns:
       The same function, with its signature and docstring.
     Raises:
@@ -35,23 +35,28 @@ def over_time(function: Callable[P, R]) -> Callable[P, R]:
       TypeError: steps takes (cell, params, xs, *, carry=None, ...); the carry is a keyword now: \
 steps(cell, params, xs, carry=carry)
     """
-    parameters = inspect.signature(function).parameters.values()
-    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    parameters = inspect.signature(function).parameters
+    positional = [name for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    place = positional.index("xs") if "xs" in positional else len(positional)
+    default = "" if parameters["carry"].default is inspect.Parameter.empty else "=None"
     order, name = ", ".join(positional), getattr(function, "__name__", "this")
+
+    def former(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        if len(args) > len(positional) or any(name in kwargs for name in positional[: len(args)]):
+            return True
+        if len(args) <= place:
+            return False
+        # a carry is None or a tree; where it is one array, `xs` stands in the place of a function such as `loss`
+        found, *rest = args[place:]
+        return found is None or isinstance(found, tuple | dict) or not all(map(callable, rest))
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        if len(args) > 2 and _in_former_order(args, kwargs, positional):
+        if former(args, kwargs):
             raise TypeError(
-                f"{name} takes ({order}, *, carry=None, ...); the carry is a keyword now: {name}({order}, carry=carry)"
+                f"{name} takes ({order}, *, carry{default}, ...); the carry is a keyword now: "
+                f"{name}({order}, carry=carry)"
             )
         return function(*args, **kwargs)
 
     return checked
-
-
-def _in_former_order(args: tuple[Any, ...], kwargs: dict[str, Any], positional: list[str]) -> bool:
-    if len(args) > len(positional) or any(name in kwargs for name in positional[: len(args)]):
-        return True
-    # a carry is None or a tree; where it is one array, `xs` stands in the place of a function such as `loss`
-    return args[2] is None or isinstance(args[2], tuple | dict) or not all(callable(arg) for arg in args[3:])

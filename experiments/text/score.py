@@ -40,7 +40,7 @@ def truncated_loss(model: Readout, steps: int) -> tuple[Any, Any]:
     """`(loss, initial)` of truncated backpropagation with k1 = k2 = `steps`, for `fit`; the loss in nats."""
     from rnnjax.tasks import cross_entropy
 
-    def apply(params: Any, carry: Any, xs: Array, *, mask: Array, resets: Array) -> tuple[Any, Array]:
+    def apply(params: Any, xs: Array, *, carry: Any, mask: Array, resets: Array) -> tuple[Any, Array]:
         return model.apply(params, xs, carry, resets=resets)  # every step of a text counts: no mask
 
     def score(logits: Array, chunk: Chunk) -> Array:

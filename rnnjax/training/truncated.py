@@ -12,6 +12,7 @@ trajectories, Neural Computation 2 (1990), 490-501: BPTT(h; h'), h = k2 and h' =
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,12 +20,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from rnnjax._arguments import over_time
 from rnnjax.cell import PyTree, check_size
 from rnnjax.tasks import Batch
 from rnnjax.training.norms import scaled_norm
 
 Apply = Callable[..., tuple[PyTree, PyTree]]
-"""`(params, carry, xs, *, mask, resets) -> (carry, outputs)`: as `rnnjax.unroll`, with a readout behind it."""
+"""`(params, xs, *, carry, mask, resets) -> (carry, outputs)`, such as `rnnjax.Readout.apply`."""
 
 Score = Callable[[PyTree, "Chunk"], Array]
 """`(outputs, chunk) -> []`."""
@@ -84,23 +86,26 @@ class TruncatedBPTT:
         """A loss for `fit` that hands its carry on: `(params, chunk, carry) -> (loss, carry)`.
 
         Args:
-          apply: `(params, carry, xs, *, mask, resets) -> (carry, outputs)`.
+          apply: `(params, xs, *, carry, mask, resets) -> (carry, outputs)`, such as `rnnjax.Readout.apply`.
           score: `(outputs, chunk) -> []`, of the chunk's own k1 steps.
+        Raises:
+          TypeError: `apply` takes other arguments than these.
         """
+        _check_apply(apply)
         k1 = self.k1
 
         def loss(params: PyTree, batch: Chunk, carry: Window) -> tuple[Array, Window]:
             _check_steps(batch, k1)
             start = lax.stop_gradient(carry.carry)
             if self.k2 == k1:
-                end, outputs = apply(params, start, batch.xs, mask=batch.mask, resets=batch.resets)
+                end, outputs = apply(params, batch.xs, carry=start, mask=batch.mask, resets=batch.resets)
                 return score(outputs, batch), carry._replace(carry=lax.stop_gradient(end))
             xs, mask, resets = (
                 jnp.concatenate([before, now])
                 for before, now in zip(carry[1:], (batch.xs, batch.mask, batch.resets), strict=True)
             )
-            middle, first = apply(params, start, xs[:k1], mask=mask[:k1], resets=resets[:k1])
-            _, rest = apply(params, middle, xs[k1:], mask=mask[k1:], resets=resets[k1:])
+            middle, first = apply(params, xs[:k1], carry=start, mask=mask[:k1], resets=resets[:k1])
+            _, rest = apply(params, xs[k1:], carry=middle, mask=mask[k1:], resets=resets[k1:])
             outputs = jax.tree.map(lambda a, b: jnp.concatenate([a, b])[-k1:], first, rest)
             return score(outputs, batch), Window(lax.stop_gradient(middle), xs[k1:], mask[k1:], resets[k1:])
 
@@ -125,11 +130,12 @@ class TruncatedBPTT:
         Args:
           apply, score: as for `loss`; the loss of the rows is the *sum* of the chunks' scores.
         Returns:
-          `(params, carry, chunk) -> (loss, gradient)`, with T a multiple of k1. For T <= k2 it is the full gradient.
+          `(params, chunk, *, carry) -> (loss, gradient)`, with T a multiple of k1. For T <= k2 it is the full gradient.
         """
         step = jax.value_and_grad(self.loss(apply, score), has_aux=True)
 
-        def whole(params: PyTree, carry: PyTree, chunk: Chunk) -> tuple[Array, PyTree]:
+        @over_time
+        def value_and_grad(params: PyTree, chunk: Chunk, *, carry: PyTree) -> tuple[Array, PyTree]:
             pieces = _cut(chunk, self.k1)
             first = self.initial(carry, jax.tree.map(lambda leaf: leaf[0], pieces))
 
@@ -143,7 +149,7 @@ class TruncatedBPTT:
             (_, total, gradient), _ = lax.scan(add, (first, jnp.zeros((), value_dtype), zero), pieces)
             return total, gradient
 
-        return whole
+        return value_and_grad
 
 
 def tbptt(k1: int, k2: int | None = None) -> TruncatedBPTT:
@@ -158,8 +164,8 @@ def tbptt(k1: int, k2: int | None = None) -> TruncatedBPTT:
       >>> from rnnjax import tasks, training
       >>> cell, key = rnnjax.Elman(4), jax.random.key(0)
       >>> params = {"rnn": cell.init(key, 1), "w": jax.random.normal(key, (4, 2))}
-      >>> def apply(params, carry, xs, **time):
-      ...     carry, ys = rnnjax.unroll(cell, params["rnn"], xs, carry=carry, **time)
+      >>> def apply(params, xs, **carry_and_time):
+      ...     carry, ys = rnnjax.unroll(cell, params["rnn"], xs, **carry_and_time)
       ...     return carry, ys @ params["w"]
       >>> truncated = tbptt(5, 10)
       >>> rows = lambda key, step: tasks.parity(key, 20, (8,))
@@ -228,23 +234,25 @@ class TruncationBias(NamedTuple):
     norm_full: Array
 
 
+@over_time
 def truncation_bias(
-    truncated: TruncatedBPTT, apply: Apply, score: Score, params: PyTree, carry: PyTree, chunk: Chunk
+    truncated: TruncatedBPTT, apply: Apply, score: Score, params: PyTree, chunk: Chunk, *, carry: PyTree
 ) -> TruncationBias:
     """How far the truncated gradient of these rows is from the full one, at these parameters.
 
     Args:
       truncated: from `tbptt`.
       apply, score: as for `TruncatedBPTT.value_and_grad`; the loss is the sum of the scores over chunks of k1 steps.
-      params, carry: where to measure.
+      params: where to measure.
       chunk: whole rows (`whole_rows`), T a multiple of k1.
+      carry: before their first step.
     Returns:
       A `TruncationBias`; all zero error and cosine 1 for T <= k2.
     """
     steps = chunk.xs.shape[0]
     full = TruncatedBPTT(truncated.k1, max(steps, truncated.k1))
-    _, ours = truncated.value_and_grad(apply, score)(params, carry, chunk)
-    _, true = full.value_and_grad(apply, score)(params, carry, chunk)
+    _, ours = truncated.value_and_grad(apply, score)(params, chunk, carry=carry)
+    _, true = full.value_and_grad(apply, score)(params, chunk, carry=carry)
     ours_norm, true_norm = scaled_norm(ours), scaled_norm(true)
     difference = scaled_norm(jax.tree.map(jnp.subtract, ours, true))
 
@@ -266,6 +274,17 @@ def _cut(chunk: Chunk, k1: int) -> Chunk:
     if steps % k1:
         raise ValueError(f"`chunk` has {steps} steps, which is no multiple of k1 = {k1}.")
     return jax.tree.map(lambda leaf: leaf.reshape(steps // k1, k1, *leaf.shape[1:]), chunk)
+
+
+def _check_apply(apply: Apply) -> None:
+    signature = inspect.signature(apply)
+    try:
+        signature.bind(None, None, carry=None, mask=None, resets=None)
+    except TypeError as error:
+        raise TypeError(
+            f"`apply` takes {signature}, but is called as apply(params, xs, carry=carry, mask=mask, resets=resets): "
+            f"{error}; give it these arguments, as `Readout.apply` has them."
+        ) from error
 
 
 def _check_steps(chunk: Chunk, k1: int) -> None:

@@ -1,6 +1,7 @@
 """Truncated backpropagation: the chain rule written out by hand, the full gradient where the window is long enough."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import optax
 import pytest
 from jax import lax
 
+import rnnjax
 from rnnjax import tasks, training
 
 T, W, U = 12, 0.8, 0.5
@@ -17,7 +19,7 @@ PARAMS = {"w": jnp.array(W), "u": jnp.array(U)}
 CARRY = jnp.array([0.3])
 
 
-def apply(params, h, xs, *, mask, resets):
+def apply(params, xs, *, carry, mask, resets):
     """h_t = w h_{t-1} + u x_t, one row."""
 
     def step(h, at_t):
@@ -26,7 +28,7 @@ def apply(params, h, xs, *, mask, resets):
         new = params["w"] * h + params["u"] * x[..., 0]
         return jnp.where(counts, new, h), jnp.where(counts, new, 0.0)
 
-    return lax.scan(step, h, (xs, mask, resets))
+    return lax.scan(step, carry, (xs, mask, resets))
 
 
 def score(ys, chunk):
@@ -65,17 +67,18 @@ def gradient(k1, k2):
 @pytest.mark.parametrize("resets", [(), (4,), (0, 5, 6)])
 @pytest.mark.parametrize(("k1", "k2"), [(3, 3), (2, 5), (4, 12)])
 def test_equals_the_chain_rule_by_hand(k1, k2, resets):
-    value, found = gradient(k1, k2)(PARAMS, CARRY, whole(resets))
+    value, found = gradient(k1, k2)(PARAMS, whole(resets), carry=CARRY)
     expected = oracle(k1, k2, resets)
     np.testing.assert_allclose([value, found["w"], found["u"]], expected, rtol=1e-12)
 
 
 def test_a_window_as_long_as_the_past_is_the_full_gradient():
     def full(params):
-        return score(apply(params, CARRY, XS.reshape(T, 1, 1), mask=whole().mask, resets=whole().resets)[1], whole())
+        rows = whole()
+        return score(apply(params, rows.xs, carry=CARRY, mask=rows.mask, resets=rows.resets)[1], rows)
 
     value, expected = jax.value_and_grad(full)(PARAMS)
-    found = gradient(4, 12)(PARAMS, CARRY, whole())
+    found = gradient(4, 12)(PARAMS, whole(), carry=CARRY)
     np.testing.assert_allclose([found[0], found[1]["w"]], [value, expected["w"]], rtol=1e-12)
 
 
@@ -84,7 +87,7 @@ def test_bias_is_measured():
     true = np.array(oracle(4, T)[1:])
     errors = []
     for k1, k2 in [(4, 4), (4, 8), (4, 12)]:
-        bias = training.truncation_bias(training.tbptt(k1, k2), apply, score, PARAMS, CARRY, whole())
+        bias = training.truncation_bias(training.tbptt(k1, k2), apply, score, PARAMS, whole(), carry=CARRY)
         ours = np.array(oracle(k1, k2)[1:])
         errors.append(np.linalg.norm(ours - true) / np.linalg.norm(true))
         np.testing.assert_allclose(bias.relative_error, errors[-1], rtol=1e-9, atol=1e-14)
@@ -126,7 +129,7 @@ def test_fit_hands_the_carry_on(k2):
     expected = []
     for row in range(2):
         chunk = training.whole_rows(rows(jax.random.fold_in(jax.random.fold_in(key, 0), row), row))
-        _, ys = apply(PARAMS, jnp.zeros(2), chunk.xs, mask=chunk.mask, resets=chunk.resets)
+        _, ys = apply(PARAMS, chunk.xs, carry=jnp.zeros(2), mask=chunk.mask, resets=chunk.resets)
         expected += list((chunk.weights * (ys - chunk.targets.astype(ys.dtype)) ** 2).reshape(3, 4).sum(axis=1))
     np.testing.assert_allclose([line["loss"] for line in history], expected, rtol=1e-12)
 
@@ -138,10 +141,39 @@ def test_fit_hands_the_carry_on(k2):
         (lambda: training.tbptt(0), "k1 is 0"),
         (lambda: training.chunks(rows, steps=7, k1=2), "no multiple of k1 = 2"),
         (lambda: training.chunks(rows, steps=8, k1=2)(jax.random.key(0), 0), "rows of 6 steps, but steps is 8"),
-        (lambda: training.tbptt(5).value_and_grad(apply, score)(PARAMS, CARRY, whole()), "no multiple of k1 = 5"),
+        (lambda: training.tbptt(5).value_and_grad(apply, score)(PARAMS, whole(), carry=CARRY), "no multiple of k1 = 5"),
         (lambda: training.tbptt(5).loss(apply, score)(PARAMS, whole(), None), "12 steps, but k1 is 5"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+def test_the_former_order_names_the_new_one():
+    """The carry stood before what runs over time, in the function that is passed in too."""
+
+    def former(params, carry, xs, *, mask, resets):
+        return apply(params, xs, carry=carry, mask=mask, resets=resets)
+
+    truncated: Any = training.tbptt(4)
+    with pytest.raises(
+        TypeError, match=r"`apply` takes \(params, carry, xs, .*called as apply\(params, xs, carry=carry"
+    ):
+        truncated.loss(former, score)
+    with pytest.raises(TypeError, match=r"value_and_grad takes \(params, chunk, \*, carry, \.\.\.\)"):
+        truncated.value_and_grad(apply, score)(PARAMS, CARRY, whole())
+    with pytest.raises(TypeError, match=r"score, params, chunk, \*, carry, .*params, chunk, carry=carry\)"):
+        training.truncation_bias(truncated, apply, score, PARAMS, CARRY, whole())  # pyright: ignore[reportCallIssue]
+
+
+def test_a_readout_is_such_a_function():
+    """`Readout.apply`, as it is."""
+    model = rnnjax.Readout(rnnjax.GRU(2), input_size=1, output_size=1)
+    params, truncated = model.init(jax.random.key(0)), training.tbptt(4)
+    score = lambda ys, chunk: jnp.sum(chunk.weights * ys[..., 0] ** 2) / 2  # noqa: E731
+    carry = model.initial_carry(params, (1,))
+    value, gradient = jax.jit(truncated.value_and_grad(model.apply, score))(params, whole(), carry=carry)
+    _, ys = model.apply(params, whole().xs)
+    np.testing.assert_allclose(value, score(ys, whole()), rtol=1e-12)
+    assert jax.tree.structure(gradient) == jax.tree.structure(params)
