@@ -12,7 +12,7 @@ H hidden units, L layers, S seeds; `*batch` is any number of batch axes, also no
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,36 +23,47 @@ PyTree = Any
 """Any pytree of arrays: parameters, carries, outputs."""
 
 
+if TYPE_CHECKING:  # a `Cell` without brackets is a `Cell[Any, Any]`; at run time Python 3.11 knows no such default
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    P = TypeVarWithDefault("P", default=Any)
+    C = TypeVarWithDefault("C", default=Any)
+else:
+    P, C = TypeVar("P"), TypeVar("C")
+
+
 @runtime_checkable
-class Cell(Protocol):
+class Cell(Protocol[P, C]):
     """A recurrence as a value: hyperparameters in the fields, pure functions as the methods, no arrays inside.
 
     Cells are frozen dataclasses, so they hash and compare by value: an equal one, passed to a jitted function as a
     static argument, does not compile again. `step` must equal `gate` of the carry, `project` and `mix`, act on every
     batch row alone, and stay finite at x = 0 (a step that a mask hides is given a zero input).
+
+    To a type checker it is generic in its parameters and its carry: an `LSTM` is a `Cell[LSTMParams, LSTMCarry]`.
     """
 
-    def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> PyTree:
+    def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> P:
         """Draws parameters for inputs `[..., input_size]`."""
         ...
 
-    def initial_carry(self, params: PyTree, batch_shape: tuple[int, ...] = ()) -> PyTree:
+    def initial_carry(self, params: P, batch_shape: tuple[int, ...] = ()) -> C:
         """The carry before the first step; every leaf is `[*batch_shape, ...]`."""
         ...
 
-    def project(self, params: PyTree, xs: Array) -> PyTree:
+    def project(self, params: P, xs: Array) -> PyTree:
         """`[..., D]` to u: all that needs no carry, for any leading axes."""
         ...
 
-    def mix(self, params: PyTree, carry: PyTree) -> PyTree:
+    def mix(self, params: P, carry: C) -> PyTree:
         """The carry to r: the matmul with the carry."""
         ...
 
-    def gate(self, params: PyTree, carry: PyTree, u: PyTree, r: PyTree) -> tuple[PyTree, PyTree]:
+    def gate(self, params: P, carry: C, u: PyTree, r: PyTree) -> tuple[C, PyTree]:
         """`(carry_{t-1}, u_t, r_t)` to `(carry_t, y_t)`, pointwise."""
         ...
 
-    def step(self, params: PyTree, carry: PyTree, x: Array) -> tuple[PyTree, PyTree]:
+    def step(self, params: P, carry: C, x: Array) -> tuple[C, PyTree]:
         """`(carry_{t-1}, x_t)` to `(carry_t, y_t)`; a class that inherits from `Cell` has it from its other methods."""
         return self.gate(params, carry, self.project(params, x), self.mix(params, carry))
 

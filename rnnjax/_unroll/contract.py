@@ -10,16 +10,16 @@ from rnnjax._unroll.masking import blank
 from rnnjax._unroll.parts import Composite, Part
 from rnnjax._unroll.planning import Options, runner
 from rnnjax._unroll.timing import make_timing
-from rnnjax.cell import Cell, PyTree
+from rnnjax.cell import C, Cell, P, PyTree
 
 
 @over_time
 def unroll(
-    cell: Cell | Composite,
-    params: PyTree,
+    cell: Cell[P, C] | Composite[P, C],
+    params: P,
     xs: ArrayLike,
     *,
-    carry: PyTree | None = None,
+    carry: C | None = None,
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     resets: ArrayLike | None = None,
@@ -28,7 +28,7 @@ def unroll(
     checkpoint: Checkpoint = None,
     chunk: int | None = None,
     unroll: int = 1,
-) -> tuple[PyTree, PyTree]:
+) -> tuple[C, PyTree]:
     """Applies a cell over time: carry_t, y_t = step(params, carry_{t-1}, x_t) for t = 1..T.
 
     A step that does not count, by `lengths` or by `mask`, holds the carry and gives exactly zero output; NaN or inf in

@@ -10,27 +10,25 @@ from jax.typing import DTypeLike
 from rnnjax._unroll.checks import check_carry
 from rnnjax._unroll.scan import unroll_scan
 from rnnjax._unroll.timing import Timing
-from rnnjax.cell import PyTree
+from rnnjax.cell import C, P, PyTree
 
 Run = Callable[[Any, PyTree, PyTree, Array, Timing], tuple[PyTree, PyTree]]
 """`(cell, params, carry, xs, timing) -> (carry, ys)`: unroll one part with the options of the call under way."""
 
 
 @runtime_checkable
-class Composite(Protocol):
+class Composite(Protocol[P, C]):
     """Cells put together, such as a stack: says how its parts are run, and each part is unrolled on its own.
 
     Where an attribute `causal` is true, no output depends on a later input. Then time can be cut for all of the parts
     at once, and what one part hands to the next is not stored for all of time.
     """
 
-    def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> PyTree: ...
+    def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> P: ...
 
-    def initial_carry(self, params: PyTree, batch_shape: tuple[int, ...] = ()) -> PyTree: ...
+    def initial_carry(self, params: P, batch_shape: tuple[int, ...] = ()) -> C: ...
 
-    def unroll_parts(
-        self, run: Run, params: PyTree, carry: PyTree, xs: Array, timing: Timing
-    ) -> tuple[PyTree, PyTree]: ...
+    def unroll_parts(self, run: Run, params: P, carry: C, xs: Array, timing: Timing) -> tuple[C, PyTree]: ...
 
 
 class Part(NamedTuple):

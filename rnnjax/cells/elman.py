@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax.cell import check_input, check_params, check_size, float_dtype
+from rnnjax.cell import Cell, check_input, check_params, check_size, float_dtype
 from rnnjax.initializers import Initializer, LeCunNormal, Orthogonal
 
 Activation = Literal["tanh", "relu", "linear"] | Callable[[Array], Array]
@@ -116,7 +116,7 @@ def _activate(activation: Activation, z: Array) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Elman:
+class Elman(Cell[ElmanParams, Array]):
     """The Elman cell as a value: hyperparameters here, parameters apart.
 
     Attributes:

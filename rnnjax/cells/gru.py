@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax.cell import check_input, check_params, check_size, float_dtype
+from rnnjax.cell import Cell, check_input, check_params, check_size, float_dtype
 from rnnjax.initializers import Initializer, LeCunNormal, Orthogonal, per_gate
 
 
@@ -102,7 +102,7 @@ def gru_step(params: GRUParams, h: Array, x: Array) -> tuple[Array, Array]:
 
 
 @dataclasses.dataclass(frozen=True)
-class GRU:
+class GRU(Cell[GRUParams, Array]):
     """The GRU cell as a value: hyperparameters here, parameters apart.
 
     Attributes:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax.cell import check_input, check_params, check_size, float_dtype
+from rnnjax.cell import Cell, check_input, check_params, check_size, float_dtype
 from rnnjax.initializers import Initializer, LeCunNormal, Orthogonal, per_gate
 
 
@@ -105,7 +105,7 @@ def lstm_step(params: LSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry
 
 
 @dataclasses.dataclass(frozen=True)
-class LSTM:
+class LSTM(Cell[LSTMParams, LSTMCarry]):
     """The LSTM cell as a value: hyperparameters here, parameters apart.
 
     Attributes:
