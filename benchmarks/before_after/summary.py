@@ -20,10 +20,10 @@ _NO_SLOWER, _NOT_UNDER, _BARE, _HAIKU = 1.0, 0.97, 1 / 1.03, 1.5
 """Targets: before/after in the mean and at a point, built-in/bare, and Haiku/reset before of a training step."""
 
 
-def ratio(point: Mapping[str, Any], task: str, slow: str, fast: str) -> float | None:
+def ratio(point: Mapping[str, Any], task: str, slow: str, fast: str, key: str = "median_ms") -> float | None:
     """How many times faster `fast` is than `slow`: the ratio of their medians, None where one has no time."""
     rows = by_name(point)
-    return divided(number(rows.get(slow, {}), task), number(rows.get(fast, {}), task))
+    return divided(number(rows.get(slow, {}), task, key), number(rows.get(fast, {}), task, key))
 
 
 def counted(point: Mapping[str, Any]) -> dict[str, float]:
@@ -34,10 +34,13 @@ def counted(point: Mapping[str, Any]) -> dict[str, float]:
 def ratios(point: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Every ratio of a point, by what is compared and by task; larger than 1 is better for what is new."""
     found: dict[str, dict[str, float]] = {"before/after": counted(point)}
-    others = {f"built-in/{name}": ("after", name, "") for name in BARE}
-    others |= {f"{name}/reset before": (name, RESET_BEFORE, ", reset before") for name in (HAIKU, STAND_IN)}
-    for label, (slow, fast, suffix) in others.items():
-        values = {task: ratio(point, task + suffix, slow, fast) for task in TASKS}
+    others = {"before/after, minima of the first": (*VERSIONS, "", "min_ms")}
+    others |= {f"built-in/{name}": ("after", name, "", "median_ms") for name in BARE}
+    others |= {
+        f"{name}/reset before": (name, RESET_BEFORE, ", reset before", "median_ms") for name in (HAIKU, STAND_IN)
+    }
+    for label, (slow, fast, suffix, key) in others.items():
+        values = {task: ratio(point, task + suffix, slow, fast, key) for task in TASKS}
         if there := {task: value for task, value in values.items() if value is not None}:
             found[label] = there
     return found

@@ -13,6 +13,7 @@ import dataclasses
 import gc
 import json
 import os
+import signal
 import sys
 import time
 from typing import Any
@@ -76,6 +77,7 @@ def seconds(program: harness.Program, calls: int) -> float:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the benchmark, which ends its workers
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints goes to stderr
 
