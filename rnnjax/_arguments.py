@@ -39,7 +39,7 @@ steps(cell, params, xs, carry=carry)
     positional = [name for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
     place = positional.index("xs") if "xs" in positional else len(positional)
     default = "" if parameters["carry"].default is inspect.Parameter.empty else "=None"
-    order, name = ", ".join(positional), getattr(function, "__name__", "this")
+    order, name = ", ".join(name for name in positional if name != "self"), getattr(function, "__name__", "this")
 
     def former(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         if len(args) > len(positional) or any(name in kwargs for name in positional[: len(args)]):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
+from rnnjax._arguments import over_time
 from rnnjax._unroll import Composite, unroll
 from rnnjax.cell import Cell, PyTree, check_size, float_dtype
 
@@ -70,8 +71,9 @@ class Readout:
         """The cell's carry before the first step."""
         return self.cell.initial_carry(params.rnn, batch_shape)
 
+    @over_time
     def apply(
-        self, params: ReadoutParams, xs: ArrayLike, carry: PyTree | None = None, **time: Any
+        self, params: ReadoutParams, xs: ArrayLike, *, carry: PyTree | None = None, **time: Any
     ) -> tuple[PyTree, Array]:
         """Runs over time and reads every step.
 

@@ -7,14 +7,17 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 import rnnjax
 from rnnjax import Cell, sharding
 from rnnjax._unroll import Composite
-from tests.registry import CELLS, COMPOSITES, PLAIN, sample
+from rnnjax.training import SavedModel
+from tests.registry import CELLS, COMPOSITES, PLAIN, D, sample
 
 MODULES = [rnnjax, rnnjax.cells, rnnjax._unroll]
 SUBMODULES = ["converters", "flax", "gradients", "initializers", "processes", "sharding", "tasks", "training"]
@@ -179,6 +182,30 @@ def test_every_argument_over_time_may_be_a_keyword(name):
     if name != "rnnjax.sharding.unroll":  # hands its further options on
         with pytest.raises(TypeError, match="unexpected keyword argument 'carrys'"):
             function(**names, carrys=None)
+
+
+def test_whole_models_have_that_order_too():
+    """`Readout.apply` and a saved model, which know their cell."""
+    model = rnnjax.Readout(CELLS["gru"], input_size=D, output_size=1)
+    params, (_, carry, xs) = jax.eval_shape(lambda: model.init(jax.random.key(0))), sample("gru")
+    saved = SavedModel(model, params, {})
+    for method, first in ((model.apply, ["params", "xs"]), (saved, ["xs"])):
+        parameters = list(inspect.signature(method).parameters.values())
+        assert [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == first
+        assert (parameters[-2].name, parameters[-2].kind.name, parameters[-2].default) == (
+            "carry",
+            "KEYWORD_ONLY",
+            None,
+        )
+    calls: list[Any] = [
+        lambda: model.apply(params, carry, xs),
+        lambda: model.apply(params, None),
+        lambda: saved(carry, xs),
+        lambda: saved(xs, carry),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"takes \((params, )?xs, \*, carry=None, .*xs, carry=carry\)"):
+            call()
 
 
 def test_unroll_documents_its_options():

@@ -41,7 +41,7 @@ def truncated_loss(model: Readout, steps: int) -> tuple[Any, Any]:
     from rnnjax.tasks import cross_entropy
 
     def apply(params: Any, xs: Array, *, carry: Any, mask: Array, resets: Array) -> tuple[Any, Array]:
-        return model.apply(params, xs, carry, resets=resets)  # every step of a text counts: no mask
+        return model.apply(params, xs, carry=carry, resets=resets)  # every step of a text counts: no mask
 
     def score(logits: Array, chunk: Chunk) -> Array:
         return cross_entropy(logits, chunk)  # pyright: ignore[reportArgumentType]  (it has targets and weights)
@@ -67,7 +67,7 @@ def bits(model: Readout, params: Any, tokens: Array) -> Array:
 
     def piece(carry: Any, window: tuple[Array, Array]) -> tuple[Any, Array]:
         now, following = window
-        carry, logits = model.apply(params, jax.nn.one_hot(now, size, dtype=params.b_out.dtype), carry)
+        carry, logits = model.apply(params, jax.nn.one_hot(now, size, dtype=params.b_out.dtype), carry=carry)
         chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), following[..., None], axis=-1)[..., 0]
         return carry, -chosen / math.log(2)
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rnnjax._arguments import over_time
 from rnnjax.cell import PyTree
 from rnnjax.training import architecture, manifest
 from rnnjax.training.arrays import load_arrays, save_arrays
@@ -37,9 +38,10 @@ class SavedModel:
     params: PyTree
     info: dict[str, Any]
 
-    def __call__(self, xs: Any, carry: PyTree | None = None, **time: Any) -> tuple[PyTree, Any]:
-        """`model.apply(params, xs, carry, **time)`: `xs [T, *batch, D]` to `(carry, outputs)`."""
-        return self.model.apply(self.params, xs, carry, **time)
+    @over_time
+    def __call__(self, xs: Any, *, carry: PyTree | None = None, **time: Any) -> tuple[PyTree, Any]:
+        """`model.apply(params, xs, carry=carry, **time)`: `xs [T, *batch, D]` to `(carry, outputs)`."""
+        return self.model.apply(self.params, xs, carry=carry, **time)
 
 
 def save_model(
@@ -49,7 +51,8 @@ def save_model(
 
     Args:
       folder: made with its parents.
-      model: `rnnjax.Readout`, or a frozen dataclass of your own with `init(key, dtype=None)` and `apply`.
+      model: `rnnjax.Readout`, or a frozen dataclass of your own with `init(key, dtype=None)` and
+        `apply(params, xs, *, carry=None)`.
       params: its parameters, of one dtype.
       info: anything JSON can hold: the options of the run, the score.
     Returns:
