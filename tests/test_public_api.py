@@ -153,6 +153,7 @@ def test_the_former_order_names_the_new_one(name, cell, given):
     calls = [
         lambda: function(CELLS[cell], drawn.params, carry, drawn.xs, *loss.values()),
         lambda: function(CELLS[cell], drawn.params, carry, drawn.xs, **loss),
+        lambda: function(CELLS[cell], drawn.params, carry, drawn.xs),
         lambda: function(CELLS[cell], drawn.params, carry, xs=drawn.xs, **loss),
     ]
     for call in calls:
