@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import pytest
 
 import rnnjax
-from rnnjax import Cell, sharding
+from rnnjax import Cell, _unroll, cells, sharding
 from rnnjax._unroll import Composite
 from rnnjax.training import SavedModel
 from tests.registry import CELLS, COMPOSITES, PLAIN, D, sample
 
-MODULES = [rnnjax, rnnjax.cells, rnnjax._unroll]
+MODULES = [rnnjax, cells, _unroll]
 SUBMODULES = ["converters", "flax", "gradients", "initializers", "processes", "sharding", "tasks", "training"]
 
 
@@ -40,7 +40,7 @@ def test_all_is_complete_and_sorted(module):
 
 def test_nothing_public_is_missing():
     """What a public part of the core exports, the package exports too."""
-    assert set(rnnjax.cells.__all__) <= set(rnnjax.__all__)
+    assert set(cells.__all__) <= set(rnnjax.__all__)
     assert {"Cell", "StepCell", "Stack", "Bidirectional", "unroll", *SUBMODULES} <= set(rnnjax.__all__)
     assert all(part.isdigit() for part in rnnjax.__version__.split("."))
 
