@@ -5,14 +5,14 @@ part over all of time on its own. Parameters and carries are tuples in the order
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax._unroll import Composite, Run, Timing, is_causal, unroll
+from rnnjax._unroll import Composite, Run, Timing, is_causal
 from rnnjax.cell import Cell, PyTree
 
 
@@ -51,7 +51,7 @@ class Stack:
         params = []
         for layer_key, cell in zip(jax.random.split(key, len(self.cells)), self.cells, strict=True):
             params.append(cell.init(layer_key, input_size, dtype))
-            input_size = _output_size(cell, params[-1], input_size)
+            input_size = output_size(cell, params[-1], input_size)
         return tuple(params)
 
     def initial_carry(self, params: PyTree, batch_shape: tuple[int, ...] = ()) -> tuple[PyTree, ...]:
@@ -133,10 +133,18 @@ class Bidirectional:
         return BothWays(carry_forward, carry_backward), ys
 
 
-def _output_size(cell: Cell | Composite, params: PyTree, input_size: int) -> int:
-    def outputs(p: PyTree) -> Array:
-        dtype = jax.tree.leaves(p)[0].dtype
-        return unroll(cell, p, jnp.zeros((1, input_size), dtype))[1]
+def output_size(cell: Cell | Composite, params: PyTree, input_size: int) -> int:
+    """The width of a cell's outputs for inputs `[..., input_size]`, from the shapes of one step."""
+
+    def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, timing: Timing) -> tuple[PyTree, PyTree]:
+        if isinstance(cell, Composite):
+            return cell.unroll_parts(run, params, carry, xs, timing)
+        carry, y = cell.step(params, carry, xs[0])
+        return carry, jax.tree.map(lambda leaf: leaf[None], y)
+
+    def outputs(params: PyTree) -> Array:
+        xs = jnp.zeros((1, input_size), jax.tree.leaves(params)[0].dtype)
+        return run(cell, params, cell.initial_carry(params), xs, Timing())[1]
 
     return jax.eval_shape(outputs, params).shape[-1]
 

@@ -1,22 +1,26 @@
 """A recurrent network with a linear readout of every step: the smallest whole model.
 
-carry_t, h_t = cell(θ, carry_{t-1}, x_t)          y_t = h_t W_out + b_out
+    carry_t, h_t = cell(θ, carry_{t-1}, x_t)          y_t = h_t W_out + b_out
+
+It is used like the cell that it holds: `rnnjax.unroll(model, params, xs)` runs it over time, and it may be a layer of a
+`Stack`.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
-from rnnjax._arguments import over_time
-from rnnjax._unroll import Composite, unroll
-from rnnjax.cell import Cell, PyTree, check_size, float_dtype
+from rnnjax._unroll import Composite, Run, Timing, is_causal
+from rnnjax._unroll.masking import blank
+from rnnjax.cell import C, Cell, P, PyTree, check_size, float_dtype
+from rnnjax.compose import output_size
 
 
-class ReadoutParams(NamedTuple):
+class ReadoutParams(NamedTuple, Generic[P]):
     """Parameters of a `Readout`.
 
     Attributes:
@@ -25,70 +29,64 @@ class ReadoutParams(NamedTuple):
       b_out: `[K]`.
     """
 
-    rnn: PyTree
+    rnn: P
     w_out: Array
     b_out: Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Readout:
-    """A cell and a linear readout, as a value: it prints as itself, compares by value and can be saved.
+class Readout(Generic[P, C]):
+    """A cell and a linear readout of its outputs.
+
+    Outputs are `[..., K]`, and zero at masked steps. The carry is the cell's. Over time the readout is one matmul for
+    all steps, outside the loop.
 
     Attributes:
-      cell: a cell, or cells put together.
-      input_size: D.
+      cell: a cell, or cells put together. Over a `Bidirectional` the model has no single step.
       output_size: K.
 
     Example:
 
-      >>> from rnnjax import LSTM
-      >>> model = Readout(LSTM(8), input_size=3, output_size=2)
-      >>> params = model.init(jax.random.key(0))
-      >>> carry, outputs = model.apply(params, jnp.ones((5, 4, 3)))
+      >>> from rnnjax import LSTM, unroll
+      >>> model = Readout(LSTM(8), output_size=2)
+      >>> params = model.init(jax.random.key(0), input_size=3)
+      >>> carry, outputs = unroll(model, params, jnp.ones((5, 4, 3)))
       >>> outputs.shape, carry.c.shape
       ((5, 4, 2), (4, 8))
     """
 
-    cell: Cell | Composite
-    input_size: int
+    cell: Cell[P, C] | Composite[P, C]
     output_size: int
+    input_size: dataclasses.InitVar[None] = None  # the former Readout(cell, input_size, output_size), to refuse it
 
-    def __post_init__(self) -> None:
-        check_size("input_size", self.input_size)
+    def __post_init__(self, input_size: None) -> None:
+        if input_size is not None:
+            raise TypeError(
+                "Readout takes (cell, output_size); the input size goes to `init`: "
+                "Readout(cell, output_size).init(key, input_size)."
+            )
         check_size("output_size", self.output_size)
 
-    def init(self, key: Array, dtype: DTypeLike | None = None) -> ReadoutParams:
+    @property
+    def causal(self) -> bool:
+        """Whether no output depends on a later input."""
+        return is_causal(self.cell)
+
+    def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> ReadoutParams[P]:
         """The cell's parameters as it draws them, `w_out` ~ N(0, 1/H), `b_out` = 0."""
+        check_size("input_size", input_size)
         dtype = float_dtype(dtype)
         key_rnn, key_out = jax.random.split(key)
-        rnn = self.cell.init(key_rnn, self.input_size, dtype)
-        one = jnp.zeros((1, self.input_size), dtype)
-        size = jax.eval_shape(lambda params: unroll(self.cell, params, one)[1], rnn).shape[-1]
+        rnn = self.cell.init(key_rnn, input_size, dtype)
+        size = output_size(self.cell, rnn, input_size)
         w_out = jax.random.normal(key_out, (size, self.output_size), dtype) / jnp.sqrt(jnp.asarray(size, dtype))
         return ReadoutParams(rnn, w_out, jnp.zeros(self.output_size, dtype))
 
-    def initial_carry(self, params: ReadoutParams, batch_shape: tuple[int, ...] = ()) -> PyTree:
+    def initial_carry(self, params: ReadoutParams[P], batch_shape: tuple[int, ...] = ()) -> C:
         """The cell's carry before the first step."""
         return self.cell.initial_carry(params.rnn, batch_shape)
 
-    @over_time
-    def apply(
-        self, params: ReadoutParams, xs: ArrayLike, *, carry: PyTree | None = None, **time: Any
-    ) -> tuple[PyTree, Array]:
-        """Runs over time and reads every step.
-
-        Args:
-          params: from `init`.
-          xs: `[T, *batch, D]`.
-          carry: before the first step; the initial one if None.
-          **time: lengths, mask, resets, engine, ...: as `rnnjax.unroll`.
-        Returns:
-          `(carry, outputs)`, outputs `[T, *batch, K]`. Where a step does not count, h is zero and the output `b_out`.
-        """
-        carry, hs = unroll(self.cell, params.rnn, xs, carry=carry, **time)
-        return carry, hs @ params.w_out + params.b_out
-
-    def step(self, params: ReadoutParams, carry: PyTree, x: Array) -> tuple[PyTree, Array]:
+    def step(self, params: ReadoutParams[P], carry: C, x: Array) -> tuple[C, Array]:
         """One step: `(carry_{t-1}, x_t [*batch, D])` to `(carry_t, y_t [*batch, K])`.
 
         Raises:
@@ -96,6 +94,22 @@ class Readout:
         """
         step = getattr(self.cell, "step", None)
         if step is None:
-            raise TypeError(f"{self.cell!r} needs the whole sequence and has no single step; use `apply`.")
+            raise TypeError(f"{self.cell!r} needs the whole sequence and has no single step; use `rnnjax.unroll`.")
         carry, h = step(params.rnn, carry, x)
-        return carry, h @ params.w_out + params.b_out
+        return carry, _read(params, h)
+
+    def unroll_parts(self, run: Run, params: ReadoutParams[P], carry: C, xs: Array, timing: Timing) -> tuple[C, Array]:
+        """The cell over all of time, then the readout of all steps at once."""
+        carry, hs = run(self.cell, params.rnn, carry, xs, timing)
+        return carry, blank(_read(params, hs), timing)
+
+
+def _read(params: ReadoutParams[P], h: PyTree) -> Array:
+    """h W_out + b_out."""
+    if not isinstance(h, Array) or h.shape[-1:] != params.w_out.shape[:1]:
+        given = list(h.shape) if isinstance(h, Array) else jax.tree.structure(h)
+        raise ValueError(
+            f"the cell's output is {given}, but `params.w_out` is {list(params.w_out.shape)}: a readout takes one "
+            "array [..., H]; draw parameters for this cell with the readout's `init(key, input_size)`."
+        )
+    return h @ params.w_out + params.b_out

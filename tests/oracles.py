@@ -115,6 +115,18 @@ def bidirectional(one: RowFunction, other: RowFunction) -> RowFunction:
     return run
 
 
+def readout(cell: RowFunction) -> RowFunction:
+    def run(p, carry, xs, row):
+        carry, hs = cell(p.rnn, carry, xs, row)
+        ys = [
+            h @ p.w_out + p.b_out if t < row.length and t not in row.hidden else np.zeros_like(p.b_out)
+            for t, h in enumerate(hs)
+        ]
+        return carry, np.stack(ys)
+
+    return run
+
+
 TANH = plain(elman(np.tanh))
 LEAKY = plain(leaky)
 
@@ -129,6 +141,7 @@ ROWS: dict[str, RowFunction] = {
     "stack": stack(plain(lstm), plain(gru)),
     "deep_stack": stack(TANH, stack(LEAKY, plain(elman(lambda z: z)))),
     "bidirectional": bidirectional(plain(gru), plain(lstm)),
+    "readout": readout(stack(readout(plain(lstm)), plain(gru))),
     "stack_of_bidirectional": stack(bidirectional(TANH, LEAKY), plain(gru)),
 }
 

@@ -17,6 +17,7 @@ import pytest
 from jax import Array
 
 import rnnjax
+from rnnjax._unroll import Composite
 from rnnjax.cell import PyTree
 from tests.custom_cells import MGU, Leaky
 
@@ -33,6 +34,7 @@ CELLS: dict[str, Any] = {
     "stack": rnnjax.Stack((rnnjax.LSTM(3), rnnjax.GRU(3))),
     "deep_stack": rnnjax.Stack((rnnjax.Elman(3), rnnjax.Stack((Leaky(2), rnnjax.Elman(3, "linear"))))),
     "bidirectional": rnnjax.Bidirectional(rnnjax.GRU(3), rnnjax.LSTM(3)),
+    "readout": rnnjax.Readout(rnnjax.Stack((rnnjax.Readout(rnnjax.LSTM(3), 2), rnnjax.GRU(3))), 2),
     "stack_of_bidirectional": rnnjax.Stack((rnnjax.Bidirectional(rnnjax.Elman(3), Leaky(2)), rnnjax.GRU(3))),
 }
 
@@ -55,7 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Options that must not change a number: compared with the reference in values and derivatives, and no more."""
 
-COMPOSITES = [name for name in CELLS if isinstance(CELLS[name], rnnjax.Stack | rnnjax.Bidirectional)]
+COMPOSITES = [name for name in CELLS if isinstance(CELLS[name], Composite)]
 PLAIN = [name for name in CELLS if name not in COMPOSITES]
 CAUSAL = [name for name in CELLS if "bidirectional" not in name]
 

@@ -183,7 +183,7 @@ EXPERIMENT = harness.Experiment(
     measure,
     quick={"lengths": (10, 20), "seeds": 1, "updates": 100, "hidden_size": 16},
     code=(
-        *(f"rnnjax.{name}" for name in ("cell", "cells", "unroll", "tasks", "training", "numerics", "initializers")),
+        *(f"rnnjax.{name}" for name in ("cell", "cells", "_unroll", "tasks", "training", "numerics", "initializers")),
         *(f"rnnjax.gradients.{name}" for name in ("adjoint", "lyapunov", "orthonormal", "tangents", "theory")),
         *(f"experiments.collapse.{name}" for name in ("networks", "rates", "training")),
     ),

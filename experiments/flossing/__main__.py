@@ -93,7 +93,7 @@ EXPERIMENT = harness.Experiment(
     measure,
     quick={"delays": (4,), "seeds": 2, "updates": 200, "floss_updates": 50, "hidden_size": 16, "exponents": 8},
     code=(
-        *(f"rnnjax.{name}" for name in ("cell", "cells", "unroll", "tasks", "training", "numerics")),
+        *(f"rnnjax.{name}" for name in ("cell", "cells", "_unroll", "tasks", "training", "numerics")),
         *(f"rnnjax.gradients.{name}" for name in ("flossing", "lyapunov", "orthonormal", "tangents", "slopes")),
         "experiments.flossing.training",
     ),

@@ -11,7 +11,18 @@ from experiments.learning.problem import Problem
 _CODE = (
     *(
         f"rnnjax.{name}"
-        for name in ("cell", "cells", "initializers", "unroll", "readout", "tasks", "training", "numerics", "sharding")
+        for name in (
+            "cell",
+            "cells",
+            "initializers",
+            "_unroll",
+            "compose",
+            "readout",
+            "tasks",
+            "training",
+            "numerics",
+            "sharding",
+        )
     ),
     *(f"experiments.learning.{name}" for name in ("grid", "network", "options", "problem", "sequences")),
 )

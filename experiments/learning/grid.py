@@ -46,7 +46,8 @@ def rows_of(run: harness.Run[Any], problem: Problem) -> list[harness.Row]:
                 done = train(problem, missing, run.mesh)
                 for each in done if run.leads else ():  # before its row: where there is a row, there is a model
                     said = strict_json.strict(each.asked | each.values)
-                    save_model(run.folder / folder_of(each.asked), each.model, each.params, said)
+                    folder = run.folder / folder_of(each.asked)
+                    save_model(folder, each.model, each.params, said, input_size=problem.inputs)
                 run.rows.put_many(each[:3] for each in done)
             advance(note=name)
     found = [run.rows.get(each) for asked in plan.values() for each in asked]
@@ -81,7 +82,7 @@ def train(problem: Problem, asked: Sequence[Asked], mesh: Mesh | None = None) ->
       "gradient_norm", "gradient_norm_max", "clipped" (share of updates), and "held_out_<measure>".
     """
     first = asked[0]
-    model = rnnjax.Readout(CELLS[first["cell"]](first["hidden_size"]), problem.inputs, problem.outputs)
+    model = rnnjax.Readout(CELLS[first["cell"]](first["hidden_size"]), problem.outputs)
     key = jax.random.key(first["seed"])
     settings = {
         "max_norm": jnp.array([each["max_norm"] if each["clipped"] else jnp.inf for each in asked]),
@@ -94,7 +95,7 @@ def train(problem: Problem, asked: Sequence[Asked], mesh: Mesh | None = None) ->
 
     fitted = fit_many(
         loss,
-        lambda key, setting: model.init(key),
+        lambda key, setting: model.init(key, problem.inputs),
         lambda setting: optax.chain(clip_by_global_norm(setting["max_norm"]), optax.adam(rate)),
         problem.train,
         settings,

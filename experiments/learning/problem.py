@@ -49,8 +49,7 @@ class Problem:
 
     def outputs_of(self, model: rnnjax.Readout, params: rnnjax.ReadoutParams, batch: Batch) -> Array:
         """`[T, *batch, K]`."""
-        time = {"lengths": batch.lengths} if self.ragged else {}
-        return model.apply(params, batch.xs, **time)[1]
+        return rnnjax.unroll(model, params, batch.xs, lengths=batch.lengths if self.ragged else None)[1]
 
     def measured(self, model: rnnjax.Readout, params: rnnjax.ReadoutParams, batch: Batch) -> dict[str, Array]:
         """Every measure of this model on this batch."""

@@ -116,7 +116,7 @@ def _work(run: harness.Run[Options], asked: dict[str, Any]) -> tuple[dict[str, A
     """One row; its networks of the last fold are saved before it, so that where there is a row there are models."""
     import jax
 
-    from experiments.stocks.training import train
+    from experiments.stocks.training import INPUT_SIZE, train
     from rnnjax.training import save_model
 
     done = train(asked, run.mesh)
@@ -133,7 +133,7 @@ def _work(run: harness.Run[Options], asked: dict[str, Any]) -> tuple[dict[str, A
             for j in range(asked["seeds"]):
                 params = jax.tree.map(lambda leaf, i=i, j=j: leaf[i, j, -1], done.params)
                 folder = run.folder / "models" / f"{asked['cell']}-{WORDS[clipped]}-{j}"
-                save_model(folder, done.model, params, info | asked)
+                save_model(folder, done.model, params, info | asked, input_size=INPUT_SIZE)
     return done.values, done.arrays
 
 
@@ -204,7 +204,10 @@ EXPERIMENT = harness.Experiment(
     measure,
     quick={"cells": ("gru",), "seeds": 2, "folds": 3, "control_folds": 2, "updates": 60, "hidden_size": 8},
     code=(
-        *(f"rnnjax.{name}" for name in ("cell", "cells", "unroll", "readout", "tasks", "training", "numerics")),
+        *(
+            f"rnnjax.{name}"
+            for name in ("cell", "cells", "_unroll", "compose", "readout", "tasks", "training", "numerics")
+        ),
         *(f"experiments.stocks.{name}" for name in ("series", "folds", "training")),
         "experiments.data.stocks",
     ),

@@ -19,6 +19,9 @@ from rnnjax.training import FitOptions, clip_by_global_norm, fit_many
 
 CELLS: dict[str, Callable[[int], rnnjax.Cell]] = {"elman": rnnjax.Elman, "lstm": rnnjax.LSTM, "gru": rnnjax.GRU}
 
+INPUT_SIZE = 1
+"""The return of the day, standardised."""
+
 LOOKS = 20
 """Points of a learning curve."""
 
@@ -53,16 +56,16 @@ def train(asked: Asked, mesh: Mesh | None = None) -> Trained:
     panel = load(asked["input"], asked["seed"])
     folds = walk_forward(panel, asked["folds"], asked["days"], asked["steps"])
     shape = len(asked["clipping"]), asked["seeds"], asked["folds"]
-    model = rnnjax.Readout(CELLS[asked["cell"]](asked["hidden_size"]), 1, 1)
+    model = rnnjax.Readout(CELLS[asked["cell"]](asked["hidden_size"]), output_size=1)
     series = jnp.asarray(np.nan_to_num(panel.values), jnp.float32)  # nobody reads before a company's first day
     rate = optax.cosine_decay_schedule(asked["rate"], asked["updates"])
 
     def loss(params: rnnjax.ReadoutParams, batch: Batch) -> Array:
-        return squared_error(model.apply(params, batch.xs)[1], batch)
+        return squared_error(rnnjax.unroll(model, params, batch.xs)[1], batch)
 
     fitted = fit_many(
         loss,
-        lambda key, setting: model.init(key),
+        lambda key, setting: model.init(key, INPUT_SIZE),
         lambda setting: optax.chain(clip_by_global_norm(setting["max_norm"]), optax.adam(rate)),
         functools.partial(training_windows, series, panel.starts, asked["steps"], asked["batch"]),
         _settings(asked, folds, shape),
@@ -153,7 +156,7 @@ def _forecasts(
     @jax.jit
     def of_a_fold(params: rnnjax.ReadoutParams, setting: dict[str, Array]) -> Array:
         batch = windows_before(series, setting, setting["first"], days, asked["steps"])
-        said = jax.lax.map(lambda each: model.apply(each, batch.xs)[1][-1, :, 0], params)
+        said = jax.lax.map(lambda each: rnnjax.unroll(model, each, batch.xs)[1][-1, :, 0], params)
         return said.reshape(-1, days, companies) * setting["std"] + setting["mean"]
 
     runs = len(asked["clipping"]), asked["seeds"]

@@ -115,7 +115,7 @@ EXPERIMENT = harness.Experiment(
     measure,
     quick={"lengths": (20, 50), "initialisations": ("smart tanh",), "seeds": 3, "updates": 1500},
     code=(
-        *(f"rnnjax.{name}" for name in ("cell", "cells", "unroll", "tasks", "training", "numerics")),
+        *(f"rnnjax.{name}" for name in ("cell", "cells", "_unroll", "tasks", "training", "numerics")),
         *(f"rnnjax.gradients.{name}" for name in ("adjoint", "adjoint_clipping", "pascanu", "sequence")),
         *(f"experiments.temporal_order.{name}" for name in ("network", "training")),
     ),

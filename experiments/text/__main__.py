@@ -239,7 +239,10 @@ EXPERIMENT = harness.Experiment(
         "test_characters": 20_000,
     },
     code=(
-        *(f"rnnjax.{name}" for name in ("cell", "cells", "initializers", "unroll", "readout", "tasks", "training")),
+        *(
+            f"rnnjax.{name}"
+            for name in ("cell", "cells", "initializers", "_unroll", "compose", "readout", "tasks", "training")
+        ),
         *(
             f"experiments.text.{name}"
             for name in ("dropping", "grid", "large", "ngram", "paired", "parallel", "score", "stream")

@@ -76,7 +76,7 @@ def train(
     look = jnp.asarray(texts.look)
     fitted = fit_many(
         loss,
-        lambda key, setting: model.init(key),
+        lambda key, setting: model.init(key, texts.alphabet_size),
         lambda setting: optax.chain(clip_by_global_norm(setting["max_norm"]), optax.adam(rate)),
         data,
         settings,

@@ -50,7 +50,7 @@ def train(
     loss, initial = truncated_loss(model, asked["steps"])
     loss = with_dropped(loss, asked["dropped"])
     key = jax.random.key(asked["seed"])
-    params = model.init(jax.random.fold_in(key, 0))
+    params = model.init(jax.random.fold_in(key, 0), texts.alphabet_size)
     rule = optax.chain(clip_by_global_norm(asked["max_norm"]), optax.adam(_schedule(asked["rate"], asked["updates"])))
     first = initial(model.initial_carry(params, (asked["batch"],)), jax.eval_shape(data, key, jnp.int32(0)))
     look = jnp.asarray(texts.look)
@@ -81,7 +81,8 @@ def train(
         "passes_over_the_text": asked["updates"] / period,
     }
     if jax.process_index() == 0:
-        save_model(model_folder, model, params, {**info, **values, "asked": asked})
+        info = {**info, **values, "asked": asked}
+        save_model(model_folder, model, params, info, input_size=texts.alphabet_size)
     names = {"updates": "step", **{name: name for name in ("loss", "gradient_norm", f"held_out_{MEASURE}")}}
     curves = {name: np.array([line[key] for line in fitted.history], float) for name, key in names.items()}
     return values, {**curves, "by_stretch": by_stretch(tested)}

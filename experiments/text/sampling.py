@@ -59,6 +59,6 @@ def _drawn(
 @functools.partial(jax.jit, static_argnums=0)
 def _step(model: Readout, params: Any, carry: Any, token: Array, key: Array, temperature: Array) -> tuple[Any, ...]:
     """Reads a character and draws the next: `(carry, token, key)`."""
-    carry, logits = model.step(params, carry, jax.nn.one_hot(token, model.input_size, dtype=temperature.dtype))
+    carry, logits = model.step(params, carry, jax.nn.one_hot(token, model.output_size, dtype=temperature.dtype))
     key, own = jax.random.split(key)
     return carry, jax.random.categorical(own, logits / temperature).astype(jnp.int32), key

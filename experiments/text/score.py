@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from experiments.learning.network import CELLS
-from rnnjax import Readout
+from rnnjax import Readout, unroll
 from rnnjax.initializers import Normal
 from rnnjax.training import Chunk, tbptt
 
@@ -33,7 +33,7 @@ def cell_named(name: str, hidden_size: int, alphabet_size: int) -> Any:
 
 def language_model(cell: Any, alphabet_size: int) -> Readout:
     """One-hot characters in, logits of the next one out."""
-    return Readout(cell, alphabet_size, alphabet_size)
+    return Readout(cell, alphabet_size)
 
 
 def truncated_loss(model: Readout, steps: int) -> tuple[Any, Any]:
@@ -41,7 +41,7 @@ def truncated_loss(model: Readout, steps: int) -> tuple[Any, Any]:
     from rnnjax.tasks import cross_entropy
 
     def apply(params: Any, xs: Array, *, carry: Any, mask: Array, resets: Array) -> tuple[Any, Array]:
-        return model.apply(params, xs, carry=carry, resets=resets)  # every step of a text counts: no mask
+        return unroll(model, params, xs, carry=carry, resets=resets)  # every step of a text counts: no mask
 
     def score(logits: Array, chunk: Chunk) -> Array:
         return cross_entropy(logits, chunk)  # pyright: ignore[reportArgumentType]  (it has targets and weights)
@@ -60,14 +60,14 @@ def bits(model: Readout, params: Any, tokens: Array) -> Array:
     Returns:
       `[T - 1, *batch]`.
     """
-    size, length = model.input_size, tokens.shape[0] - 1
+    size, length = model.output_size, tokens.shape[0] - 1
     if length < 1:
         raise ValueError(f"`tokens` is {list(tokens.shape)}; a text to score has two characters or more.")
     carry = model.initial_carry(params, tokens.shape[1:])
 
     def piece(carry: Any, window: tuple[Array, Array]) -> tuple[Any, Array]:
         now, following = window
-        carry, logits = model.apply(params, jax.nn.one_hot(now, size, dtype=params.b_out.dtype), carry=carry)
+        carry, logits = unroll(model, params, jax.nn.one_hot(now, size, dtype=params.b_out.dtype), carry=carry)
         chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), following[..., None], axis=-1)[..., 0]
         return carry, -chosen / math.log(2)
 

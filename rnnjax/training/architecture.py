@@ -41,7 +41,8 @@ def encode(value: Any) -> Any:
         return value
     raise TypeError(
         f"{value!r} is {type(value).__name__}, which a saved architecture cannot hold; it is made of frozen "
-        "dataclasses, numbers, text and tuples. (A `StepCell` holds functions: write it as a dataclass with methods.)"
+        "dataclasses, numbers, text and tuples. (A `StepCell`, or an `Elman` with an activation of your own, holds "
+        "functions: write it as a dataclass with methods.)"
     )
 
 

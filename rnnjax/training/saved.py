@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from rnnjax._arguments import over_time
-from rnnjax.cell import PyTree
+from rnnjax._unroll import unroll
+from rnnjax.cell import PyTree, check_size
 from rnnjax.training import architecture, manifest
 from rnnjax.training.arrays import load_arrays, save_arrays
 from rnnjax.training.faults import path_name
@@ -29,47 +30,57 @@ class SavedModel:
     """A model with its parameters; call it.
 
     Attributes:
-      model: the architecture, such as a `rnnjax.Readout`.
+      model: the architecture: a cell, such as a `rnnjax.Readout`.
       params: its parameters.
       info: what was said of it when it was saved.
+      input_size: D.
     """
 
     model: Any
     params: PyTree
     info: dict[str, Any]
+    input_size: int
 
     @over_time
     def __call__(self, xs: Any, *, carry: PyTree | None = None, **time: Any) -> tuple[PyTree, Any]:
-        """`model.apply(params, xs, carry=carry, **time)`: `xs [T, *batch, D]` to `(carry, outputs)`."""
-        return self.model.apply(self.params, xs, carry=carry, **time)
+        """`rnnjax.unroll(model, params, xs, carry=carry, **time)`: `xs [T, *batch, D]` to `(carry, outputs)`."""
+        return unroll(self.model, self.params, xs, carry=carry, **time)
 
 
 def save_model(
-    folder: str | os.PathLike[str], model: Any, params: PyTree, info: Mapping[str, Any] | None = None
+    folder: str | os.PathLike[str],
+    model: Any,
+    params: PyTree,
+    info: Mapping[str, Any] | None = None,
+    *,
+    input_size: int,
 ) -> Path:
     """Writes a model, whole or not at all; one that is there is replaced.
 
     Args:
       folder: made with its parents.
-      model: `rnnjax.Readout`, or a frozen dataclass of your own with `init(key, dtype=None)` and
-        `apply(params, xs, *, carry=None)`.
+      model: a cell, such as a `rnnjax.Readout`, or cells put together; of rnnjax, or frozen dataclasses of your own.
       params: its parameters, of one dtype.
       info: anything JSON can hold: the options of the run, the score.
+      input_size: D, which the parameters were drawn for.
     Returns:
       The folder.
     Raises:
       CheckpointError: `params` are not this model's (names the leaf and both shapes), or nothing can be written.
       TypeError: the architecture holds what has no JSON form.
+      ValueError: `input_size` is not a positive integer.
 
     Example: saved, loaded and run.
 
       >>> import tempfile, jax.numpy as jnp, rnnjax
-      >>> model = rnnjax.Readout(rnnjax.GRU(8), input_size=3, output_size=2)
-      >>> folder = save_model(tempfile.mkdtemp() + "/model", model, model.init(jax.random.key(0)), {"task": "none"})
+      >>> model = rnnjax.Readout(rnnjax.GRU(8), output_size=2)
+      >>> params = model.init(jax.random.key(0), input_size=3)
+      >>> folder = save_model(tempfile.mkdtemp() + "/model", model, params, {"task": "none"}, input_size=3)
       >>> carry, outputs = load_model(folder)(jnp.ones((5, 4, 3)))
       >>> outputs.shape, load_model(folder).model == model
       ((5, 4, 2), True)
     """
+    check_size("input_size", input_size)
     folder = Path(folder).absolute()
     arrays, keys = flatten(params)
     dtypes = sorted({array.dtype.name for array in arrays.values()})
@@ -79,10 +90,11 @@ def save_model(
         "architecture": architecture.encode(model),
         "dtype": dtypes[0],
         "info": dict(info or {}),
+        "input_size": input_size,
         "leaves": describe(arrays, keys),
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
     }
-    check_fit(content["leaves"], _leaves(_template(model, dtypes[0])), "this set of parameters")
+    check_fit(content["leaves"], _leaves(_template(model, input_size, dtypes[0])), "this set of parameters")
     aside, old = (folder.parent / name.format(folder.name) for name in (_ASIDE, _OLD))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -125,17 +137,33 @@ def load_model(folder: str | os.PathLike[str], *, model: Any = None, classes: It
     dtype = content["dtype"]
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise CheckpointError(f"the model in {folder} is {dtype}; turn on `jax_enable_x64` to load it.")
-    saved = architecture.decode(content["architecture"], classes)
-    template = _template(saved if model is None else model, dtype)
+    content = _with_input_size(content, folder)
+    saved, input_size = architecture.decode(content["architecture"], classes), content["input_size"]
+    template = _template(saved if model is None else model, input_size, dtype)
     check_fit(content["leaves"], _leaves(template), str(folder))
     if model is not None and model != saved:
         raise CheckpointError(f"the model in {folder} is {saved!r}, not {model!r}.")
     found = load_arrays(folder / _ARRAYS, {name: np.empty(*entry) for name, entry in _shapes(template).items()})
-    return SavedModel(saved, unflatten(template, found), content["info"])
+    return SavedModel(saved, unflatten(template, found), content["info"], input_size)
 
 
-def _template(model: Any, dtype: str) -> PyTree:
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), dtype=dtype))
+def _with_input_size(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The content as it is written now; rnnjax 0.1 had the input size among the fields of `Readout`."""
+    if "input_size" in content:
+        return content
+    saved = content["architecture"]
+    fields = dict(saved.get("fields", {}))
+    if saved.get("class") != "Readout" or "input_size" not in fields:
+        raise CheckpointError(
+            f"the model in {folder} was saved by an earlier rnnjax that kept no input size, and it is no `Readout`: "
+            "save it anew with `save_model(..., input_size=D)`."
+        )
+    input_size = fields.pop("input_size")
+    return {**content, "architecture": {**saved, "fields": fields}, "input_size": input_size}
+
+
+def _template(model: Any, input_size: int, dtype: str) -> PyTree:
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), input_size, dtype=dtype))
 
 
 def _shapes(template: PyTree) -> dict[str, tuple[tuple[int, ...], Any]]:

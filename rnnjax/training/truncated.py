@@ -26,7 +26,7 @@ from rnnjax.tasks import Batch
 from rnnjax.training.norms import scaled_norm
 
 Apply = Callable[..., tuple[PyTree, PyTree]]
-"""`(params, xs, *, carry, mask, resets) -> (carry, outputs)`, such as `rnnjax.Readout.apply`."""
+"""`(params, xs, *, carry, mask, resets) -> (carry, outputs)`, such as `partial(rnnjax.unroll, model)`."""
 
 Score = Callable[[PyTree, "Chunk"], Array]
 """`(outputs, chunk) -> []`."""
@@ -86,7 +86,7 @@ class TruncatedBPTT:
         """A loss for `fit` that hands its carry on: `(params, chunk, carry) -> (loss, carry)`.
 
         Args:
-          apply: `(params, xs, *, carry, mask, resets) -> (carry, outputs)`, such as `rnnjax.Readout.apply`.
+          apply: `(params, xs, *, carry, mask, resets) -> (carry, outputs)`, such as `partial(rnnjax.unroll, model)`.
           score: `(outputs, chunk) -> []`, of the chunk's own k1 steps.
         Raises:
           TypeError: `apply` takes other arguments than these.
@@ -283,7 +283,7 @@ def _check_apply(apply: Apply) -> None:
     except TypeError as error:
         raise TypeError(
             f"`apply` takes {signature}, but is called as apply(params, xs, carry=carry, mask=mask, resets=resets): "
-            f"{error}; give it these arguments, as `Readout.apply` has them."
+            f"{error}; give it these arguments, as `functools.partial(rnnjax.unroll, model)` has them."
         ) from error
 
 

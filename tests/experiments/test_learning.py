@@ -21,7 +21,7 @@ TINY = ["--steps", "4", "--hidden-size", "4", "--batch", "8", "--updates", "4", 
 TINY_OPTIONS = adding.Options(steps=4, hidden_size=4, batch=8, updates=4, look_every=2)
 
 
-MODEL = rnnjax.Readout(rnnjax.Elman(4), 2, 1)
+MODEL = rnnjax.Readout(rnnjax.Elman(4), 1)
 
 
 def asked(**changed: Any) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def test_a_run_that_stops_goes_on_with_the_next_cell(run_of, monkeypatch):
         line = np.array([0.5, 0.1])
         arrays = {"updates": np.array([2, 4]), "held_out_mean_squared_error": line, "gradient_norm": line}
         return [
-            grid.Trained(each, values_of(0.1, each["index"]), arrays, MODEL, MODEL.init(jax.random.key(0)))
+            grid.Trained(each, values_of(0.1, each["index"]), arrays, MODEL, MODEL.init(jax.random.key(0), 2))
             for each in asked
         ]
 
@@ -151,8 +151,8 @@ def test_padding_changes_no_output_and_no_gradient():
     """Rows of 3 and 5 steps, alone, and padded to 9 with anything, even NaN: the same loss and gradient."""
     rng = np.random.default_rng(0)
     rows = [rng.normal(size=(length, 2)) for length in (3, 5)]
-    model = rnnjax.Readout(rnnjax.LSTM(4), 2, 3)
-    params = model.init(jax.random.key(1), jnp.float64)
+    model = rnnjax.Readout(rnnjax.LSTM(4), 3)
+    params = model.init(jax.random.key(1), 2, jnp.float64)
     problems = {ragged: dataclasses.replace(adding.problem(TINY_OPTIONS), ragged=ragged) for ragged in (True, False)}
 
     def loss(params, batch, ragged):

@@ -81,8 +81,8 @@ def test_vowels_end_where_they_end_and_nothing_else_does():
     assert [problem_of(name).ragged for name in EXPERIMENTS] == [False, False, False, True]
     problem = problem_of("vowels")
     batch = jax.tree.map(lambda leaf: leaf[..., :40] if leaf.ndim < 3 else leaf[:, :40], last_part("vowels"))
-    model = rnnjax.Readout(rnnjax.GRU(4), problem.inputs, problem.outputs)
-    params = model.init(jax.random.key(0), jnp.float32)
+    model = rnnjax.Readout(rnnjax.GRU(4), problem.outputs)
+    params = model.init(jax.random.key(0), problem.inputs, jnp.float32)
     assert len(set(batch.lengths.tolist())) > 5
     beyond = (np.arange(29)[:, None] >= batch.lengths)[..., None]
 
@@ -102,11 +102,11 @@ def test_accuracies_are_shown_with_their_spread(tmp_path: Path, monkeypatch, cap
     """From rows to summary, with a network that is not trained."""
 
     def train(problem, asked, mesh=None):
-        model = rnnjax.Readout(rnnjax.Elman(2), problem.inputs, problem.outputs)
+        model = rnnjax.Readout(rnnjax.Elman(2), problem.outputs)
         arrays = {"updates": np.array([2, 4]), "held_out_accuracy": np.array([0.1, 0.2]), "gradient_norm": np.ones(2)}
         values = {"clipped_share": 0.0, "largest_gradient_norm": 1.0, "stopped_at_update": None}
         scores = {"test_cross_entropy_nats": 1.0, "held_out_accuracy": 0.5, "held_out_cross_entropy_nats": 1.0}
-        params = model.init(jax.random.key(0))
+        params = model.init(jax.random.key(0), problem.inputs)
         return [
             grid.Trained(each, {"test_accuracy": 0.9 + 0.01 * each["index"], **values, **scores}, arrays, model, params)
             for each in asked

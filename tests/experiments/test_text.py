@@ -36,7 +36,7 @@ def compiled_quickly() -> Iterator[None]:
 
 
 MODEL = score.language_model(rnnjax.GRU(4), V)
-PARAMS = MODEL.init(jax.random.key(0))
+PARAMS = MODEL.init(jax.random.key(0), V)
 TOKENS = np.random.default_rng(0).integers(0, V, 300).astype(np.int32)
 
 
@@ -67,7 +67,7 @@ def test_the_stream_is_the_text_in_rows() -> None:
 def test_bits_carry_through_the_whole_text() -> None:
     """Longer than a piece, against the softmax of one unrolled run; rows are texts of their own."""
     found = score.bits_compiled(MODEL, PARAMS, jnp.asarray(TOKENS))
-    _, logits = MODEL.apply(PARAMS, jax.nn.one_hot(TOKENS[:-1], V))
+    _, logits = rnnjax.unroll(MODEL, PARAMS, jax.nn.one_hot(TOKENS[:-1], V))
     odds = np.exp(np.asarray(logits))
     chosen = (odds / odds.sum(-1, keepdims=True))[np.arange(299), TOKENS[1:]]
     np.testing.assert_allclose(found, -np.log2(chosen), rtol=1e-10)
@@ -82,7 +82,7 @@ def test_bits_carry_through_the_whole_text() -> None:
 @pytest.mark.parametrize("name", ["elman", "lstm", "gru"])
 def test_a_character_adds_half_a_unit_of_spread(name: str) -> None:
     cell = score.cell_named(name, 64, 65)
-    drawn = np.asarray(score.language_model(cell, 65).init(jax.random.key(0)).rnn.w_x)
+    drawn = np.asarray(score.language_model(cell, 65).init(jax.random.key(0), 65).rnn.w_x)
     assert drawn.std() == pytest.approx(0.5, rel=0.05) and type(cell).__name__.lower() == name
 
 
@@ -114,7 +114,7 @@ def test_a_sample_follows_the_distribution() -> None:
 def test_a_sample_depends_on_the_whole_prompt() -> None:
     """The first character is drawn with the carry of all that was read: cold, it is the likeliest one."""
     for prompt in ("abc", "cbabbc", "a"):
-        _, logits = MODEL.apply(PARAMS, jax.nn.one_hot(Alphabet("abc").encode(prompt), V))
+        _, logits = rnnjax.unroll(MODEL, PARAMS, jax.nn.one_hot(Alphabet("abc").encode(prompt), V))
         letters = sampling.characters(
             MODEL, PARAMS, Alphabet("abc"), jax.random.key(0), prompt=prompt, temperature=1e-6
         )

@@ -29,7 +29,7 @@ every_cell_each_way = pytest.mark.parametrize(("name", "reverse"), EACH_WAY)
 some_cells = pytest.mark.parametrize("name", IN_REVERSE)
 every_condition = pytest.mark.parametrize("condition", CONDITIONS)
 
-OUTPUT_APART = ["custom"]
+OUTPUT_APART = ["custom", "readout"]
 """Cells whose output is no part of their carry: nothing of the loss reaches the carry after the last step."""
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +11,22 @@ import pytest
 
 import rnnjax
 from rnnjax.initializers import Orthogonal
-from rnnjax.training import CheckpointError, architecture, load_model, save_model
+from rnnjax.training import CheckpointError, architecture, load_model, manifest, save_model
 
-MODEL = rnnjax.Readout(rnnjax.Stack((rnnjax.GRU(3, w_h=Orthogonal(0.9)), rnnjax.LSTM(4))), 2, 5)
-PARAMS = MODEL.init(jax.random.key(0))
+MODEL = rnnjax.Readout(rnnjax.Stack((rnnjax.GRU(3, w_h=Orthogonal(0.9)), rnnjax.LSTM(4))), 5)
+PARAMS = MODEL.init(jax.random.key(0), 2)
 XS = jax.random.normal(jax.random.key(1), (6, 2, 2))
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("saved") / "model", MODEL, PARAMS, {"score": 1.5})
+    return save_model(tmp_path_factory.mktemp("saved") / "model", MODEL, PARAMS, {"score": 1.5}, input_size=2)
 
 
 def test_is_what_was_saved(saved: Path) -> None:
     found = load_model(saved)
     assert found.model == MODEL and hash(found.model) == hash(MODEL) and found.info == {"score": 1.5}
+    assert found.input_size == 2
     jax.tree.map(np.testing.assert_array_equal, found.params, PARAMS)
     assert jax.tree.structure(found.params) == jax.tree.structure(PARAMS)
     expected = rnnjax.unroll(MODEL.cell, PARAMS.rnn, XS)[1] @ PARAMS.w_out + PARAMS.b_out
@@ -32,29 +34,48 @@ def test_is_what_was_saved(saved: Path) -> None:
     assert load_model(saved, model=MODEL).model == MODEL
 
 
-def test_steps_are_the_whole_run() -> None:
-    carry, outputs = MODEL.apply(PARAMS, XS)
-    stepped = MODEL.initial_carry(PARAMS, (2,))
-    for x, expected in zip(XS, outputs, strict=True):
-        stepped, y = MODEL.step(PARAMS, stepped, x)
-        np.testing.assert_allclose(y, expected, rtol=1e-12)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), stepped, carry)
-    both = rnnjax.Readout(rnnjax.Bidirectional(rnnjax.GRU(2), rnnjax.GRU(2)), 2, 3)
-    params = both.init(jax.random.key(0))
-    assert params.w_out.shape == (4, 3) and both.apply(params, XS)[1].shape == (6, 2, 3)
-    with pytest.raises(TypeError, match="whole sequence"):
-        both.step(params, both.initial_carry(params, (2,)), XS[0])
+@pytest.mark.parametrize("cell", [rnnjax.LSTM(3), rnnjax.Bidirectional(rnnjax.GRU(2), rnnjax.Elman(2))])
+def test_any_cell_is_a_model(tmp_path: Path, cell: Any) -> None:
+    params = cell.init(jax.random.key(0), 2)
+    found = load_model(save_model(tmp_path / "model", cell, params, input_size=2))
+    assert found.model == cell
+    jax.tree.map(np.testing.assert_array_equal, found(XS), rnnjax.unroll(cell, params, XS))
+
+
+def as_rnnjax_0_1_wrote_it(folder: Path) -> None:
+    """Gives a saved readout the manifest of before: its input size among the fields, none beside them."""
+    content, problems = manifest.check(folder)
+    assert not problems
+    content["architecture"]["fields"] |= {"input_size": content.pop("input_size")}
+    for name in ("manifest.json", "manifest.json.sha256"):
+        (folder / name).unlink()
+    manifest.write(folder, content)
+
+
+def test_a_folder_of_the_former_form_is_read(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", MODEL, PARAMS, input_size=2)
+    as_rnnjax_0_1_wrote_it(folder)
+    found = load_model(folder, model=MODEL)
+    assert (found.model, found.input_size) == (MODEL, 2)
+    jax.tree.map(np.testing.assert_array_equal, found.params, PARAMS)
+
+
+def test_a_former_folder_without_an_input_size_is_told(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", rnnjax.GRU(3), rnnjax.GRU(3).init(jax.random.key(0), 2), input_size=2)
+    as_rnnjax_0_1_wrote_it(folder)
+    with pytest.raises(CheckpointError, match=r"no input size.*save_model\(\.\.\., input_size=D\)"):
+        load_model(folder)
 
 
 @pytest.mark.parametrize(
     ("other", "says"),
     [
         (
-            rnnjax.Readout(rnnjax.Stack((rnnjax.GRU(3), rnnjax.LSTM(5))), 2, 5),
+            rnnjax.Readout(rnnjax.Stack((rnnjax.GRU(3), rnnjax.LSTM(5))), 5),
             r"rnn/1/w_h: \[4, 16\] float64 in the checkpoint, \[5, 20\] float64 in this run",
         ),
-        (rnnjax.Readout(rnnjax.GRU(3), 2, 5), r"rnn/1/b: \[16\] float64 in the checkpoint, absent in this run"),
-        (rnnjax.Readout(rnnjax.Stack((rnnjax.GRU(3), rnnjax.LSTM(4))), 2, 5), r"scale=0.9.*not .*scale=1.0"),
+        (rnnjax.Readout(rnnjax.GRU(3), 5), r"rnn/1/b: \[16\] float64 in the checkpoint, absent in this run"),
+        (rnnjax.Readout(rnnjax.Stack((rnnjax.GRU(3), rnnjax.LSTM(4))), 5), r"scale=0.9.*not .*scale=1.0"),
     ],
 )
 def test_another_architecture_is_told_leaf_by_leaf(saved: Path, other: rnnjax.Readout, says: str) -> None:
@@ -65,16 +86,17 @@ def test_another_architecture_is_told_leaf_by_leaf(saved: Path, other: rnnjax.Re
 def test_parameters_of_another_model_are_not_saved(saved: Path) -> None:
     other = dataclasses.replace(MODEL, output_size=6)
     with pytest.raises(CheckpointError, match=r"w_out: \[4, 6\] float64 .* \[4, 5\] float64"):
-        save_model(saved, MODEL, other.init(jax.random.key(0)))
+        save_model(saved, MODEL, other.init(jax.random.key(0), 2), input_size=2)
     mixed = PARAMS._replace(b_out=PARAMS.b_out.astype(jnp.float32))
     with pytest.raises(CheckpointError, match="float32, float64; a saved model has one dtype"):
-        save_model(saved, MODEL, mixed)
+        save_model(saved, MODEL, mixed, input_size=2)
     assert load_model(saved).info == {"score": 1.5}, "what was there is still there"
 
 
 def test_damage_and_absence_are_told(tmp_path: Path) -> None:
-    folder = save_model(tmp_path / "model", MODEL, PARAMS)
-    assert save_model(folder, MODEL, PARAMS, {"again": True}) == folder and load_model(folder).info == {"again": True}
+    folder = save_model(tmp_path / "model", MODEL, PARAMS, input_size=2)
+    assert save_model(folder, MODEL, PARAMS, {"again": True}, input_size=2) == folder
+    assert load_model(folder).info == {"again": True}
     assert [path.name for path in tmp_path.iterdir()] == ["model"], "nothing is left beside it"
     path = max(
         (each for each in (folder / "arrays").rglob("*") if each.is_file()), key=lambda each: each.stat().st_size
@@ -101,8 +123,8 @@ class Own(rnnjax.GRU):
 
 
 def test_a_class_of_ones_own_is_passed_in(tmp_path: Path) -> None:
-    model = rnnjax.Readout(Own(2, extra=0.25), 2, 1)
-    folder = save_model(tmp_path / "model", model, model.init(jax.random.key(0)))
+    model = rnnjax.Readout(Own(2, extra=0.25), 1)
+    folder = save_model(tmp_path / "model", model, model.init(jax.random.key(0), 2), input_size=2)
     with pytest.raises(ValueError, match=r"none of rnnjax's: pass classes=\(Own,\)"):
         load_model(folder)
     assert load_model(folder, classes=(Own,)).model == model
@@ -111,7 +133,9 @@ def test_a_class_of_ones_own_is_passed_in(tmp_path: Path) -> None:
 def test_what_has_no_json_is_refused() -> None:
     step = rnnjax.StepCell(lambda p, h, x: (h, h), lambda p, shape: jnp.zeros(shape))
     with pytest.raises(TypeError, match="holds functions"):
-        architecture.encode(rnnjax.Readout(step, 1, 1))
+        architecture.encode(rnnjax.Readout(step, 1))
+    with pytest.raises(TypeError, match="activation of your own"):
+        architecture.encode(rnnjax.Elman(3, jnp.sin))
     content = architecture.encode(rnnjax.Elman(3))
     assert architecture.decode(content) == rnnjax.Elman(3)
     content["fields"]["older"] = 1

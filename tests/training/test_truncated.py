@@ -168,12 +168,13 @@ def test_the_former_order_names_the_new_one():
 
 
 def test_a_readout_is_such_a_function():
-    """`Readout.apply`, as it is."""
-    model = rnnjax.Readout(rnnjax.GRU(2), input_size=1, output_size=1)
-    params, truncated = model.init(jax.random.key(0)), training.tbptt(4)
+    """`functools.partial(rnnjax.unroll, model)`: `unroll` as it is."""
+    model = rnnjax.Readout(rnnjax.GRU(2), output_size=1)
+    params, truncated = model.init(jax.random.key(0), input_size=1), training.tbptt(4)
+    apply = functools.partial(rnnjax.unroll, model)
     score = lambda ys, chunk: jnp.sum(chunk.weights * ys[..., 0] ** 2) / 2  # noqa: E731
     carry = model.initial_carry(params, (1,))
-    value, gradient = jax.jit(truncated.value_and_grad(model.apply, score))(params, whole(), carry=carry)
-    _, ys = model.apply(params, whole().xs)
+    value, gradient = jax.jit(truncated.value_and_grad(apply, score))(params, whole(), carry=carry)
+    _, ys = apply(params, whole().xs)
     np.testing.assert_allclose(value, score(ys, whole()), rtol=1e-12)
     assert jax.tree.structure(gradient) == jax.tree.structure(params)
