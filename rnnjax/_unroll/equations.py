@@ -1,0 +1,246 @@
+"""A step as equations: JAX's jaxpr of it, calls written out in place, in a form that can be rewritten.
+
+JAX writes any traced function down as a list of primitive equations. Here they become `Equation`s between `Value`s, which
+hold shapes and no arrays. `evaluate` runs such a list. Of JAX it uses `jax.make_jaxpr`, `jax.core.eval_jaxpr` and the
+types of `jax.extend.core`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.core
+import numpy as np
+from jax import lax
+from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, JaxprEqn, Literal
+
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+}
+"""What wraps a function without changing its values, and where its equations are."""
+
+_ONE_EQUATION = DebugInfo("one equation of a step", "rnnjax._unroll.equations", None, None)
+
+
+class Value:
+    """An array of a step's equations, by its shape and dtype; `constant` is its number where it is one."""
+
+    __slots__ = ("constant", "dtype", "shape")
+
+    def __init__(self, shape: Sequence[int], dtype: Any, constant: Any = None):
+        self.shape, self.dtype, self.constant = tuple(shape), dtype, constant
+
+    def __repr__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+
+class Equation:
+    """`outputs = run(*inputs)`: a primitive of JAX with its parameters, or a rewrite of one."""
+
+    __slots__ = ("inputs", "name", "outputs", "params", "run")
+
+    def __init__(
+        self,
+        name: str,
+        inputs: Sequence[Value],
+        outputs: Sequence[Value],
+        run: Callable[..., Sequence[Any]],
+        params: Mapping[str, Any] | None = None,
+    ):
+        self.name, self.inputs, self.outputs, self.run = name, list(inputs), list(outputs), run
+        self.params = params or {}
+
+    @property
+    def output(self) -> Value:
+        return self.outputs[0]
+
+    def __repr__(self) -> str:
+        return f"{self.outputs} = {self.name} {self.inputs}"
+
+
+class Program:
+    """Equations from `inputs` and `closed_over` to `outputs`; `closed_over` are arrays that the function refers to."""
+
+    def __init__(self, equations: list[Equation], inputs: list[Value], closed_over: list[Value], outputs: list[Value]):
+        self.equations, self.inputs, self.closed_over, self.outputs = equations, inputs, closed_over, outputs
+
+
+def traced(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any], Any, bool]:
+    """The equations of `function` at arguments of these shapes.
+
+    Returns:
+      `(program, arrays, result, has_effects)`: the arrays that the function closes over, in the order of
+      `program.closed_over`, and the shapes of its result.
+    """
+    closed, result = jax.make_jaxpr(function, return_shape=True)(*args)
+    arrays: list[Any] = []
+    closed_over: list[Value] = []
+    equations: list[Equation] = []
+
+    def value_of(var: Any) -> Value:
+        return Value(var.aval.shape, var.aval.dtype)
+
+    def read(atom: Any, env: dict[Any, Value]) -> Value:
+        if isinstance(atom, Literal):
+            return Value(np.shape(atom.val), atom.aval.dtype, atom.val)
+        return env[atom]
+
+    def close_over(jaxpr: Any, consts: Sequence[Any], env: dict[Any, Value]) -> None:
+        for var, array in zip(jaxpr.constvars, consts, strict=True):
+            env[var] = value_of(var)
+            closed_over.append(env[var])
+            arrays.append(array)
+
+    def inline(jaxpr: Any, env: dict[Any, Value]) -> list[Value]:
+        for eqn in jaxpr.eqns:
+            inputs = [read(v, env) for v in eqn.invars]
+            inner = eqn.params.get(_CALLS[eqn.primitive.name]) if eqn.primitive.name in _CALLS else None
+            if inner is None:
+                outputs = [value_of(v) for v in eqn.outvars]
+                equations.append(Equation(eqn.primitive.name, inputs, outputs, _runner(eqn), eqn.params))
+            else:
+                inside = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
+                scope = dict(zip(inside.invars, inputs, strict=True))
+                close_over(inside, getattr(inner, "consts", ()), scope)
+                outputs = inline(inside, scope)
+            env.update(zip(eqn.outvars, outputs, strict=True))
+        return [read(v, env) for v in jaxpr.outvars]
+
+    env = {v: value_of(v) for v in closed.jaxpr.invars}
+    inputs = [env[v] for v in closed.jaxpr.invars]
+    close_over(closed.jaxpr, closed.consts, env)
+    outputs = inline(closed.jaxpr, env)
+    return Program(equations, inputs, closed_over, outputs), arrays, result, bool(closed.effects)
+
+
+def _runner(eqn: JaxprEqn) -> Callable[..., Sequence[Any]]:
+    """How one equation of a jaxpr is run, with the derivative rules that it brings."""
+    primitive, params = eqn.primitive, eqn.params
+    if primitive.name in SIMPLE:
+        if primitive.multiple_results:
+            return lambda *values: primitive.bind(*values, **params)
+        return lambda *values: (primitive.bind(*values, **params),)
+    variables = list(dict.fromkeys(v for v in eqn.invars if not isinstance(v, Literal)))
+    where = [next(i for i, v in enumerate(eqn.invars) if v is variable) for variable in variables]
+    alone = Jaxpr((), variables, eqn.outvars, [eqn], eqn.effects, debug_info=_ONE_EQUATION)
+    return lambda *values: jax.core.eval_jaxpr(alone, (), *[values[i] for i in where])
+
+
+def evaluate(
+    equations: Iterable[Equation],
+    env: dict[Value, Any],
+    *,
+    instead: Mapping[Value, Any] | None = None,
+    rules: Mapping[Value, Callable[..., Any]] | None = None,
+) -> dict[Value, Any]:
+    """Runs the equations in place, adding to `env`; an equation whose outputs are there already is passed over.
+
+    Args:
+      instead: values to be used *downstream* in place of what the equations compute; `env` still has what they compute.
+        This cuts a computation into independent parts.
+      rules: by its first output, what an equation computes instead.
+    """
+    for eqn in equations:
+        if eqn.outputs and eqn.outputs[0] in env:
+            continue
+        values = []
+        for v in eqn.inputs:
+            if v.constant is not None:
+                values.append(v.constant)
+            elif instead is not None and v in instead:
+                values.append(instead[v])
+            else:
+                values.append(env[v])
+        if rules is not None and eqn.outputs and eqn.outputs[0] in rules:
+            env[eqn.outputs[0]] = rules[eqn.outputs[0]](*values)
+        else:
+            env.update(zip(eqn.outputs, eqn.run(*values), strict=True))
+    return env
+
+
+def needed_for(outputs: Iterable[Value], equations: Sequence[Equation]) -> list[Equation]:
+    """The equations that `outputs` depend on, in their order."""
+    wanted = set(outputs)
+    kept = []
+    for eqn in reversed(equations):
+        if any([v in wanted for v in eqn.outputs]):
+            kept.append(eqn)
+            wanted.update(eqn.inputs)
+    return kept[::-1]
+
+
+def users_of(equations: Iterable[Equation]) -> dict[Value, list[Equation]]:
+    """By value, the equations that read it."""
+    users: dict[Value, list[Equation]] = {}
+    for eqn in equations:
+        for value in eqn.inputs:
+            users.setdefault(value, []).append(eqn)
+    return users
+
+
+# Equations that a rewrite makes.
+
+
+def add(a: Value, b: Value, out: Value | None = None) -> Equation:
+    return Equation("add", [a, b], [out or Value(a.shape, a.dtype)], lambda a, b: (lax.add(a, b),))
+
+
+def matmul(x: Value, w: Value, like: Equation, out: Value | None = None) -> Equation:
+    """x [K] @ w [K, N], with the precision of the `dot_general` that it stands for."""
+    how = {k: like.params[k] for k in ("precision", "preferred_element_type", "out_sharding") if k in like.params}
+
+    def run(x: Any, w: Any) -> tuple[Any]:
+        return (lax.dot_general(x, w, (((0,), (0,)), ((), ())), **how),)
+
+    return Equation("matmul", [x, w], [out or Value(w.shape[1:], like.output.dtype)], run, how)
+
+
+def transpose(w: Value) -> Equation:
+    return Equation("transpose", [w], [Value(w.shape[::-1], w.dtype)], lambda w: (w.T,), {"permutation": (1, 0)})
+
+
+def part(value: Value, start: int, stop: int, axis: int, out: Value | None = None) -> Equation:
+    """Elements `[start, stop)` of one axis."""
+    shape = list(value.shape)
+    shape[axis] = stop - start
+    starts, limits = [0] * len(shape), list(value.shape)
+    starts[axis], limits[axis] = start, stop
+    params = {"start_indices": tuple(starts), "limit_indices": tuple(limits), "strides": None}
+    run = lambda v: (lax.slice(v, params["start_indices"], params["limit_indices"]),)  # noqa: E731
+    return Equation("slice", [value], [out or Value(shape, value.dtype)], run, params)
+
+
+def joined(values: Sequence[Value], axis: int) -> Equation:
+    shape = list(values[0].shape)
+    shape[axis] = sum([v.shape[axis] for v in values])
+    out = Value(shape, values[0].dtype)
+    return Equation("concatenate", values, [out], lambda *v: (lax.concatenate(v, axis),), {"dimension": axis})
+
+
+def cut(value: Value, outputs: Sequence[Value]) -> Equation:
+    """`value` [n] into `outputs`, side by side."""
+    sizes = tuple([v.shape[0] for v in outputs])
+    return Equation("split", [value], outputs, lambda v: lax.split(v, sizes, axis=0), {"sizes": sizes, "axis": 0})
+
+
+_ELEMENTWISE = """
+    abs acos acosh add and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos cosh
+    custom_jvp_call digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log
+    log1p logistic lt max min mul ne neg nextafter not or pow reduce_precision rem round rsqrt select_n sign sin sinh
+    sqrt square stop_gradient sub tan tanh xor
+"""
+POINTWISE = frozenset(_ELEMENTWISE.split())
+"""Primitives that act on every element alone."""
+
+LAYOUT = frozenset(["broadcast_in_dim", "reshape", "squeeze", "expand_dims", "slice", "split", "concatenate"])
+"""Primitives that move elements."""
+
+SIMPLE = (POINTWISE | LAYOUT | {"dot_general", "transpose", "reduce_sum", "reduce_max", "pad", "rev", "iota"}) - {
+    "custom_jvp_call"
+}
+"""Primitives that hold no equations of their own."""

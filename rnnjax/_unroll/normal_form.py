@@ -1,0 +1,375 @@
+"""The same step in a form that shows what can leave the time loop, however it was written.
+
+    concatenate([x, h]) @ w       becomes  x @ w[:D] + h @ w[D:]
+    w @ h, einsum, h @ w.T        becomes  h @ w
+    h @ w_r, h @ w_z              becomes  one product h @ [w_r, w_z], cut
+    (x @ w_x + h @ w_h) + b       becomes  (x @ w_x + b) + h @ w_h: what needs no carry is added up first
+    h @ w_h + b, and a bias added to one gate alone, become part of the product
+    σ(x) = ½ + ½ tanh(x / 2)      and where every block of an array goes through σ or tanh, one tanh for all of them
+
+None of it changes a value by more than rounding. The last one is for speed: inside a loop a kernel costs as much to
+start as to run, and XLA vectorises one kernel over `[B, nH]` far better than n that each cut their `[B, H]` out of it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from rnnjax._unroll.equations import (
+    Equation,
+    Program,
+    Value,
+    add,
+    cut,
+    joined,
+    matmul,
+    needed_for,
+    part,
+    transpose,
+    users_of,
+)
+
+PARAMS, CARRY, X = 1, 2, 4
+"""What a value depends on, as a bit mask."""
+
+
+class Colours(dict[Value, int]):
+    """By value, what it depends on; a value that is not there depends on nothing."""
+
+    def __init__(self, program: Program, n_params: int, n_carry: int):
+        super().__init__()
+        for i, value in enumerate(program.inputs):
+            self[value] = PARAMS if i < n_params else CARRY if i < n_params + n_carry else X
+        self.update(dict.fromkeys(program.closed_over, PARAMS))
+        self.see(program.equations)
+
+    def see(self, equations: Sequence[Equation]) -> None:
+        for eqn in equations:
+            mask = 0
+            for value in eqn.inputs:
+                mask |= self.get(value, 0)
+            self.update(dict.fromkeys(eqn.outputs, mask))
+
+    def carried(self, value: Value) -> bool:
+        return bool(self.get(value, 0) & CARRY)
+
+    def fixed(self, value: Value) -> bool:
+        """Whether it depends on parameters at most."""
+        return not self.get(value, 0) & (CARRY | X)
+
+
+class Activation(NamedTuple):
+    """t = tanh(scaled), which stands for the σ and tanh of all blocks of an array."""
+
+    scaled: Value
+    t: Value
+
+
+def normalise(program: Program, n_params: int, n_carry: int) -> tuple[Program, Colours, list[Activation]]:
+    """Rewrites the equations of one row's step; inputs and outputs stay what they are."""
+    colours = Colours(program, n_params, n_carry)
+    equations = needed_for(program.outputs, program.equations)
+    outputs = program.outputs
+    equations = _plain_products(equations, colours)
+    equations = _one_product_for_one_left_side(equations, colours)
+    equations = _sums_without_carry_first(equations, colours, outputs)
+    equations, outputs = _biases_into_products(equations, colours, outputs)
+    equations, outputs, activations = _activations_together(equations, colours, outputs)
+    return Program(needed_for(outputs, equations), program.inputs, program.closed_over, outputs), colours, activations
+
+
+def _plain_products(equations: Sequence[Equation], colours: Colours) -> list[Equation]:
+    """Every product of a vector that varies with a fixed matrix becomes `matmul(x, w)`, concatenations taken apart."""
+    made = {eqn.output: eqn for eqn in equations if eqn.name == "concatenate"}
+    found: list[Equation] = []
+
+    def emit(*new: Equation) -> Value:
+        colours.see(new)
+        found.extend(new)
+        return new[-1].output
+
+    for eqn in equations:
+        sides = _vector_and_matrix(eqn, colours) if eqn.name == "dot_general" else None
+        if sides is None:
+            found.append(eqn)
+            continue
+        x, w, contracted = sides
+        if contracted == 1:
+            w = emit(transpose(w))
+        parts = made[x].inputs if x in made else [x]
+        if len({colours.get(v, 0) & (CARRY | X) for v in parts}) < 2:
+            emit(_times(x, w, eqn, colours, eqn.output))
+            continue
+        start, total = 0, None
+        for i, v in enumerate(parts):
+            rows = emit(part(w, start, start + v.shape[0], 0))
+            start += v.shape[0]
+            product = emit(_times(v, rows, eqn, colours))
+            last = i == len(parts) - 1
+            total = product if total is None else emit(add(total, product, eqn.output if last else None))
+    return found
+
+
+def _vector_and_matrix(eqn: Equation, colours: Colours) -> tuple[Value, Value, int] | None:
+    """x, w and the axis of w that is summed over, where the equation is a product of a vector and a fixed matrix."""
+    (left, right), batch = eqn.params["dimension_numbers"]
+    (a, b), batched = eqn.inputs, batch != ((), ())
+    for x, w, axes in ((a, b, right), (b, a, left)):
+        plain = not batched and len(axes) == 1 and len(x.shape) == 1 and len(w.shape) == 2
+        if plain and x.constant is None and w.constant is None and colours.fixed(w) and not colours.fixed(x):
+            return x, w, int(axes[0])
+    return None
+
+
+def _times(x: Value, w: Value, like: Equation, colours: Colours, out: Value | None = None) -> Equation:
+    """x @ w; a single feature is multiplied with its row, which is pointwise and so may stay in the loop for nothing."""
+    if x.shape == (1,) and not colours.carried(x) and x.dtype == w.dtype == like.output.dtype:
+        out = out or Value(w.shape[1:], w.dtype)
+        return Equation("feature", [x, w], [out], lambda x, w: (x * w[0],))
+    return matmul(x, w, like, out)
+
+
+def _one_product_for_one_left_side(equations: Sequence[Equation], colours: Colours) -> list[Equation]:
+    """Products of the same carry with several matrices become one, cut afterwards."""
+    groups: dict[tuple, list[Equation]] = {}
+    for eqn in equations:
+        if eqn.name == "matmul" and colours.carried(eqn.inputs[0]):
+            w = eqn.inputs[1]
+            key = (eqn.inputs[0], w.dtype, eqn.output.dtype, str(eqn.params.get("precision")))
+            groups.setdefault(key, []).append(eqn)
+    merged: dict[Equation, list[Equation]] = {}
+    dropped: set[Equation] = set()
+    for group in groups.values():
+        if len(group) < 2:
+            continue
+        weight = joined([eqn.inputs[1] for eqn in group], axis=1)
+        product = matmul(group[0].inputs[0], weight.output, group[0])
+        merged[group[0]] = [weight, product, cut(product.output, [eqn.output for eqn in group])]
+        colours.see(merged[group[0]])
+        dropped.update(group[1:])
+    # a matrix may be computed after the first product: what is fixed comes first
+    found = [eqn for eqn in equations if _is_fixed(eqn, colours)]
+    for eqn in equations:
+        if not _is_fixed(eqn, colours) and eqn not in dropped:
+            found.extend(merged.get(eqn, [eqn]))
+    return found
+
+
+def _is_fixed(eqn: Equation, colours: Colours) -> bool:
+    return all([colours.fixed(v) for v in eqn.inputs])
+
+
+def _sums_without_carry_first(
+    equations: Sequence[Equation], colours: Colours, outputs: Sequence[Value]
+) -> list[Equation]:
+    """In a sum of several terms, those without carry are added up first: they leave the loop."""
+    users = users_of(equations)
+    sums = {}
+    for eqn in equations:
+        if eqn.name == "add" and colours.carried(eqn.output):
+            if all([v.shape == eqn.output.shape and v.constant is None for v in eqn.inputs]):
+                sums[eqn.output] = eqn
+    products = {v for eqn in equations if eqn.name == "matmul" for v in _blocks_of(eqn, users)}
+    inner = {v for v, eqn in sums.items() if v not in outputs and [u.output in sums for u in users[v]] == [True]}
+
+    def terms(eqn: Equation) -> list[Value]:
+        found = []
+        for v in eqn.inputs:
+            found.extend(terms(sums[v]) if v in inner else [v])
+        return found
+
+    found = []
+    for eqn in equations:
+        if eqn.output not in sums:
+            found.append(eqn)
+            continue
+        if eqn.output in inner:
+            continue
+        all_terms = terms(eqn)
+        free = [v for v in all_terms if not colours.carried(v)]
+        free.sort(key=lambda v: -colours.get(v, 0))  # what the input gives first, then parameters
+        bound = [v for v in all_terms if colours.carried(v)]
+        new: list[Equation] = []
+
+        def total(values: list[Value], out: Value | None = None, new: list[Equation] = new) -> Value:
+            result = values[0]
+            for i, v in enumerate(values[1:], start=2):
+                new.append(add(result, v, out if i == len(values) else None))
+                result = new[-1].output
+            return result
+
+        if free and all([colours.fixed(v) for v in free]):  # next to a product, which will take it in
+            bound.sort(key=lambda v: v not in products)
+            total([bound[0], total(free), *bound[1:]], eqn.output)
+        elif free:
+            total([total(free), total(bound)], eqn.output)
+        else:
+            total(bound, eqn.output)
+        colours.see(new)
+        found.extend(new)
+    return found
+
+
+def _blocks_of(product: Equation, users: dict[Value, list[Equation]]) -> list[Value]:
+    """A product, and the blocks that it is cut into."""
+    return [product.output, *[v for eqn in users.get(product.output, []) if eqn.name == "split" for v in eqn.outputs]]
+
+
+def _biases_into_products(
+    equations: Sequence[Equation], colours: Colours, outputs: Sequence[Value]
+) -> tuple[list[Equation], list[Value]]:
+    """Something fixed that is added to a product, or to one block of it, is added by the product itself."""
+    users = users_of(equations)
+    outputs = list(outputs)
+    renamed: dict[Value, Value] = {}
+    biases: dict[Equation, list[Equation]] = {}  # how the bias of a product is made
+    dropped: set[Equation] = set()
+
+    def added(value: Value) -> tuple[Equation, Value] | None:
+        """The one equation that reads `value`, if it adds something fixed to it; and what it adds."""
+        reads = users.get(value, [])
+        if value in outputs or len(reads) != 1 or reads[0].name != "add":
+            return None
+        others = [v for v in reads[0].inputs if v is not value]
+        if len(others) == 1 and others[0].shape == value.shape and colours.fixed(others[0]):
+            return reads[0], others[0]
+        return None
+
+    for eqn in equations:
+        if eqn.name != "matmul" or not colours.carried(eqn.output):
+            continue
+        reads = users.get(eqn.output, [])
+        whole = added(eqn.output)
+        if whole is not None:
+            biases[eqn] = []
+            eqn.inputs.append(whole[1])
+            renamed[whole[0].output] = eqn.output
+            dropped.add(whole[0])
+        elif len(reads) == 1 and reads[0].name == "split" and eqn.output not in outputs:
+            found = [added(block) for block in reads[0].outputs]
+            if any(found):
+                dtype = eqn.output.dtype
+                pieces = [
+                    one[1] if one else Value(block.shape, dtype, np.zeros(block.shape, dtype))
+                    for one, block in zip(found, reads[0].outputs, strict=True)
+                ]
+                biases[eqn] = [joined(pieces, axis=0)]
+                eqn.inputs.append(biases[eqn][0].output)
+                for one, block in zip(found, reads[0].outputs, strict=True):
+                    if one:
+                        renamed[one[0].output] = block
+                        dropped.add(one[0])
+    for eqn, made in biases.items():
+        colours.see(made)
+        times = eqn.run
+        eqn.run = lambda x, w, b, times=times: (lax.add(times(x, w)[0], b),)
+        eqn.name = "matmul"
+    before = [eqn for made in biases.values() for eqn in made]
+    kept = [eqn for eqn in equations if eqn not in dropped]
+    fixed = [eqn for eqn in kept if _is_fixed(eqn, colours)]
+    kept = [*fixed, *before, *[eqn for eqn in kept if not _is_fixed(eqn, colours)]]
+    return _rename(kept, outputs, renamed)
+
+
+def _rename(
+    equations: list[Equation], outputs: list[Value], names: dict[Value, Value]
+) -> tuple[list[Equation], list[Value]]:
+    if names:
+        for eqn in equations:
+            eqn.inputs = [names.get(v, v) for v in eqn.inputs]
+        outputs = [names.get(v, v) for v in outputs]
+    return equations, outputs
+
+
+def _activations_together(
+    equations: Sequence[Equation], colours: Colours, outputs: Sequence[Value]
+) -> tuple[list[Equation], list[Value], list[Activation]]:
+    """σ and tanh of what the carry reaches, as tanh; of all blocks of one array as one."""
+    users = users_of(equations)
+    made = {v: eqn for eqn in equations for v in eqn.outputs}
+    bent = {eqn.output: eqn for eqn in equations if _bends(eqn, colours)}
+    activations: list[Activation] = []
+    replaced: dict[Equation, list[Equation]] = {}
+    gone: set[Equation] = set()
+
+    def as_tanh(x: Value, bends: list[Equation], widths: list[int]) -> list[Equation]:
+        sigmoid = [eqn.name == "logistic" for eqn in bends]
+        new = []
+        if any(sigmoid):
+            scale = np.repeat(np.where(sigmoid, 0.5, 1.0), widths).astype(x.dtype) if not all(sigmoid) else 0.5
+            new.append(Equation("scale", [x], [Value(x.shape, x.dtype)], lambda x: (x * scale,)))
+        scaled = new[-1].output if new else x
+        single = len(bends) == 1
+        t = bends[0].output if single and not sigmoid[0] else Value(x.shape, x.dtype)
+        new.append(Equation("tanh", [scaled], [t], lambda x: (jnp.tanh(x),)))
+        activations.append(Activation(scaled, t))
+        blocks = [t] if single else [
+            Value((width,), x.dtype) if s else eqn.output for eqn, width, s in zip(bends, widths, sigmoid, strict=True)
+        ]
+        if not single:
+            new.append(cut(t, blocks))
+        for eqn, block, s in zip(bends, blocks, sigmoid, strict=True):
+            if s:
+                new.append(Equation("shift", [block], [eqn.output], lambda t: (0.5 * t + 0.5,)))
+        return new
+
+    for x, reads in users.items():
+        tiles = _tiles(x, reads) if x in made and colours.carried(x) and x not in outputs else None
+        if tiles is None or len(tiles) < 2:
+            continue
+        after = [users.get(tile, []) for tile in tiles]
+        bends = [eqns[0] for eqns in after if len(eqns) == 1 and eqns[0].output in bent]
+        if len(bends) == len(tiles) and not any([tile in outputs for tile in tiles]):
+            replaced[min(bends, key=equations.index)] = as_tanh(x, bends, [tile.shape[0] for tile in tiles])
+            gone.update([*reads, *bends])
+    for eqn in equations:
+        if eqn.output in bent and eqn not in gone and eqn not in replaced:
+            replaced[eqn] = as_tanh(eqn.inputs[0], [eqn], [eqn.output.shape[0]])
+    found: list[Equation] = []
+    for eqn in equations:
+        if eqn in replaced:
+            found.extend(replaced[eqn])
+        elif eqn not in gone:
+            found.append(eqn)
+    colours.see(found)
+    return found, list(outputs), activations
+
+
+def _bends(eqn: Equation, colours: Colours) -> bool:
+    return (
+        eqn.name in ("logistic", "tanh")
+        and colours.carried(eqn.output)
+        and len(eqn.output.shape) == 1
+        and eqn.inputs[0].constant is None
+        and jnp.issubdtype(eqn.output.dtype, jnp.floating)
+        and eqn.params.get("accuracy") is None
+    )
+
+
+def _tiles(value: Value, reads: Sequence[Equation]) -> list[Value] | None:
+    """The blocks that a vector is cut into, in order, if it is used for nothing else and they tile it."""
+    if len(value.shape) != 1 or any([eqn.name not in ("split", "slice") for eqn in reads]):
+        return None
+    pieces = []
+    for eqn in reads:
+        starts, sizes = bounds_of(eqn)
+        if starts is None:
+            return None
+        pieces += [(start, start + size, v) for start, size, v in zip(starts, sizes, eqn.outputs, strict=True)]
+    pieces.sort(key=lambda piece: piece[0])
+    edges = [0, *[stop for _, stop, _ in pieces]]
+    return [v for *_, v in pieces] if [p[0] for p in pieces] == edges[:-1] and edges[-1] == value.shape[0] else None
+
+
+def bounds_of(eqn: Equation) -> tuple[list[int] | None, list[int]]:
+    """Where a `split` or `slice` of a vector begins its blocks, and their sizes; None if it leaves out every other."""
+    if eqn.name == "split":
+        sizes = [int(size) for size in eqn.params["sizes"]]
+        return [0, *[int(edge) for edge in np.cumsum(sizes)[:-1]]], sizes
+    start, stop, strides = (eqn.params[name] for name in ("start_indices", "limit_indices", "strides"))
+    if strides is not None and tuple(strides) != (1,):
+        return None, []
+    return [start[0]], [stop[0] - start[0]]

@@ -1,0 +1,333 @@
+"""What a step's equations say about what can leave the time loop: the only place that looks at a cell's equations.
+
+    once      what depends on parameters alone: computed once
+    ahead     what needs no carry: computed for all T at once
+    inside    what needs the carry, with the products of something that needs it and something fixed, in stages where
+              one feeds another: the weights' gradients leave the loop
+    gates     the rest, pointwise between the products, with the shape of its Jacobian; or the words why it is not
+
+A cell is read for one row, as every row is alike; `jax.vmap` runs what is read for many.
+"""
+
+import dataclasses
+import functools
+import weakref
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from rnnjax.cell import Cell, PyTree
+from rnnjax._unroll.equations import LAYOUT, POINTWISE, Equation, Program, Value, evaluate, needed_for, part, traced, users_of
+from rnnjax._unroll.normal_form import CARRY, Activation, Colours, X, bounds_of, normalise
+from rnnjax._unroll.gates import GateStructure, NotPointwise, read_gates
+
+
+class Product(NamedTuple):
+    """left @ weight (+ bias), where the left side needs the carry and the rest does not depend on x or the carry."""
+
+    equation: Equation
+    left: Value
+    fixed: tuple[Value, ...]  # the weight, and the bias if there is one
+
+    @property
+    def out(self) -> Value:
+        return self.equation.output
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reading:
+    """A step for one row, in parts. It holds shapes and equations, and no arrays.
+
+    Attributes:
+      params, closed_over, carry, x: the inputs: leaves of the parameters, arrays that the step closes over, leaves of
+        the carry, the input.
+      once, ahead, inside: the equations, in order.
+      products: those of `inside` that are products with something fixed.
+      fixed: values that `ahead`, `inside` or an output need of the parameters.
+      us: values that `inside` or an output need of the input, at every step.
+      carry_outs, y_outs, y_tree: the outputs.
+      activations: those of `inside` that were put together.
+      gates: the structure of the gates between the products, where these are pointwise.
+      why: where they are not, the reason.
+      only_scan: the reason for which the equations cannot be taken apart at all, or None.
+    """
+
+    params: list[Value]
+    closed_over: list[Value]
+    carry: list[Value]
+    x: Value
+    once: list[Equation]
+    ahead: list[Equation]
+    inside: list[Equation]
+    products: list[Product]
+    fixed: list[Value]
+    us: list[Value]
+    carry_outs: list[Value]
+    y_outs: list[Value]
+    y_tree: Any
+    activations: list[Activation]
+    gates: GateStructure | None
+    why: str
+    only_scan: str | None
+
+    def fixed_values(self, params: PyTree, closed_over: Sequence[Array]) -> list[Array]:
+        """The values of `fixed`."""
+        env = dict(zip(self.params, jax.tree.leaves(params), strict=True))
+        env.update(zip(self.closed_over, closed_over, strict=True))
+        evaluate(self.once, env)
+        return [env[v] for v in self.fixed]
+
+    @functools.cached_property
+    def in_loop(self) -> "InLoop":
+        return _cut_after_products(self)
+
+
+class InLoop(NamedTuple):
+    """How the input's share is divided between the time before the loop and the loop, where only values are wanted.
+
+    Attributes:
+      prepared: equations from parameters alone.
+      early: equations for all T at once: as far as the last product, and what is not pointwise.
+      pieces: what the loop needs of them, at every step.
+      late: what is left for the loop, where it joins the gates' kernels for nothing.
+    """
+
+    prepared: list[Equation]
+    early: list[Equation]
+    pieces: list[Value]
+    late: list[Equation]
+
+
+class Read(NamedTuple):
+    """A reading, and the arrays of this call that the step closes over."""
+
+    reading: Reading
+    closed_over: list[Array]
+
+
+_READINGS: "weakref.WeakKeyDictionary[Any, dict[Any, Reading]]" = weakref.WeakKeyDictionary()
+
+
+def read(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct, batched: bool) -> Read:
+    """Reads a cell's step, once for equal cells, shapes, dtypes and contexts; `carry` and `x` are one row's.
+
+    What the step closes over is read anew at every call, and not kept.
+
+    Args:
+      batched: whether the step will be run with a batch axis, in which rows must not meet.
+    """
+    leaves, tree = jax.tree.flatten((params, carry, x))
+    key = (tree, tuple([(leaf.shape, leaf.dtype) for leaf in leaves]), batched, _context())
+    try:
+        kept = _READINGS.get(cell)
+    except TypeError:  # not hashable, as with a list among its fields, or it takes no weak references
+        kept = {}
+    if kept is not None and key in kept:
+        return Read(kept[key], [])
+    found = _read(cell, params, carry, x, batched)
+    if not found.closed_over:
+        try:
+            _READINGS.setdefault(cell, {})[key] = found.reading
+        except TypeError:
+            pass
+    return found
+
+
+def _context() -> tuple[Any, ...]:
+    """What else a trace depends on: JAX's switches, and the mesh."""
+    config = jax.config
+    return (
+        config.jax_enable_x64,
+        config.jax_default_matmul_precision,
+        config.jax_numpy_dtype_promotion,
+        config.jax_numpy_rank_promotion,
+        config.jax_disable_jit,
+        jax.sharding.get_abstract_mesh(),
+    )
+
+
+def _read(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct, batched: bool) -> Read:
+    program, closed_over, (new_carry, y), has_effects = traced(cell.step, params, carry, x)
+    n_params, n_carry = len(jax.tree.leaves(params)), len(jax.tree.leaves(carry))
+    only_scan = _why_only_scan(cell, program, has_effects)
+    if only_scan is None and batched:
+        only_scan = _why_rows_meet(cell, params, carry, x)
+    if only_scan is None:
+        program, colours, activations = normalise(program, n_params, n_carry)
+    else:
+        colours, activations = Colours(program, n_params, n_carry), []
+    once, ahead, inside = [], [], []
+    for eqn in program.equations:
+        mask = 0
+        for v in eqn.inputs:
+            mask |= colours.get(v, 0)
+        (inside if mask & CARRY else ahead if mask & X else once).append(eqn)
+    needed = [v for eqn in inside for v in eqn.inputs] + program.outputs
+    us = list(dict.fromkeys([v for v in needed if colours.get(v, 0) & X and not colours.carried(v)]))
+    later = [v for eqn in ahead for v in eqn.inputs] + needed
+    fixed = list(dict.fromkeys([v for v in later if v.constant is None and colours.fixed(v)]))
+    reading = Reading(
+        params=program.inputs[:n_params],
+        closed_over=program.closed_over,
+        carry=program.inputs[n_params : n_params + n_carry],
+        x=program.inputs[-1],
+        once=once,
+        ahead=ahead,
+        inside=inside,
+        products=[p for p in [_as_product(eqn, colours) for eqn in inside] if p is not None],
+        fixed=fixed,
+        us=us,
+        carry_outs=program.outputs[:n_carry],
+        y_outs=program.outputs[n_carry:],
+        y_tree=jax.tree.structure(y),
+        activations=activations,
+        gates=None,
+        why="",
+        only_scan=only_scan,
+    )
+    if only_scan is None:
+        if not reading.products and not ahead:
+            reading = dataclasses.replace(reading, only_scan="nothing in its step can leave the loop")
+        try:
+            gates = read_gates(reading)
+            reading = dataclasses.replace(reading, gates=gates)
+        except NotPointwise as reason:
+            reading = dataclasses.replace(reading, why=str(reason))
+    return Read(reading, closed_over)
+
+
+def _as_product(eqn: Equation, colours: Colours) -> Product | None:
+    """A product of one thing that needs the carry with things that are fixed."""
+    if eqn.name not in ("matmul", "dot_general"):
+        return None
+    varying = [v for v in eqn.inputs if not colours.fixed(v)]
+    if len(varying) != 1 or any([v.constant is not None for v in eqn.inputs]):
+        return None
+    return Product(eqn, varying[0], tuple([v for v in eqn.inputs if v is not varying[0]]))
+
+
+def _why_only_scan(cell: Cell, program: Program, has_effects: bool) -> str | None:
+    if has_effects:
+        return "its step has side effects, which the loop must keep in their order"
+    if not program.inputs or any([_is_extended(v.dtype) for v in program.inputs]):
+        return "its step carries keys or other values that are no numbers"
+    for eqn in program.equations:
+        if eqn.name.startswith("custom_vjp"):
+            return (
+                "its step has a backward pass of its own (`jax.custom_vjp`), which need not be linear, as one that clips "
+                "is not"
+            )
+    return None
+
+
+def _is_extended(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jax.dtypes.extended)
+
+
+_ROWS = 1009
+"""A number of rows that is no other size of a cell: its axis can be told from others by its length."""
+
+
+def _why_rows_meet(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct) -> str | None:
+    """The reason where rows of a batch do not stay apart, or a batch is not run as a row is."""
+
+    def rows(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((_ROWS, *leaf.shape), leaf.dtype)
+
+    program, *_ = traced(cell.step, params, *jax.tree.map(rows, (carry, x)))
+    n_params = len(jax.tree.leaves(params))
+    colours = Colours(program, n_params, len(program.inputs) - n_params - 1)
+    for eqn in program.equations:
+        for v in eqn.outputs:
+            if not colours.fixed(v) and v.shape.count(_ROWS) != 1:
+                return f"in a batch, `{eqn.name}` in its step brings rows together"
+    return None
+
+
+def _cut_after_products(reading: Reading) -> InLoop:
+    """Early is what cannot join a kernel, and all that it needs; the cut is nowhere wider than `us`.
+
+    Where a u does nothing but be cut into blocks, as a GRU's, each block has a product of its own, as XLA vectorises a
+    kernel far better over `[B, H]` than over a part of `[B, nH]`.
+    """
+    prepared: list[Equation] = []
+    ahead: list[Equation] = []
+    from_x = {reading.x}
+    for eqn in _blockwise(reading):
+        if from_x.isdisjoint(eqn.inputs):
+            prepared.append(eqn)
+        else:
+            ahead.append(eqn)
+            from_x.update(eqn.outputs)
+    needed_early: set[Value] = set()
+    early, late = [], []
+    for eqn in reversed(ahead):
+        if eqn.name in _CHEAP and needed_early.isdisjoint(eqn.outputs):
+            late.append(eqn)
+        else:
+            early.append(eqn)
+            needed_early.update(eqn.inputs)
+    made_late = {v for eqn in late for v in eqn.outputs}
+    read = [v for eqn in late for v in eqn.inputs if v in from_x] + reading.us
+    pieces = list(dict.fromkeys([v for v in read if v not in made_late]))
+    if _size(pieces) > _size(reading.us):
+        return InLoop([], reading.ahead, reading.us, [])
+    return InLoop(prepared, early[::-1], pieces, late[::-1])
+
+
+_CHEAP = POINTWISE | LAYOUT | {"feature"}
+
+
+def _blockwise(reading: Reading) -> list[Equation]:
+    """`ahead`, in which a value that is only cut into blocks is computed block by block."""
+    equations = list(reading.ahead)
+    users = users_of([*equations, *reading.inside])
+    for split in [eqn for eqn in equations if eqn.name == "split" and eqn.output in reading.us]:
+        made = {v: eqn for eqn in equations for v in eqn.outputs}
+        new = _block_by_block(split.inputs[0], split, list(split.outputs), made, users, {reading.x, *reading.us})
+        if new is not None:
+            at = equations.index(split)
+            equations[at : at + 1] = new
+    return needed_for(reading.us, equations)
+
+
+def _block_by_block(
+    value: Value,
+    split: Equation,
+    blocks: list[Value],
+    made: dict[Value, Equation],
+    users: dict[Value, list[Equation]],
+    kept: set[Value],
+) -> list[Equation] | None:
+    """Equations that compute the blocks of `value` without it; None where it is not made of products and sums."""
+    eqn = made.get(value)
+    if eqn is None or value in kept or len(users[value]) != 1 or eqn.name not in ("add", "matmul", "feature"):
+        return None
+    starts, sizes = bounds_of(split)
+    found: list[Equation] = []
+    if eqn.name != "add":
+        x, w = eqn.inputs
+        for start, size, block in zip(starts or [], sizes, blocks, strict=True):
+            columns = part(w, start, start + size, 1)
+            found += [columns, Equation(eqn.name, [x, columns.output], [block], eqn.run, eqn.params)]
+        return found
+    summands = []
+    for v in eqn.inputs:
+        summands.append([Value(block.shape, block.dtype) for block in blocks])
+        if v in made:
+            inner = _block_by_block(v, split, summands[-1], made, users, kept)
+            if inner is None:
+                return None
+            found += inner
+        elif v in kept or v.constant is not None:
+            return None
+        else:  # fixed
+            found.append(Equation("split", [v], summands[-1], split.run, split.params))
+    return found + [Equation("add", [a, b], [block], eqn.run) for a, b, block in zip(*summands, blocks, strict=True)]
+
+
+def _size(values: Sequence[Value]) -> int:
+    return sum([v.shape[-1] if v.shape else 1 for v in values])
