@@ -35,6 +35,8 @@ from rnnjax.cells import (
 )
 from rnnjax.compose import Bidirectional, BothWays, Stack
 from rnnjax.readout import Readout, ReadoutParams
+from rnnjax.stepping import step
+from rnnjax.wrappers import LearnedCarry, LearnedCarryParams
 
 _SUBMODULES = ("converters", "flax", "gradients", "initializers", "processes", "sharding", "tasks", "training")
 
@@ -52,6 +54,8 @@ __all__ = [
     "GRUParams",
     "LSTMCarry",
     "LSTMParams",
+    "LearnedCarry",
+    "LearnedCarryParams",
     "MemoryBudget",
     "NotHoistable",
     "Readout",
@@ -83,6 +87,7 @@ __all__ = [
     "lstm_step",
     "processes",
     "sharding",
+    "step",
     "tasks",
     "training",
     "unroll",

@@ -1,6 +1,6 @@
 """The house has floors: a file imports only from floors below its own. Read from the source, so nothing is run.
 
-    5 flax, training, converters    4 gradients, processes    3 compose, sharding, readout    2 _unroll
+    5 flax, training, converters    4 gradients, processes    3 compose, readout, ...    2 _unroll
     1 cells, tasks    0 cell, ...
 
 Cells never import each other; experiments and benchmarks are imported by nobody; flax, optax and orbax each come in
@@ -25,6 +25,8 @@ FLOORS = {
     "compose": 3,
     "readout": 3,
     "sharding": 3,
+    "stepping": 3,
+    "wrappers": 3,
     "_unroll": 2,
     "cells": 1,
     "tasks": 1,

@@ -11,11 +11,11 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rnnjax import cells, compose, initializers, readout
+from rnnjax import cells, compose, initializers, readout, wrappers
 
 _OURS: dict[str, type] = {
     name: value
-    for module in (cells, compose, initializers, readout)
+    for module in (cells, compose, initializers, readout, wrappers)
     for name, value in vars(module).items()
     if inspect.isclass(value) and dataclasses.is_dataclass(value)
 }

@@ -1,0 +1,75 @@
+"""One step under the contract of `unroll`: for an actor that waits for its next observation, or a stream."""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from rnnjax._unroll import Composite
+from rnnjax._unroll.checks import check_carry, check_cell
+from rnnjax._unroll.masking import StepInput, timed_step
+from rnnjax.cell import C, Cell, P, PyTree
+
+
+def step(
+    cell: Cell[P, C] | Composite[P, C],
+    params: P,
+    carry: C | None,
+    x: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+) -> tuple[C, PyTree]:
+    """One step of a cell: carry_t, y_t = step(params, carry_{t-1}, x_t).
+
+    T calls, each with the carry of the one before, give what one `rnnjax.unroll` gives. A masked row holds its carry
+    and gives exactly zero output; NaN or inf in its input changes no output and no gradient.
+
+    Args:
+      cell: a `Cell`, or cells put together that have a single step: a `Stack` or a `Readout` of cells.
+      params: its parameters.
+      carry: the carry so far; `None` for `cell.initial_carry`.
+      x: `[*batch, D]`, any number of batch axes.
+      mask: `[*batch]` booleans, False where a row has no input at this step.
+      resets: `[*batch]` booleans: the carry becomes the initial carry before this step, in masked rows too.
+    Returns:
+      `(carry, y)`: the carry after the step, and the output `[*batch, ...]`.
+    Raises:
+      TypeError: a cell that needs the whole sequence (`Bidirectional`), another dtype than the parameters', a mask that
+        is not boolean.
+      ValueError: a shape that does not fit.
+
+    Example: two environments, of which the second has just begun a new episode.
+
+      >>> import jax, jax.numpy as jnp, rnnjax
+      >>> cell = rnnjax.GRU(hidden_size=4)
+      >>> params = cell.init(jax.random.key(0), input_size=3)
+      >>> carry, _ = rnnjax.step(cell, params, None, jnp.ones((2, 3)))
+      >>> carry, y = rnnjax.step(cell, params, carry, jnp.ones((2, 3)), resets=jnp.array([False, True]))
+      >>> y.shape, bool(jnp.allclose(y[1], rnnjax.step(cell, params, None, jnp.ones(3))[1]))
+      ((2, 4), True)
+    """
+    check_cell(cell)
+    if not hasattr(cell, "step"):
+        raise TypeError(f"{cell!r} needs the whole sequence and has no single step; use `rnnjax.unroll`.")
+    x = jnp.asarray(x)
+    if x.ndim == 0:
+        raise ValueError("`x` is a scalar; expected [*batch, D]: for a single feature pass `x[..., None]`.")
+    mask = None if mask is None else _flags("mask", mask, x)
+    resets = None if resets is None else _flags("resets", resets, x)
+    batch_shape = x.shape[:-1]
+    carry = cell.initial_carry(params, batch_shape) if carry is None else carry
+    if mask is not None:
+        x = jnp.where(mask[..., None], x, jnp.zeros_like(x))
+    check_carry(cell, params, carry, x[None])
+    return timed_step(cell, params, batch_shape)(carry, StepInput(x, mask, resets))
+
+
+def _flags(name: str, flags: ArrayLike, x: Array) -> Array:
+    flags = jnp.asarray(flags)
+    if flags.dtype != jnp.bool_:
+        raise TypeError(f"`{name}` is {flags.dtype}; it must be boolean: pass `{name}.astype(bool)`.")
+    if flags.shape != x.shape[:-1]:
+        raise ValueError(
+            f"`x` is {list(x.shape)} but `{name}` is {list(flags.shape)}; pass one flag a row, {list(x.shape[:-1])}."
+        )
+    return flags

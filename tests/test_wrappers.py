@@ -1,0 +1,110 @@
+"""A learned initial carry: an initial carry like any other, with a gradient of its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from rnnjax import GRU, LSTM, Bidirectional, LearnedCarry, Stack, StepCell
+from rnnjax.training import load_model, save_model
+from rnnjax.wrappers import LearnedCarryParams
+from tests.registry import CAUSAL, CELLS, COMBINED, B, assert_close, assert_identical, cotangents, normal, sample
+
+every_causal_cell = pytest.mark.parametrize("name", CAUSAL)
+RESETS = COMBINED.resets
+
+
+def wrapped(name):
+    """`(cell, params)`, the carry of one row drawn at random."""
+    cell, params = LearnedCarry(CELLS[name]), sample(name).params
+    start = normal(jax.eval_shape(CELLS[name].initial_carry, params), f"{name} start")
+    return cell, LearnedCarryParams(params, start)
+
+
+@every_causal_cell
+def test_it_starts_at_the_cells_own_carry(name):
+    cell = LearnedCarry(CELLS[name])
+    params = cell.init(jax.random.key(0), 2)
+    assert_identical(params.cell, CELLS[name].init(jax.random.key(0), 2))
+    assert_identical(cell.initial_carry(params, (4, 2)), CELLS[name].initial_carry(params.cell, (4, 2)))
+
+
+@every_causal_cell
+def test_it_is_an_initial_carry_given(name):
+    """With nothing reset: the cell unrolled from that carry, and its gradient summed over the rows."""
+    cell, params = wrapped(name)
+    xs, times = sample(name).xs, {"lengths": COMBINED.lengths, "mask": COMBINED.mask}
+
+    @jax.jit
+    def both(params):
+        def given(own, start):
+            carry = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (B, *leaf.shape)), start)
+            return rnnjax.unroll(CELLS[name], own, xs, carry=carry, **times, engine="scan")
+
+        one = jax.vjp(lambda p: rnnjax.unroll(cell, p, xs, **times), params)
+        other = jax.vjp(given, *params)
+        weights = cotangents(name)
+        return (one[0], *one[1](weights)), (other[0], LearnedCarryParams(*other[1](weights)))
+
+    assert_close(*both(params))
+
+
+@every_causal_cell
+def test_resets_go_back_to_it(name):
+    """What step by step gives, values and gradients; a gradient of the carry arrives through resets alone too."""
+    cell, params = wrapped(name)
+    _, carry, xs = sample(name)
+
+    def over_time(params):
+        return rnnjax.unroll(cell, params, xs, carry=carry, resets=RESETS)
+
+    def by_hand(params):
+        own, ys = carry, []
+        for x, reset in zip(xs, RESETS, strict=True):
+            start = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (B, *leaf.shape)), params.carry)
+            own = jax.tree.map(lambda s, c, r=reset: jnp.where(r.reshape(B, *[1] * (c.ndim - 1)), s, c), start, own)
+            own, y = CELLS[name].step(params.cell, own, x)
+            ys.append(y)
+        return own, jnp.stack(ys)
+
+    def pulled(function):
+        outputs, pullback = jax.vjp(function, params)
+        return outputs, *pullback(cotangents(name))
+
+    got = jax.jit(lambda: pulled(over_time))()
+    assert_close(got, jax.jit(lambda: pulled(by_hand))())
+    assert all(leaf.any() for leaf in jax.tree.leaves(got[1].carry))
+
+
+def test_what_is_not_floating_starts_as_the_cell_has_it():
+    """A counter cannot be learned; it stands as None among the parameters, which `jax.grad` takes as they are."""
+    counted = StepCell(
+        lambda p, carry, x: ((carry[0] * p + x, carry[1] + 1), carry[0]),
+        lambda p, shape: (jnp.zeros((*shape, 2), p.dtype), jnp.full(shape, 7)),
+        lambda key, input_size, dtype: jnp.ones(()),
+    )
+    cell = LearnedCarry(counted)
+    params = cell.init(jax.random.key(0), 2)
+    assert params.carry[1] is None and params.carry[0].shape == (2,)
+    carry, _ = rnnjax.unroll(cell, params, jnp.ones((5, 3, 2)))
+    np.testing.assert_array_equal(carry[1], [12, 12, 12])
+    gradient = jax.grad(lambda p: rnnjax.unroll(cell, p, jnp.ones((5, 3, 2)))[1].sum())(params)
+    np.testing.assert_allclose(gradient.carry[0], [15, 15])
+
+
+def test_both_directions_are_wrapped_part_by_part():
+    with pytest.raises(TypeError, match=r"no single step; wrap its parts.*Bidirectional\(LearnedCarry"):
+        LearnedCarry(Bidirectional(GRU(2), GRU(2)))  # pyright: ignore[reportArgumentType]
+    cell = Bidirectional(LearnedCarry(GRU(2)), LearnedCarry(GRU(2)))
+    params = cell.init(jax.random.key(0), 2)
+    gradient = jax.grad(lambda p: rnnjax.unroll(cell, p, jnp.ones((5, 3, 2)))[1].sum())(params)
+    assert gradient.forward.carry.all() and gradient.backward.carry.all()
+
+
+def test_it_is_a_layer_and_a_model_like_any_other(tmp_path):
+    cell = Stack((LearnedCarry(LSTM(3)), LearnedCarry(GRU(2))))
+    params = cell.init(jax.random.key(0), 2)
+    found = load_model(save_model(tmp_path / "model", cell, params, input_size=2))
+    assert found.model == cell
+    assert_identical(found(jnp.ones((5, 3, 2))), rnnjax.unroll(cell, params, jnp.ones((5, 3, 2))))
