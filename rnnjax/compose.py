@@ -5,14 +5,14 @@ part over all of time on its own. Parameters and carries are tuples in the order
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax._unroll import Composite, Run, Timing, is_causal
+from rnnjax._unroll import Composite, Run, Timing, is_causal, output_size
 from rnnjax.cell import Cell, PyTree
 
 
@@ -131,22 +131,6 @@ class Bidirectional:
         carry_backward, ys_backward = run(self.backward, params[1], carry[1], xs, timing.opposite())
         ys = jax.tree.map(lambda f, b: jnp.concatenate([f, b], axis=-1), ys_forward, ys_backward)
         return BothWays(carry_forward, carry_backward), ys
-
-
-def output_size(cell: Cell | Composite, params: PyTree, input_size: int) -> int:
-    """The width of a cell's outputs for inputs `[..., input_size]`, from the shapes of one step."""
-
-    def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, timing: Timing) -> tuple[PyTree, PyTree]:
-        if isinstance(cell, Composite):
-            return cell.unroll_parts(run, params, carry, xs, timing)
-        carry, y = cell.step(params, carry, xs[0])
-        return carry, jax.tree.map(lambda leaf: leaf[None], y)
-
-    def outputs(params: PyTree) -> Array:
-        xs = jnp.zeros((1, input_size), jax.tree.leaves(params)[0].dtype)
-        return run(cell, params, cell.initial_carry(params), xs, Timing())[1]
-
-    return jax.eval_shape(outputs, params).shape[-1]
 
 
 def _check_parts(name: str, parts: PyTree, expected: int) -> None:

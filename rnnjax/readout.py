@@ -14,10 +14,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax._unroll import Composite, Run, Timing, is_causal
+from rnnjax._unroll import Composite, Run, Timing, is_causal, output_size
 from rnnjax._unroll.masking import blank
 from rnnjax.cell import C, Cell, P, PyTree, check_size, float_dtype
-from rnnjax.compose import output_size
 
 
 class ReadoutParams(NamedTuple, Generic[P]):

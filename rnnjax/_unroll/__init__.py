@@ -4,7 +4,7 @@ from rnnjax._unroll.checkpointing import Checkpoint, MemoryBudget
 from rnnjax._unroll.contract import unroll
 from rnnjax._unroll.engines import Engine
 from rnnjax._unroll.explanation import Explanation, explain
-from rnnjax._unroll.parts import Composite, Run, is_causal
+from rnnjax._unroll.parts import Composite, Run, is_causal, output_size
 from rnnjax._unroll.pointwise import NotHoistable
 from rnnjax._unroll.timing import Timing
 
@@ -19,5 +19,6 @@ __all__ = [
     "Timing",
     "explain",
     "is_causal",
+    "output_size",
     "unroll",
 ]

@@ -51,6 +51,22 @@ def is_layer(cell: Any) -> bool:
     return not isinstance(cell, Composite)
 
 
+def output_size(cell: Any, params: PyTree, input_size: int) -> int:
+    """The width of a cell's outputs for inputs `[..., input_size]`, from the shapes of one step."""
+
+    def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, timing: Timing) -> tuple[PyTree, PyTree]:
+        if isinstance(cell, Composite):
+            return cell.unroll_parts(run, params, carry, xs, timing)
+        carry, y = cell.step(params, carry, xs[0])
+        return carry, jax.tree.map(lambda leaf: leaf[None], y)
+
+    def outputs(params: PyTree) -> Array:
+        xs = jax.numpy.zeros((1, input_size), jax.tree.leaves(params)[0].dtype)
+        return run(cell, params, cell.initial_carry(params), xs, Timing())[1]
+
+    return jax.eval_shape(outputs, params).shape[-1]
+
+
 def parts_of(whole: Part, where: Callable[[Any], bool]) -> list[Part]:
     """The outermost parts for which `where` holds, in the order in which they run; nothing is computed."""
     found = []
