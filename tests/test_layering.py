@@ -42,8 +42,10 @@ GROUND = "cell"
 """What a cell is (and a `PyTree`): it imports nothing of the house, so that its neighbours on floor 0 may import it."""
 
 DOORS = {"flax": {"flax"}, "training": {"optax", "orbax", "chex"}}
-"""What a part may import from outside, besides the standard library, jax and numpy; and `typing_extensions`, which only a
-type checker reads: `test_import_cost` would notice it at run time."""
+"""What a part may import from outside, besides the standard library and `ANYWHERE`."""
+
+ANYWHERE = {"jax", "numpy", "typing_extensions"}
+"""The last is for type checkers alone: `test_import_cost` would notice it at run time."""
 
 
 def files(*folders: str) -> list[Path]:
@@ -85,9 +87,7 @@ def refusal(importer: str, imported: str) -> str | None:
     if outside in ("experiments", "benchmarks", "tests"):
         return f"{outside} is imported by nobody"
     if outside != "rnnjax":
-        known = outside in sys.stdlib_module_names or outside in {"jax", "numpy", "typing_extensions"} | DOORS.get(
-            part, set()
-        )
+        known = outside in sys.stdlib_module_names or outside in ANYWHERE | DOORS.get(part, set())
         return None if known else f"{outside} may not be imported here (see DOORS)"
     if part == "cells" and part_of(imported) == "cells" and importer != "rnnjax.cells":
         return None if imported.startswith(f"{importer}.") else "cells never import each other"
