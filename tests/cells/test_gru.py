@@ -6,7 +6,7 @@ import numpy as np
 
 import rnnjax
 from rnnjax import GRU, GRUParams
-from tests.registry import assert_close, sample
+from tests.registry import CELLS, assert_close, sample
 
 OPEN, SHUT = 800.0, -800.0
 CELL = GRU(1)
@@ -61,11 +61,11 @@ def test_gates_are_packed_reset_update_candidate():
 
 def test_only_the_candidate_needs_a_second_bias():
     """For r and z a recurrent bias would only add to the first: moving part of `b` over to `mix` changes nothing."""
-    params, h, xs = sample("gru")
+    cell, (params, h, xs) = CELLS["gru"], sample("gru")
     moved = jnp.concatenate([jnp.full(6, 0.3), jnp.zeros(3)])
-    u = CELL.project(params._replace(b=params.b - moved), xs[0])
-    r = CELL.mix(params, h) + moved
-    assert_close(CELL.gate(params, h, u, r), CELL.step(params, h, xs[0]))
+    u = cell.project(params._replace(b=params.b - moved), xs[0])
+    r = cell.mix(params, h) + moved
+    assert_close(cell.gate(params, h, u, r), cell.step(params, h, xs[0]))
 
 
 def test_parameters_are_shaped_as_documented():
