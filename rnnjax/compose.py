@@ -5,7 +5,7 @@ part over all of time on its own. Parameters and carries are tuples in the order
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,10 +36,9 @@ class Stack:
     cells: tuple[Cell | Composite, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.cells, tuple) or not self.cells:
-            raise ValueError(
-                f"cells is {self.cells!r}; pass a tuple of at least one cell: Stack((LSTM(64), LSTM(64)))."
-            )
+        cells: Any = self.cells  # whatever was passed
+        if not isinstance(cells, tuple) or not cells:
+            raise ValueError(f"cells is {cells!r}; pass a tuple of at least one cell: Stack((LSTM(64), LSTM(64))).")
 
     @property
     def causal(self) -> bool:
@@ -48,7 +47,7 @@ class Stack:
 
     def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> tuple[PyTree, ...]:
         """One entry a layer; each layer's input size is the width of the outputs below it."""
-        params = []
+        params: list[PyTree] = []
         for layer_key, cell in zip(jax.random.split(key, len(self.cells)), self.cells, strict=True):
             params.append(cell.init(layer_key, input_size, dtype))
             input_size = output_size(cell, params[-1], input_size)
@@ -64,7 +63,7 @@ class Stack:
         Raises:
           TypeError: a layer needs the whole sequence (`Bidirectional`) and so has no step.
         """
-        carries = []
+        carries: list[PyTree] = []
         for cell, p, c in zip(self.cells, params, carry, strict=True):
             step = getattr(cell, "step", None)
             if step is None:
@@ -73,10 +72,12 @@ class Stack:
             carries.append(c)
         return tuple(carries), x
 
-    def unroll_parts(self, run: Run, params: PyTree, carry: PyTree, xs: Array, timing: Timing):
+    def unroll_parts(
+        self, run: Run, params: PyTree, carry: PyTree, xs: Array, timing: Timing
+    ) -> tuple[tuple[PyTree, ...], PyTree]:
         _check_parts("params", params, len(self.cells))
         _check_parts("carry", carry, len(self.cells))
-        carries = []
+        carries: list[PyTree] = []
         for cell, p, c in zip(self.cells, params, carry, strict=True):
             c, xs = run(cell, p, c, xs, timing)
             carries.append(c)
@@ -124,18 +125,22 @@ class Bidirectional:
             backward=self.backward.initial_carry(params[1], batch_shape),
         )
 
-    def unroll_parts(self, run: Run, params: PyTree, carry: PyTree, xs: Array, timing: Timing):
+    def unroll_parts(
+        self, run: Run, params: PyTree, carry: PyTree, xs: Array, timing: Timing
+    ) -> tuple[BothWays, PyTree]:
         _check_parts("params", params, 2)
         _check_parts("carry", carry, 2)
         carry_forward, ys_forward = run(self.forward, params[0], carry[0], xs, timing)
         carry_backward, ys_backward = run(self.backward, params[1], carry[1], xs, timing.opposite())
-        ys = jax.tree.map(lambda f, b: jnp.concatenate([f, b], axis=-1), ys_forward, ys_backward)
-        return BothWays(carry_forward, carry_backward), ys
+        return BothWays(carry_forward, carry_backward), jax.tree.map(_side_by_side, ys_forward, ys_backward)
+
+
+def _side_by_side(forward: Array, backward: Array) -> Array:
+    return jnp.concatenate([forward, backward], axis=-1)
 
 
 def _check_parts(name: str, parts: PyTree, expected: int) -> None:
-    if not isinstance(parts, tuple) or len(parts) != expected:
-        given = f"{len(parts)} parts" if isinstance(parts, tuple | list | dict) else type(parts).__name__
-        raise ValueError(
-            f"`{name}` is a {type(parts).__name__} of {given}; expected a tuple of {expected}, one a part."
-        )
+    kind, count = type(parts).__name__, len(parts) if hasattr(parts, "__len__") else None
+    if not isinstance(parts, tuple) or count != expected:
+        given = kind if count is None else f"{count} parts"
+        raise ValueError(f"`{name}` is a {kind} of {given}; expected a tuple of {expected}, one a part.")

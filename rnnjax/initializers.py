@@ -5,6 +5,8 @@ draw each gate by itself and concatenate (`per_gate`): an orthogonal [H, 4H] is 
 Half-precision weights are drawn in float32 and rounded, since LAPACK has no half-precision QR or eigenvalues.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 import dataclasses
 import math
 from typing import Protocol
@@ -102,7 +104,7 @@ class SpectralRadius:
     def __call__(self, key: Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Array:
         _check_square("SpectralRadius", shape)
         drawn = jax.random.normal(key, shape, _at_least_float32(dtype))
-        return (drawn * (float(self.radius) / jnp.abs(jnp.linalg.eigvals(drawn)).max())).astype(dtype)
+        return (drawn * (float(self.radius) / jnp.abs(_eigenvalues(drawn)).max())).astype(dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +148,10 @@ class HiddenUniform:
     def __call__(self, key: Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Array:
         bound = 1 / math.sqrt(shape[1])
         return jax.random.uniform(key, shape, _at_least_float32(dtype), -bound, bound).astype(dtype)
+
+
+def _eigenvalues(matrix: Array) -> Array:
+    return jnp.linalg.eigvals(matrix)
 
 
 def _at_least_float32(dtype: DTypeLike) -> jnp.dtype:

@@ -6,6 +6,8 @@ It is used like the cell that it holds: `rnnjax.unroll(model, params, xs)` runs 
 `Stack`.
 """
 
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 from typing import Generic, NamedTuple
 
@@ -106,7 +108,7 @@ class Readout(Generic[P, C]):
 def _read(params: ReadoutParams[P], h: PyTree) -> Array:
     """h W_out + b_out."""
     if not isinstance(h, Array) or h.shape[-1:] != params.w_out.shape[:1]:
-        given = list(h.shape) if isinstance(h, Array) else jax.tree.structure(h)
+        given = f"{list(h.shape)}" if isinstance(h, Array) else f"a {type(h).__name__}"
         raise ValueError(
             f"the cell's output is {given}, but `params.w_out` is {list(params.w_out.shape)}: a readout takes one "
             "array [..., H]; draw parameters for this cell with the readout's `init(key, input_size)`."

@@ -20,6 +20,9 @@ two devices on two threads 160 calls in flight never returned, with `jax_cpu_ena
 after each group of four cured it, and so did four threads or jaxlib 0.12. `rnnjax.training` waits after every chunk.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 import ctypes
 import functools
 import os

@@ -1,17 +1,18 @@
 """One step under the contract of `unroll`: for an actor that waits for its next observation, or a stream."""
 
+# pyright: reportUnknownMemberType=false
+
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from rnnjax._unroll import Composite
 from rnnjax._unroll.checks import check_carry, check_cell
 from rnnjax._unroll.masking import StepInput, timed_step
 from rnnjax.cell import C, Cell, P, PyTree
 
 
 def step(
-    cell: Cell[P, C] | Composite[P, C],
+    cell: Cell[P, C],
     params: P,
     carry: C | None,
     x: ArrayLike,
@@ -25,7 +26,7 @@ def step(
     and gives exactly zero output; NaN or inf in its input changes no output and no gradient.
 
     Args:
-      cell: a `Cell`, or cells put together that have a single step: a `Stack` or a `Readout` of cells.
+      cell: anything with a single step: a cell, or a `Stack` or `Readout` of cells.
       params: its parameters.
       carry: the carry so far; `None` for `cell.initial_carry`.
       x: `[*batch, D]`, any number of batch axes.

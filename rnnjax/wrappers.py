@@ -60,7 +60,7 @@ class LearnedCarry(Generic[P, C]):
         """The cell's parameters as it draws them, and its initial carry."""
         params = self.cell.init(key, input_size, dtype)
         carry = self.cell.initial_carry(params)
-        return LearnedCarryParams(params, jax.tree.map(lambda leaf: leaf if _is_learned(leaf) else None, carry))
+        return LearnedCarryParams(params, jax.tree.map(_if_learned, carry))
 
     def initial_carry(self, params: LearnedCarryParams[P], batch_shape: tuple[int, ...] = ()) -> C:
         """The learned carry, the same for every row."""
@@ -74,5 +74,5 @@ class LearnedCarry(Generic[P, C]):
         return self.cell.step(params.cell, carry, x)
 
 
-def _is_learned(leaf: Array) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
+def _if_learned(leaf: Array) -> Array | None:
+    return leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else None

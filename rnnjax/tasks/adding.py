@@ -1,5 +1,7 @@
 """The adding problem: two numbers of a long row are marked, and their sum is asked at the end."""
 
+# pyright: reportUnknownMemberType=false
+
 import jax
 import jax.numpy as jnp
 from jax import Array

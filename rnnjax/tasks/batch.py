@@ -3,6 +3,8 @@
 Every task is a pure function `(key, ...) -> Batch`, and so may be jitted, vmapped over keys, and drawn inside a loop.
 """
 
+# pyright: reportUnknownMemberType=false
+
 from typing import NamedTuple
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """Copy memory: ten symbols, a long silence, a sign, and then the ten symbols again."""
 
+# pyright: reportUnknownMemberType=false
+
 import math
 
 import jax

@@ -1,5 +1,7 @@
 """Delayed XOR: a stream of bits, and at every step the exclusive or of two bits of the past."""
 
+# pyright: reportUnknownMemberType=false
+
 import math
 
 import jax

@@ -1,5 +1,7 @@
 """The latch: the first steps say which of two classes it is, noise follows, and the class is asked at the end."""
 
+# pyright: reportUnknownMemberType=false
+
 import math
 
 import jax

@@ -1,5 +1,7 @@
 """Parity: after every bit, is the number of ones so far odd?"""
 
+# pyright: reportUnknownMemberType=false
+
 import math
 
 import jax

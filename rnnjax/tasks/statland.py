@@ -1,5 +1,7 @@
 """StatLand, the lecture's market: two days of low, medium or high, and a rule for what tomorrow brings."""
 
+# pyright: reportUnknownMemberType=false
+
 import jax
 import jax.numpy as jnp
 from jax import Array

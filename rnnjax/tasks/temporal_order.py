@@ -1,5 +1,7 @@
 """Temporal order: two or three informative symbols far apart in noise; which came, in which order?"""
 
+# pyright: reportUnknownMemberType=false
+
 import math
 
 import jax

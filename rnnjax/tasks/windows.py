@@ -4,6 +4,8 @@ A series is checked where its values are known, which is before training: an emp
 holds NaN, never reaches a network.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from typing import Any, NamedTuple
 
 import jax
