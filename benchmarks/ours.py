@@ -66,15 +66,6 @@ class Generic:
     def initial_carry(self, params: Any, batch_shape: tuple[int, ...] = ()) -> Any:
         return self.cell.initial_carry(params, batch_shape)
 
-    def project(self, params: Any, xs: Array) -> Any:
-        return self.cell.project(params, xs)
-
-    def mix(self, params: Any, carry: Any) -> Any:
-        return self.cell.mix(params, carry)
-
-    def gate(self, params: Any, carry: Any, u: Any, r: Any) -> tuple[Any, Any]:
-        return self.cell.gate(params, carry, u, r)
-
     def step(self, params: Any, carry: Any, x: Array) -> tuple[Any, Any]:
         return self.cell.step(params, carry, x)
 

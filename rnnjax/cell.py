@@ -1,13 +1,10 @@
 """What a cell is, and the checks that every cell makes of its input.
 
-A cell is a matmul and a gate. One step of any recurrence splits into
+A cell is its step, written as a textbook has it. What can leave the time loop, and how its gradient runs, is read from
+the step's equations (`rnnjax.explain` says what was found).
 
-    u_t = project(params, x_t)               what the input adds: needs no carry, so all T at once
-    r_t = mix(params, carry_{t-1})           the matmul with the carry: the only one inside the time loop
-    carry_t, y_t = gate(params, carry_{t-1}, u_t, r_t)        pointwise
-
-and `step` is the three in a row. Shape letters, here and everywhere: T time steps, B batch, D input features,
-H hidden units, L layers, S seeds; `*batch` is any number of batch axes, also none.
+Shape letters, here and everywhere: T time steps, B batch, D input features, H hidden units, L layers, S seeds; `*batch`
+is any number of batch axes, also none.
 """
 
 import dataclasses
@@ -37,8 +34,8 @@ class Cell(Protocol[P, C]):
     """A recurrence as a value: hyperparameters in the fields, pure functions as the methods, no arrays inside.
 
     Cells are frozen dataclasses, so they hash and compare by value: an equal one, passed to a jitted function as a
-    static argument, does not compile again. `step` must equal `gate` of the carry, `project` and `mix`, act on every
-    batch row alone, and stay finite at x = 0 (a step that a mask hides is given a zero input).
+    static argument, does not compile again. `step` must act on every batch row alone, give back a carry of the shapes
+    and dtypes that it was given, and stay finite at x = 0 (a masked step is given a zero input).
 
     To a type checker it is generic in its parameters and its carry: an `LSTM` is a `Cell[LSTMParams, LSTMCarry]`.
     """
@@ -51,26 +48,14 @@ class Cell(Protocol[P, C]):
         """The carry before the first step; every leaf is `[*batch_shape, ...]`."""
         ...
 
-    def project(self, params: P, xs: Array) -> PyTree:
-        """`[..., D]` to u: all that needs no carry, for any leading axes."""
-        ...
-
-    def mix(self, params: P, carry: C) -> PyTree:
-        """The carry to r: the matmul with the carry."""
-        ...
-
-    def gate(self, params: P, carry: C, u: PyTree, r: PyTree) -> tuple[C, PyTree]:
-        """`(carry_{t-1}, u_t, r_t)` to `(carry_t, y_t)`, pointwise."""
-        ...
-
     def step(self, params: P, carry: C, x: Array) -> tuple[C, PyTree]:
-        """`(carry_{t-1}, x_t)` to `(carry_t, y_t)`; a class that inherits from `Cell` has it from its other methods."""
-        return self.gate(params, carry, self.project(params, x), self.mix(params, carry))
+        """`(carry_{t-1}, x_t)` to `(carry_t, y_t)`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class StepCell:
-    """A cell made of a bare step: project is the identity and mix gives nothing, so it is right, if not the fastest.
+    """A cell made of a bare step; as fast as the same step in a class.
 
     Attributes:
       step_function: `(params, carry, x) -> (carry, y)`.
@@ -99,15 +84,6 @@ class StepCell:
 
     def initial_carry(self, params: PyTree, batch_shape: tuple[int, ...] = ()) -> PyTree:
         return self.initial_carry_function(params, batch_shape)
-
-    def project(self, params: PyTree, xs: Array) -> Array:
-        return xs
-
-    def mix(self, params: PyTree, carry: PyTree) -> None:
-        return None
-
-    def gate(self, params: PyTree, carry: PyTree, u: Array, r: None) -> tuple[PyTree, PyTree]:
-        return self.step_function(params, carry, u)
 
     def step(self, params: PyTree, carry: PyTree, x: Array) -> tuple[PyTree, PyTree]:
         return self.step_function(params, carry, x)
@@ -174,7 +150,7 @@ def check_params(cell: object, params: Any, kind: type, **shapes: tuple[int | st
             )
 
 
-def check_size(name: str, size: int) -> None:
+def check_size(name: str, size: Any) -> None:
     """Refuses a size that is not a positive integer."""
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ValueError(f"{name} is {size!r}; it must be a positive integer.")

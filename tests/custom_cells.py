@@ -1,6 +1,6 @@
 """Two cells of our own, written as a user would write them: they must have every property that the built-in ones have.
 
-`Leaky` is split into project, mix and gate; `MGU` is a bare step with all that such a split forbids.
+`Leaky` is a class with pointwise gates; `MGU` is a bare step with a scalar leaf in its carry.
 """
 
 import dataclasses
@@ -37,18 +37,10 @@ class Leaky:
     def initial_carry(self, params, batch_shape=()):
         return jnp.zeros((*batch_shape, self.hidden_size), params.w_h.dtype)
 
-    def project(self, params, xs):
-        return xs @ params.w_x
-
-    def mix(self, params, carry):
-        return carry @ params.w_h
-
-    def gate(self, params, carry, u, r):
-        h = jax.nn.sigmoid(params.rate) * carry + jnp.tanh(u + r)
-        return h, h * h - u
-
     def step(self, params, carry, x):
-        return self.gate(params, carry, self.project(params, x), self.mix(params, carry))
+        u = x @ params.w_x
+        h = jax.nn.sigmoid(params.rate) * carry + jnp.tanh(u + carry @ params.w_h)
+        return h, h * h - u
 
 
 class MGUCarry(NamedTuple):

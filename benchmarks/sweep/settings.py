@@ -67,7 +67,7 @@ class ScaledParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Scaled(rnnjax.Cell):
-    """An Elman cell whose carry is scaled before it is mixed, (s h) W for h (s W): networks that differ in s share W.
+    """An Elman cell whose carry is scaled before its product, (s h) W for h (s W): networks that differ in s share W.
 
     Under `vmap` over s one matmul then serves them all; a matrix for each would need as many products of a vector.
     """
@@ -80,14 +80,8 @@ class Scaled(rnnjax.Cell):
     def initial_carry(self, params: ScaledParams, batch_shape: tuple[int, ...] = ()) -> Array:
         return self.cell.initial_carry(params.cell, batch_shape)
 
-    def project(self, params: ScaledParams, xs: Array) -> Array:
-        return self.cell.project(params.cell, xs)
-
-    def mix(self, params: ScaledParams, carry: Array) -> Array:
-        return self.cell.mix(params.cell, params.scale * carry)
-
-    def gate(self, params: ScaledParams, carry: Array, u: Array, r: Array) -> tuple[Array, Array]:
-        return self.cell.gate(params.cell, carry, u, r)
+    def step(self, params: ScaledParams, carry: Array, x: Array) -> tuple[Array, Array]:
+        return self.cell.step(params.cell, params.scale * carry, x)
 
 
 def network(sweep: Sweep, scale: Any, seed: Any) -> tuple[Scaled, ScaledParams, Array]:

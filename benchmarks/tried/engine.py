@@ -2,6 +2,7 @@
 
 import functools
 import math
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 from unittest import mock
@@ -9,12 +10,11 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import ClosedJaxpr, Literal
 
 import rnnjax
 from benchmarks import harness, ours
 from benchmarks.problems import Problem
-from rnnjax._unroll import hoisted, projecting
+from rnnjax._unroll import hoist, reading
 
 AS_IT_IS = "as it is"
 
@@ -25,9 +25,9 @@ def contestants(problem: Problem) -> Iterator[harness.Contestant]:
     yield _with_options("unroll 2", problem, unroll=2)
     yield _with_options("unroll 4", problem, unroll=4)
     yield _with_options("in 4 chunks", problem, chunk=-(-problem.point.T // 4))
-    yield _patched("slopes in the loop", problem, hoisted, _LARGE_STEP=0)
-    yield _patched("slopes after the loop", problem, hoisted, _LARGE_STEP=math.inf)
-    yield _patched("projection whole", problem, projecting, _cut_points=_at_the_outputs)
+    yield _patched("slopes in the loop", problem, hoist, _LARGE_STEP=0)
+    yield _patched("slopes after the loop", problem, hoist, _LARGE_STEP=math.inf)
+    yield _patched("projection whole", problem, reading, _CHEAP=frozenset(), _READINGS=weakref.WeakKeyDictionary())
     yield harness.Contestant("two halves", functools.partial(_two_halves, problem))
 
 
@@ -44,11 +44,6 @@ def _patched(name: str, problem: Problem, module: Any, **changes: Any) -> harnes
             return plain.build()
 
     return harness.Contestant(name, build)
-
-
-def _at_the_outputs(closed: ClosedJaxpr, n_params: int) -> list[Any]:
-    """In place of the points where the projection's matmuls end: where all of it ends."""
-    return list(dict.fromkeys(v for v in closed.jaxpr.outvars if not isinstance(v, Literal)))
 
 
 def _two_halves(problem: Problem) -> dict[str, harness.Program]:

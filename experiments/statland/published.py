@@ -147,7 +147,7 @@ def lstm_trace(prices: Sequence[float]) -> list[dict[str, float]]:
     carry = cell.initial_carry(params)
     days = []
     for x in xs:
-        gates = (cell.project(params, x) + cell.mix(params, carry)).tolist()
+        gates = (x @ params.w_x + params.b + carry.h @ params.w_h).tolist()
         i, f, g, o = (jax.nn.sigmoid(gates[0]), jax.nn.sigmoid(gates[1]), jnp.tanh(gates[2]), jax.nn.sigmoid(gates[3]))
         after, _ = cell.step(params, carry, x)
         values = (x[0], carry.h[0], carry.c[0], f, i, g, o, after.c[0], after.h[0])

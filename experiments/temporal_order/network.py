@@ -29,15 +29,8 @@ class SigmoidElman(rnnjax.Cell):
     def initial_carry(self, params: rnnjax.ElmanParams, batch_shape: tuple[int, ...] = ()) -> Array:
         return rnnjax.elman_initial_carry(params, batch_shape)
 
-    def project(self, params: rnnjax.ElmanParams, xs: Array) -> Array:
-        return rnnjax.elman_project(params, xs)
-
-    def mix(self, params: rnnjax.ElmanParams, carry: Array) -> Array:
-        return rnnjax.elman_mix(params, carry)
-
-    def gate(self, params: rnnjax.ElmanParams, carry: Array, u: Array, r: Array) -> tuple[Array, Array]:
-        h = jax.nn.sigmoid(u + r)
-        return h, h
+    def step(self, params: rnnjax.ElmanParams, carry: Array, x: Array) -> tuple[Array, Array]:
+        return rnnjax.elman_step(params, carry, x, jax.nn.sigmoid)
 
 
 class Network(NamedTuple):

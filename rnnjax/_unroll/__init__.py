@@ -2,10 +2,9 @@
 
 from rnnjax._unroll.checkpointing import Checkpoint, MemoryBudget
 from rnnjax._unroll.contract import unroll
-from rnnjax._unroll.engines import Engine
+from rnnjax._unroll.engines import Engine, NotHoistable
 from rnnjax._unroll.explanation import Explanation, explain
 from rnnjax._unroll.parts import Composite, Run, is_causal, output_size
-from rnnjax._unroll.pointwise import NotHoistable
 from rnnjax._unroll.timing import Timing
 
 __all__ = [

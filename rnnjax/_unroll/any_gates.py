@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from rnnjax._unroll.equations import Value, evaluate
+from rnnjax._unroll.equations import Value, evaluate, value_in
 from rnnjax._unroll.forward import Inputs, Outputs, ahead
 from rnnjax._unroll.masking import select
 from rnnjax._unroll.reading import Reading
@@ -51,8 +51,7 @@ def run_any_gates(
                 for v in product.fixed:
                     env.setdefault(v, None)  # not looked at
             evaluate(reading.inside, env, rules=rules)
-            read = [v.constant if v.constant is not None else env[v] for v in (*reading.carry_outs, *reading.y_outs)]
-            read = [jnp.asarray(a, v.dtype) for a, v in zip(read, (*reading.carry_outs, *reading.y_outs), strict=True)]
+            read = [value_in(env, v) for v in (*reading.carry_outs, *reading.y_outs)]
             return read[:leaves], read[leaves:], [env[p.left] for p in reading.products]
 
         step = jax.vmap(one, in_axes=(None, None, 0)) if rows else one

@@ -1,5 +1,7 @@
 """What `unroll` checks before it starts: shapes and dtypes alone, so that it also holds under `jit`."""
 
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -24,15 +26,48 @@ def checked_xs(xs: ArrayLike) -> Array:
 
 
 def check_cell(cell: Any) -> None:
-    """Refuses what is no cell, the class of one among it; raises TypeError."""
+    """Raises TypeError unless `cell` is a cell with a step of its own, or cells put together."""
     runs = hasattr(cell, "step") or hasattr(cell, "unroll_parts")
-    if isinstance(cell, type) or not (runs and hasattr(cell, "initial_carry")):
+    if isinstance(cell, type) or not (runs or hasattr(cell, "gate")) or not hasattr(cell, "initial_carry"):
         raise TypeError(f"`cell` is {cell!r}; expected a cell itself, such as LSTM(hidden_size=64): see `rnnjax.Cell`.")
+    for held in held_cells(cell):
+        _check_step(held)
 
 
-def check_carry(cell: Cell, params: PyTree, carry: PyTree, xs: Array) -> None:
+def held_cells(cell: Any) -> Iterator[Any]:
+    """A cell, and the cells in its fields, and so on."""
+    if isinstance(cell, tuple | list):
+        for each in cell:
+            yield from held_cells(each)
+    elif hasattr(cell, "initial_carry") and not isinstance(cell, type):
+        yield cell
+        if dataclasses.is_dataclass(cell):
+            for field in dataclasses.fields(cell):
+                yield from held_cells(getattr(cell, field.name, None))
+
+
+def _check_step(cell: Any) -> None:
+    """Refuses a class that says its step in the parts of former versions, which nothing reads any more."""
+    owners = type(cell).__mro__
+    owns = [next((i for i, owner in enumerate(owners) if name in vars(owner)), None) for name in ("step", *_PARTS)]
+    step, *parts = owns
+    for name, owner in zip(_PARTS, parts, strict=True):
+        if owner is not None and (step is None or owner < step):
+            raise TypeError(
+                f"{owners[owner].__name__} has `{name}` but no `step` of its own, and a cell is its step: write "
+                "`def step(self, params, carry, x): ...; return carry, y`, with the matmuls in it; what can leave the "
+                "time loop is read from it."
+            )
+
+
+_PARTS = ("gate", "mix", "project")
+
+
+def check_carry(cell: Cell, params: PyTree, carry: PyTree, xs: Array) -> tuple[PyTree, PyTree]:
     """Refuses a carry that is not shaped like the initial one, and a step that does not give its carry back.
 
+    Returns:
+      The shapes of `(carry, y)` after one step.
     Raises:
       ValueError: another tree, or another shape (a missing batch axis would otherwise broadcast in silence).
       TypeError: another dtype.
@@ -41,11 +76,18 @@ def check_carry(cell: Cell, params: PyTree, carry: PyTree, xs: Array) -> None:
     expected = jax.eval_shape(lambda p: cell.initial_carry(p, batch_shape), params)
     fix = f"`cell.initial_carry(params, {batch_shape})` makes one that fits `xs` {list(xs.shape)}"
     _compare("`carry`", carry, expected, fix)
-    if hasattr(cell, "project"):  # its complaints are then about the `xs` that the caller knows
-        jax.eval_shape(cell.project, params, xs)
-    new_carry, _ = jax.eval_shape(cell.step, params, carry, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
+    x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
+    try:
+        new_carry, y = jax.eval_shape(cell.step, params, carry, x)
+    except (TypeError, ValueError) as error:  # it speaks of the step's `x`; the caller knows `xs`
+        message = str(error).replace(f"`x` is {list(x.shape)}", f"`xs` is {list(xs.shape)}")
+        message = message.replace("`x` is", "`xs` is").replace("`x.", "`xs.")
+        if message == str(error):
+            raise
+        raise type(error)(message) from None
     fix = "a step must give back a carry of the same tree, shapes and dtypes as it was given"
     _compare(f"the carry that {type(cell).__name__}.step returns", new_carry, expected, fix)
+    return new_carry, y
 
 
 def _compare(what: str, got: PyTree, expected: PyTree, fix: str) -> None:

@@ -1,16 +1,56 @@
 """The one contract for time."""
 
+from typing import Any, Literal, overload
+
 from jax.typing import ArrayLike
 
 from rnnjax._arguments import over_time
 from rnnjax._unroll.checkpointing import Checkpoint
 from rnnjax._unroll.checks import check_cell, checked_xs
-from rnnjax._unroll.engines import Engine
+from rnnjax._unroll.engines import Engine, split_carries
 from rnnjax._unroll.masking import blank
 from rnnjax._unroll.parts import Composite, Part
 from rnnjax._unroll.planning import Options, runner
 from rnnjax._unroll.timing import make_timing
 from rnnjax.cell import C, Cell, P, PyTree
+
+
+@overload
+def unroll(
+    cell: Cell[P, C] | Composite[P, C],
+    params: P,
+    xs: ArrayLike,
+    *,
+    carry: C | None = None,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+    reverse: bool = False,
+    engine: Engine = "auto",
+    checkpoint: Checkpoint = None,
+    chunk: int | None = None,
+    unroll: int = 1,
+    carries: Literal[False] = False,
+) -> tuple[C, PyTree]: ...
+
+
+@overload
+def unroll(
+    cell: Cell[P, C] | Composite[P, C],
+    params: P,
+    xs: ArrayLike,
+    *,
+    carry: C | None = None,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+    reverse: bool = False,
+    engine: Engine = "auto",
+    checkpoint: Checkpoint = None,
+    chunk: int | None = None,
+    unroll: int = 1,
+    carries: Literal[True],
+) -> tuple[C, PyTree, C]: ...
 
 
 @over_time
@@ -28,7 +68,8 @@ def unroll(
     checkpoint: Checkpoint = None,
     chunk: int | None = None,
     unroll: int = 1,
-) -> tuple[C, PyTree]:
+    carries: bool = False,
+) -> Any:
     """Applies a cell over time: carry_t, y_t = step(params, carry_{t-1}, x_t) for t = 1..T.
 
     A step that does not count, by `lengths` or by `mask`, holds the carry and gives exactly zero output; NaN or inf in
@@ -50,8 +91,10 @@ def unroll(
         segments within segments until the estimate fits. Each level costs one more forward pass.
       chunk: the hoisted engine projects the inputs of this many steps at once, not of all T; nothing is recomputed.
       unroll: how many steps go into one body of the scan.
+      carries: whether to give the carry after each step too.
     Returns:
-      `(carry, ys)`: the carry after each row's last step, and the outputs `[T, *batch, ...]`.
+      `(carry, ys)`: the carry after each row's last step, and the outputs `[T, *batch, ...]`; with `carries` also the
+      carry after each step, `(carry, ys, carries)`, each leaf `[T, *batch, ...]`, held where a step is masked.
     Raises:
       ValueError: a shape that does not fit, T = 0, lengths outside 0..T (where their values are
         known), an unknown engine, a named one that cannot serve this cell, a budget that cannot be met.
@@ -68,9 +111,13 @@ def unroll(
       >>> ys.shape, float(jnp.abs(ys[2:, 1]).max())
       ((5, 2, 4), 0.0)
     """
-    options = Options(engine, unroll, checkpoint, chunk)
+    options = Options(engine, unroll, checkpoint, chunk, carries)
     whole = make_whole(cell, params, carry, xs, lengths, mask, resets, reverse)
-    return runner(options, whole)(*whole)
+    last, ys = runner(options, whole)(*whole)
+    if not carries:
+        return last, ys
+    last, every = split_carries(last)
+    return last, ys, every
 
 
 def make_whole(

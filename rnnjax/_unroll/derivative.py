@@ -3,10 +3,11 @@
     dr_t    = dm_t W + v_t                                 v_t = m_t dW: one matmul for all T
     dout_t  = drive_t + Σ S_t dr_t + Σ C_t dcarry_{t-1} + Σ Q_t dout'_t
 
-for each product r = m W and each distinct output of the gates, where m is a leaf of the carry or an output before it, and
-out' are the outputs that it is computed from. S, C and Q are the slopes of `diagonals.py`. Which steps count is in the
-numbers: a masked step has S = C = Q = drive = 0 and holds dcarry (`hold`); a reset puts dcarry_{t-1}'s replacement, the
-tangent of the initial carry, into the drive, and zeros into C and into S of what multiplies the carry itself.
+for each product r = m W and each distinct output of the gates, where m is a leaf of the carry or an output before it,
+and out' are the outputs that it is computed from. S, C and Q are the slopes of `diagonals.py`. Which steps count is in
+the numbers: a masked step has S = C = Q = drive = 0 and holds dcarry (`hold`); a reset puts dcarry_{t-1}'s
+replacement, the tangent of the initial carry, into the drive, and zeros into C and into S of what multiplies the carry
+itself.
 """
 
 from typing import Any, NamedTuple

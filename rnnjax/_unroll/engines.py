@@ -1,26 +1,36 @@
-"""Which engine runs a layer, and why: the one place where that is decided."""
+"""Which engine runs a layer, and why; and running it."""
 
-import functools
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 from jax import Array
 
-from rnnjax._unroll.hoisted import unroll_hoisted
-from rnnjax._unroll.loop import unroll_loop
-from rnnjax._unroll.pointwise import NotHoistable
-from rnnjax._unroll.scan import unroll_scan
+from rnnjax._unroll.hoist import unroll_hoisted
+from rnnjax._unroll.reading import Read, Reading, read
+from rnnjax._unroll.scan import unroll_loop, unroll_scan
 from rnnjax._unroll.timing import Timing
 from rnnjax.cell import Cell, PyTree
 
 Engine = Literal["auto", "loop", "scan", "hoisted"]
 
 
+class NotHoistable(ValueError):
+    """Why the `hoisted` engine, which was asked for by name, cannot run this cell."""
+
+
 class Choice(NamedTuple):
-    """An engine other than "auto", and the reason for it."""
+    """An engine other than "auto", the reason for it, and what was read of the cell if it needs that."""
 
     engine: str
     why: str
+    found: Read | None = None
+
+
+class Layered(NamedTuple):
+    """What a layer's last carry is given back as where the carry after each step is wanted too."""
+
+    last: PyTree
+    every: PyTree  # [T, *batch, ...]
 
 
 def check_engine(engine: Any, unroll: Any) -> None:
@@ -33,7 +43,7 @@ def check_engine(engine: Any, unroll: Any) -> None:
         raise ValueError(f'unroll is {unroll}, but engine "loop" has no scan body; use engine="scan".')
 
 
-def choose_engine(engine: str, cell: Cell, params: PyTree, xs: Array) -> Choice:
+def choose_engine(engine: str, cell: Cell, params: PyTree, carry: PyTree, xs: Array) -> Choice:
     """`engine` itself where it is named; for "auto", "hoisted" wherever it can serve, else "scan".
 
     The two give the same numbers. The hoisted engine does the same matmuls in fewer and larger calls, and fewer of them
@@ -46,64 +56,58 @@ def choose_engine(engine: str, cell: Cell, params: PyTree, xs: Array) -> Choice:
         return Choice(engine, "named: the reference, one step after the other in Python")
     if engine == "scan":
         return Choice(engine, "named: the step as it is written inside `jax.lax.scan`")
-    obstacle = why_not_hoisted(cell, params, xs)
+    batch_ndim = xs.ndim - 2
+    row, x = _row_of(carry, batch_ndim), _row_of(xs, batch_ndim + 1)
+    found = read(cell, params, row, x, batched=batch_ndim > 0)
+    obstacle = found.reading.only_scan
     if obstacle is None:
         how = "named" if engine == "hoisted" else "auto"
-        return Choice("hoisted", f"{how}: every matmul that needs no carry leaves the loop, in the derivative too")
+        return Choice("hoisted", f"{how}: {_what_leaves(found.reading)}", found)
     if engine == "hoisted":
-        raise NotHoistable(obstacle)
+        raise NotHoistable(f'{cell!r} cannot be hoisted: {obstacle}; use engine="scan".')
     return Choice("scan", f"auto: hoisted cannot serve it: {obstacle}")
 
 
-def run_engine(
-    engine: str, cell: Cell, params: PyTree, carry: PyTree, xs: Array, timing: Timing, *, unroll: int = 1
+def _row_of(tree: PyTree, axes: int) -> PyTree:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[axes:], leaf.dtype), tree)
+
+
+def _what_leaves(reading: Reading) -> str:
+    if reading.gates is not None:
+        return "every matmul that needs no carry leaves the loop, in the derivative too"
+    products, weights = len([eqn for eqn in reading.ahead if eqn.name in _PRODUCTS]), len(reading.products)
+    return (
+        f"what needs no carry leaves the loop ({products} of its products), and so do the gradients of the weights of "
+        f"{weights} products with the carry; slopes stay inside, as its gates are not pointwise: {reading.why}"
+    )
+
+
+_PRODUCTS = ("matmul", "feature", "dot_general")
+
+
+def run_layer(
+    choice: Choice,
+    cell: Cell,
+    params: PyTree,
+    carry: PyTree,
+    xs: Array,
+    timing: Timing,
+    *,
+    unroll: int = 1,
+    carries: bool = False,
 ) -> tuple[PyTree, PyTree]:
-    """One layer on an engine other than "auto"."""
-    if engine == "loop":
-        return unroll_loop(cell, params, carry, xs, timing)
-    chosen = unroll_hoisted if engine == "hoisted" else unroll_scan
-    return chosen(cell, params, carry, xs, timing, unroll=unroll)
+    """`(carry, ys)` of one layer on the engine that was chosen; with `carries` the carry is `Layered`."""
+    if choice.found is not None:
+        last, ys, every = unroll_hoisted(choice.found, cell, params, carry, xs, timing, unroll=unroll, carries=carries)
+    elif choice.engine == "loop":
+        last, (ys, every) = unroll_loop(cell, params, carry, xs, timing)
+    else:
+        last, (ys, every) = unroll_scan(cell, params, carry, xs, timing, unroll=unroll)
+    return (Layered(last, every) if carries else last), ys
 
 
-def why_not_hoisted(cell: Cell, params: PyTree, xs: Array) -> str | None:
-    """What keeps the hoisted engine from serving this cell, in words; `None` if nothing does.
-
-    It is tried on the shapes of a single row, as that is how the engine reads a cell. The answer is kept for cells that
-    are equal.
-    """
-    leaves, tree = jax.tree.flatten(params)
-    shapes = tuple(_shape(leaf) for leaf in leaves)
-    x = jax.ShapeDtypeStruct(xs.shape[-1:], xs.dtype)
-    try:
-        hash(cell)
-    except TypeError:  # a cell of arrays, or with a list among its fields, works like any other
-        return _obstacle.__wrapped__(cell, tree, shapes, x)
-    return _obstacle(cell, tree, shapes, x)
-
-
-@functools.lru_cache(maxsize=256)
-def _obstacle(cell: Cell, tree: Any, shapes: tuple[Any, ...], x: jax.ShapeDtypeStruct) -> str | None:
-    params = jax.tree.unflatten(tree, shapes)
-    xs = jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
-
-    def split_step(params: PyTree, xs: Array):
-        carry, us = cell.initial_carry(params, ()), cell.project(params, xs)
-        return cell.gate(params, carry, jax.tree.map(lambda u: u[0], us), cell.mix(params, carry))
-
-    def hoisted(params: PyTree, xs: Array):
-        return unroll_hoisted(cell, params, cell.initial_carry(params, ()), xs, Timing())
-
-    try:
-        jax.eval_shape(split_step, params, xs)
-    except Exception as error:  # of the cell's own, whose `step` may well work
-        what = f"{type(error).__name__}: {error}"
-        return f'{cell!r} cannot do project, mix and gate for a single row ({what}); use engine="scan".'
-    try:
-        jax.eval_shape(hoisted, params, xs)
-    except NotHoistable as error:  # anything else is an error of ours and not to be hidden behind another engine
-        return str(error)
-    return None
-
-
-def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(jax.numpy.shape(leaf), jax.numpy.result_type(leaf))
+def split_carries(tree: PyTree) -> tuple[PyTree, PyTree]:
+    """The last carries of all layers, and those after each step, each in the tree of the cells put together."""
+    layered = lambda leaf: isinstance(leaf, Layered)  # noqa: E731
+    last = jax.tree.map(lambda both: both.last, tree, is_leaf=layered)
+    return last, jax.tree.map(lambda both: both.every, tree, is_leaf=layered)

@@ -1,8 +1,8 @@
 """A step as equations: JAX's jaxpr of it, calls written out in place, in a form that can be rewritten.
 
-JAX writes any traced function down as a list of primitive equations. Here they become `Equation`s between `Value`s, which
-hold shapes and no arrays. `evaluate` runs such a list. Of JAX it uses `jax.make_jaxpr`, `jax.core.eval_jaxpr` and the
-types of `jax.extend.core`.
+JAX writes any traced function down as a list of primitive equations. Here they become `Equation`s between `Value`s,
+which hold shapes and no arrays. `evaluate` runs such a list. Of JAX it uses `jax.make_jaxpr`, `jax.core.eval_jaxpr` and
+the types of `jax.extend.core`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.core
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, JaxprEqn, Literal
@@ -161,6 +162,11 @@ def evaluate(
         else:
             env.update(zip(eqn.outputs, eqn.run(*values), strict=True))
     return env
+
+
+def value_in(env: Mapping[Value, Any], value: Value) -> Any:
+    """What was computed, or the number itself of a constant."""
+    return env[value] if value.constant is None else jnp.asarray(value.constant, value.dtype)
 
 
 def needed_for(outputs: Iterable[Value], equations: Sequence[Equation]) -> list[Equation]:

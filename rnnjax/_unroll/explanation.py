@@ -1,10 +1,10 @@
 """What `unroll` would do with these arguments and why, and what it would cost, from shapes alone."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
-from jax import Array
 from jax.typing import ArrayLike
 
 from rnnjax._arguments import over_time
@@ -15,7 +15,6 @@ from rnnjax._unroll.flops import matmul_flops
 from rnnjax._unroll.footprints import bytes_of, footprint_of
 from rnnjax._unroll.parts import Composite, Part, is_causal, is_layer, parts_of, shapes_of
 from rnnjax._unroll.planning import Options, cuts_of, on_engines, share_of_budget
-from rnnjax._unroll.projecting import project_ahead
 from rnnjax._unroll.segments import Cut
 from rnnjax.cell import Cell, PyTree
 
@@ -200,21 +199,20 @@ def _segmented(options: Options, part: Part, share: float) -> Segmented:
 
 def _layer(options: Options, part: Part, at_once: int) -> Layer:
     cell, (steps, *batch_shape, features), dtype = part.cell, part.xs.shape, part.xs.dtype
-    choice = choose_engine(options.engine, cell, part.params, part.xs)
+    choice = choose_engine(options.engine, cell, part.params, part.carry, part.xs)
     x = jax.ShapeDtypeStruct((*batch_shape, features), dtype)
-    xs = jax.ShapeDtypeStruct((at_once, *batch_shape, features), dtype)
-    projected = jax.eval_shape(lambda *of: _ahead(cell, *of), part.params, xs) if choice.engine == "hoisted" else ()
+    projected = 0
+    if choice.found is not None:
+        reading = choice.found.reading
+        pieces = reading.us if reading.gates is None else reading.in_loop.pieces
+        projected = at_once * math.prod(batch_shape) * bytes_of(pieces)
     return Layer(
         cell=repr(cell),
         engine=choice.engine,
         why=choice.why,
         forward_flops=steps * matmul_flops(cell.step, part.params, part.carry, x),
-        projected_bytes=bytes_of(projected),
+        projected_bytes=projected,
     )
-
-
-def _ahead(cell: Any, params: PyTree, xs: Array) -> list[Array]:
-    return project_ahead(cell, params, xs.reshape(-1, xs.shape[-1]), None)
 
 
 def _shapes(tree: PyTree) -> PyTree:

@@ -164,7 +164,7 @@ def saving_run(layer: Layer, inputs: Inputs) -> tuple[list[Array], Primal]:
 
 
 def _run_with_slopes(layer: Layer, inputs: Inputs) -> tuple[list[Array], Primal]:
-    """Every step leaves its slopes and what products and y read; the passes over memory of `_run_then_slopes` are saved.
+    """Every step leaves its slopes and what products and y read, which saves the passes of `_run_then_slopes`.
 
     The loop has more kernels a step. Where a step is large that is cheaper than to read its arrays again later.
     """
@@ -239,8 +239,10 @@ class _Packing(NamedTuple):
             edges = [sum(self.widths[:i]) for i in range(1, len(self.widths))]
             joined = jnp.split(joined[0], edges, axis=-1) if edges else joined
         parts = iter(joined)
-        u = [packed.r[self.alike[i]] if i in self.alike else None if v is None else next(parts)
-             for i, v in enumerate(together)]
+        u = [
+            packed.r[self.alike[i]] if i in self.alike else None if v is None else next(parts)
+            for i, v in enumerate(together)
+        ]
         return packed._replace(u=u)
 
 
@@ -248,8 +250,8 @@ def _run_then_slopes(layer: Layer, inputs: Inputs) -> tuple[list[Array], Primal]
     """The slopes of all steps at once, after the loop.
 
     The loop has few outputs, as each costs a kernel a step. It stores the activations if the derivative can do with
-    them, else what the products give; and those leaves of the carry that cannot be had from these for all steps at once,
-    as the LSTM's h_t = σ(o) tanh(c_t) can.
+    them, else what the products give; and those leaves of the carry that cannot be had from these for all steps at
+    once, as the LSTM's h_t = σ(o) tanh(c_t) can.
     """
     reading, structure, (fixed, xs, carry, counts, resets, start) = layer.reading, layer.structure, inputs
     n_carry, steps = len(carry), xs.shape[0]
@@ -350,8 +352,6 @@ def remembered(reading: Reading) -> tuple[int, ...] | None:
             if not direct.isdisjoint([*reading.carry_outs, *reading.y_outs]):
                 return None
     return tuple([i for i, activation in enumerate(reading.activations) if activation.scaled in direct])
-
-
 
 
 _ADDITIVE = frozenset(

@@ -212,7 +212,9 @@ def _follow(eqn: Equation, values: list[_Followed]) -> list[_Followed]:
         return [_combined(name, values, shape) for shape in shapes]
     if name == "slice":
         steps = params["strides"] or [1] * len(params["start_indices"])
-        window = tuple([slice(*bounds) for bounds in zip(params["start_indices"], params["limit_indices"], steps)])
+        window = tuple(
+            [slice(*bounds) for bounds in zip(params["start_indices"], params["limit_indices"], steps, strict=True)]
+        )
         return [_each(lambda a: a[window], values[0])]
     if name == "split":
         bounds = np.cumsum(params["sizes"])[:-1]

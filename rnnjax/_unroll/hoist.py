@@ -2,8 +2,8 @@
 
 What a step's equations allow is in its `Reading`. Where the gates between the products are pointwise, the derivative is
 a recurrence with diagonal slopes (`derivative.py`), and all of these are computed for all T at once, too. As this is a
-custom *JVP*, JAX derives the rest from it: reverse mode is its transpose, in which the gradient of a recurrent weight is
-one matmul over all of time, and forward mode and second derivatives keep working. Where they are not pointwise, the
+custom *JVP*, JAX derives the rest from it: reverse mode is its transpose, in which the gradient of a recurrent weight
+is one matmul over all of time, and forward mode and second derivatives keep working. Where they are not pointwise, the
 weights' gradients leave the loop all the same (`any_gates.py`).
 
     reading.py    what leaves the loop            diagonals.py   slopes, and their product with a tangent

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import lax
 
 from rnnjax._unroll.equations import (
     Equation,
@@ -68,7 +68,9 @@ class Activation(NamedTuple):
     t: Value
 
 
-def normalise(program: Program, n_params: int, n_carry: int) -> tuple[Program, Colours, list[Activation]]:
+def normalise(
+    program: Program, n_params: int, n_carry: int, together: bool
+) -> tuple[Program, Colours, list[Activation]]:
     """Rewrites the equations of one row's step; inputs and outputs stay what they are."""
     colours = Colours(program, n_params, n_carry)
     equations = needed_for(program.outputs, program.equations)
@@ -77,7 +79,9 @@ def normalise(program: Program, n_params: int, n_carry: int) -> tuple[Program, C
     equations = _one_product_for_one_left_side(equations, colours)
     equations = _sums_without_carry_first(equations, colours, outputs)
     equations, outputs = _biases_into_products(equations, colours, outputs)
-    equations, outputs, activations = _activations_together(equations, colours, outputs)
+    activations: list[Activation] = []
+    if together:
+        equations, outputs, activations = _activations_together(equations, colours, outputs)
     return Program(needed_for(outputs, equations), program.inputs, program.closed_over, outputs), colours, activations
 
 
@@ -125,7 +129,7 @@ def _vector_and_matrix(eqn: Equation, colours: Colours) -> tuple[Value, Value, i
 
 
 def _times(x: Value, w: Value, like: Equation, colours: Colours, out: Value | None = None) -> Equation:
-    """x @ w; a single feature is multiplied with its row, which is pointwise and so may stay in the loop for nothing."""
+    """x @ w; a single feature is multiplied with its row, which is pointwise and so may stay in the loop."""
     if x.shape == (1,) and not colours.carried(x) and x.dtype == w.dtype == like.output.dtype:
         out = out or Value(w.shape[1:], w.dtype)
         return Equation("feature", [x, w], [out], lambda x, w: (x * w[0],))
@@ -169,9 +173,9 @@ def _sums_without_carry_first(
     users = users_of(equations)
     sums = {}
     for eqn in equations:
-        if eqn.name == "add" and colours.carried(eqn.output):
-            if all([v.shape == eqn.output.shape and v.constant is None for v in eqn.inputs]):
-                sums[eqn.output] = eqn
+        alike = all([v.shape == eqn.output.shape and v.constant is None for v in eqn.inputs]) if eqn.outputs else False
+        if eqn.name == "add" and alike and colours.carried(eqn.output):
+            sums[eqn.output] = eqn
     products = {v for eqn in equations if eqn.name == "matmul" for v in _blocks_of(eqn, users)}
     inner = {v for v, eqn in sums.items() if v not in outputs and [u.output in sums for u in users[v]] == [True]}
 
@@ -306,9 +310,14 @@ def _activations_together(
         t = bends[0].output if single and not sigmoid[0] else Value(x.shape, x.dtype)
         new.append(Equation("tanh", [scaled], [t], lambda x: (jnp.tanh(x),)))
         activations.append(Activation(scaled, t))
-        blocks = [t] if single else [
-            Value((width,), x.dtype) if s else eqn.output for eqn, width, s in zip(bends, widths, sigmoid, strict=True)
-        ]
+        blocks = (
+            [t]
+            if single
+            else [
+                Value((width,), x.dtype) if s else eqn.output
+                for eqn, width, s in zip(bends, widths, sigmoid, strict=True)
+            ]
+        )
         if not single:
             new.append(cut(t, blocks))
         for eqn, block, s in zip(bends, blocks, sigmoid, strict=True):

@@ -8,7 +8,6 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from rnnjax._unroll.checks import check_carry
-from rnnjax._unroll.scan import unroll_scan
 from rnnjax._unroll.timing import Timing
 from rnnjax.cell import C, P, PyTree
 
@@ -86,7 +85,8 @@ def shapes_of(tree: PyTree) -> PyTree:
 
 
 def _run_all(cell: Any, params: PyTree, carry: PyTree, xs: Array, timing: Timing) -> tuple[PyTree, PyTree]:
-    if is_layer(cell):
-        check_carry(cell, params, carry, xs)
-        return unroll_scan(cell, params, carry, xs, timing)
-    return cell.unroll_parts(_run_all, params, carry, xs, timing)
+    """The shapes that an unroll gives, from one step; runs inside `jax.eval_shape` alone."""
+    if not is_layer(cell):
+        return cell.unroll_parts(_run_all, params, carry, xs, timing)
+    _, y = check_carry(cell, params, carry, xs)
+    return carry, jax.tree.map(lambda leaf: jax.numpy.zeros((xs.shape[0], *leaf.shape), leaf.dtype), y)

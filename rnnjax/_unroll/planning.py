@@ -18,7 +18,7 @@ from rnnjax._unroll.checkpointing import (
     sqrt_length,
 )
 from rnnjax._unroll.checks import check_carry
-from rnnjax._unroll.engines import Engine, check_engine, choose_engine, run_engine
+from rnnjax._unroll.engines import Engine, Layered, check_engine, choose_engine, run_layer, split_carries
 from rnnjax._unroll.footprints import footprint_of
 from rnnjax._unroll.parts import Part, Run, is_causal, is_layer, parts_of, shapes_of
 from rnnjax._unroll.segments import Cut, in_segments
@@ -34,11 +34,14 @@ class Options:
     unroll: int = 1
     checkpoint: Checkpoint = None
     chunk: int | None = None
+    carries: bool = False
 
     def __post_init__(self) -> None:
         check_engine(self.engine, self.unroll)
         check_checkpoint(self.checkpoint)
         check_chunk(self.chunk)
+        if not isinstance(self.carries, bool):
+            raise TypeError(f"carries is {self.carries!r}; it is True or False: whether to give every step's carry.")
 
 
 def on_engines(options: Options) -> Run:
@@ -48,8 +51,8 @@ def on_engines(options: Options) -> Run:
         if not is_layer(cell):
             return cell.unroll_parts(run, params, carry, xs, timing)
         check_carry(cell, params, carry, xs)
-        engine = choose_engine(options.engine, cell, params, xs).engine
-        return run_engine(engine, cell, params, carry, xs, timing, unroll=options.unroll)
+        choice = choose_engine(options.engine, cell, params, carry, xs)
+        return run_layer(choice, cell, params, carry, xs, timing, unroll=options.unroll, carries=options.carries)
 
     return run
 
@@ -59,11 +62,18 @@ def runner(options: Options, whole: Part) -> Run:
     engines = on_engines(options)
     share = share_of_budget(options, whole)
 
+    def with_carries(cell: Any, params: PyTree, carry: PyTree, xs: Array, timing: Timing) -> tuple[PyTree, PyTree]:
+        carry, ys = engines(cell, params, carry, xs, timing)
+        last, every = split_carries(carry) if options.carries else (carry, ())
+        return last, (ys, every)
+
     def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, timing: Timing) -> tuple[PyTree, PyTree]:
         if not is_causal(cell):
             return cell.unroll_parts(run, params, carry, xs, timing)
         part = Part(cell, *shapes_of((params, carry, xs, timing)))
-        return in_segments(engines, cuts_of(options, part, share))(cell, params, carry, xs, timing)
+        cuts = cuts_of(options, part, share)
+        last, (ys, every) = in_segments(with_carries, cuts)(cell, params, carry, xs, timing)
+        return (Layered(last, every) if options.carries else last), ys
 
     return run
 

@@ -9,6 +9,7 @@
 A cell is read for one row, as every row is alike; `jax.vmap` runs what is read for many.
 """
 
+import contextlib
 import dataclasses
 import functools
 import weakref
@@ -19,10 +20,21 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from rnnjax.cell import Cell, PyTree
-from rnnjax._unroll.equations import LAYOUT, POINTWISE, Equation, Program, Value, evaluate, needed_for, part, traced, users_of
-from rnnjax._unroll.normal_form import CARRY, Activation, Colours, X, bounds_of, normalise
+from rnnjax._unroll.equations import (
+    LAYOUT,
+    POINTWISE,
+    Equation,
+    Program,
+    Value,
+    evaluate,
+    needed_for,
+    part,
+    traced,
+    users_of,
+)
 from rnnjax._unroll.gates import GateStructure, NotPointwise, read_gates
+from rnnjax._unroll.normal_form import CARRY, Activation, Colours, X, bounds_of, normalise
+from rnnjax.cell import Cell, PyTree
 
 
 class Product(NamedTuple):
@@ -101,6 +113,9 @@ class InLoop(NamedTuple):
     late: list[Equation]
 
 
+NOTHING_LEAVES = "nothing in its step can leave the loop"
+
+
 class Read(NamedTuple):
     """A reading, and the arrays of this call that the step closes over."""
 
@@ -111,28 +126,29 @@ class Read(NamedTuple):
 _READINGS: "weakref.WeakKeyDictionary[Any, dict[Any, Reading]]" = weakref.WeakKeyDictionary()
 
 
-def read(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct, batched: bool) -> Read:
+def read(
+    cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct, batched: bool, together: bool = True
+) -> Read:
     """Reads a cell's step, once for equal cells, shapes, dtypes and contexts; `carry` and `x` are one row's.
 
     What the step closes over is read anew at every call, and not kept.
 
     Args:
       batched: whether the step will be run with a batch axis, in which rows must not meet.
+      together: whether activations are put together, for speed: a σ close to zero then keeps no digit of its own.
     """
     leaves, tree = jax.tree.flatten((params, carry, x))
-    key = (tree, tuple([(leaf.shape, leaf.dtype) for leaf in leaves]), batched, _context())
+    key = (tree, tuple([(leaf.shape, leaf.dtype) for leaf in leaves]), batched, together, _context())
     try:
         kept = _READINGS.get(cell)
     except TypeError:  # not hashable, as with a list among its fields, or it takes no weak references
         kept = {}
     if kept is not None and key in kept:
         return Read(kept[key], [])
-    found = _read(cell, params, carry, x, batched)
+    found = _read(cell, params, carry, x, batched, together)
     if not found.closed_over:
-        try:
+        with contextlib.suppress(TypeError):
             _READINGS.setdefault(cell, {})[key] = found.reading
-        except TypeError:
-            pass
     return found
 
 
@@ -149,14 +165,14 @@ def _context() -> tuple[Any, ...]:
     )
 
 
-def _read(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct, batched: bool) -> Read:
-    program, closed_over, (new_carry, y), has_effects = traced(cell.step, params, carry, x)
+def _read(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct, batched: bool, together: bool) -> Read:
+    program, closed_over, (_, y), has_effects = traced(cell.step, params, carry, x)
     n_params, n_carry = len(jax.tree.leaves(params)), len(jax.tree.leaves(carry))
     only_scan = _why_only_scan(cell, program, has_effects)
     if only_scan is None and batched:
         only_scan = _why_rows_meet(cell, params, carry, x)
     if only_scan is None:
-        program, colours, activations = normalise(program, n_params, n_carry)
+        program, colours, activations = normalise(program, n_params, n_carry, together)
     else:
         colours, activations = Colours(program, n_params, n_carry), []
     once, ahead, inside = [], [], []
@@ -190,7 +206,7 @@ def _read(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct, ba
     )
     if only_scan is None:
         if not reading.products and not ahead:
-            reading = dataclasses.replace(reading, only_scan="nothing in its step can leave the loop")
+            reading = dataclasses.replace(reading, only_scan=NOTHING_LEAVES)
         try:
             gates = read_gates(reading)
             reading = dataclasses.replace(reading, gates=gates)
@@ -217,8 +233,8 @@ def _why_only_scan(cell: Cell, program: Program, has_effects: bool) -> str | Non
     for eqn in program.equations:
         if eqn.name.startswith("custom_vjp"):
             return (
-                "its step has a backward pass of its own (`jax.custom_vjp`), which need not be linear, as one that clips "
-                "is not"
+                "its step has a backward pass of its own (`jax.custom_vjp`), which need not be linear, as one that "
+                "clips is not"
             )
     return None
 

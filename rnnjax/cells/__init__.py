@@ -3,23 +3,17 @@
 from rnnjax.cells.elman import (
     Elman,
     ElmanParams,
-    elman_gate,
     elman_init,
     elman_initial_carry,
-    elman_mix,
-    elman_project,
     elman_step,
 )
-from rnnjax.cells.gru import GRU, GRUParams, gru_gate, gru_init, gru_initial_carry, gru_mix, gru_project, gru_step
+from rnnjax.cells.gru import GRU, GRUParams, gru_init, gru_initial_carry, gru_step
 from rnnjax.cells.lstm import (
     LSTM,
     LSTMCarry,
     LSTMParams,
-    lstm_gate,
     lstm_init,
     lstm_initial_carry,
-    lstm_mix,
-    lstm_project,
     lstm_step,
 )
 
@@ -31,22 +25,13 @@ __all__ = [
     "GRUParams",
     "LSTMCarry",
     "LSTMParams",
-    "elman_gate",
     "elman_init",
     "elman_initial_carry",
-    "elman_mix",
-    "elman_project",
     "elman_step",
-    "gru_gate",
     "gru_init",
     "gru_initial_carry",
-    "gru_mix",
-    "gru_project",
     "gru_step",
-    "lstm_gate",
     "lstm_init",
     "lstm_initial_carry",
-    "lstm_mix",
-    "lstm_project",
     "lstm_step",
 ]

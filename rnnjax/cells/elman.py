@@ -7,6 +7,8 @@ W1 is `w_x`, W2 is `w_h` and b1 is `b`, all three shared by every time step; φ 
 Reference: Elman, Finding structure in time, Cognitive Science 14 (1990), 179-211.
 """
 
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -56,40 +58,15 @@ def elman_initial_carry(params: ElmanParams, batch_shape: tuple[int, ...] = ()) 
     return jnp.zeros((*batch_shape, params.w_h.shape[0]), params.w_h.dtype)
 
 
-def elman_project(params: ElmanParams, xs: Array) -> Array:
-    """What the input adds to the pre-activation, u = x W1 + b1: no carry in it, so all T at once.
-
-    Args:
-      xs: `[..., D]`.
-    Returns:
-      `[..., H]`.
-    Raises:
-      ValueError: the last axis of `xs` is not D. (A width of 1 would otherwise broadcast in silence.)
-      TypeError: `xs` is not floating, or of another dtype than the parameters.
-    """
-    check_input("xs", xs, params.w_x)
-    return xs @ params.w_x + params.b
-
-
-def elman_mix(params: ElmanParams, h: Array) -> Array:
-    """What the carry adds, r = h W2: the only matmul inside the time loop. `[..., H]` to `[..., H]`."""
-    return h @ params.w_h
-
-
-def elman_gate(
-    params: ElmanParams, h: Array, u: Array, r: Array, activation: Activation = "tanh"
-) -> tuple[Array, Array]:
-    """h_t = φ(u + r); returns `(h_t, y_t)` with y_t = h_t. All `[..., H]`."""
-    h = _activate(activation, u + r)
-    return h, h
-
-
 def elman_step(params: ElmanParams, h: Array, x: Array, activation: Activation = "tanh") -> tuple[Array, Array]:
     """One step, in the order that `jax.lax.scan` wants: `(h_{t-1}, x_t)` to `(h_t, y_t)`, with y_t = h_t.
 
     Args:
       h: hidden state `[*batch, H]`.
       x: input `[*batch, D]`.
+    Raises:
+      ValueError: the last axis of `x` is not D. (A width of 1 would otherwise broadcast in silence.)
+      TypeError: `x` is not floating, or of another dtype than the parameters.
 
     Example: the lecture's network after a low and a medium day predicts a high tomorrow (1.1 h = 0.99).
 
@@ -99,7 +76,9 @@ def elman_step(params: ElmanParams, h: Array, x: Array, activation: Activation =
       >>> [round(float(h), 6) for h in hs[:, 0]]
       [0.0, 0.9]
     """
-    return elman_gate(params, h, elman_project(params, x), elman_mix(params, h), activation)
+    check_input("x", x, params.w_x)
+    h = _activate(activation, x @ params.w_x + params.b + h @ params.w_h)
+    return h, h
 
 
 def _activate(activation: Activation, z: Array) -> Array:
@@ -152,15 +131,6 @@ class Elman(Cell[ElmanParams, Array]):
     def initial_carry(self, params: ElmanParams, batch_shape: tuple[int, ...] = ()) -> Array:
         check_params(self, params, ElmanParams, w_h=(self.hidden_size, "H"))
         return elman_initial_carry(params, batch_shape)
-
-    def project(self, params: ElmanParams, xs: Array) -> Array:
-        return elman_project(params, xs)
-
-    def mix(self, params: ElmanParams, carry: Array) -> Array:
-        return elman_mix(params, carry)
-
-    def gate(self, params: ElmanParams, carry: Array, u: Array, r: Array) -> tuple[Array, Array]:
-        return elman_gate(params, carry, u, r, self.activation)
 
     def step(self, params: ElmanParams, carry: Array, x: Array) -> tuple[Array, Array]:
         size = self.hidden_size

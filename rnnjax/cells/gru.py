@@ -12,6 +12,8 @@ References: Cho et al., Learning phrase representations using RNN encoder-decode
 Appleyard, Kocisky and Blunsom, Optimizing performance of recurrent neural networks on GPUs, 2016.
 """
 
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 from typing import NamedTuple
 
@@ -57,39 +59,15 @@ def gru_initial_carry(params: GRUParams, batch_shape: tuple[int, ...] = ()) -> A
     return jnp.zeros((*batch_shape, params.w_h.shape[0]), params.w_h.dtype)
 
 
-def gru_project(params: GRUParams, xs: Array) -> Array:
-    """What the input adds to the three pre-activations, u = x W_x + b. `[..., D]` to `[..., 3H]`.
-
-    Raises:
-      ValueError: the last axis of `xs` is not D.
-      TypeError: `xs` is not floating, or of another dtype than the parameters.
-    """
-    check_input("xs", xs, params.w_x)
-    return xs @ params.w_x + params.b
-
-
-def gru_mix(params: GRUParams, h: Array) -> Array:
-    """What the hidden state adds to the three pre-activations, r = h W_h + (0, 0, b_hn). `[..., H]` to `[..., 3H]`."""
-    return h @ params.w_h + jnp.pad(params.b_hn, (2 * params.b_hn.shape[0], 0))
-
-
-def gru_gate(params: GRUParams, h: Array, u: Array, r: Array) -> tuple[Array, Array]:
-    """`(h_{t-1}, u_t, r_t)` to `(h_t, y_t)` with y_t = h_t; u and r are `[..., 3H]`."""
-    u_r, u_z, u_n = jnp.split(u, 3, axis=-1)
-    r_r, r_z, r_n = jnp.split(r, 3, axis=-1)
-    reset = jax.nn.sigmoid(u_r + r_r)
-    update = jax.nn.sigmoid(u_z + r_z)
-    candidate = jnp.tanh(u_n + reset * r_n)
-    h = (1 - update) * candidate + update * h
-    return h, h
-
-
 def gru_step(params: GRUParams, h: Array, x: Array) -> tuple[Array, Array]:
     """One step, in the order that `jax.lax.scan` wants: `(h_{t-1}, x_t)` to `(h_t, y_t)`, with y_t = h_t.
 
     Args:
       h: hidden state `[*batch, H]`.
       x: input `[*batch, D]`.
+    Raises:
+      ValueError: the last axis of `x` is not D. (A width of 1 would otherwise broadcast in silence.)
+      TypeError: `x` is not floating, or of another dtype than the parameters.
 
     Example: an open update gate holds the state.
 
@@ -98,7 +76,14 @@ def gru_step(params: GRUParams, h: Array, x: Array) -> tuple[Array, Array]:
       >>> round(float(h[0]), 6)
       0.7
     """
-    return gru_gate(params, h, gru_project(params, x), gru_mix(params, h))
+    check_input("x", x, params.w_x)
+    x_r, x_z, x_n = jnp.split(x @ params.w_x + params.b, 3, axis=-1)
+    h_r, h_z, h_n = jnp.split(h @ params.w_h, 3, axis=-1)
+    reset = jax.nn.sigmoid(x_r + h_r)
+    update = jax.nn.sigmoid(x_z + h_z)
+    candidate = jnp.tanh(x_n + reset * (h_n + params.b_hn))
+    h = (1 - update) * candidate + update * h
+    return h, h
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,15 +116,6 @@ class GRU(Cell[GRUParams, Array]):
     def initial_carry(self, params: GRUParams, batch_shape: tuple[int, ...] = ()) -> Array:
         check_params(self, params, GRUParams, w_h=(self.hidden_size, "3H"))
         return gru_initial_carry(params, batch_shape)
-
-    def project(self, params: GRUParams, xs: Array) -> Array:
-        return gru_project(params, xs)
-
-    def mix(self, params: GRUParams, carry: Array) -> Array:
-        return gru_mix(params, carry)
-
-    def gate(self, params: GRUParams, carry: Array, u: Array, r: Array) -> tuple[Array, Array]:
-        return gru_gate(params, carry, u, r)
 
     def step(self, params: GRUParams, carry: Array, x: Array) -> tuple[Array, Array]:
         size, wide = self.hidden_size, 3 * self.hidden_size

@@ -12,6 +12,8 @@ Schmidhuber and Cummins, Learning to forget, Neural Computation 12 (2000); forge
 Sutskever, An empirical exploration of recurrent network architectures, ICML 2015.
 """
 
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
 import math
 from typing import NamedTuple
@@ -63,36 +65,15 @@ def lstm_initial_carry(params: LSTMParams, batch_shape: tuple[int, ...] = ()) ->
     return LSTMCarry(h=zeros, c=zeros)
 
 
-def lstm_project(params: LSTMParams, xs: Array) -> Array:
-    """What the input adds to the four pre-activations, u = x W_x + b. `[..., D]` to `[..., 4H]`.
-
-    Raises:
-      ValueError: the last axis of `xs` is not D.
-      TypeError: `xs` is not floating, or of another dtype than the parameters.
-    """
-    check_input("xs", xs, params.w_x)
-    return xs @ params.w_x + params.b
-
-
-def lstm_mix(params: LSTMParams, carry: LSTMCarry) -> Array:
-    """What the hidden state adds to the four pre-activations, r = h W_h. `[..., H]` to `[..., 4H]`."""
-    return carry.h @ params.w_h
-
-
-def lstm_gate(params: LSTMParams, carry: LSTMCarry, u: Array, r: Array) -> tuple[LSTMCarry, Array]:
-    """`(c_{t-1}, u_t, r_t)` to `((h_t, c_t), y_t)` with y_t = h_t; u and r are `[..., 4H]`."""
-    i, f, g, o = jnp.split(u + r, 4, axis=-1)
-    c = jax.nn.sigmoid(f) * carry.c + jax.nn.sigmoid(i) * jnp.tanh(g)
-    h = jax.nn.sigmoid(o) * jnp.tanh(c)
-    return LSTMCarry(h=h, c=c), h
-
-
 def lstm_step(params: LSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
     """One step, in the order that `jax.lax.scan` wants: `((h, c)_{t-1}, x_t)` to `((h, c)_t, y_t)`, with y_t = h_t.
 
     Args:
       carry: `LSTMCarry`, each `[*batch, H]`.
       x: input `[*batch, D]`.
+    Raises:
+      ValueError: the last axis of `x` is not D. (A width of 1 would otherwise broadcast in silence.)
+      TypeError: `x` is not floating, or of another dtype than the parameters.
 
     Example: with the forget gate open and the input gate shut, the cell state is held.
 
@@ -101,7 +82,11 @@ def lstm_step(params: LSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry
       >>> round(float(carry.c[0]), 6)
       0.7
     """
-    return lstm_gate(params, carry, lstm_project(params, x), lstm_mix(params, carry))
+    check_input("x", x, params.w_x)
+    i, f, g, o = jnp.split(x @ params.w_x + params.b + carry.h @ params.w_h, 4, axis=-1)
+    c = jax.nn.sigmoid(f) * carry.c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    h = jax.nn.sigmoid(o) * jnp.tanh(c)
+    return LSTMCarry(h=h, c=c), h
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,15 +125,6 @@ class LSTM(Cell[LSTMParams, LSTMCarry]):
     def initial_carry(self, params: LSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMCarry:
         check_params(self, params, LSTMParams, w_h=(self.hidden_size, "4H"))
         return lstm_initial_carry(params, batch_shape)
-
-    def project(self, params: LSTMParams, xs: Array) -> Array:
-        return lstm_project(params, xs)
-
-    def mix(self, params: LSTMParams, carry: LSTMCarry) -> Array:
-        return lstm_mix(params, carry)
-
-    def gate(self, params: LSTMParams, carry: LSTMCarry, u: Array, r: Array) -> tuple[LSTMCarry, Array]:
-        return lstm_gate(params, carry, u, r)
 
     def step(self, params: LSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
         size, wide = self.hidden_size, 4 * self.hidden_size

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 
 from rnnjax.cell import Cell, PyTree
 from rnnjax.cells import GRU, LSTM, Elman, GRUParams, LSTMCarry
-from rnnjax.flax.cells import ElmanGate, FlaxCell, Function, GRUGate, LSTMGate, Started, StartingFrom, cast
+from rnnjax.flax.cells import ElmanStep, FlaxCell, Function, GRUStep, LSTMStep, Started, StartingFrom, cast
 
 Kind = Literal["lstm", "gru", "elman"]
 _TANH = (jnp.tanh, jax.nn.tanh, jax.lax.tanh)
@@ -49,7 +49,7 @@ class Hyperparameters:
             served = ", ".join(served.__name__ for served in kinds)
             raise TypeError(
                 f"`cell` is a {type(cell).__name__}; rnnjax.flax runs Flax's own {served}. Keep Flax's RNN for this "
-                "one, or write it as a cell of rnnjax (project, mix, gate) and call `rnnjax.unroll`."
+                "one, or write it as a cell of rnnjax (`init`, `initial_carry`, `step`) and call `rnnjax.unroll`."
             )
         functions = {name: getattr(cell, name) for name in ("gate_fn", "activation_fn") if hasattr(cell, name)}
         for name, function in functions.items():
@@ -81,10 +81,10 @@ class Hyperparameters:
 
     def general_cell(self, carry_dtype: jnp.dtype, mix_dtype: jnp.dtype) -> "FlaxCell":
         if self.kind == "lstm":
-            return FlaxCell(LSTM(self.size), LSTMGate(self.gate_fn, self.activation_fn), carry_dtype, mix_dtype)
+            return FlaxCell(LSTM(self.size), LSTMStep(self.gate_fn, self.activation_fn), carry_dtype, mix_dtype)
         if self.kind == "gru":
-            return FlaxCell(GRU(self.size), GRUGate(self.gate_fn, self.activation_fn), carry_dtype, mix_dtype)
-        return FlaxCell(Elman(self.size), ElmanGate(self.activation_fn, self.residual), carry_dtype, mix_dtype)
+            return FlaxCell(GRU(self.size), GRUStep(self.gate_fn, self.activation_fn), carry_dtype, mix_dtype)
+        return FlaxCell(Elman(self.size), ElmanStep(self.activation_fn, self.residual), carry_dtype, mix_dtype)
 
 
 def recurrence(

@@ -20,7 +20,7 @@ from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.adjoint_clipping import check_no_clipping
 from rnnjax.gradients.sequence import Loss, Sequence, in_input_order, outputs_in_carry, prepare
 from rnnjax.gradients.slopes import AccurateCell, as_cell
-from rnnjax.gradients.split import Split, check_split, split_of
+from rnnjax.gradients.split import Split, split_of
 from rnnjax.numerics import add_scaled, normalise
 
 
@@ -70,7 +70,7 @@ def adjoint(
       An `Adjoint`. With `reverse` the boundaries stay in input order, so the carry given lies at boundary T.
     Raises:
       TypeError, ValueError: as `rnnjax.unroll`; a carry below float32; a loss that is not one number; a cell whose
-        adjoint is clipped, which is no linear recursion; a split of a cell that has no `mix` and `gate`.
+        adjoint is clipped, which is no linear recursion; a split of a step that does not come apart.
 
     Example: the lecture's case, w2 = 0.5 over 50 steps, log of 0.5^50.
 
@@ -83,8 +83,6 @@ def adjoint(
     """
     check_no_clipping(cell)
     sequence = prepare(cell, params, carry, xs, loss, lengths, mask, resets, reverse)
-    if split:
-        check_split(cell)
     carries, found = trajectory_and_adjoint(cell, params, sequence)
     if split:
         after = jax.tree.map(lambda leaf: leaf[1:], found.direction)

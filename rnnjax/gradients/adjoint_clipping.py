@@ -129,17 +129,6 @@ class ClippedAdjoint(Cell):
     def initial_carry(self, params: PyTree, batch_shape: tuple[int, ...] = ()) -> PyTree:
         return self.cell.initial_carry(params, batch_shape)
 
-    def project(self, params: PyTree, xs: Array) -> PyTree:
-        return self.cell.project(params, xs)
-
-    def mix(self, params: PyTree, carry: PyTree) -> None:
-        """Nothing: what flows back through the matmul and through the gate is clipped as one, so the gate has both."""
-        return None
-
-    def gate(self, params: PyTree, carry: PyTree, u: PyTree, r: None) -> tuple[PyTree, PyTree]:
-        carry = self._clipped(params, carry)
-        return self.cell.gate(params, carry, u, self.cell.mix(params, carry))
-
     def step(self, params: PyTree, carry: PyTree, x: Array) -> tuple[PyTree, PyTree]:
         return self.cell.step(params, self._clipped(params, carry), x)
 

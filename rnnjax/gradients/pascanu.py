@@ -5,9 +5,10 @@
 so it asks J_t to keep the norm in the one direction in which the error comes, not in all of them.
 
 Its derivative is the paper's "immediate" one: the states and a_t are constants, though they too depend on the
-parameters. Only J_t is differentiated, and of it only the recurrent matmul: with the cell as project, mix and gate,
+parameters. Only J_t is differentiated, and of it only the recurrent matmuls: with r = h W the product with the carry
+and the gates what lies around it,
 
-    J_t^T a = C_t^T a + (∂mix/∂carry)^T S_t^T a            C_t = ∂gate/∂carry,   S_t = ∂gate/∂r
+    J_t^T a = C_t^T a + W^T S_t^T a            C_t = ∂gates/∂carry,   S_t = ∂gates/∂r
 
 the slopes C_t and S_t are constants too. For an Elman cell that is dΩ/dW_h at fixed tanh'(z_t), eq. 10 of the paper.
 `through="step"` keeps the states and a_t, and differentiates all of J_t in all parameters of the step.
@@ -29,6 +30,7 @@ from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.adjoint import trajectory_and_adjoint
 from rnnjax.gradients.adjoint_clipping import check_no_clipping
 from rnnjax.gradients.sequence import Loss, in_input_order, prepare
+from rnnjax.gradients.stages import Stages, linear_product
 
 Through = Literal["mix", "step"]
 """What of J_t is differentiated; see above."""
@@ -132,7 +134,7 @@ def norm_ratios(
       >>> price.shape, bool(counts.all())
       ((5, 3), True)
     """
-    _check(cell, params, through, floor)
+    _check(cell, params, xs, through, floor)
     fixed = lax.stop_gradient(params)
     sequence = prepare(
         cell, fixed, lax.stop_gradient(carry), lax.stop_gradient(xs), loss, lengths, mask, resets, reverse
@@ -141,16 +143,17 @@ def norm_ratios(
     arriving = jax.tree.map(lambda leaf: leaf[1:], found.direction)
     inputs = sequence.inputs
 
-    def pulled(carry: PyTree, x: Array, direction: PyTree) -> PyTree:
-        if through == "step":
-            return jax.vjp(lambda c: cell.step(params, c, x)[0], carry)[1](direction)[0]
-        u, r = cell.project(fixed, x), cell.mix(fixed, carry)
-        _, pull_gate = jax.vjp(lambda c, r: cell.gate(fixed, c, u, r)[0], carry, r)
-        past_matmul, to_matmul = lax.stop_gradient(pull_gate(direction))
-        _, pull_mix = jax.vjp(lambda c: cell.mix(params, c), carry)
-        return jax.tree.map(jnp.add, past_matmul, pull_mix(to_matmul)[0])
+    ndim = 1 + len(sequence.batch_shape)
+    stages = Stages(cell, fixed, carries, inputs.x, ndim) if through == "mix" else None
 
-    ratio = _norm(jax.vmap(pulled)(carries, inputs.x, arriving), 1 + len(sequence.batch_shape))
+    def pulled(carry: PyTree, x: Array, direction: PyTree) -> PyTree:
+        return jax.vjp(lambda c: cell.step(params, c, x)[0], carry)[1](direction)[0]
+
+    if stages is None:
+        back = jax.vmap(pulled)(carries, inputs.x, arriving)
+    else:
+        back = _through_weights(stages, params, carries, inputs.x, arriving, ndim)
+    ratio = _norm(back, ndim)
     # compared this way round, a NaN counts and shows
     counts = ~(found.log_norm[1:] <= (-jnp.inf if floor == 0 else math.log(floor)))
     if inputs.counts is not None:
@@ -161,6 +164,29 @@ def norm_ratios(
     return NormRatios(*in_input_order((ratio, counts), reverse))
 
 
+def _through_weights(stages: Stages, params: PyTree, carries: PyTree, xs: Array, directions: PyTree, ndim: int):
+    """J^T δ of every step, a function of the weights that multiply the carry alone: slopes of gates are held."""
+    weights = stages.weights(params)
+
+    def one(weights: list[list[Array]], carry: list[Array], x: Array, direction: list[Array]) -> list[Array]:
+        rs = stages.run(carry, x)[2]
+        _, gates = jax.linearize(lambda carry, rs: stages.run(carry, x, rs)[:2], carry, rs)
+
+        def tangent(dcarry: list[Array]) -> list[Array]:
+            drs = [jnp.zeros_like(r) for r in rs]
+            for i, product in enumerate(stages.products):
+                drs[i] = linear_product(product, gates(dcarry, drs)[1][i], weights[i])
+            return gates(dcarry, drs)[0]
+
+        return jax.linear_transpose(tangent, carry)(direction)[0]
+
+    many = one
+    for _ in range(ndim):
+        many = jax.vmap(many, in_axes=(None, 0, 0, 0))
+    leaves, tree = jax.tree.flatten(carries)
+    return tree.unflatten(many(weights, leaves, xs, jax.tree.leaves(directions)))
+
+
 def _norm(tree: PyTree, batch_ndim: int) -> Array:
     """Euclidean over all leaves of a row; the gradient of the norm of zero is zero, as a dead ReLU's should be."""
     squares = sum((leaf * leaf).sum(axis=tuple(range(batch_ndim, leaf.ndim))) for leaf in jax.tree.leaves(tree))
@@ -168,21 +194,24 @@ def _norm(tree: PyTree, batch_ndim: int) -> Array:
     return jnp.where(zero, jnp.zeros_like(squares), jnp.sqrt(jnp.where(zero, jnp.ones_like(squares), squares)))
 
 
-def _check(cell: Any, params: PyTree, through: Any, floor: Any) -> None:
+def _check(cell: Any, params: PyTree, xs: ArrayLike, through: Any, floor: Any) -> None:
     check_no_clipping(cell)
     if through not in get_args(Through):
         raise ValueError(f"through is {through!r}; choose one of {', '.join(map(repr, get_args(Through)))}.")
     if not (isinstance(floor, int | float) and math.isfinite(floor) and floor >= 0):
         raise ValueError(f"floor is {floor!r}; it must be a finite number, zero or above.")
-    if through == "mix":
-        mixes = not isinstance(cell, Composite) and hasattr(cell, "mix")
-        if not mixes or not _mixes_something(cell, params):
-            raise ValueError(
-                f"through is 'mix', but {cell!r} has no matmul with the carry apart from the rest of its step; "
-                "use through='step', which differentiates the whole step."
-            )
+    if through == "mix" and not _multiplies_its_carry(cell, params, xs):
+        raise ValueError(
+            f"through is 'mix', but {cell!r} has no matmul with the carry apart from the rest of its step; "
+            "use through='step', which differentiates the whole step."
+        )
 
 
-def _mixes_something(cell: Any, params: PyTree) -> bool:
-    mixed = jax.eval_shape(lambda p: cell.mix(p, cell.initial_carry(p, ())), params)
-    return bool(jax.tree.leaves(mixed))
+def _multiplies_its_carry(cell: Any, params: PyTree, xs: ArrayLike) -> bool:
+    if isinstance(cell, Composite) or not hasattr(cell, "step"):
+        return False
+    x = jnp.zeros(jnp.shape(xs)[-1:], jnp.result_type(xs))
+    try:
+        return bool(Stages(cell, params, cell.initial_carry(params), x, 0).products)
+    except TypeError:
+        return False

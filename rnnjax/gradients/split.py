@@ -1,13 +1,13 @@
 """Why a gradient shrinks at a step: units that saturate, or a weight matrix that turns it the wrong way.
 
-A step is a gate over the carry and what `mix` makes of it, carry_t = gate(carry_{t-1}, u_t, mix(carry_{t-1})), so its
-transposed Jacobian is two maps in a row. With δ a unit adjoint after the step,
+A step is gates over the carry and the products with it, carry_t = gates(carry_{t-1}, x_t, r_1, r_2, ...), with
+r_i = m_i W_i, so its transposed Jacobian has two kinds of parts. With δ a unit adjoint after the step,
 
-    d = (∂gate/∂carry)^T δ      the direct path: forget gates, update gates, leaks
-    s = (∂gate/∂r)^T δ          the path through the pre-activations
-    J^T δ = d + (∂mix/∂carry)^T s
+    d = (∂gates/∂carry)^T δ      the direct path: forget gates, update gates, leaks
+    s = (∂gates/∂r)^T δ          the path through the pre-activations
+    J^T δ = d + what the products, and gates between them, make of s: (∂r/∂carry)^T s
 
-    log ‖J^T δ‖  =  log ‖(d, s)‖  +  log (‖d + M^T s‖ / ‖(d, s)‖)
+    log ‖J^T δ‖  =  log ‖(d, s)‖  +  log (‖J^T δ‖ / ‖(d, s)‖)
       growth         saturation        alignment
 
 The first is what the slopes of the gates leave, before any weight has acted; the second what the weights, and the sum
@@ -22,7 +22,7 @@ from jax import Array
 
 from rnnjax._unroll.masking import StepInput
 from rnnjax.cell import Cell, PyTree
-from rnnjax.gradients.slopes import accurate
+from rnnjax.gradients.stages import Stages
 from rnnjax.numerics import normalise
 
 
@@ -44,15 +44,6 @@ class Split(NamedTuple):
     direct: Array
 
 
-def check_split(cell: Cell) -> None:
-    """Raises TypeError where a step does not come apart."""
-    if not (hasattr(cell, "mix") and hasattr(cell, "gate") and hasattr(cell, "project")):
-        raise TypeError(
-            f"{cell!r} has no `mix` and `gate` of its own, so its step does not split: leave `split` out, or take its "
-            "layers one by one, each with the outputs of the one below as `xs`."
-        )
-
-
 def split_of(cell: Cell, params: PyTree, carries: PyTree, inputs: StepInput, directions: PyTree) -> Split:
     """The split of every step, all T at once.
 
@@ -60,17 +51,25 @@ def split_of(cell: Cell, params: PyTree, carries: PyTree, inputs: StepInput, dir
       carries: before each step, leaves `[T, *batch, ...]`.
       inputs: leaves `[T, *batch, ...]`.
       directions: unit adjoints after each step, the carry's tree, leaves `[T, *batch, ...]`.
+    Raises:
+      TypeError: the step does not come apart.
     """
     ndim = inputs.x.ndim - 1  # time counts as a batch axis
+    stages = Stages(cell, params, carries, inputs.x, ndim)
 
-    us = cell.project(params, inputs.x)
-    rs, through_mix = jax.vjp(lambda carry: accurate(cell.mix)(params, carry), carries)
-    gate = accurate(lambda carry, r, u: cell.gate(params, carry, u, r)[0])
-    _, through_gate = jax.vjp(lambda carry, r: gate(carry, r, us), carries, rs)
+    def one(carry: list[Array], x: Array, direction: list[Array]):
+        rs = stages.run(carry, x)[2]
+        _, through_gates = jax.vjp(lambda carry, rs: stages.run(carry, x, rs)[0], carry, rs)
+        _, through_step = jax.vjp(lambda carry: stages.run(carry, x)[0], carry)
+        return through_gates(direction), through_step(direction)[0]
 
-    (d, s), saturation = normalise(through_gate(directions), ndim)
-    (turned,) = through_mix(s)
-    _, alignment = normalise(jax.tree.map(jnp.add, d, turned), ndim)
+    for _ in range(ndim):
+        one = jax.vmap(one)
+    (d, s), passed = one(jax.tree.leaves(carries), inputs.x, jax.tree.leaves(directions))
+
+    _, saturation = normalise((d, s), ndim)
+    growth = normalise(passed, ndim)[1]
+    alignment = growth - saturation
     alignment = jnp.where(saturation == -jnp.inf, 0, alignment)
     direct = jnp.exp(2 * normalise(d, ndim)[1])
     found = Split(saturation + alignment, saturation, alignment, direct)

@@ -1,0 +1,68 @@
+"""A step as gates between its products with the carry, for the instruments that look at the two apart.
+
+r_i = m_i W_i        m_1 = a leaf of the carry, or like every later m_i something computed in the step
+carry_t = gates(carry_{t-1}, x_t, r_1, r_2, ...)
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from rnnjax._unroll.equations import evaluate, value_in
+from rnnjax._unroll.reading import NOTHING_LEAVES, Product, read
+from rnnjax.cell import Cell, PyTree
+from rnnjax.gradients.slopes import accurate_rules
+
+
+class Stages:
+    """The step of a cell for one row, at parameters, in its two kinds of parts; carries are lists of leaves.
+
+    Raises:
+      TypeError: its equations cannot be taken apart.
+    """
+
+    def __init__(self, cell: Cell, params: PyTree, carry: PyTree, x: Array, batch_ndim: int):
+        """`carry` and `x` have `batch_ndim` leading axes."""
+
+        def row(leaf: Array) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape[batch_ndim:], leaf.dtype)
+
+        found = read(cell, params, jax.tree.map(row, carry), row(x), batched=batch_ndim > 0, together=False)
+        if found.reading.only_scan is not None and found.reading.only_scan != NOTHING_LEAVES:
+            raise TypeError(f"{cell!r} has a step that does not come apart: {found.reading.only_scan}.")
+        self.reading, self.closed_over = found
+        self.fixed = self.reading.fixed_values(params, self.closed_over)
+        self.rules = accurate_rules(self.reading.inside)
+
+    @property
+    def products(self) -> list[Product]:
+        return self.reading.products
+
+    def run(self, carry: list[Any], x: Any, rs: list[Any] | None = None) -> tuple[list[Any], list[Any], list[Any]]:
+        """`(carry_t, left sides of the products, what the products give)`; with `rs`, these instead of the latter."""
+        reading = self.reading
+        env: dict[Any, Any] = dict(zip(reading.fixed, self.fixed, strict=True))
+        env.update(zip(reading.carry, carry, strict=True))
+        env[reading.x] = x
+        if rs is not None:
+            env.update([(p.out, r) for p, r in zip(reading.products, rs, strict=True)])
+        evaluate([*reading.ahead, *reading.inside], env, rules=self.rules)
+        new = [value_in(env, v) for v in reading.carry_outs]
+        return new, [env[p.left] for p in reading.products], [env[p.out] for p in reading.products]
+
+    def weights(self, params: PyTree) -> list[list[Array]]:
+        """What each product multiplies with, and adds, at these parameters."""
+        values = dict(zip(self.reading.fixed, self.reading.fixed_values(params, self.closed_over), strict=True))
+        return [[values[v] for v in p.fixed] for p in self.products]
+
+
+def linear_product(product: Product, dm: Array, fixed: list[Array]) -> Array:
+    """dm W, without the bias."""
+    by_value = dict(zip(product.fixed, fixed, strict=True))
+
+    def run(m: Array) -> Array:
+        return product.equation.run(*[m if v is product.left else by_value[v] for v in product.equation.inputs])[0]
+
+    return jax.jvp(run, (jnp.zeros_like(dm),), (dm,))[1]
