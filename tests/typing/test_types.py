@@ -1,0 +1,50 @@
+"""What a type checker tells a user: the marked lines of `users_script.py` are refused, and no others."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("users_script.py")
+ROOT = Path(__file__).parents[2]
+
+
+def pyright() -> str:
+    """The command beside this Python, or on the path."""
+    beside = Path(sys.executable).with_name("pyright")
+    found = str(beside) if beside.exists() else shutil.which("pyright")
+    if found is None:
+        pytest.skip("pyright is not installed here; `pip install -e '.[dev]'` brings it")
+    return found
+
+
+def test_a_users_script(tmp_path: Path) -> None:
+    """A misspelt argument, a wrong carry, parameters of another cell and more, line by line; in strict mode."""
+    shutil.copy(SCRIPT, tmp_path)
+    config = {"include": [SCRIPT.name], "extraPaths": [str(ROOT)], "typeCheckingMode": "strict"}
+    config |= {"reportUnknownMemberType": False}  # of JAX's own functions
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(config))
+    command = [pyright(), "--outputjson", "--pythonpath", sys.executable, "--project", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    try:
+        report = json.loads(done.stdout)
+    except json.JSONDecodeError:  # it fetches itself at its first start
+        pytest.skip(f"pyright does not start here: {(done.stderr or done.stdout)[-200:]}")
+    assert report["summary"]["filesAnalyzed"] == 1
+    found = Counter((d["range"]["start"]["line"] + 1, d.get("rule", "")) for d in report["generalDiagnostics"])
+    lines = SCRIPT.read_text().splitlines()
+    marks = ((number, re.search(r"# error: (report\w+)", line)) for number, line in enumerate(lines, start=1))
+    expected = Counter((number, mark[1]) for number, mark in marks if mark)
+    assert len(expected) > 10
+    said = "\n".join(f"{d['range']['start']['line'] + 1}: {d['message']}" for d in report["generalDiagnostics"])
+    assert set(found) == set(expected), said
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    """PEP 561: without this file a type checker reads nothing of an installed package."""
+    assert (ROOT / "rnnjax" / "py.typed").is_file()
