@@ -10,7 +10,7 @@ names that a step uses are its `features`. The step's source is kept, so that a 
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -152,7 +152,7 @@ class Written:
 
         return self.pack({leaf.name: start(leaf) for leaf in self.leaves})
 
-    def pack(self, named: dict[str, Array]) -> PyTree:
+    def pack(self, named: Mapping[str, Any]) -> PyTree:
         """Leaves by name as the step's carry."""
         if self.form == "bare":
             return named[self.leaves[0].name]

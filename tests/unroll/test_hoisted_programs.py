@@ -74,7 +74,7 @@ def compiled(run: Any, of: Any) -> Program:
 
     whole = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(of).compile(compiler_options=quickly())
     (_, outputs), gradient = whole(of)
-    return Program(outputs, gradient, loops_of(whole.as_text()))
+    return Program(outputs, gradient, loops_of(str(whole.as_text())))
 
 
 def of_the_input(loops: Loops) -> list[Product]:

@@ -204,7 +204,8 @@ def test_training_trains_it(own):
             params = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
         return params
 
-    assert_close(*(compiled(functools.partial(trained, loss), params) for loss in (by_unroll, by_scan)), 1e-10)
+    ours, right = (compiled(functools.partial(trained, loss), params) for loss in (by_unroll, by_scan))
+    assert_close(ours, right, 1e-10)
 
 
 @every_cell

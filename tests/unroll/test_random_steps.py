@@ -85,14 +85,15 @@ def leaky_towards(level):
 def test_closures_of_one_function_are_told_apart():
     """Two cells of the same code with different arrays in them, jitted and not, before and after each other."""
     params, xs = {"w": jnp.eye(3)}, jnp.linspace(-1, 1, 24).reshape(4, 2, 3)
-    for run in (rnnjax.unroll, jax.jit(lambda level, **of: rnnjax.unroll(cell=leaky_towards(level), **of)[1])):
+
+    def outputs(level):
+        return rnnjax.unroll(cell=leaky_towards(level), params=params, xs=xs)[1]
+
+    for run in (outputs, jax.jit(outputs)):
         for level in (jnp.array([1.0, 2.0, 3.0]), jnp.array([0.5, -1.0, 0.1]), jnp.array([1.0, 2.0, 3.0])):
-            of = {"cell": leaky_towards(level)} if run is rnnjax.unroll else {"level": level}
-            got = run(**of, params=params, xs=xs)
-            got = got[1] if run is rnnjax.unroll else got
             step = leaky_towards(level).step_function
             right = lax.scan(lambda h, x, step=step: step(params, h, x), jnp.zeros((2, 3)), xs)[1]
-            assert_close(got, right)
+            assert_close(run(level), right)
 
 
 @pytest.mark.parametrize("engine", ["auto", "scan"])
