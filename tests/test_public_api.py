@@ -94,14 +94,14 @@ def test_signatures_of_cells_put_together(name, method):
 
 
 def test_the_protocol_has_the_methods_of_the_design():
-    assert set(methods(Cell)) == {"init", "initial_carry", "project", "mix", "gate", "step"}
+    assert set(methods(Cell)) == {"init", "initial_carry", "step"}
     assert set(methods(Composite)) == {"init", "initial_carry", "unroll_parts"}
 
 
 @pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
 def test_module_functions_take_params_first(cell):
     """`functools.partial(rnnjax.lstm_step, params)` is what `jax.lax.scan` wants; `init` takes the key first."""
-    for part in ("initial_carry", "project", "mix", "gate", "step"):
+    for part in ("initial_carry", "step"):
         assert next(iter(inspect.signature(getattr(rnnjax, f"{cell}_{part}")).parameters)) == "params"
     names = list(inspect.signature(getattr(rnnjax, f"{cell}_init")).parameters)
     assert names[:3] == ["key", "input_size", "hidden_size"] and names[-1] == "dtype"

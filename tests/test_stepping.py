@@ -40,7 +40,7 @@ def test_steps_are_one_unroll(name):
 
     @jax.jit
     def both(params, carry, xs, spoilt):
-        one = jax.vjp(lambda *a: by_steps(name, *a, COUNTS, RESETS), params, carry, spoilt)
+        one = jax.vjp(lambda p, c, xs: by_steps(name, p, c, xs, COUNTS, RESETS), params, carry, spoilt)
         times = COMBINED._asdict()
         other = jax.vjp(
             lambda p, c, xs: rnnjax.unroll(CELLS[name], p, xs, carry=c, **times, engine="scan"), params, carry, xs

@@ -51,25 +51,26 @@ def test_dtype(make, dtype):
 
 @pytest.mark.parametrize("name", BUILT_IN)
 @pytest.mark.parametrize("width", [1, 3, 4])
-def test_project_refuses_another_width(name, width):
+def test_another_width(name, width):
     """A width of 1 would broadcast in some formulations: it is refused by name, and so is one per hidden unit."""
-    params = sample(name).params
-    parts = [f"`xs` is [5, 3, {width}]", "2 features", "last axis", "init(key, input_size=...)"]
-    says(ValueError, parts, lambda: CELLS[name].project(params, jnp.zeros((5, 3, width))))
+    params, carry, _ = sample(name)
+    parts = [f"`x` is [3, {width}]", "2 features", "last axis", "init(key, input_size=...)"]
+    says(ValueError, parts, lambda: CELLS[name].step(params, carry, jnp.zeros((3, width))))
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_project_refuses_what_is_not_floating_or_of_another_dtype(name):
-    params = sample(name).params
-    for xs in (jnp.zeros((5, 2), int), jnp.zeros((5, 2), bool), jnp.zeros((5, 2), complex)):
-        parts = ["`xs` is", xs.dtype.name, "floating-point", "astype('float64')", "one_hot"]
-        says(TypeError, parts, lambda xs=xs: CELLS[name].project(params, xs))
-    parts = ["`xs` is float16", "parameters are float64", "one dtype", "astype('float64')", "dtype='float16'"]
-    says(TypeError, parts, lambda: CELLS[name].project(params, jnp.zeros((5, 2), "float16")))
+def test_what_is_not_floating_or_of_another_dtype(name):
+    params, carry, _ = sample(name)
+    for x in (jnp.zeros((3, 2), int), jnp.zeros((3, 2), bool), jnp.zeros((3, 2), complex)):
+        parts = ["`x` is", x.dtype.name, "floating-point", "astype('float64')", "one_hot"]
+        says(TypeError, parts, lambda x=x: CELLS[name].step(params, carry, x))
+    parts = ["`x` is float16", "parameters are float64", "one dtype", "astype('float64')", "dtype='float16'"]
+    says(TypeError, parts, lambda: CELLS[name].step(params, carry, jnp.zeros((3, 2), "float16")))
 
 
-def test_project_refuses_a_scalar():
-    says(ValueError, ["`xs` is []", "2 features"], lambda: CELLS["gru"].project(sample("gru").params, jnp.zeros(())))
+def test_a_scalar():
+    params, carry, _ = sample("gru")
+    says(ValueError, ["`x` is []", "2 features"], lambda: CELLS["gru"].step(params, carry, jnp.zeros(())))
 
 
 DRAWN = {"Elman": Elman(4), "wide Elman": Elman(16), "GRU": GRU(4), "LSTM": LSTM(4), "one": LSTM(1), "tiny": Elman(1)}
