@@ -1,12 +1,16 @@
 """What a type checker tells a user: the marked lines of `users_script.py` are refused, and no others."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +27,13 @@ def pyright() -> str:
     return found
 
 
+def report_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    try:
+        return json.loads(done.stdout)
+    except json.JSONDecodeError:  # it fetches itself at its first start
+        pytest.skip(f"pyright does not start here: {(done.stderr or done.stdout)[-200:]}")
+
+
 def test_a_users_script(tmp_path: Path) -> None:
     """A misspelt argument, a wrong carry, parameters of another cell and more, line by line; in strict mode."""
     shutil.copy(SCRIPT, tmp_path)
@@ -31,10 +42,7 @@ def test_a_users_script(tmp_path: Path) -> None:
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(config))
     command = [pyright(), "--outputjson", "--pythonpath", sys.executable, "--project", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    try:
-        report = json.loads(done.stdout)
-    except json.JSONDecodeError:  # it fetches itself at its first start
-        pytest.skip(f"pyright does not start here: {(done.stderr or done.stdout)[-200:]}")
+    report = report_of(done)
     assert report["summary"]["filesAnalyzed"] == 1
     found = Counter((d["range"]["start"]["line"] + 1, d.get("rule", "")) for d in report["generalDiagnostics"])
     lines = SCRIPT.read_text().splitlines()
@@ -43,6 +51,21 @@ def test_a_users_script(tmp_path: Path) -> None:
     assert len(expected) > 10
     said = "\n".join(f"{d['range']['start']['line'] + 1}: {d['message']}" for d in report["generalDiagnostics"])
     assert set(found) == set(expected), said
+
+
+def test_what_is_public_is_typed(tmp_path: Path) -> None:
+    """`pyright --verifytypes rnnjax --ignoreexternal`, in an environment that has the package installed."""
+    command = [pyright(), "--outputjson", "--verifytypes", "rnnjax", "--ignoreexternal"]
+    venv.create(tmp_path / "env", with_pip=False)
+    (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
+    shutil.copytree(ROOT / "rnnjax", site / "rnnjax")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    path = f"{tmp_path / 'env' / 'bin'}{os.pathsep}{os.environ['PATH']}"  # it asks the first Python there
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+    found = report_of(done)["typeCompleteness"]
+    assert str(site) in found["pyTypedPath"], "read as installed"
+    unknown = [symbol["name"] for symbol in found["symbols"] if symbol["isExported"] and not symbol["isTypeKnown"]]
+    assert found["completenessScore"] >= 0.95, unknown
 
 
 def test_the_package_says_that_it_is_typed() -> None:
