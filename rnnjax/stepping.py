@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from rnnjax._unroll.checks import check_carry, check_cell
+from rnnjax._unroll.checks import check_alike, check_cell
 from rnnjax._unroll.masking import StepInput, timed_step
 from rnnjax.cell import C, Cell, P, PyTree
 
@@ -58,11 +58,17 @@ def step(
     mask = None if mask is None else _flags("mask", mask, x)
     resets = None if resets is None else _flags("resets", resets, x)
     batch_shape = x.shape[:-1]
-    carry = cell.initial_carry(params, batch_shape) if carry is None else carry
+    start = cell.initial_carry(params, batch_shape)
+    if carry is None:
+        carry = start
+    fix = f"`cell.initial_carry(params, {batch_shape})` makes one that fits `x` {list(x.shape)}"
+    check_alike("`carry`", carry, start, fix)
     if mask is not None:
         x = jnp.where(mask[..., None], x, jnp.zeros_like(x))
-    check_carry(cell, params, carry, x[None])
-    return timed_step(cell, params, batch_shape)(carry, StepInput(x, mask, resets))
+    new_carry, y = timed_step(cell, params, batch_shape)(carry, StepInput(x, mask, resets))
+    fix = "a step must give back a carry of the same tree, shapes and dtypes as it was given"
+    check_alike(f"the carry that {type(cell).__name__}.step returns", new_carry, carry, fix)
+    return new_carry, y
 
 
 def _flags(name: str, flags: ArrayLike, x: Array) -> Array:

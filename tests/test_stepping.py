@@ -85,7 +85,7 @@ def test_what_needs_the_whole_sequence_is_refused_by_name(cell):
             {"carry": rnnjax.LSTMCarry(jnp.ones(3), jnp.ones((3, 3)))},
         ),
         (ValueError, "`x` is a scalar", {"x": 1.0}),
-        (ValueError, r"is \[.*3, 4\].*2 features", {"x": jnp.ones((3, 4))}),
+        (ValueError, r"`x` is \[3, 4\].*2 features", {"x": jnp.ones((3, 4))}),
         (TypeError, "`cell` is .*expected a cell", {"cell": LSTM}),
     ],
 )

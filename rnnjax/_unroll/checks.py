@@ -75,7 +75,7 @@ def check_carry(cell: Cell, params: PyTree, carry: PyTree, xs: Array) -> tuple[P
     batch_shape = xs.shape[1:-1]
     expected = jax.eval_shape(lambda p: cell.initial_carry(p, batch_shape), params)
     fix = f"`cell.initial_carry(params, {batch_shape})` makes one that fits `xs` {list(xs.shape)}"
-    _compare("`carry`", carry, expected, fix)
+    check_alike("`carry`", carry, expected, fix)
     x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
     try:
         new_carry, y = jax.eval_shape(cell.step, params, carry, x)
@@ -86,11 +86,12 @@ def check_carry(cell: Cell, params: PyTree, carry: PyTree, xs: Array) -> tuple[P
             raise
         raise type(error)(message) from None
     fix = "a step must give back a carry of the same tree, shapes and dtypes as it was given"
-    _compare(f"the carry that {type(cell).__name__}.step returns", new_carry, expected, fix)
+    check_alike(f"the carry that {type(cell).__name__}.step returns", new_carry, expected, fix)
     return new_carry, y
 
 
-def _compare(what: str, got: PyTree, expected: PyTree, fix: str) -> None:
+def check_alike(what: str, got: PyTree, expected: PyTree, fix: str) -> None:
+    """Raises unless two trees agree in structure, shapes (ValueError) and dtypes (TypeError)."""
     got_leaves, got_tree = jax.tree.flatten_with_path(got)
     expected_leaves, expected_tree = jax.tree.flatten_with_path(expected)
     if got_tree != expected_tree:
