@@ -45,9 +45,6 @@ ENGINES: dict[str, dict[str, Any]] = {
 }
 """What every property runs over: keyword options of `unroll`. "loop" runs eagerly, every other one jitted."""
 
-REFUSES: dict[str, tuple[str, ...]] = {"hoisted": ("step_cell",)}
-"""The cells that an engine cannot serve, and says so: for these, `test_engines` asks for the refusal instead."""
-
 VARIANTS: dict[str, dict[str, Any]] = {
     "scan_unroll_2": {"engine": "scan", "unroll": 2},
     "scan_checkpoint_2": {"engine": "scan", "checkpoint": 2},
@@ -66,9 +63,9 @@ every_plain_cell = pytest.mark.parametrize("name", PLAIN)
 
 
 def on_every_engine(names: Iterable[str] = CELLS, *, loop: bool = True) -> pytest.MarkDecorator:
-    """Parametrises a test by `name` and `engine`: these cells on each engine that serves them."""
+    """Parametrises a test by `name` and `engine`: these cells on each engine."""
     engines = [engine for engine in ENGINES if loop or engine != "loop"]
-    pairs = [(name, engine) for name in names for engine in engines if name not in REFUSES.get(engine, ())]
+    pairs = [(name, engine) for name in names for engine in engines]
     return pytest.mark.parametrize(("name", "engine"), pairs)
 
 

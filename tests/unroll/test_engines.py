@@ -12,7 +12,6 @@ from tests.registry import (
     CELLS,
     COMBINED,
     ENGINES,
-    REFUSES,
     VARIANTS,
     B,
     Outputs,
@@ -104,13 +103,6 @@ def test_auto_is_a_named_engine(name):
     auto = jax.jit(lambda drawn: rnnjax.unroll(CELLS[name], **drawn._asdict()))(sample(name))
     named = [run(name, engine, sample(name)) for engine in ENGINES if engine != "loop"]
     assert any(all(map(np.array_equal, jax.tree.leaves(auto), jax.tree.leaves(other))) for other in named)
-
-
-@pytest.mark.parametrize(("name", "engine"), [(name, engine) for engine in REFUSES for name in REFUSES[engine]])
-def test_a_named_engine_that_cannot_serve_says_so(name, engine):
-    """Nothing falls back in silence, and the message names what to do."""
-    with pytest.raises(ValueError, match='engine="scan"'):
-        unroller(name, engine, False, Times())(*sample(name))
 
 
 @on_every_engine(loop=False)

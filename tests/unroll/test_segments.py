@@ -16,8 +16,7 @@ from hypothesis import given
 import rnnjax
 from rnnjax import MemoryBudget
 from rnnjax._unroll.checkpointing import Footprint, least_needed, lengths_within, sqrt_length
-from rnnjax._unroll.loop import unroll_loop
-from rnnjax._unroll.scan import unroll_scan
+from rnnjax._unroll.scan import unroll_loop, unroll_scan
 from rnnjax._unroll.segments import Cut, in_segments
 from rnnjax._unroll.timing import make_timing
 from tests.registry import (
