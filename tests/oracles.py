@@ -74,6 +74,31 @@ def leaky(p, h, x):
     return h, h**2 - u
 
 
+def reset_before(p, h, x):
+    r, z = (sigmoid(x @ p[f"w_{k}"] + h @ p[f"u_{k}"] + p[f"b_{k}"]) for k in "rz")
+    n = np.tanh(x @ p["w_n"] + (r * h) @ p["u_n"] + p["b_n"])
+    h = h + z * (n - h)
+    return h, h
+
+
+def projected(p, carry, x):
+    i, f, g, o = np.split(x @ p["w_x"] + carry.h @ p["w_h"] + p["b"], 4)
+    c = sigmoid(f) * carry.c + sigmoid(i) * np.tanh(g)
+    h = (sigmoid(o) * np.tanh(c)) @ p["w_p"]
+    return carry._replace(h=h, c=c), h
+
+
+def layer_norm(p, carry, x):
+    def norm(z):
+        return (z - z.mean()) / np.sqrt(z.var() + 1e-5)
+
+    h, c = carry
+    i, f, g, o = np.split(p["g_x"] * norm(x @ p["w_x"]) + p["g_h"] * norm(h @ p["w_h"]) + p["b"], 4)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    h = sigmoid(o) * np.tanh(p["g_c"] * norm(c) + p["b_c"])
+    return (h, c), h
+
+
 def zeros(p, carry):
     return map_tree(np.zeros_like, carry)
 
@@ -138,11 +163,16 @@ ROWS: dict[str, RowFunction] = {
     "gru": plain(gru),
     "step_cell": plain(mgu, mgu_initial),
     "custom": LEAKY,
+    "reset_before": plain(reset_before),
+    "projected": plain(projected),
+    "layer_norm": plain(layer_norm),
     "stack": stack(plain(lstm), plain(gru)),
     "deep_stack": stack(TANH, stack(LEAKY, plain(elman(lambda z: z)))),
     "bidirectional": bidirectional(plain(gru), plain(lstm)),
     "readout": readout(stack(readout(plain(lstm)), plain(gru))),
-    "stack_of_bidirectional": stack(bidirectional(TANH, LEAKY), plain(gru)),
+    "stack_of_bidirectional": stack(
+        bidirectional(TANH, LEAKY), plain(lambda p, h, x: gru(p.cell, h, x), lambda p, h: p.carry)
+    ),
 }
 
 

@@ -20,6 +20,7 @@ import rnnjax
 from rnnjax._unroll import Composite
 from rnnjax.cell import PyTree
 from tests.custom_cells import MGU, Leaky
+from tests.unroll.textbook_cells import HOISTED, LAYER_NORM
 
 T, B, D = 5, 3, 2
 
@@ -31,11 +32,16 @@ CELLS: dict[str, Any] = {
     "gru": rnnjax.GRU(3),
     "step_cell": MGU,
     "custom": Leaky(3),
+    "reset_before": HOISTED["gru_reset_before"],
+    "projected": HOISTED["lstm_with_projection"],
+    "layer_norm": LAYER_NORM,
     "stack": rnnjax.Stack((rnnjax.LSTM(3), rnnjax.GRU(3))),
     "deep_stack": rnnjax.Stack((rnnjax.Elman(3), rnnjax.Stack((Leaky(2), rnnjax.Elman(3, "linear"))))),
     "bidirectional": rnnjax.Bidirectional(rnnjax.GRU(3), rnnjax.LSTM(3)),
     "readout": rnnjax.Readout(rnnjax.Stack((rnnjax.Readout(rnnjax.LSTM(3), 2), rnnjax.GRU(3))), 2),
-    "stack_of_bidirectional": rnnjax.Stack((rnnjax.Bidirectional(rnnjax.Elman(3), Leaky(2)), rnnjax.GRU(3))),
+    "stack_of_bidirectional": rnnjax.Stack(
+        (rnnjax.Bidirectional(rnnjax.Elman(3), Leaky(2)), rnnjax.LearnedCarry(rnnjax.GRU(3)))
+    ),
 }
 
 ENGINES: dict[str, dict[str, Any]] = {
