@@ -1,4 +1,4 @@
-"""What every single cell is: a value, whose methods are pure functions, and whose step is a matmul and a gate."""
+"""What every single cell is: a value, whose methods are pure functions, and whose step takes rows one by one."""
 
 import dataclasses
 
@@ -15,25 +15,7 @@ BUILT_IN = [name for name in PLAIN if type(CELLS[name]).__module__.startswith("r
 
 
 @every_plain_cell
-def test_step_is_a_projection_a_mix_and_a_gate(name):
-    """What every engine builds on: step = gate(params, carry, project(params, x), mix(params, carry)), to the bit."""
-    cell, (params, carry, xs) = CELLS[name], sample(name)
-    got = cell.gate(params, carry, cell.project(params, xs[0]), cell.mix(params, carry))
-    assert_identical(got, cell.step(params, carry, xs[0]))
-
-
-@every_plain_cell
-def test_project_takes_any_leading_axes(name):
-    """All of time at once is each step by itself: what hoisting the input projection relies on."""
-    cell, (params, _, xs) = CELLS[name], sample(name)
-    at_once = cell.project(params, xs)
-    one_by_one = [cell.project(params, x) for x in xs]
-    assert_close(at_once, jax.tree.map(lambda *steps: jnp.stack(steps), *one_by_one))
-    assert_close(cell.project(params, xs[0, 0]), jax.tree.map(lambda leaf: leaf[0, 0], at_once))
-
-
-@every_plain_cell
-def test_gate_is_pointwise_in_rows(name):
+def test_a_step_takes_every_row_alone(name):
     """Any number of batch axes: none, one, two give the same numbers."""
     cell, (params, carry, xs) = CELLS[name], sample(name)
     new_carry, y = cell.step(params, carry, xs[0])
@@ -106,7 +88,7 @@ def test_a_cell_is_a_value(name):
     assert len({cell, twin}) == 1 and all(cell != other for key, other in CELLS.items() if key != name)
 
 
-@pytest.mark.parametrize("name", [name for name in CELLS if name != "step_cell"])
+@pytest.mark.parametrize("name", [name for name in CELLS if not isinstance(CELLS[name], rnnjax.StepCell)])
 def test_the_repr_is_the_architecture(name):
     """Evaluated, it gives the cell back; nested ones too."""
     names = {"Leaky": Leaky, **{n: getattr(rnnjax, n) for n in rnnjax.__all__}, **vars(rnnjax.initializers)}
@@ -118,16 +100,12 @@ def test_methods_are_the_module_functions(name):
     """Both levels are one: `cell.step` and `lstm_step`, for whoever wants none of the machinery."""
     cell, (params, carry, xs) = CELLS[name], sample(name)
     prefix = type(cell).__name__.lower()
-    functions = {
-        part: getattr(rnnjax, f"{prefix}_{part}") for part in ("initial_carry", "project", "mix", "gate", "step")
-    }
+    init, initial_carry, step = (getattr(rnnjax, f"{prefix}_{part}") for part in ("init", "initial_carry", "step"))
     activation = (cell.activation,) if prefix == "elman" else ()
-    u, r = cell.project(params, xs[0]), cell.mix(params, carry)
-    assert_identical(functions["initial_carry"](params, (B,)), cell.initial_carry(params, (B,)))
-    assert_identical(functions["project"](params, xs[0]), u)
-    assert_identical(functions["mix"](params, carry), r)
-    assert_identical(functions["gate"](params, carry, u, r, *activation), cell.gate(params, carry, u, r))
-    assert_identical(functions["step"](params, carry, xs[0], *activation), cell.step(params, carry, xs[0]))
+    key = jax.random.key(0)
+    assert_identical(init(key, D, cell.hidden_size), cell.init(key, D))
+    assert_identical(initial_carry(params, (B,)), cell.initial_carry(params, (B,)))
+    assert_identical(step(params, carry, xs[0], *activation), cell.step(params, carry, xs[0]))
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

@@ -60,12 +60,20 @@ def test_gates_are_packed_reset_update_candidate():
 
 
 def test_only_the_candidate_needs_a_second_bias():
-    """For r and z a recurrent bias would only add to the first: moving part of `b` over to `mix` changes nothing."""
+    """For r and z a recurrent bias would only add to the first: moving part of `b` over to it changes nothing."""
     cell, (params, h, xs) = CELLS["gru"], sample("gru")
     moved = jnp.concatenate([jnp.full(6, 0.3), jnp.zeros(3)])
-    u = cell.project(params._replace(b=params.b - moved), xs[0])
-    r = cell.mix(params, h) + moved
-    assert_close(cell.gate(params, h, u, r), cell.step(params, h, xs[0]))
+
+    def with_two_biases(params, h, x):
+        """The step with `moved` taken out of the first bias and added to h W_h."""
+        (u_r, u_z, u_n), (r_r, r_z, r_n) = (
+            jnp.split(a, 3, axis=-1) for a in (x @ params.w_x + params.b - moved, h @ params.w_h + moved)
+        )
+        r, z = jax.nn.sigmoid(u_r + r_r), jax.nn.sigmoid(u_z + r_z)
+        h = (1 - z) * jnp.tanh(u_n + r * (r_n + params.b_hn)) + z * h
+        return h, h
+
+    assert_close(with_two_biases(params, h, xs[0]), cell.step(params, h, xs[0]))
 
 
 def test_parameters_are_shaped_as_documented():
