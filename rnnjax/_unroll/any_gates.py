@@ -29,9 +29,10 @@ def run_any_gates(
     weights = [[env[v] for v in p.fixed] for p in reading.products]
     others = [v for v in reading.fixed if v in _read_apart_from_products(reading)]
     leaves, steps = len(inputs.carry), inputs.xs.shape[0]
-    counts, resets = inputs.counts, inputs.resets
 
-    def loop(weights: Any, values: list[Array], carry: Any, us: Any, start: Any, extras: Any) -> tuple[Any, Any, Any]:
+    def loop(
+        weights: Any, values: Any, carry: Any, us: Any, counts: Any, resets: Any, start: Any, extras: Any
+    ) -> tuple[Any, Any, Any]:
         """`(last, (ys, carries), left sides of products)`."""
 
         def one(weights: Any, values: Any, row: Any) -> Any:
@@ -72,8 +73,8 @@ def run_any_gates(
         return last, (ys, every), lefts
 
     @jax.custom_jvp
-    def run(weights: Any, values: Any, carry: Any, us: Any, start: Any) -> Any:
-        last, (ys, every), _ = loop(weights, values, carry, us, start, [])
+    def run(*operands: Any) -> Outputs:
+        last, (ys, every), _ = loop(*operands, [])
         return Outputs(last, ys, every)
 
     @run.defjvp
@@ -99,7 +100,7 @@ def run_any_gates(
         dlast, (dys, devery), _ = linear([dflat[i] for i in floats], dextras)
         return Outputs(last, ys, every), Outputs(dlast, dys, devery)
 
-    return run(weights, [env[v] for v in others], inputs.carry, us, inputs.start)
+    return run(weights, [env[v] for v in others], inputs.carry, us, inputs.counts, inputs.resets, inputs.start)
 
 
 def _read_apart_from_products(reading: Reading) -> set[Value]:

@@ -71,7 +71,7 @@ def _linearize(layer: Layer, primal: Primal, tangent: Inputs, dus: list[Array]) 
 def _same_slope(slopes: list[Diagonals], r: int) -> int | None:
     """The leaf of u that every output reads as it reads this product, added to it, if there is one."""
     for u in range(len(slopes[0].u)):
-        if all([s.r[r] is not None and s.u[u] is s.r[r] for s in slopes]):
+        if slopes[0].r[r] is not None and all([s.u[u] is s.r[r] for s in slopes]):
             return u
     return None
 
@@ -195,7 +195,7 @@ def _carried_ahead(layer: Layer, linear: StepLinear) -> tuple[StepLinear, Leaves
     structure, n_carry = layer.structure, len(layer.structure.carry_outs)
     ahead: Leaves = [None] * n_carry
     first: Leaves = [None] * n_carry
-    if not structure.shared:
+    if "carry" not in structure.shared:
         carry = list(linear.slopes[0].carry)
         for leaf in set(range(n_carry)) - structure.mixed:
             own = carry[leaf]
@@ -204,5 +204,5 @@ def _carried_ahead(layer: Layer, linear: StepLinear) -> tuple[StepLinear, Leaves
                 ahead[leaf] = jnp.concatenate([one, own[:-1]] if layer.reverse else [own[1:], one])
                 first[leaf] = own[-1] if layer.reverse else own[0]
                 carry[leaf] = None
-        linear = linear._replace(slopes=[linear.slopes[0]._replace(carry=carry)])
+        linear = linear._replace(slopes=[linear.slopes[0]._replace(carry=carry), *linear.slopes[1:]])
     return linear._replace(ahead=ahead, slopes=lax.optimization_barrier(linear.slopes)), first

@@ -103,17 +103,24 @@ class Gates:
         return one(fixed, (inputs, known, self.ts))
 
     def slopes(self, outputs: Leaves) -> list[Diagonals]:
-        """One `Diagonals` for all outputs, or one for each where two of them read the same block."""
+        """One `Diagonals` for all outputs; where two of them read the same block, one for each output.
+
+        The kinds of input that are not shared are then all in the first.
+        """
         cuts = {k: outputs[k] for k in self.cuts}
         _, pull = jax.vjp(lambda inputs, cuts: self._run(self.fixed, inputs, cuts), self.inputs, cuts)
         ones = [jnp.ones_like(out) for out in outputs]
-        if not self.structure.shared:
-            return [self._diagonals(pull(ones), frozenset().union(*self.structure.needs))]
+        together = self._diagonals(pull(ones), frozenset().union(*self.structure.needs))
+        shared = self.structure.shared
+        if not shared:
+            return [together]
         zeros = [jnp.zeros_like(out) for out in outputs]
-        return [
-            self._diagonals(pull([*zeros[:k], ones[k], *zeros[k + 1 :]]), needed)
-            for k, needed in enumerate(self.structure.needs)
-        ]
+        found = []
+        for k, needed in enumerate(self.structure.needs):
+            own = self._diagonals(pull([*zeros[:k], ones[k], *zeros[k + 1 :]]), needed)
+            rest = together if k == 0 else Diagonals(*[[None] * len(leaves) for leaves in together])
+            found.append(rest._replace(**{kind: getattr(own, kind) for kind in shared}))
+        return found
 
     def _diagonals(self, pulled: Any, needed: frozenset[Block]) -> Diagonals:
         (carry, us, rs), cuts = pulled
@@ -173,7 +180,7 @@ def held(counts: Array, resets: Array | None) -> Array:
 
 def carry_has_slope(structure: GateStructure, leaf: int) -> bool:
     """Whether a leaf of the new carry has a slope with respect to its own predecessor that nobody else reads."""
-    return not structure.shared and Block("carry", leaf, 0) in structure.needs[structure.carry_outs[leaf]]
+    return "carry" not in structure.shared and Block("carry", leaf, 0) in structure.needs[structure.carry_outs[leaf]]
 
 
 def times(
@@ -208,11 +215,11 @@ def times(
 
     for k, needed in enumerate(structure.needs):
         total = None if drive is None else drive[k]
-        group = k if structure.shared else 0
         for kind, leaf in sorted({(block.kind, block.leaf) for block in needed}):
             tangent = None if kind == "params" else tangent_of(kind, leaf)
             if tangent is None:
                 continue
+            group = k if kind in structure.shared else 0
             if (group, kind, leaf) not in products:
                 products[group, kind, leaf] = getattr(slopes[group], kind)[leaf] * tangent
             starts = sorted([block.start for block in needed if block.kind == kind and block.leaf == leaf])

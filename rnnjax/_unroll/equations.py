@@ -170,14 +170,18 @@ def value_in(env: Mapping[Value, Any], value: Value) -> Any:
 
 
 def needed_for(outputs: Iterable[Value], equations: Sequence[Equation]) -> list[Equation]:
-    """The equations that `outputs` depend on, in their order."""
-    wanted = set(outputs)
-    kept = []
-    for eqn in reversed(equations):
-        if any([v in wanted for v in eqn.outputs]):
-            kept.append(eqn)
-            wanted.update(eqn.inputs)
-    return kept[::-1]
+    """The equations that `outputs` depend on, each after those that it depends on."""
+    made = {v: eqn for eqn in equations for v in eqn.outputs}
+    done: dict[Equation, None] = {}
+    waiting = [made[v] for v in reversed(list(outputs)) if v in made]
+    while waiting:
+        eqn = waiting[-1]
+        before = [made[v] for v in eqn.inputs if v in made and made[v] not in done] if eqn not in done else []
+        if before:
+            waiting.extend(reversed(before))
+        else:
+            done[waiting.pop()] = None
+    return list(done)
 
 
 def users_of(equations: Iterable[Equation]) -> dict[Value, list[Equation]]:

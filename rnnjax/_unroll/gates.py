@@ -49,7 +49,7 @@ class GateStructure(NamedTuple):
     y_outs: tuple[int, ...]  # for each leaf of y: which output it is
     lefts: tuple[tuple[str, int], ...]  # for each product: ("carry", leaf) or ("out", which output) that is multiplied
     needs: tuple[frozenset[Block], ...]  # for each output: the blocks it depends on, given the cuts before it
-    shared: bool  # some block is needed by more than one output
+    shared: frozenset[str]  # the kinds of which some block is needed by more than one output
     equations: tuple[Equation, ...]  # the gates', without the products
 
     @property
@@ -72,7 +72,7 @@ def read_gates(reading: "Reading") -> GateStructure:
     equations = [eqn for eqn in reading.inside if eqn not in products]
     sources: dict[Value, tuple[str, int]] = {}
     for kind, values in (
-        ("params", reading.fixed),
+        ("params", [v for v in reading.fixed if v not in reading.constants]),
         ("carry", reading.carry),
         ("u", reading.us),
         ("r", [p.out for p in reading.products]),
@@ -81,6 +81,8 @@ def read_gates(reading: "Reading") -> GateStructure:
     outputs = [*reading.carry_outs, *reading.y_outs]
     lefts = [p.left for p in reading.products if sources.get(p.left, ("",))[0] != "carry"]
     _check_vectors([*outputs, *lefts, *reading.carry, *[p.out for p in reading.products]])
+    if not reading.carry or not reading.constants.isdisjoint(outputs):
+        raise NotPointwise("it has no carry, or one of its outputs is a constant")
 
     position = dict.fromkeys(sources, 0)
     for at, eqn in enumerate(reading.inside, start=1):
@@ -91,6 +93,8 @@ def read_gates(reading: "Reading") -> GateStructure:
     edges = _edges(equations, [v for v in sources if v not in reading.fixed])
     blocks: list[Block] = []
     followed: dict[Value, _Followed] = {}
+    for v in reading.constants:
+        followed[v] = _constant(v.shape)
     for v, (kind, leaf) in sources.items():
         followed[v] = _source(Block(kind, leaf, 0), v.shape, edges.get(v, ()), blocks)
     needs: dict[Value, frozenset[Block]] = {}
@@ -111,6 +115,7 @@ def read_gates(reading: "Reading") -> GateStructure:
             reach(v)
     ordered = tuple([needs[v] for v in outs])
     named = [block for needed in ordered for block in needed if block.kind != "params"]
+    twice = {block.kind for block in set(named) if named.count(block) > 1}
     return GateStructure(
         outs=outs,
         widths=tuple([v.shape[0] for v in outs]),
@@ -118,7 +123,7 @@ def read_gates(reading: "Reading") -> GateStructure:
         y_outs=tuple([index[v] for v in reading.y_outs]),
         lefts=tuple([sources[p.left] if p.left not in lefts else ("out", index[p.left]) for p in reading.products]),
         needs=ordered,
-        shared=len(named) != len(set(named)),
+        shared=frozenset(twice),
         equations=tuple(equations),
     )
 
@@ -142,7 +147,7 @@ def _edges(equations: Sequence[Equation], inputs: Sequence[Value]) -> dict[Value
     for _ in range(2):  # forwards a second time with what was found backwards
         for order in (equations, equations[::-1]):
             for eqn in order:
-                if not eqn.outputs or len(eqn.output.shape) != 1:
+                if not eqn.outputs or 1 not in [len(v.shape) for v in (*eqn.inputs, eqn.output)]:
                     continue
                 if eqn.name in ("slice", "split"):
                     starts, sizes = bounds_of(eqn)
@@ -156,6 +161,11 @@ def _edges(equations: Sequence[Equation], inputs: Sequence[Value]) -> dict[Value
                         join(v, {e - start for e in edges.get(eqn.output, ())})
                         start += v.shape[0]
                 else:
+                    for v in eqn.inputs:  # [nH] as [n, H], or back
+                        wide = v if len(v.shape) == 1 else eqn.output
+                        narrow = eqn.output if wide is v else v
+                        if eqn.name == "reshape" and len(narrow.shape) == 2:
+                            join(wide, set(range(0, wide.shape[0], narrow.shape[1])))
                     alike = [v for v in (*eqn.inputs, *eqn.outputs) if v.shape == eqn.output.shape]
                     together = set().union(*[edges.get(v, ()) for v in alike])
                     for v in alike:

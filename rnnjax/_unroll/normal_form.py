@@ -2,7 +2,7 @@
 
     concatenate([x, h]) @ w       becomes  x @ w[:D] + h @ w[D:]
     w @ h, einsum, h @ w.T        becomes  h @ w
-    h @ w_r, h @ w_z              becomes  one product h @ [w_r, w_z], cut
+    h @ w_r, h @ w_z              becomes  one product h @ [w_r, w_z], cut; and of x likewise
     (x @ w_x + h @ w_h) + b       becomes  (x @ w_x + b) + h @ w_h: what needs no carry is added up first
     h @ w_h + b, and a bias added to one gate alone, become part of the product
     σ(x) = ½ + ½ tanh(x / 2)      and where every block of an array goes through σ or tanh, one tanh for all of them
@@ -79,6 +79,8 @@ def normalise(
     equations = _one_product_for_one_left_side(equations, colours)
     equations = _sums_without_carry_first(equations, colours, outputs)
     equations, outputs = _biases_into_products(equations, colours, outputs)
+    equations = _cuts_first(equations, colours, outputs)
+    equations = _sums_of_whole_products(equations, colours, outputs)
     activations: list[Activation] = []
     if together:
         equations, outputs, activations = _activations_together(equations, colours, outputs)
@@ -137,12 +139,12 @@ def _times(x: Value, w: Value, like: Equation, colours: Colours, out: Value | No
 
 
 def _one_product_for_one_left_side(equations: Sequence[Equation], colours: Colours) -> list[Equation]:
-    """Products of the same carry with several matrices become one, cut afterwards."""
+    """Products of the same vector with several matrices become one, cut afterwards."""
     groups: dict[tuple, list[Equation]] = {}
     for eqn in equations:
-        if eqn.name == "matmul" and colours.carried(eqn.inputs[0]):
+        if eqn.name in ("matmul", "feature"):
             w = eqn.inputs[1]
-            key = (eqn.inputs[0], w.dtype, eqn.output.dtype, str(eqn.params.get("precision")))
+            key = (eqn.name, eqn.inputs[0], w.dtype, eqn.output.dtype, str(eqn.params.get("precision")))
             groups.setdefault(key, []).append(eqn)
     merged: dict[Equation, list[Equation]] = {}
     dropped: set[Equation] = set()
@@ -150,7 +152,13 @@ def _one_product_for_one_left_side(equations: Sequence[Equation], colours: Colou
         if len(group) < 2:
             continue
         weight = joined([eqn.inputs[1] for eqn in group], axis=1)
-        product = matmul(group[0].inputs[0], weight.output, group[0])
+        product = Equation(
+            group[0].name,
+            [group[0].inputs[0], weight.output],
+            [Value(weight.output.shape[1:], group[0].output.dtype)],
+            group[0].run,
+            group[0].params,
+        )
         merged[group[0]] = [weight, product, cut(product.output, [eqn.output for eqn in group])]
         colours.see(merged[group[0]])
         dropped.update(group[1:])
@@ -286,6 +294,108 @@ def _rename(
             eqn.inputs = [names.get(v, v) for v in eqn.inputs]
         outputs = [names.get(v, v) for v in outputs]
     return equations, outputs
+
+
+def _cuts_first(equations: Sequence[Equation], colours: Colours, outputs: Sequence[Value]) -> list[Equation]:
+    """Where a block of a product goes through pointwise equations and is cut then, it is cut at once."""
+    equations = list(equations)
+    for split in [eqn for eqn in equations if eqn.name == "split" and colours.carried(eqn.output)]:
+        users = users_of(equations)
+        made = {v: eqn for eqn in equations for v in eqn.outputs}
+        chain: list[Equation] = []
+        value = split.inputs[0]
+        while (
+            (below := _pointwise_of_one(made.get(value), colours)) and len(users[value]) == 1 and value not in outputs
+        ):
+            chain.append(made[value])
+            value = below
+        parent = made.get(value)
+        if not chain or parent is None or parent.name != "split" or len(users[value]) != 1 or value in outputs:
+            continue
+        if parent.inputs[0] not in made or made[parent.inputs[0]].name != "matmul":
+            continue
+        sizes = [v.shape[0] for v in split.outputs]
+        blocks = [Value((size,), value.dtype) for size in sizes]
+        at = parent.outputs.index(value)
+        whole = cut(parent.inputs[0], [*parent.outputs[:at], *blocks, *parent.outputs[at + 1 :]])
+        new: list[Equation] = []
+        for i, eqn in enumerate(reversed(chain)):
+            last = i == len(chain) - 1
+            results = list(split.outputs) if last else [Value((size,), eqn.output.dtype) for size in sizes]
+            sides: list[list[Value]] = []
+            for v in eqn.inputs:
+                if colours.carried(v):
+                    sides.append(blocks)
+                elif v.constant is not None or v.shape == ():
+                    sides.append([v] * len(sizes))
+                else:
+                    sides.append([Value((size,), v.dtype) for size in sizes])
+                    new.append(cut(v, sides[-1]))
+            for row, result in zip(zip(*sides, strict=True), results, strict=True):
+                new.append(Equation(eqn.name, row, [result], eqn.run, eqn.params))
+            blocks = results
+        colours.see([whole, *new])
+        kept = []
+        for eqn in equations:
+            if eqn is split:
+                kept += new
+            elif eqn not in chain:
+                kept.append(whole if eqn is parent else eqn)
+        equations = kept
+    return equations
+
+
+def _pointwise_of_one(eqn: Equation | None, colours: Colours) -> Value | None:
+    """The one input that needs the carry, of an equation that acts on every element of vectors alone."""
+    if eqn is None or eqn.name not in _SIMPLE_POINTWISE:
+        return None
+    carried = [v for v in eqn.inputs if colours.carried(v)]
+    alike = all([v.shape in ((), eqn.output.shape) for v in eqn.inputs])
+    return carried[0] if alike and len(carried) == 1 and carried[0].shape == eqn.output.shape else None
+
+
+_SIMPLE_POINTWISE = frozenset(["add", "sub", "mul", "neg", "logistic", "tanh"])
+
+
+def _sums_of_whole_products(
+    equations: Sequence[Equation], colours: Colours, outputs: Sequence[Value]
+) -> list[Equation]:
+    """Where something free of the carry is added to every block of a product, it is added to the product, then cut."""
+    users = users_of(equations)
+    made = {v: eqn for eqn in equations for v in eqn.outputs}
+    found = list(equations)
+    for product in [eqn for eqn in equations if eqn.name == "matmul" and colours.carried(eqn.output)]:
+        reads = users.get(product.output, [])
+        if len(reads) != 1 or reads[0].name != "split" or product.output in outputs:
+            continue
+        sums = [users.get(block, []) for block in reads[0].outputs]
+        if any([len(s) != 1 or s[0].name != "add" for s in sums]) or any([b in outputs for b in reads[0].outputs]):
+            continue
+        adds = [s[0] for s in sums]
+        free = [next((v for v in eqn.inputs if not colours.carried(v)), None) for eqn in adds]
+        if len(adds) < 2 or any([v is None or v.shape != eqn.output.shape for v, eqn in zip(free, adds, strict=True)]):
+            continue
+        new = _joined_or_whole([v for v in free if v is not None], made, colours)
+        total = add(new[-1].output, product.output)
+        new += [total, cut(total.output, [eqn.output for eqn in adds])]
+        colours.see(new)
+        first = min([found.index(eqn) for eqn in adds])
+        found[first:first] = new
+        found = [eqn for eqn in found if eqn not in adds and eqn is not reads[0]]
+    return found
+
+
+def _joined_or_whole(values: list[Value], made: dict[Value, Equation], colours: Colours) -> list[Equation]:
+    """Blocks side by side; those of one product, with something fixed added to each, are that product and a sum."""
+    eqns = [made.get(v) for v in values]
+    if all([eqn is not None and eqn.name == "add" and len(eqn.inputs) == 2 for eqn in eqns]):
+        pairs = [sorted(eqn.inputs, key=colours.fixed) for eqn in eqns if eqn is not None]
+        split = made.get(pairs[0][0])
+        whole = split is not None and split.name == "split" and list(split.outputs) == [pair[0] for pair in pairs]
+        if split is not None and whole and all([colours.fixed(pair[1]) for pair in pairs]):
+            bias = joined([pair[1] for pair in pairs], axis=0)
+            return [bias, add(split.inputs[0], bias.output)]
+    return [joined(values, axis=0)]
 
 
 def _activations_together(

@@ -59,6 +59,7 @@ class Reading:
       once, ahead, inside: the equations, in order.
       products: those of `inside` that are products with something fixed.
       fixed: values that `ahead`, `inside` or an output need of the parameters.
+      constants: those of `fixed` that do not depend on parameters either.
       us: values that `inside` or an output need of the input, at every step.
       carry_outs, y_outs, y_tree: the outputs.
       activations: those of `inside` that were put together.
@@ -76,6 +77,7 @@ class Reading:
     inside: list[Equation]
     products: list[Product]
     fixed: list[Value]
+    constants: frozenset[Value]
     us: list[Value]
     carry_outs: list[Value]
     y_outs: list[Value]
@@ -166,9 +168,15 @@ def _context() -> tuple[Any, ...]:
 
 
 def _read(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct, batched: bool, together: bool) -> Read:
-    program, closed_over, (_, y), has_effects = traced(cell.step, params, carry, x)
+    alone = None
+    try:
+        program, closed_over, (_, y), has_effects = traced(cell.step, params, carry, x)
+    except Exception as error:  # of the step's own, which may well run on a batch
+        alone = f"its step does not run for a single row ({type(error).__name__}: {error})"
+        rows = jax.tree.map(_in_rows, (carry, x))
+        program, closed_over, (_, y), has_effects = traced(cell.step, params, *rows)
     n_params, n_carry = len(jax.tree.leaves(params)), len(jax.tree.leaves(carry))
-    only_scan = _why_only_scan(cell, program, has_effects)
+    only_scan = alone or _why_only_scan(program, has_effects)
     if only_scan is None and batched:
         only_scan = _why_rows_meet(cell, params, carry, x)
     if only_scan is None:
@@ -195,6 +203,7 @@ def _read(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct, ba
         inside=inside,
         products=[p for p in [_as_product(eqn, colours) for eqn in inside] if p is not None],
         fixed=fixed,
+        constants=frozenset([v for v in fixed if not colours.get(v, 0)]),
         us=us,
         carry_outs=program.outputs[:n_carry],
         y_outs=program.outputs[n_carry:],
@@ -225,7 +234,7 @@ def _as_product(eqn: Equation, colours: Colours) -> Product | None:
     return Product(eqn, varying[0], tuple([v for v in eqn.inputs if v is not varying[0]]))
 
 
-def _why_only_scan(cell: Cell, program: Program, has_effects: bool) -> str | None:
+def _why_only_scan(program: Program, has_effects: bool) -> str | None:
     if has_effects:
         return "its step has side effects, which the loop must keep in their order"
     if not program.inputs or any([_is_extended(v.dtype) for v in program.inputs]):
@@ -250,10 +259,7 @@ _ROWS = 1009
 def _why_rows_meet(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct) -> str | None:
     """The reason where rows of a batch do not stay apart, or a batch is not run as a row is."""
 
-    def rows(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((_ROWS, *leaf.shape), leaf.dtype)
-
-    program, *_ = traced(cell.step, params, *jax.tree.map(rows, (carry, x)))
+    program, *_ = traced(cell.step, params, *jax.tree.map(_in_rows, (carry, x)))
     n_params = len(jax.tree.leaves(params))
     colours = Colours(program, n_params, len(program.inputs) - n_params - 1)
     for eqn in program.equations:
@@ -261,6 +267,10 @@ def _why_rows_meet(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeS
             if not colours.fixed(v) and v.shape.count(_ROWS) != 1:
                 return f"in a batch, `{eqn.name}` in its step brings rows together"
     return None
+
+
+def _in_rows(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((_ROWS, *leaf.shape), leaf.dtype)
 
 
 def _cut_after_products(reading: Reading) -> InLoop:
