@@ -67,7 +67,7 @@ def split_of(cell: Cell, params: PyTree, carries: PyTree, inputs: StepInput, dir
         one = jax.vmap(one)
     (d, s), passed = one(jax.tree.leaves(carries), inputs.x, jax.tree.leaves(directions))
 
-    _, saturation = normalise((d, s), ndim)
+    (d, _), saturation = normalise((d, s), ndim)
     growth = normalise(passed, ndim)[1]
     alignment = growth - saturation
     alignment = jnp.where(saturation == -jnp.inf, 0, alignment)
