@@ -12,9 +12,10 @@ import rnnjax
 from rnnjax import gradients
 from tests.gradients.measured import QUICKLY, weigh, weights
 from tests.registry import ALL_COUNT, CELLS, COMBINED, PLAIN, B, Sample, T, normal, sample
+from tests.unroll.textbook_cells import HOISTED
 
-# a carry of two leaves; a gate that does more with r than add it; y outside the carry
-NAMES = ["lstm", "gru", "custom"]
+# a carry of two leaves; a gate that does more with r than add it; y outside the carry; [x, h] times one matrix
+NAMES = ["lstm", "gru", "custom", "step_cell"]
 
 omega: Any = gradients.omega
 quick = functools.partial(jax.jit, compiler_options=QUICKLY)
@@ -91,27 +92,38 @@ def _perturbed(name: str) -> Any:
     return quick(run)
 
 
+def recurrent(params: Any) -> Any:
+    """W, which multiplies h, the first leaf of the carry: r = h W."""
+    return params["w"][2:] if isinstance(params, dict) else params.w_h
+
+
+def with_more(params: Any, x: Any, dr: Any) -> Any:
+    """Parameters with which a step on this x finds r + dr where it found r: x (W_x + x^T dr / ‖x‖²) = x W_x + dr."""
+    if isinstance(params, rnnjax.GRUParams):
+        return params._replace(b=params.b.at[:6].add(dr[:6]), b_hn=params.b_hn + dr[6:])
+    more = x[:, None] * dr / (x @ x)
+    if isinstance(params, dict):
+        return params | {"w": params["w"].at[:2].add(more)}
+    return params._replace(w_x=params.w_x + more)
+
+
 @functools.cache
 def _matrices(cell: Any, through: str) -> Any:
-    """∂carry/∂carry as matrices, one a row: of the step, or of the gate at fixed slopes and the matmul apart."""
+    """∂carry_t/∂carry_{t-1} as matrices, one a row: of the step, or with all but W held."""
 
-    def matrix(function, carry):
-        leaves, tree = jax.tree.flatten(carry)
-        edges = np.cumsum([leaf.size for leaf in leaves])[:-1]
+    def vector(carry):
+        return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(carry)])
 
-        def of_vector(vector):
-            parts = [part.reshape(leaf.shape) for part, leaf in zip(jnp.split(vector, edges), leaves, strict=True)]
-            return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(function(tree.unflatten(parts)))])
-
-        return jax.jacfwd(of_vector)(jnp.concatenate([leaf.reshape(-1) for leaf in leaves]))
+    def of_step(params, carry, x):
+        found = jax.jacfwd(lambda c: vector(cell.step(params, c, x)[0]))(carry)
+        return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(found)], axis=1)
 
     def one(params, held, carry, x):
         if through == "step":
-            return matrix(lambda c: cell.step(params, c, x)[0], carry)
-        u, r = cell.project(held, x), cell.mix(held, carry)
-        by_carry = matrix(lambda c: cell.gate(held, c, u, r)[0], carry)
-        by_r = matrix(lambda r: cell.gate(held, carry, u, r)[0], r)
-        return by_carry + by_r @ matrix(lambda c: cell.mix(params, c), carry)
+            return of_step(params, carry, x)
+        h, w = jax.tree.leaves(carry)[0], recurrent(held)
+        by_r = jax.jacfwd(lambda dr: vector(cell.step(with_more(held, x, dr), carry, x)[0]))(jnp.zeros(w.shape[1]))
+        return of_step(held, carry, x).at[:, : h.size].add(by_r @ (recurrent(params) - w).T)
 
     return quick(jax.vmap(one, in_axes=(None, None, 0, 0)))
 
@@ -137,7 +149,9 @@ def test_the_value_is_that_of_explicit_jacobians(name, condition):
     np.testing.assert_allclose(mean, held.omega("mix", held.params) * B / len(expected), rtol=1e-12)
 
 
-@pytest.mark.parametrize(("name", "through"), [("lstm", "mix"), ("gru", "mix"), ("custom", "step")])
+@pytest.mark.parametrize(
+    ("name", "through"), [("lstm", "mix"), ("gru", "mix"), ("step_cell", "mix"), ("custom", "step")]
+)
 def test_the_gradient_is_the_immediate_one(name, through):
     """Along random directions of the parameters, central differences of Ω with all else held; nothing elsewhere."""
     held = frozen(name, "together")
@@ -150,8 +164,37 @@ def test_the_gradient_is_the_immediate_one(name, through):
         np.testing.assert_allclose(flat(found.params) @ flat(d), (ahead - behind) / 2e-5, rtol=1e-6)
     assert not flat(found.carry).any() and not flat(found.xs).any()
     if through == "mix":
-        assert not flat(found.params._replace(w_h=jnp.zeros(1))).any()
-        assert np.asarray(found.params.w_h).any()
+        w = recurrent(found.params)
+        assert np.count_nonzero(flat(found.params)) == np.count_nonzero(w) > 0
+
+
+def test_products_in_stages_have_a_gradient_each():
+    """A GRU that resets before its product, written out: J^T a at held slopes, as a function of three weights."""
+    name = "reset_before"
+    held = frozen(name, "together")
+    _, _, _, found = program(name, "mix")(sample(name), COMBINED, weights(name))
+
+    def slopes(params, h, x):
+        r, z = (jax.nn.sigmoid(x @ params[f"w_{k}"] + h @ params[f"u_{k}"] + params[f"b_{k}"]) for k in "rz")
+        n = jnp.tanh(x @ params["w_n"] + (r * h) @ params["u_n"] + params["b_n"])
+        return r, z, n, r * (1 - r), z * (1 - z), 1 - n**2
+
+    def price(u_r, u_z, u_n):
+        total = 0.0
+        for _, _, h, x, a in held.rows:
+            r, z, n, dr, dz, dn = jax.tree.map(np.asarray, slopes(held.params, h, x))
+            by_n = (a * z * dn) @ u_n.T  # for r h, which the product multiplies
+            back = a * (1 - z) + by_n * r + (by_n * h * dr) @ u_r.T + (a * (n - h) * dz) @ u_z.T
+            total = total + (jnp.linalg.norm(back) / np.linalg.norm(a) - 1) ** 2
+        return total / B
+
+    of = [held.params[f"u_{k}"] for k in "rzn"]
+    value, right = jax.value_and_grad(price, argnums=(0, 1, 2))(*of)
+    np.testing.assert_allclose(value, held.omega("step", held.params), rtol=1e-12)
+    for k, gradient in zip("rzn", right, strict=True):
+        np.testing.assert_allclose(found.params[f"u_{k}"], gradient, rtol=1e-10, atol=1e-14)
+    others = {key: leaf for key, leaf in found.params.items() if not key.startswith("u_")}
+    assert not flat(others).any()
 
 
 def test_equation_10_for_an_elman_cell():
@@ -215,18 +258,26 @@ def test_rows_and_directions_stand_alone():
     np.testing.assert_allclose([batch, turned], rows.mean(), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["stack", "step_cell"])
-def test_a_stack_and_a_bare_step_have_a_price_through_the_step(name):
-    drawn, loss = sample(name), functools.partial(weigh, weights(name))
+def test_a_stack_has_a_price_through_the_step():
+    """Its layers multiply one another's carries: which weights are meant has to be said, layer by layer."""
+    drawn, loss = sample("stack"), functools.partial(weigh, weights("stack"))
     with pytest.raises(ValueError, match="use through='step'"):
-        gradients.omega(CELLS[name], **drawn._asdict(), loss=loss)
-    if name == "stack":
-        value, found = quick(
-            jax.value_and_grad(
-                lambda p: gradients.omega(CELLS[name], p, drawn.xs, loss, carry=drawn.carry, through="step")
-            )
-        )(drawn.params)
-        assert value > 0 and np.isfinite(flat(found)).all() and flat(found).any()
+        gradients.omega(CELLS["stack"], **drawn._asdict(), loss=loss)
+    value, found = quick(
+        jax.value_and_grad(
+            lambda p: gradients.omega(CELLS["stack"], p, drawn.xs, loss, carry=drawn.carry, through="step")
+        )
+    )(drawn.params)
+    assert value > 0 and np.isfinite(flat(found)).all() and flat(found).any()
+
+
+def test_a_cell_without_a_product_has_a_price_through_the_step():
+    """A network of independent units: its recurrent weight is a vector."""
+    cell = HOISTED["independent"]
+    params, xs = cell.init(jax.random.key(0), 2), jnp.ones((4, 2))
+    with pytest.raises(ValueError, match=r"no matmul with the carry.*use through='step'"):
+        gradients.omega(cell, params, xs, lambda ys: ys.sum())
+    assert omega(cell, params, xs, lambda ys: ys.sum(), through="step").shape == ()
 
 
 def test_bad_input_is_refused():
@@ -242,12 +293,11 @@ def test_bad_input_is_refused():
 
 
 def test_every_plain_cell_says_what_it_has():
-    """No cell of the registry is refused by accident."""
+    """No cell of the registry is refused by accident: each multiplies its carry with a matrix."""
     for name in PLAIN:
         cell: Any = CELLS[name]
         drawn = sample(name)
-        through: Any = "step" if name == "step_cell" else "mix"
-        price = functools.partial(gradients.omega, cell, through=through, loss=lambda ys: jax.tree.leaves(ys)[0].sum())
+        price = functools.partial(gradients.omega, cell, through="mix", loss=lambda ys: jax.tree.leaves(ys)[0].sum())
         assert jax.eval_shape(lambda d, price=price: price(params=d[0], carry=d[1], xs=d[2]), drawn).shape == ()
 
 

@@ -1,4 +1,4 @@
-"""Where a step's growth comes from: the two parts against Jacobians of gate and mix, for every cell that has them."""
+"""Where a step's growth comes from: the two parts against Jacobians of the step, for products of every kind."""
 
 import functools
 
@@ -29,7 +29,9 @@ def split(name, condition, reverse=False):
     return program(name, reverse)(sample(name), CONDITIONS[condition], weights(name))
 
 
-@pytest.mark.parametrize("name", ["elman_tanh", "elman_relu", "lstm", "step_cell", "custom"])
+@pytest.mark.parametrize(
+    "name", ["elman_tanh", "elman_relu", "lstm", "step_cell", "custom", "reset_before", "layer_norm", "stack"]
+)
 def test_growth_is_that_of_the_transposed_jacobian(name):
     """Jacobians by `jacobians`, norms by NumPy; and the two parts make the whole at every step and row."""
     found = split(name, "plain")
@@ -43,6 +45,33 @@ def test_growth_is_that_of_the_transposed_jacobian(name):
     np.testing.assert_allclose(found.split.growth, expected, rtol=1e-10, atol=1e-12)
     np.testing.assert_array_equal(found.split.saturation + found.split.alignment, found.split.growth)
     assert ((found.split.direct >= 0) & (found.split.direct <= 1 + 1e-12)).all()
+
+
+def test_an_lstm_splits_into_its_own_slopes():
+    """d and s from Jacobians of the step, in which r enters as part of the bias, and W_h is zero."""
+    found = split("lstm", "plain")
+    params, carry, xs = sample("lstm")
+    cell = CELLS["lstm"]
+    after_each = rnnjax.unroll(cell, params, xs, carry=carry, carries=True)[2]
+    before = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), carry, after_each)
+
+    def flat(tree):
+        return jnp.concatenate(jax.tree.leaves(tree), axis=-1)
+
+    def jacobians(carry, x):
+        r = carry.h @ params.w_h
+
+        def of_parts(carry, r):
+            return flat(cell.step(params._replace(w_h=jnp.zeros((3, 12)), b=params.b + r), carry, x)[0])
+
+        by_carry, by_r = jax.jacfwd(of_parts, argnums=(0, 1))(carry, r)
+        return flat(by_carry), by_r
+
+    matrices = jax.vmap(jax.vmap(jacobians))(before, xs)
+    arriving = np.concatenate([np.asarray(leaf)[1:] for leaf in jax.tree.leaves(found.direction)], -1)
+    d, s = (np.linalg.norm(np.einsum("tbij,tbi->tbj", matrix, arriving), axis=-1) for matrix in matrices)
+    np.testing.assert_allclose(found.split.saturation, np.log(np.hypot(d, s)), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found.split.direct, d**2 / (d**2 + s**2), rtol=1e-10)
 
 
 def test_an_elman_network_splits_into_slopes_and_weights():
@@ -91,10 +120,20 @@ def test_units_that_are_all_shut_are_minus_infinity_and_no_nan():
     assert (found.growth == -np.inf).all() and (found.saturation == -np.inf).all() and (found.alignment == 0).all()
 
 
-def test_layers_do_not_split():
-    name = "stack"
-    with pytest.raises(TypeError, match=r"has no `mix` and `gate` of its own.*layers one by one"):
-        gradients.adjoint(CELLS[name], **sample(name)._asdict(), loss=lambda ys: ys.sum(), split=True)
+def test_a_step_that_does_not_come_apart_does_not_split():
+    @jax.custom_vjp
+    def halved_back(h):
+        return h
+
+    halved_back.defvjp(lambda h: (h, None), lambda _, g: (g / 2,))
+
+    def step(params, h, x):
+        return rnnjax.elman_step(params, halved_back(h), x)
+
+    of = sample("elman_tanh")
+    cell = rnnjax.StepCell(step, rnnjax.elman_initial_carry)
+    with pytest.raises(TypeError, match=r"a step that does not come apart: .*custom_vjp"):
+        gradients.adjoint(cell, **of._asdict(), loss=lambda ys: ys.sum(), split=True)
 
 
 def test_without_asking_there_is_no_split():
