@@ -142,7 +142,7 @@ def check_params(cell: object, params: Any, kind: type, **shapes: tuple[int | st
                 f"`params` are {type(params).__name__} without `{name}`, but {of} expects {kind.__name__}; {fix}"
             )
         shape = jnp.shape(leaf)
-        wanted = tuple(n if isinstance(e, str) else e for n, e in zip(shape, expected, strict=False))
+        wanted = tuple([n if isinstance(e, str) else e for n, e in zip(shape, expected, strict=False)])
         if shape != wanted or len(shape) != len(expected):
             raise ValueError(
                 f"`params.{name}` of these {type(params).__name__} is {list(shape)}, but {of} expects "

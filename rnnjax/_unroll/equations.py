@@ -43,7 +43,7 @@ class Value:
 class Equation:
     """`outputs = run(*inputs)`: a primitive of JAX with its parameters, or a rewrite of one."""
 
-    __slots__ = ("inputs", "name", "outputs", "params", "run")
+    __slots__ = ("inputs", "name", "output", "outputs", "params", "run")
 
     def __init__(
         self,
@@ -55,10 +55,7 @@ class Equation:
     ):
         self.name, self.inputs, self.outputs, self.run = name, list(inputs), list(outputs), run
         self.params = params or {}
-
-    @property
-    def output(self) -> Value:
-        return self.outputs[0]
+        self.output = self.outputs[0] if self.outputs else Value((), None)
 
     def __repr__(self) -> str:
         return f"{self.outputs} = {self.name} {self.inputs}"
@@ -86,10 +83,8 @@ def traced(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any]
     def value_of(var: Any) -> Value:
         return Value(var.aval.shape, var.aval.dtype)
 
-    def read(atom: Any, env: dict[Any, Value]) -> Value:
-        if isinstance(atom, Literal):
-            return Value(np.shape(atom.val), atom.aval.dtype, atom.val)
-        return env[atom]
+    def number(literal: Literal) -> Value:
+        return Value(np.shape(literal.val), literal.aval.dtype, literal.val)
 
     def close_over(jaxpr: Any, consts: Sequence[Any], env: dict[Any, Value]) -> None:
         for var, array in zip(jaxpr.constvars, consts, strict=True):
@@ -99,7 +94,7 @@ def traced(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any]
 
     def inline(jaxpr: Any, env: dict[Any, Value]) -> list[Value]:
         for eqn in jaxpr.eqns:
-            inputs = [read(v, env) for v in eqn.invars]
+            inputs = [number(v) if isinstance(v, Literal) else env[v] for v in eqn.invars]
             inner = eqn.params.get(_CALLS[eqn.primitive.name]) if eqn.primitive.name in _CALLS else None
             if inner is None:
                 outputs = [value_of(v) for v in eqn.outvars]
@@ -110,7 +105,7 @@ def traced(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any]
                 close_over(inside, getattr(inner, "consts", ()), scope)
                 outputs = inline(inside, scope)
             env.update(zip(eqn.outvars, outputs, strict=True))
-        return [read(v, env) for v in jaxpr.outvars]
+        return [number(v) if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
 
     env = {v: value_of(v) for v in closed.jaxpr.invars}
     inputs = [env[v] for v in closed.jaxpr.invars]

@@ -168,7 +168,7 @@ def _edges(equations: Sequence[Equation], inputs: Sequence[Value]) -> dict[Value
                             join(wide, set(range(0, wide.shape[0], narrow.shape[1])))
                     alike = [v for v in (*eqn.inputs, *eqn.outputs) if v.shape == eqn.output.shape]
                     together = set().union(*[edges.get(v, ()) for v in alike])
-                    for v in alike:
+                    for v in alike if together else ():
                         join(v, together)
     return edges
 

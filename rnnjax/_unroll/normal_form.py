@@ -163,15 +163,20 @@ def _one_product_for_one_left_side(equations: Sequence[Equation], colours: Colou
         colours.see(merged[group[0]])
         dropped.update(group[1:])
     # a matrix may be computed after the first product: what is fixed comes first
-    found = [eqn for eqn in equations if _is_fixed(eqn, colours)]
-    for eqn in equations:
-        if not _is_fixed(eqn, colours) and eqn not in dropped:
+    found, others = _fixed_first(equations, colours)
+    for eqn in others:
+        if eqn not in dropped:
             found.extend(merged.get(eqn, [eqn]))
     return found
 
 
-def _is_fixed(eqn: Equation, colours: Colours) -> bool:
-    return all([colours.fixed(v) for v in eqn.inputs])
+def _fixed_first(equations: Sequence[Equation], colours: Colours) -> tuple[list[Equation], list[Equation]]:
+    """The equations that depend on parameters at most, and the others."""
+    varies = CARRY | X
+    return (
+        [eqn for eqn in equations if not colours.get(eqn.output, 0) & varies],
+        [eqn for eqn in equations if colours.get(eqn.output, 0) & varies],
+    )
 
 
 def _sums_without_carry_first(
@@ -280,9 +285,8 @@ def _biases_into_products(
         eqn.run = lambda x, w, b, times=times: (lax.add(times(x, w)[0], b),)
         eqn.name = "matmul"
     before = [eqn for made in biases.values() for eqn in made]
-    kept = [eqn for eqn in equations if eqn not in dropped]
-    fixed = [eqn for eqn in kept if _is_fixed(eqn, colours)]
-    kept = [*fixed, *before, *[eqn for eqn in kept if not _is_fixed(eqn, colours)]]
+    fixed, others = _fixed_first([eqn for eqn in equations if eqn not in dropped], colours)
+    kept = [*fixed, *before, *others]
     return _rename(kept, outputs, renamed)
 
 
