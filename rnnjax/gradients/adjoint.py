@@ -18,7 +18,15 @@ from rnnjax._arguments import over_time
 from rnnjax._unroll.masking import StepInput, select, timed_step
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.adjoint_clipping import check_no_clipping
-from rnnjax.gradients.sequence import Loss, Sequence, in_input_order, outputs_in_carry, prepare
+from rnnjax.gradients.sequence import (
+    Loss,
+    Sequence,
+    gradient_of_outputs,
+    in_input_order,
+    inexact,
+    outputs_in_carry,
+    prepare,
+)
 from rnnjax.gradients.slopes import AccurateCell, as_cell
 from rnnjax.gradients.split import Split, split_of
 from rnnjax.numerics import add_scaled, normalise
@@ -100,7 +108,7 @@ def trajectory_and_adjoint(cell: Cell, params: PyTree, sequence: Sequence) -> tu
         return new_carry, (carry, y)
 
     last, (carries, ys) = lax.scan(forward, sequence.carry, sequence.inputs)
-    dys = jax.grad(sequence.loss)(ys)
+    dys = gradient_of_outputs(sequence.loss, ys)
     homes = outputs_in_carry(cell, params, sequence.carry, sequence.inputs.x[0])
     direct = normalise(_in_carry(dys, homes, last, sequence.inputs.counts), batch_ndim + 1)
     elsewhere = _outside_carry(dys, homes)
@@ -108,7 +116,12 @@ def trajectory_and_adjoint(cell: Cell, params: PyTree, sequence: Sequence) -> tu
     def backward(state: tuple[PyTree, Array], at_t):
         carry, inputs, dy, direct = at_t
         direction, log_norm = state
-        _, pullback = jax.vjp(lambda c: step(c, inputs), carry)
+
+        def followed(carry: PyTree) -> tuple[PyTree, list[Array]]:
+            new_carry, y = step(carry, inputs)
+            return new_carry, inexact(y)
+
+        _, pullback = jax.vjp(followed, carry)
         (through_carry,) = pullback((direction, jax.tree.map(jnp.zeros_like, dy)))
         through_carry, growth = normalise(through_carry, batch_ndim)
         terms = [(through_carry, log_norm + growth), direct]

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from rnnjax._arguments import over_time
 from rnnjax._unroll.masking import StepInput, timed_step
 from rnnjax.cell import Cell, PyTree
-from rnnjax.gradients.sequence import Loss, prepare
+from rnnjax.gradients.sequence import Loss, gradient_of_outputs, inexact, prepare
 from rnnjax.gradients.slopes import AccurateCell, as_cell
 from rnnjax.numerics import normalise
 
@@ -83,10 +83,15 @@ def attribution_by_lag(
         return new_carry, (carry, y)
 
     _, (carries, ys) = lax.scan(forward, sequence.carry, sequence.inputs)
-    dys = jax.grad(sequence.loss)(ys)
+    dys = gradient_of_outputs(sequence.loss, ys)
     all_steps = jax.vmap(step, in_axes=(None, 0, 0))
-    _, pullback = jax.vjp(lambda p, c: all_steps(p, c, sequence.inputs), params, carries)
-    no_carries, no_ys = jax.tree.map(jnp.zeros_like, (carries, ys))
+
+    def followed(params: PyTree, carries: PyTree) -> tuple[PyTree, list[Array]]:
+        new_carries, ys = all_steps(params, carries, sequence.inputs)
+        return new_carries, inexact(ys)
+
+    _, pullback = jax.vjp(followed, params, carries)
+    no_carries, no_ys = jax.tree.map(jnp.zeros_like, (carries, dys))
 
     def earlier(vectors: PyTree, log_norm: Array) -> tuple[PyTree, Array]:
         """From the step after which they stand to the one before: row t holds what follows step t."""

@@ -74,7 +74,8 @@ def _add_to_output(y: PyTree, perturbation: PyTree, homes: list[int | None], inp
     """An output that is part of the carry feels the carry's perturbation, unless its step does not count."""
     shifts = jax.tree.leaves(perturbation)
     leaves, tree = jax.tree.flatten(y)
-    for k, home in enumerate(homes):
+    followed = [k for k, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    for k, home in zip(followed, homes, strict=True):
         if home is not None:
             shifted = leaves[k] + shifts[home]
             leaves[k] = shifted if inputs.counts is None else select(inputs.counts, shifted, leaves[k])

@@ -104,17 +104,38 @@ def in_input_order(tree: PyTree, reverse: bool) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.flip(leaf, 0), tree) if reverse else tree
 
 
+def inexact(tree: PyTree) -> list[Array]:
+    """The leaves that have a gradient; an output may also count, or be a flag."""
+    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+
+def gradient_of_outputs(loss: Loss, ys: PyTree) -> list[Array]:
+    """dL/dy for each leaf of `inexact(ys)`."""
+    leaves, tree = jax.tree.flatten(ys)
+    which = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+    def of_these(given: list[Array]) -> Array:
+        merged = list(leaves)
+        for i, leaf in zip(which, given, strict=True):
+            merged[i] = leaf
+        return loss(tree.unflatten(merged))
+
+    return jax.grad(of_these)([leaves[i] for i in which])
+
+
 def outputs_in_carry(cell: Cell, params: PyTree, carry: PyTree, x: Array) -> list[int | None]:
-    """For each leaf of y, which leaf of the carry it *is*, if any: the LSTM's y is its h.
+    """For each leaf of `inexact(y)`, which leaf of the carry it *is*, if any: the LSTM's y is its h.
 
     Where the output is part of the carry, a change of the carry after step t changes y_t too, so dL/d(carry_t) has a
     share straight from y_t. Read off the step's own trace: y and the carry are one variable there.
     """
-    closed, (new_carry, _) = jax.make_jaxpr(cell.step, return_shape=True)(params, carry, x)
+    closed, (new_carry, y) = jax.make_jaxpr(cell.step, return_shape=True)(params, carry, x)
     origins = _origins(closed.jaxpr, [(id(variable),) for variable in closed.jaxpr.invars])
     count = len(jax.tree.leaves(new_carry))
     in_carry, in_y = origins[:count], origins[count:]
-    return [in_carry.index(origin) if origin in in_carry else None for origin in in_y]
+    homes = [in_carry.index(origin) if origin in in_carry else None for origin in in_y]
+    followed = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(y)]
+    return [home for home, counts in zip(homes, followed, strict=True) if counts]
 
 
 _CALLS = ("jit", "pjit", "closed_call", "checkpoint", "remat2", "custom_jvp_call", "custom_vjp_call")
