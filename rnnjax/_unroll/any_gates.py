@@ -72,10 +72,14 @@ def run_any_gates(
         )
         return last, (ys, every), lefts
 
-    @jax.custom_jvp
-    def run(*operands: Any) -> Outputs:
+    def plain(*operands: Any) -> Outputs:
         last, (ys, every), _ = loop(*operands, [])
         return Outputs(last, ys, every)
+
+    operands = (weights, [env[v] for v in others], inputs.carry, us, inputs.counts, inputs.resets, inputs.start)
+    if reading.own_rule is not None:
+        return plain(*operands)
+    run = jax.custom_jvp(plain)
 
     @run.defjvp
     def _(primals: Any, given: Any) -> Any:
@@ -100,7 +104,7 @@ def run_any_gates(
         dlast, (dys, devery), _ = linear([dflat[i] for i in floats], dextras)
         return Outputs(last, ys, every), Outputs(dlast, dys, devery)
 
-    return run(weights, [env[v] for v in others], inputs.carry, us, inputs.counts, inputs.resets, inputs.start)
+    return run(*operands)
 
 
 @jax.custom_jvp

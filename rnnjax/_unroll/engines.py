@@ -59,13 +59,16 @@ def choose_engine(engine: str, cell: Cell, params: PyTree, carry: PyTree, xs: Ar
     batch_ndim = xs.ndim - 2
     row, x = _row_of(carry, batch_ndim), _row_of(xs, batch_ndim + 1)
     found = read(cell, params, row, x, batched=batch_ndim > 0)
-    obstacle = found.reading.only_scan
+    obstacle = found.reading.only_scan or found.reading.own_rule
     if obstacle is None:
         how = "named" if engine == "hoisted" else "auto"
         return Choice("hoisted", f"{how}: {_what_leaves(found.reading)}", found)
     if engine == "hoisted":
         raise NotHoistable(f'{cell!r} cannot be hoisted: {obstacle}; use engine="scan".')
-    return Choice("scan", f"auto: hoisted cannot serve it: {obstacle}")
+    why = f"auto: hoisted cannot serve it: {obstacle}"
+    if found.reading.only_scan is not None or not found.reading.ahead:
+        return Choice("scan", why)
+    return Choice("scan", f"{why}; what needs no carry is computed ahead of the loop", found)
 
 
 def _row_of(tree: PyTree, axes: int) -> PyTree:

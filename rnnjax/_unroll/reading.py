@@ -66,6 +66,7 @@ class Reading:
       gates: the structure of the gates between the products, where these are pointwise.
       why: where they are not, the reason.
       only_scan: the reason for which the equations cannot be taken apart at all, or None.
+      own_rule: the reason for which the loop is differentiated as it is, though what needs no carry leaves it, or None.
     """
 
     params: list[Value]
@@ -86,6 +87,7 @@ class Reading:
     gates: GateStructure | None
     why: str
     only_scan: str | None
+    own_rule: str | None
 
     def fixed_values(self, params: PyTree, closed_over: Sequence[Array]) -> list[Array]:
         """The values of `fixed`."""
@@ -212,8 +214,11 @@ def _read(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct, ba
         gates=None,
         why="",
         only_scan=only_scan,
+        own_rule=_OWN_RULE if _has_own_rule(inside) else None,
     )
-    if only_scan is None:
+    if only_scan is None and _has_own_rule([*ahead, *inside]):
+        reading = dataclasses.replace(reading, why="it has a backward pass of its own (`jax.custom_vjp`)")
+    elif only_scan is None:
         if not reading.products and not ahead:
             reading = dataclasses.replace(reading, only_scan=NOTHING_LEAVES)
         try:
@@ -239,13 +244,16 @@ def _why_only_scan(program: Program, has_effects: bool) -> str | None:
         return "its step has side effects, which the loop must keep in their order"
     if not program.inputs or any([_is_extended(v.dtype) for v in program.inputs]):
         return "its step carries keys or other values that are no numbers"
-    for eqn in program.equations:
-        if eqn.name.startswith("custom_vjp"):
-            return (
-                "its step has a backward pass of its own (`jax.custom_vjp`), which need not be linear, as one that "
-                "clips is not"
-            )
     return None
+
+
+_OWN_RULE = (
+    "its step has a backward pass of its own (`jax.custom_vjp`), which need not be linear, as one that clips is not"
+)
+
+
+def _has_own_rule(equations: Sequence[Equation]) -> bool:
+    return any([eqn.name.startswith("custom_vjp") for eqn in equations])
 
 
 def _is_extended(dtype: Any) -> bool:

@@ -30,8 +30,9 @@ class Stages:
             return jax.ShapeDtypeStruct(leaf.shape[batch_ndim:], leaf.dtype)
 
         found = read(cell, params, jax.tree.map(row, carry), row(x), batched=batch_ndim > 0, together=False)
-        if found.reading.only_scan is not None and found.reading.only_scan != NOTHING_LEAVES:
-            raise TypeError(f"{cell!r} has a step that does not come apart: {found.reading.only_scan}.")
+        obstacle = found.reading.only_scan or found.reading.own_rule
+        if obstacle is not None and obstacle != NOTHING_LEAVES:
+            raise TypeError(f"{cell!r} has a step that does not come apart: {obstacle}.")
         self.reading, self.closed_over = found
         self.fixed = self.reading.fixed_values(params, self.closed_over)
         self.rules = accurate_rules(self.reading.inside)
