@@ -33,15 +33,9 @@ class SigmoidUnit(rnnjax.Cell):
     def initial_carry(self, params: Unit, batch_shape: tuple[int, ...] = ()) -> Array:
         return jnp.full((*batch_shape, 1), START, params.w.dtype)
 
-    def project(self, params: Unit, xs: Array) -> Array:
-        return 0 * xs
-
-    def mix(self, params: Unit, carry: Array) -> None:
-        return None
-
-    def gate(self, params: Unit, carry: Array, u: Array, r: None) -> tuple[Array, Array]:
-        x = params.w * jax.nn.sigmoid(carry) + params.b + u
-        return x, jax.nn.sigmoid(x)
+    def step(self, params: Unit, carry: Array, x: Array) -> tuple[Array, Array]:
+        state = params.w * jax.nn.sigmoid(carry) + params.b
+        return state, jax.nn.sigmoid(state)
 
 
 def error(params: Unit, steps: int, cell: Any = SigmoidUnit()) -> Array:

@@ -18,7 +18,9 @@ class GainParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class GainTanh(rnnjax.Cell):
-    """h_t = tanh(x_t + g h_{t-1} W): a batch of G rows, row i with gain g_i, and one input a unit.
+    """h_t = tanh(x_t + g h_{t-1} W): a batch of G rows, row i with gain g_i, and one input per unit.
+
+    As a parameter has the batch axis, a single row has no step of its own: run it on `engine="scan"`.
 
     The output is log φ' of each unit, `[G, H]`: 2 (log 2 - |z| - log(1 + e^(-2|z|))), right where tanh saturates.
     """
@@ -33,14 +35,8 @@ class GainTanh(rnnjax.Cell):
     def initial_carry(self, params: GainParams, batch_shape: tuple[int, ...] = ()) -> Array:
         return jnp.zeros((*batch_shape, self.hidden_size), params.w_h.dtype)
 
-    def project(self, params: GainParams, xs: Array) -> Array:
-        return xs
-
-    def mix(self, params: GainParams, carry: Array) -> Array:
-        return params.gain * (carry @ params.w_h)
-
-    def gate(self, params: GainParams, carry: Array, u: Array, r: Array) -> tuple[Array, Array]:
-        z = u + r
+    def step(self, params: GainParams, carry: Array, x: Array) -> tuple[Array, Array]:
+        z = x + params.gain * (carry @ params.w_h)
         size = jnp.abs(z)
         log_slope = 2 * (jnp.log(jnp.asarray(2, z.dtype)) - size - jnp.log1p(jnp.exp(-2 * size)))
         return jnp.tanh(z), log_slope

@@ -27,14 +27,9 @@ class Readout(rnnjax.Cell):
     def initial_carry(self, params, batch_shape=()):
         return jnp.zeros((*batch_shape, self.hidden_size), params.w_h.dtype)
 
-    def project(self, params, xs):
-        return xs @ params.w_x
-
-    def mix(self, params, carry):
-        return carry @ params.w_h
-
-    def gate(self, params, carry, u, r):
-        return u + r, 2 * (u + r)
+    def step(self, params, carry, x):
+        h = x @ params.w_x + carry @ params.w_h
+        return h, 2 * h
 
 
 def two_layers(hidden_size: int) -> rnnjax.Stack:
