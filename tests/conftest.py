@@ -5,6 +5,8 @@ no database, so the same code gets the same verdict.
 """
 
 import os
+import sys
+import zlib
 
 # Nearly all of the time is compilation of programs that run once, so XLA is asked for little optimisation.
 # `test_sharding` and the benchmark of peers, in processes of their own, run as users have it;
@@ -24,13 +26,31 @@ hypothesis.settings.register_profile("rnnjax", derandomize=True, database=None, 
 hypothesis.settings.load_profile("rnnjax")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a compiled program go to the same worker (pytest-xdist's `loadgroup`).
+CORE = ("elman_tanh", "lstm", "gru")
+"""The cells whose properties are tested on every Python; those of the others on one of two, by the test's name."""
 
-    In tests/unroll and tests/gradients programs are kept by cell, and shared by all files; elsewhere by file at most.
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole", action="store_true", help="every property of every cell, on this Python")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what the other Python tests, unless `--whole`; and tells pytest-xdist what belongs together.
+
+    Tests that share a compiled program go to the same worker (`loadgroup`): in tests/unroll and tests/gradients programs
+    are kept by cell, and shared by all files; elsewhere by file at most.
     """
+    here = sys.version_info[:2] >= (3, 12)
+    left_out = []
     for item in items:
         folder = item.path.parent.name
         name = getattr(getattr(item, "callspec", None), "params", {}).get("name")
-        shared = folder in ("unroll", "gradients") and isinstance(name, str) and name in CELLS
+        of_cell = isinstance(name, str) and name in CELLS
+        shared = folder in ("unroll", "gradients") and of_cell
         item.add_marker(pytest.mark.xdist_group(f"{folder}, {name}" if shared else str(item.path)))
+        if of_cell and name not in CORE and zlib.crc32(item.nodeid.encode()) % 2 != here:
+            left_out.append(item)
+    if left_out and not config.getoption("--whole"):
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
