@@ -1,5 +1,7 @@
 """What a cell is (`cell.py`): the protocol, a cell made of a bare step, and the dtype of parameters."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,27 +21,30 @@ def test_single_cells_are_cells(name):
 
 @pytest.mark.parametrize("name", COMPOSITES)
 def test_cells_put_together_are_composites(name):
-    """They are run part by part, so they have no project, mix or gate of their own."""
-    assert isinstance(CELLS[name], Composite) and not isinstance(CELLS[name], Cell)
+    """They are run part by part; all but `Bidirectional` have a step, and may stand where a cell may."""
+    assert isinstance(CELLS[name], Composite)
+    assert isinstance(CELLS[name], Cell) == (name != "bidirectional")
 
 
 def test_step_cell_is_its_step():
-    """project hands the input on, mix gives nothing, and gate and step are both the function given."""
+    """And its other two functions."""
     cell, (params, carry, xs) = CELLS["step_cell"], sample("step_cell")
-    assert cell.project(params, xs) is xs
-    assert cell.mix(params, carry) is None
-    expected = cell.step_function(params, carry, xs[0])
-    assert_identical(cell.step(params, carry, xs[0]), expected)
-    assert_identical(cell.gate(params, carry, xs[0], None), expected)
+    assert_identical(cell.step(params, carry, xs[0]), cell.step_function(params, carry, xs[0]))
+    assert_identical(cell.initial_carry(params, (2,)), cell.initial_carry_function(params, (2,)))
+    key = jax.random.key(0)
+    assert_identical(cell.init(key, 2), cell.init_function(key, 2, None))
 
 
 def test_step_cell_of_a_built_in_step_is_that_cell():
-    """The constructor for a bare step, fed with `lstm_step`: the same numbers, if not the same speed."""
-    bare = StepCell(rnnjax.lstm_step, rnnjax.lstm_initial_carry)
-    got = rnnjax.unroll(bare, **sample("lstm")._asdict(), lengths=np.array([5, 3, 0]), engine="loop")
-    assert_identical(
-        got, rnnjax.unroll(CELLS["lstm"], **sample("lstm")._asdict(), lengths=np.array([5, 3, 0]), engine="loop")
-    )
+    """The constructor for a bare step, fed with `lstm_step`: the same numbers on every engine, and the same plan."""
+    bare, of = StepCell(rnnjax.lstm_step, rnnjax.lstm_initial_carry), sample("lstm")._asdict()
+    for engine in ("loop", "hoisted"):
+        one, other = (
+            rnnjax.unroll(cell, **of, lengths=np.array([5, 3, 0]), engine=engine) for cell in (bare, CELLS["lstm"])
+        )
+        assert_identical(one, other)
+    one, other = (rnnjax.explain(cell, **of) for cell in (bare, CELLS["lstm"]))
+    assert dataclasses.replace(one.layers[0], cell="") == dataclasses.replace(other.layers[0], cell="")
 
 
 def test_parameters_of_ones_own_need_no_init():

@@ -74,16 +74,28 @@ FUNCTIONS = {"elman": rnnjax.Elman(3), "lstm": rnnjax.LSTM(3), "gru": rnnjax.GRU
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_of_arrays(name):
-    """`lstm_init`, `lstm_initial_carry`, `lstm_project`, `lstm_mix`, `lstm_gate`, `lstm_step` and their like."""
-    init, initial_carry, project, mix, gate, step = (getattr(rnnjax, f"{name}_{part}") for part in PARTS)
+    """`lstm_init`, `lstm_initial_carry`, `lstm_step` and their like."""
+    init, initial_carry, step = (getattr(rnnjax, f"{name}_{part}") for part in PARTS)
     lowers(lambda key: init(key, D, 3), KEY)
 
     def whole(params, x):
-        carry = initial_carry(params, x.shape[:-1])
-        return step(params, carry, x), gate(params, carry, project(params, x), mix(params, carry))
+        return step(params, initial_carry(params, x.shape[:-1]), x)
 
     params = jax.eval_shape(lambda key: init(key, D, 3), KEY)
     lowers(value_and_gradient(whole), params, jax.ShapeDtypeStruct((BATCH, D), "float64"))
+
+
+def test_one_step_over_the_contract():
+    """`rnnjax.step`, with mask and resets."""
+    params, carry, xs = shapes("lstm")
+    flags = jax.ShapeDtypeStruct((BATCH,), "bool")
+
+    def run(params, carry, x, mask, resets):
+        return value_and_gradient(lambda p, c, x: rnnjax.step(CELLS["lstm"], p, c, x, mask=mask, resets=resets))(
+            params, carry, x
+        )
+
+    lowers(run, params, carry, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype), flags, flags)
 
 
 ENGINES = {
@@ -92,6 +104,7 @@ ENGINES = {
     "checkpoint": {"engine": "scan", "checkpoint": 4},
     "hoisted_checkpoint_chunk": {"engine": "hoisted", "checkpoint": 4, "chunk": 2},
     "reverse": {"engine": "hoisted", "reverse": True},
+    "carries": {"engine": "hoisted", "carries": True},
     "unroll_2": {"engine": "scan", "unroll": 2},
 }
 
@@ -244,10 +257,11 @@ def test_an_exported_program_gives_the_numbers():
         assert_close(got, unrolled("lstm", timed, engine="scan")(*args))
 
 
-PARTS = ("init", "initial_carry", "project", "mix", "gate", "step")
+PARTS = ("init", "initial_carry", "step")
 
 COVERED = {f"{cell}_{part}": "test_functions_of_arrays" for cell in FUNCTIONS for part in PARTS} | {
     "explain": "test_explain_leaves_the_batch_open",
+    "step": "test_one_step_over_the_contract",
     "unroll": "test_unroll_on_every_engine",
 }
 
