@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax._unroll import Composite, Run, Timing, is_causal, output_size
+from rnnjax._unroll import Composite, Masks, Run, is_causal, output_size
 from rnnjax.cell import Cell, PyTree
 
 
@@ -73,13 +73,13 @@ class Stack:
         return tuple(carries), x
 
     def unroll_parts(
-        self, run: Run, params: PyTree, carry: PyTree, xs: Array, timing: Timing
+        self, run: Run, params: PyTree, carry: PyTree, xs: Array, masks: Masks
     ) -> tuple[tuple[PyTree, ...], PyTree]:
         _check_parts("params", params, len(self.cells))
         _check_parts("carry", carry, len(self.cells))
         carries: list[PyTree] = []
         for cell, p, c in zip(self.cells, params, carry, strict=True):
-            c, xs = run(cell, p, c, xs, timing)
+            c, xs = run(cell, p, c, xs, masks)
             carries.append(c)
         return tuple(carries), xs
 
@@ -125,13 +125,11 @@ class Bidirectional:
             backward=self.backward.initial_carry(params[1], batch_shape),
         )
 
-    def unroll_parts(
-        self, run: Run, params: PyTree, carry: PyTree, xs: Array, timing: Timing
-    ) -> tuple[BothWays, PyTree]:
+    def unroll_parts(self, run: Run, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[BothWays, PyTree]:
         _check_parts("params", params, 2)
         _check_parts("carry", carry, 2)
-        carry_forward, ys_forward = run(self.forward, params[0], carry[0], xs, timing)
-        carry_backward, ys_backward = run(self.backward, params[1], carry[1], xs, timing.opposite())
+        carry_forward, ys_forward = run(self.forward, params[0], carry[0], xs, masks)
+        carry_backward, ys_backward = run(self.backward, params[1], carry[1], xs, masks.opposite())
         return BothWays(carry_forward, carry_backward), jax.tree.map(_side_by_side, ys_forward, ys_backward)
 
 

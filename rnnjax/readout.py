@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax._unroll import Composite, Run, Timing, is_causal, output_size
+from rnnjax._unroll import Composite, Masks, Run, is_causal, output_size
 from rnnjax._unroll.masking import blank
 from rnnjax.cell import C, Cell, P, PyTree, check_size, float_dtype
 
@@ -99,10 +99,10 @@ class Readout(Generic[P, C]):
         carry, h = step(params.rnn, carry, x)
         return carry, _read(params, h)
 
-    def unroll_parts(self, run: Run, params: ReadoutParams[P], carry: C, xs: Array, timing: Timing) -> tuple[C, Array]:
+    def unroll_parts(self, run: Run, params: ReadoutParams[P], carry: C, xs: Array, masks: Masks) -> tuple[C, Array]:
         """The cell over all of time, then the readout of all steps at once."""
-        carry, hs = run(self.cell, params.rnn, carry, xs, timing)
-        return carry, blank(_read(params, hs), timing)
+        carry, hs = run(self.cell, params.rnn, carry, xs, masks)
+        return carry, blank(_read(params, hs), masks)
 
 
 def _read(params: ReadoutParams[P], h: PyTree) -> Array:

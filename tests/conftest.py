@@ -37,8 +37,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out what the other Python tests, unless `--whole`; and tells pytest-xdist what belongs together.
 
-    Tests that share a compiled program go to the same worker (`loadgroup`): in tests/unroll and tests/gradients programs
-    are kept by cell, and shared by all files; elsewhere by file at most.
+    Tests that share a compiled program go to the same worker (`loadgroup`): in tests/unroll and tests/gradients
+    programs are kept by cell, and shared by all files; elsewhere by file at most.
     """
     here = sys.version_info[:2] >= (3, 12)
     left_out = []

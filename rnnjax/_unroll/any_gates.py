@@ -8,6 +8,7 @@ The second term enters the loop as the tangent of a summand e_t that is zero, co
 transpose is the weight's gradient, one matmul too. The rest JAX derives from the scan itself.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -30,10 +31,9 @@ def run_any_gates(
     others = [v for v in reading.fixed if v in _read_apart_from_products(reading)]
     leaves, steps = len(inputs.carry), inputs.xs.shape[0]
 
-    def loop(
-        weights: Any, values: Any, carry: Any, us: Any, counts: Any, resets: Any, start: Any, extras: Any
-    ) -> tuple[Any, Any, Any]:
+    def loop(operands: Sequence[Any], extras: list[Array]) -> tuple[Any, Any, Any]:
         """`(last, (ys, carries), left sides of products)`."""
+        weights, values, carry, us, counts, resets, start = operands
 
         def one(weights: Any, values: Any, row: Any) -> Any:
             carry, us, extras = row
@@ -73,7 +73,7 @@ def run_any_gates(
         return last, (ys, every), lefts
 
     def plain(*operands: Any) -> Outputs:
-        last, (ys, every), _ = loop(*operands, [])
+        last, (ys, every), _ = loop(operands, [])
         return Outputs(last, ys, every)
 
     operands = (weights, [env[v] for v in others], inputs.carry, us, inputs.counts, inputs.resets, inputs.start)
@@ -93,7 +93,7 @@ def run_any_gates(
             merged = list(flat)
             for i, leaf in zip(floats, given, strict=True):
                 merged[i] = leaf
-            return loop(weights, *tree.unflatten(merged), extras)
+            return loop((weights, *tree.unflatten(merged)), extras)
 
         (last, (ys, every), lefts), linear = jax.linearize(of_floats, [flat[i] for i in floats], extras)
         dextras = [

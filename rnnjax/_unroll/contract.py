@@ -5,13 +5,12 @@ from typing import Any, Literal, overload
 from jax.typing import ArrayLike
 
 from rnnjax._arguments import over_time
-from rnnjax._unroll.checkpointing import Checkpoint
 from rnnjax._unroll.checks import check_cell, checked_xs
+from rnnjax._unroll.composites import Composite, Part
 from rnnjax._unroll.engines import Engine, split_carries
-from rnnjax._unroll.masking import blank
-from rnnjax._unroll.parts import Composite, Part
+from rnnjax._unroll.masking import blank, make_masks
 from rnnjax._unroll.planning import Options, runner
-from rnnjax._unroll.timing import make_timing
+from rnnjax._unroll.remat import Checkpoint
 from rnnjax.cell import C, Cell, P, PyTree
 
 
@@ -51,6 +50,25 @@ def unroll(
     unroll: int = 1,
     carries: Literal[True],
 ) -> tuple[C, PyTree, C]: ...
+
+
+@overload
+def unroll(
+    cell: Cell[P, C] | Composite[P, C],
+    params: P,
+    xs: ArrayLike,
+    *,
+    carry: C | None = None,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+    reverse: bool = False,
+    engine: Engine = "auto",
+    checkpoint: Checkpoint = None,
+    chunk: int | None = None,
+    unroll: int = 1,
+    carries: bool,
+) -> tuple[C, PyTree] | tuple[C, PyTree, C]: ...
 
 
 @over_time
@@ -133,6 +151,6 @@ def make_whole(
     """The arguments checked, padding blanked, and the initial carry in place of `None`."""
     check_cell(cell)
     xs = checked_xs(xs)
-    timing = make_timing(xs, lengths, mask, resets, reverse)
+    masks = make_masks(xs, lengths, mask, resets, reverse)
     carry = cell.initial_carry(params, xs.shape[1:-1]) if carry is None else carry
-    return Part(cell, params, carry, blank(xs, timing), timing)
+    return Part(cell, params, carry, blank(xs, masks), masks)

@@ -6,9 +6,9 @@ import jax
 from jax import Array
 
 from rnnjax._unroll.hoist import unroll_hoisted
+from rnnjax._unroll.masking import Masks
 from rnnjax._unroll.reading import Read, Reading, read
 from rnnjax._unroll.scan import unroll_loop, unroll_scan
-from rnnjax._unroll.timing import Timing
 from rnnjax.cell import Cell, PyTree
 
 Engine = Literal["auto", "loop", "scan", "hoisted"]
@@ -94,18 +94,18 @@ def run_layer(
     params: PyTree,
     carry: PyTree,
     xs: Array,
-    timing: Timing,
+    masks: Masks,
     *,
     unroll: int = 1,
     carries: bool = False,
 ) -> tuple[PyTree, PyTree]:
     """`(carry, ys)` of one layer on the engine that was chosen; with `carries` the carry is `Layered`."""
     if choice.found is not None:
-        last, ys, every = unroll_hoisted(choice.found, cell, params, carry, xs, timing, unroll=unroll, carries=carries)
+        last, ys, every = unroll_hoisted(choice.found, cell, params, carry, xs, masks, unroll=unroll, carries=carries)
     elif choice.engine == "loop":
-        last, (ys, every) = unroll_loop(cell, params, carry, xs, timing)
+        last, (ys, every) = unroll_loop(cell, params, carry, xs, masks)
     else:
-        last, (ys, every) = unroll_scan(cell, params, carry, xs, timing, unroll=unroll)
+        last, (ys, every) = unroll_scan(cell, params, carry, xs, masks, unroll=unroll)
     return (Layered(last, every) if carries else last), ys
 
 

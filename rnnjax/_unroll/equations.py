@@ -83,7 +83,7 @@ def traced(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any]
     def value_of(var: Any) -> Value:
         return Value(var.aval.shape, var.aval.dtype)
 
-    def number(literal: Literal) -> Value:
+    def number(literal: Any) -> Value:
         return Value(np.shape(literal.val), literal.aval.dtype, literal.val)
 
     def close_over(jaxpr: Any, consts: Sequence[Any], env: dict[Any, Value]) -> None:

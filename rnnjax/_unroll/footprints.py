@@ -6,8 +6,8 @@ import jax
 from jax import Array
 from jax.extend.core import Jaxpr, Literal
 
-from rnnjax._unroll.checkpointing import Footprint
-from rnnjax._unroll.parts import Part, Run
+from rnnjax._unroll.composites import Part, Run
+from rnnjax._unroll.remat import Footprint
 from rnnjax.cell import PyTree
 
 
@@ -18,17 +18,17 @@ def footprint_of(engines: Run, part: Part) -> Footprint:
     apart, as `passing`: the inputs, the outputs, and the gradients of both.
     """
 
-    def forward_and_backward(params: PyTree, carry: PyTree, xs: Array, timing: Any, cotangents: PyTree):
+    def forward_and_backward(params: PyTree, carry: PyTree, xs: Array, masks: Any, cotangents: PyTree):
         def outputs(params: PyTree, carry: PyTree, xs: Array):
-            return engines(part.cell, params, carry, xs, timing)
+            return engines(part.cell, params, carry, xs, masks)
 
         ys, pullback = jax.vjp(outputs, params, carry, xs)
         return ys, pullback(cotangents)
 
     def peak_and_passing(steps: int) -> tuple[int, int]:
-        over_time = part.xs, part.timing
-        xs, timing = jax.tree.map(lambda a: jax.ShapeDtypeStruct((steps, *a.shape[1:]), a.dtype), over_time)
-        given = part.params, part.carry, xs, timing
+        over_time = part.xs, part.masks
+        xs, masks = jax.tree.map(lambda a: jax.ShapeDtypeStruct((steps, *a.shape[1:]), a.dtype), over_time)
+        given = part.params, part.carry, xs, masks
         cotangents = jax.eval_shape(lambda *of: engines(part.cell, *of), *given)
         alive = peak_bytes(jax.make_jaxpr(forward_and_backward)(*given, cotangents).jaxpr)
         return alive, 2 * (bytes_of(xs) + bytes_of(cotangents[1]))

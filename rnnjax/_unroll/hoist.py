@@ -21,8 +21,8 @@ from rnnjax._unroll.derivative import tangents
 from rnnjax._unroll.footprints import bytes_of
 from rnnjax._unroll.forward import Inputs, Layer, Outputs, outputs_of, plain_run, remembered, saving_run
 from rnnjax._unroll.gates import GateStructure
+from rnnjax._unroll.masking import Masks
 from rnnjax._unroll.reading import Read, Reading
-from rnnjax._unroll.timing import Timing
 from rnnjax.cell import Cell, PyTree
 
 
@@ -32,7 +32,7 @@ def unroll_hoisted(
     params: PyTree,
     carry: PyTree,
     xs: Array,
-    timing: Timing,
+    masks: Masks,
     *,
     unroll: int = 1,
     carries: bool = False,
@@ -52,19 +52,21 @@ def unroll_hoisted(
         return jax.tree.map(lambda leaf: leaf.reshape(*lead, *batch_shape, *leaf.shape[drop:]), tree)
 
     start = None
-    if timing.resets is not None:
+    if masks.resets is not None:
         start = jax.tree.leaves(to_rows(cell.initial_carry(params, batch_shape)))
+    counts, resets = to_rows((masks.counts, masks.resets), (steps,))
     inputs = Inputs(
         reading.fixed_values(params, found.closed_over),
         xs.reshape(steps, *rows, features),
         jax.tree.leaves(to_rows(carry)),
-        *to_rows((timing.counts, timing.resets), (steps,)),
+        counts,
+        resets,
         start,
     )
     if reading.gates is None:
-        out = run_any_gates(reading, inputs, rows, timing.reverse, unroll, carries)
+        out = run_any_gates(reading, inputs, rows, masks.reverse, unroll, carries)
     else:
-        out = _recurrence(make_layer(reading, reading.gates, rows, timing.reverse, unroll, carries), inputs)
+        out = _recurrence(make_layer(reading, reading.gates, rows, masks.reverse, unroll, carries), inputs)
     tree = jax.tree.structure(carry)
     last, ys = tree.unflatten(from_rows(out.last)), reading.y_tree.unflatten(from_rows(out.ys, (steps,)))
     return last, ys, tree.unflatten(from_rows(out.carries, (steps,))) if carries else None

@@ -8,21 +8,22 @@ from typing import Any
 
 from jax import Array
 
-from rnnjax._unroll.checkpointing import (
+from rnnjax._unroll.checks import check_carry
+from rnnjax._unroll.composites import Part, Run, is_causal, is_layer, parts_of, shapes_of
+from rnnjax._unroll.engines import Engine, Layered, check_engine, choose_engine, run_layer, split_carries
+from rnnjax._unroll.footprints import footprint_of
+from rnnjax._unroll.masking import Masks
+from rnnjax._unroll.remat import (
     Checkpoint,
+    Cut,
     MemoryBudget,
     check_checkpoint,
     check_chunk,
+    in_segments,
     least_needed,
     lengths_within,
     sqrt_length,
 )
-from rnnjax._unroll.checks import check_carry
-from rnnjax._unroll.engines import Engine, Layered, check_engine, choose_engine, run_layer, split_carries
-from rnnjax._unroll.footprints import footprint_of
-from rnnjax._unroll.parts import Part, Run, is_causal, is_layer, parts_of, shapes_of
-from rnnjax._unroll.segments import Cut, in_segments
-from rnnjax._unroll.timing import Timing
 from rnnjax.cell import PyTree
 
 
@@ -47,12 +48,12 @@ class Options:
 def on_engines(options: Options) -> Run:
     """Every layer on its engine, over all the steps it is given at once."""
 
-    def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, timing: Timing) -> tuple[PyTree, PyTree]:
+    def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[PyTree, PyTree]:
         if not is_layer(cell):
-            return cell.unroll_parts(run, params, carry, xs, timing)
+            return cell.unroll_parts(run, params, carry, xs, masks)
         check_carry(cell, params, carry, xs)
         choice = choose_engine(options.engine, cell, params, carry, xs)
-        return run_layer(choice, cell, params, carry, xs, timing, unroll=options.unroll, carries=options.carries)
+        return run_layer(choice, cell, params, carry, xs, masks, unroll=options.unroll, carries=options.carries)
 
     return run
 
@@ -62,17 +63,17 @@ def runner(options: Options, whole: Part) -> Run:
     engines = on_engines(options)
     share = share_of_budget(options, whole)
 
-    def with_carries(cell: Any, params: PyTree, carry: PyTree, xs: Array, timing: Timing) -> tuple[PyTree, PyTree]:
-        carry, ys = engines(cell, params, carry, xs, timing)
+    def with_carries(cell: Any, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[PyTree, PyTree]:
+        carry, ys = engines(cell, params, carry, xs, masks)
         last, every = split_carries(carry) if options.carries else (carry, ())
         return last, (ys, every)
 
-    def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, timing: Timing) -> tuple[PyTree, PyTree]:
+    def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[PyTree, PyTree]:
         if not is_causal(cell):
-            return cell.unroll_parts(run, params, carry, xs, timing)
-        part = Part(cell, *shapes_of((params, carry, xs, timing)))
+            return cell.unroll_parts(run, params, carry, xs, masks)
+        part = Part(cell, *shapes_of((params, carry, xs, masks)))
         cuts = cuts_of(options, part, share)
-        last, (ys, every) = in_segments(with_carries, cuts)(cell, params, carry, xs, timing)
+        last, (ys, every) = in_segments(with_carries, cuts)(cell, params, carry, xs, masks)
         return (Layered(last, every) if options.carries else last), ys
 
     return run

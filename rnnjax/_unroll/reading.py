@@ -158,7 +158,7 @@ def read(
 
 def _context() -> tuple[Any, ...]:
     """What else a trace depends on: JAX's switches, and the mesh."""
-    config = jax.config
+    config: Any = jax.config  # its switches are attributes that JAX adds at run time
     return (
         config.jax_enable_x64,
         config.jax_default_matmul_precision,

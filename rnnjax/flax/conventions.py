@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 
 from rnnjax._unroll import Checkpoint, Engine
 from rnnjax._unroll import unroll as unroll_over_time
-from rnnjax._unroll.timing import make_timing
+from rnnjax._unroll.masking import make_masks
 from rnnjax.cell import PyTree
 from rnnjax.cells import LSTMCarry
 from rnnjax.flax.recurrence import Hyperparameters, Kind, recurrence
@@ -155,7 +155,7 @@ class Call:
         if self.resets is None:
             return None
         xs = self.inputs if self.time_major else jnp.moveaxis(self.inputs, -2, 0)
-        flags = make_timing(xs, self.seq_lengths, None, self._time_first(self.resets)).opposite().resets
+        flags = make_masks(xs, self.seq_lengths, None, self._time_first(self.resets)).opposite().resets
         assert flags is not None
         return flags if self.time_major else jnp.moveaxis(flags, 0, -1)
 

@@ -9,8 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rnnjax._unroll.checks import check_carry, checked_xs
-from rnnjax._unroll.masking import StepInput, blank
-from rnnjax._unroll.timing import make_timing
+from rnnjax._unroll.masking import StepInput, blank, make_masks
 from rnnjax.cell import Cell, PyTree
 
 Loss = Callable[[PyTree], Array]
@@ -54,12 +53,12 @@ def prepare(
     """
     check_has_step(cell)
     xs = checked_xs(xs)
-    timing = make_timing(xs, lengths, mask, resets, reverse)
-    xs = blank(xs, timing)
+    masks = make_masks(xs, lengths, mask, resets, reverse)
+    xs = blank(xs, masks)
     carry = cell.initial_carry(params, xs.shape[1:-1]) if carry is None else carry
     check_carry(cell, params, carry, xs)
     check_floating(carry)
-    inputs = in_input_order(StepInput(xs, timing.counts, timing.resets), reverse)
+    inputs = in_input_order(StepInput(xs, masks.counts, masks.resets), reverse)
 
     def checked_loss(ys: PyTree) -> Array:
         value = loss(in_input_order(ys, reverse))

@@ -154,8 +154,8 @@ def test_a_carry_with_an_integer():
     cell = rnnjax.StepCell(step, lambda p, batch_shape: (jnp.zeros((*batch_shape, 2)), jnp.zeros(batch_shape, "int32")))
     xs = sample("gru").xs
     found = {
-        engine: rnnjax.unroll(cell, jnp.eye(2), xs, **COMBINED._asdict(), carries=True, engine=engine)
-        for engine in ENGINES
+        engine: rnnjax.unroll(cell, jnp.eye(2), xs, **COMBINED._asdict(), carries=True, **options)
+        for engine, options in ENGINES.items()
     }
     for engine in ("scan", "hoisted"):
         assert_close(found[engine], found["loop"])

@@ -1,4 +1,4 @@
-"""`Timing`: which steps count, and the same episodes seen from the other side."""
+"""`Masks`: which steps count, and the same episodes seen from the other side."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnjax._unroll.timing import Timing, make_timing
+from rnnjax._unroll.masking import Masks, make_masks
 
 
 def flags(*rows: str) -> np.ndarray:
@@ -16,68 +16,68 @@ def flags(*rows: str) -> np.ndarray:
 
 
 def test_nothing_said_is_nothing_stored():
-    timing = make_timing(jnp.zeros((4, 2, 3)))
-    assert (timing.inside, timing.counts, timing.resets, timing.reverse) == (None, None, None, False)
+    masks = make_masks(jnp.zeros((4, 2, 3)))
+    assert (masks.inside, masks.counts, masks.resets, masks.reverse) == (None, None, None, False)
 
 
 def test_lengths_mask_and_resets_are_combined():
     """A step counts if it lies inside its row and the mask shows it; resets beyond a row's end are dropped."""
-    timing = make_timing(jnp.zeros((4, 2, 3)), np.array([4, 2]), flags("1011", "0111"), flags("0010", "1010"))
-    np.testing.assert_array_equal(timing.inside, flags("1111", "1100"))
-    np.testing.assert_array_equal(timing.counts, flags("1011", "0100"))
-    np.testing.assert_array_equal(timing.resets, flags("0010", "1000"))
+    masks = make_masks(jnp.zeros((4, 2, 3)), np.array([4, 2]), flags("1011", "0111"), flags("0010", "1010"))
+    np.testing.assert_array_equal(masks.inside, flags("1111", "1100"))
+    np.testing.assert_array_equal(masks.counts, flags("1011", "0100"))
+    np.testing.assert_array_equal(masks.resets, flags("0010", "1000"))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint32", "int64"])
 def test_lengths_of_any_integer_dtype(dtype):
     """Also where T is more than the dtype can hold: 200 steps do not fit an int8."""
-    timing = make_timing(jnp.zeros((200, 3, 1)), np.array([0, 100, 127], dtype))
-    np.testing.assert_array_equal(np.asarray(timing.inside).sum(0), [0, 100, 127])
+    masks = make_masks(jnp.zeros((200, 3, 1)), np.array([0, 100, 127], dtype))
+    np.testing.assert_array_equal(np.asarray(masks.inside).sum(0), [0, 100, 127])
 
 
 def test_unbatched_lengths_are_a_scalar():
-    np.testing.assert_array_equal(make_timing(jnp.zeros((4, 1)), 3).counts, [True, True, True, False])
+    np.testing.assert_array_equal(make_masks(jnp.zeros((4, 1)), 3).counts, [True, True, True, False])
 
 
 def test_opposite_moves_each_flag_across_its_boundary():
     """Forwards, flag 2 is the boundary between steps 1 and 2; backwards, step 1 comes first behind it."""
-    timing = make_timing(jnp.zeros((4, 2, 3)), resets=flags("0010", "1001"))
-    other_way = timing.opposite()
+    masks = make_masks(jnp.zeros((4, 2, 3)), resets=flags("0010", "1001"))
+    other_way = masks.opposite()
     assert other_way.reverse
     np.testing.assert_array_equal(other_way.resets, flags("0100", "0010"))
 
 
 def test_opposite_of_reverse():
     """Backwards, flag 1 is the boundary between steps 2 and 1; forwards, step 2 comes first behind it."""
-    timing = make_timing(jnp.zeros((4, 2, 3)), resets=flags("0100", "1001"), reverse=True)
-    other_way = timing.opposite()
+    masks = make_masks(jnp.zeros((4, 2, 3)), resets=flags("0100", "1001"), reverse=True)
+    other_way = masks.opposite()
     assert not other_way.reverse
     np.testing.assert_array_equal(other_way.resets, flags("0010", "0100"))
 
 
 def test_opposite_stays_inside_the_row():
     """A flag that would land beyond a row's end marks the end itself, where nothing more happens."""
-    timing = make_timing(jnp.zeros((4, 1, 3)), np.array([2]), resets=flags("0100"), reverse=True)
-    np.testing.assert_array_equal(timing.opposite().resets, flags("0000"))
+    masks = make_masks(jnp.zeros((4, 1, 3)), np.array([2]), resets=flags("0100"), reverse=True)
+    np.testing.assert_array_equal(masks.opposite().resets, flags("0000"))
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_opposite_twice_is_the_same_episodes(reverse):
     """There and back again, but for a flag at the very edge, which cuts nothing off."""
     resets = flags("0110", "0100") & ~flags("1000", "1000") & ~flags("0001", "0001")
-    timing = make_timing(jnp.zeros((4, 2, 3)), resets=resets, reverse=reverse)
-    np.testing.assert_array_equal(timing.opposite().opposite().resets, resets)
-    assert timing.opposite().opposite().reverse == reverse
+    masks = make_masks(jnp.zeros((4, 2, 3)), resets=resets, reverse=reverse)
+    np.testing.assert_array_equal(masks.opposite().opposite().resets, resets)
+    assert masks.opposite().opposite().reverse == reverse
 
 
 def test_timing_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Timing().reverse = True  # pyright: ignore[reportAttributeAccessIssue]
+        Masks().reverse = True  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_values_are_checked_only_where_known():
     """Under `jit` a length has no value, so that none is checked; a numpy constant inside `jit` has one."""
     xs = jnp.zeros((4, 2, 3))
-    jax.eval_shape(lambda lengths: make_timing(xs, lengths).inside, np.array([9, 9]))
+    jax.eval_shape(lambda lengths: make_masks(xs, lengths).inside, np.array([9, 9]))
     with pytest.raises(ValueError, match=r"every length must lie in 0\.\.4"):
-        make_timing(xs, np.array([9, 9]))
+        make_masks(xs, np.array([9, 9]))

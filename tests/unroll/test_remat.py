@@ -1,4 +1,4 @@
-"""Time in segments: the same numbers with less memory, for every engine, policy and kind of timing.
+"""Time in segments: the same numbers with less memory, for every engine, policy and kind of masks.
 
 Second derivatives through segments are in `test_engines`.
 """
@@ -15,10 +15,9 @@ from hypothesis import given
 
 import rnnjax
 from rnnjax import MemoryBudget
-from rnnjax._unroll.checkpointing import Footprint, least_needed, lengths_within, sqrt_length
+from rnnjax._unroll.masking import make_masks
+from rnnjax._unroll.remat import Cut, Footprint, in_segments, least_needed, lengths_within, sqrt_length
 from rnnjax._unroll.scan import unroll_loop, unroll_scan
-from rnnjax._unroll.segments import Cut, in_segments
-from rnnjax._unroll.timing import make_timing
 from tests.registry import (
     ALL_COUNT,
     CELLS,
@@ -81,11 +80,11 @@ def test_no_combination_changes_a_number(options, reverse):
 def test_segments_within_segments(reverse):
     """17 steps in segments of 6, these in segments of 2: one level leaves steps over, the other does not."""
     drawn = sample("custom", steps=17)
-    timing = make_timing(drawn.xs, lengths=np.array([17, 7, 0]))
-    timing = timing.opposite() if reverse else timing
+    masks = make_masks(drawn.xs, lengths=np.array([17, 7, 0]))
+    masks = masks.opposite() if reverse else masks
 
     def pullback(run):
-        results, pull = jax.vjp(lambda *of: run(CELLS["custom"], *of, timing), *drawn)
+        results, pull = jax.vjp(lambda *of: run(CELLS["custom"], *of, masks), *drawn)
         return results, pull(normal(results, "weights"))
 
     nested = in_segments(unroll_scan, (Cut(6, recomputed=True), Cut(2, recomputed=True)))

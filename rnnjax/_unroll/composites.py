@@ -8,11 +8,11 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from rnnjax._unroll.checks import check_carry
-from rnnjax._unroll.timing import Timing
+from rnnjax._unroll.masking import Masks
 from rnnjax.cell import C, P, PyTree
 
-Run = Callable[[Any, PyTree, PyTree, Array, Timing], tuple[PyTree, PyTree]]
-"""`(cell, params, carry, xs, timing) -> (carry, ys)`: unroll one part with the options of the call under way."""
+Run = Callable[[Any, PyTree, PyTree, Array, Masks], tuple[PyTree, PyTree]]
+"""`(cell, params, carry, xs, masks) -> (carry, ys)`: unroll one part with the options of the call under way."""
 
 
 @runtime_checkable
@@ -27,7 +27,7 @@ class Composite(Protocol[P, C]):
 
     def initial_carry(self, params: P, batch_shape: tuple[int, ...] = ()) -> C: ...
 
-    def unroll_parts(self, run: Run, params: P, carry: C, xs: Array, timing: Timing) -> tuple[C, PyTree]: ...
+    def unroll_parts(self, run: Run, params: P, carry: C, xs: Array, masks: Masks) -> tuple[C, PyTree]: ...
 
 
 class Part(NamedTuple):
@@ -37,7 +37,7 @@ class Part(NamedTuple):
     params: PyTree
     carry: PyTree
     xs: Any  # [T, *batch, D]
-    timing: Timing
+    masks: Masks
 
 
 def is_causal(cell: Any) -> bool:
@@ -53,15 +53,15 @@ def is_layer(cell: Any) -> bool:
 def output_size(cell: Any, params: PyTree, input_size: int) -> int:
     """The width of a cell's outputs for inputs `[..., input_size]`, from the shapes of one step."""
 
-    def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, timing: Timing) -> tuple[PyTree, PyTree]:
+    def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[PyTree, PyTree]:
         if isinstance(cell, Composite):
-            return cell.unroll_parts(run, params, carry, xs, timing)
+            return cell.unroll_parts(run, params, carry, xs, masks)
         carry, y = cell.step(params, carry, xs[0])
         return carry, jax.tree.map(lambda leaf: leaf[None], y)
 
     def outputs(params: PyTree) -> Array:
         xs = jax.numpy.zeros((1, input_size), jax.tree.leaves(params)[0].dtype)
-        return run(cell, params, cell.initial_carry(params), xs, Timing())[1]
+        return run(cell, params, cell.initial_carry(params), xs, Masks())[1]
 
     return jax.eval_shape(outputs, params).shape[-1]
 
@@ -70,11 +70,11 @@ def parts_of(whole: Part, where: Callable[[Any], bool]) -> list[Part]:
     """The outermost parts for which `where` holds, in the order in which they run; nothing is computed."""
     found = []
 
-    def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, timing: Timing) -> tuple[PyTree, PyTree]:
+    def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[PyTree, PyTree]:
         if where(cell):
-            found.append(Part(cell, *shapes_of((params, carry, xs, timing))))
-            return _run_all(cell, params, carry, xs, timing)
-        return cell.unroll_parts(run, params, carry, xs, timing)
+            found.append(Part(cell, *shapes_of((params, carry, xs, masks))))
+            return _run_all(cell, params, carry, xs, masks)
+        return cell.unroll_parts(run, params, carry, xs, masks)
 
     jax.eval_shape(lambda *arrays: run(whole.cell, *arrays), *whole[1:])
     return found
@@ -84,9 +84,9 @@ def shapes_of(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jax.numpy.shape(leaf), jax.numpy.result_type(leaf)), tree)
 
 
-def _run_all(cell: Any, params: PyTree, carry: PyTree, xs: Array, timing: Timing) -> tuple[PyTree, PyTree]:
+def _run_all(cell: Any, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[PyTree, PyTree]:
     """The shapes that an unroll gives, from one step; runs inside `jax.eval_shape` alone."""
     if not is_layer(cell):
-        return cell.unroll_parts(_run_all, params, carry, xs, timing)
+        return cell.unroll_parts(_run_all, params, carry, xs, masks)
     _, y = check_carry(cell, params, carry, xs)
     return carry, jax.tree.map(lambda leaf: jax.numpy.zeros((xs.shape[0], *leaf.shape), leaf.dtype), y)
