@@ -68,7 +68,7 @@ def unroll(
     chunk: int | None = None,
     unroll: int = 1,
     carries: bool,
-) -> tuple[C, PyTree] | tuple[C, PyTree, C]: ...
+) -> tuple[Any, ...]: ...
 
 
 @over_time
