@@ -68,7 +68,12 @@ def run_any_gates(
             return new, (ys, new if carries else [], lefts)
 
         last, (ys, every, lefts) = lax.scan(
-            body, carry, (us, extras, counts, resets), length=steps, reverse=reverse, unroll=unroll
+            body,
+            carry,
+            (us, extras, counts, resets),
+            length=steps if isinstance(steps, int) else None,
+            reverse=reverse,
+            unroll=unroll,
         )
         return last, (ys, every), lefts
 

@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from rnnjax._unroll import Checkpoint, Engine
 from rnnjax._unroll import unroll as unroll_over_time
 from rnnjax._unroll.masking import make_masks
-from rnnjax.cell import PyTree
+from rnnjax.cell import Cell, PyTree
 from rnnjax.cells import LSTMCarry
 from rnnjax.flax.recurrence import Hyperparameters, Kind, recurrence
 
@@ -132,6 +132,12 @@ class Call:
         carry = jax.tree.map(jnp.asarray, from_flax_carry(kind, carry))
         start = None if start is None or self.resets is None else from_flax_carry(kind, start)
         cell, params, inputs = recurrence(hyperparameters, params, carry, self.inputs, start)
+        options = {"engine": engine, "checkpoint": checkpoint, "chunk": chunk, "unroll": unroll}
+        carry, ys = self.unrolled(cell, params, carry, inputs, **options)
+        return to_flax_carry(kind, carry), ys
+
+    def unrolled(self, cell: Cell, params: PyTree, carry: PyTree, inputs: Array, **options: Any) -> tuple[PyTree, Any]:
+        """`(carry, outputs)` of a cell of rnnjax, the outputs laid out as the caller has them."""
         carry, ys = unroll_over_time(
             cell,
             params,
@@ -141,14 +147,12 @@ class Call:
             mask=self._time_first(self.mask),
             resets=self._time_first(self.resets),
             reverse=self.reverse,
-            engine=engine,
-            checkpoint=checkpoint,
-            chunk=chunk,
-            unroll=unroll,
+            **options,
         )
         if self.reverse and not self.keep_order:
-            ys = in_running_order(ys, self.seq_lengths)
-        return to_flax_carry(kind, carry), ys if self.time_major else jnp.moveaxis(ys, 0, -2)
+            ys = jax.tree.map(lambda y: in_running_order(y, self.seq_lengths), ys)
+        batch_ndim = self.inputs.ndim - 2
+        return carry, ys if self.time_major else jax.tree.map(lambda y: jnp.moveaxis(y, 0, batch_ndim), ys)
 
     def opposite_resets(self) -> Array | None:
         """The flags of the same episodes for the half that runs backwards, in the caller's layout."""
@@ -191,7 +195,7 @@ def in_running_order(ys: Array, lengths: Array | None) -> Array:
     lengths = lengths.astype("int32")
     t = jnp.arange(ys.shape[0], dtype="int32").reshape(-1, *(1 for _ in lengths.shape))
     source = jnp.where(t < lengths, lengths - 1 - t, t)
-    return jnp.take_along_axis(ys, source[..., None], axis=0)
+    return jnp.take_along_axis(ys, source.reshape(source.shape + (1,) * (ys.ndim - source.ndim)), axis=0)
 
 
 def _flags(name: str, flags: Array, inputs: Array, time_major: bool) -> Array:

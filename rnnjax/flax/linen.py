@@ -5,28 +5,32 @@
 
 Both modules derive from Flax's, so they have its fields, its names and its parameter tree, and the cells *are* Flax's
 (`LSTMCell`, `OptimizedLSTMCell`, `GRUCell`, `SimpleCell`, given here again for convenience): they draw the parameters,
-and one step at a time they work as ever. Only the loop over time is another.
+and one step at a time they work as ever. Only the loop over time is another. Any other cell with one axis of features,
+such as `MGUCell` or one of your own, is run by its own step: `rnnjax` reads from it what can leave the loop.
 
 What is added: `mask` and `resets`, and `engine`, `checkpoint` and `chunk` as `rnnjax.unroll` has them. What differs:
   - outputs beyond `seq_lengths` are exactly zero (Flax leaves there what the cell made of the padding), NaN in padding
     reaches nothing, and a row of length 0 keeps its initial carry;
   - the cell is not called, so nothing that listens to module calls (`capture_intermediates`) sees it;
-  - cells other than the four, and those wrapped in a transform of their own, raise.
+  - cells with other collections than `params`, or that draw random numbers at every step, raise.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from flax.core.scope import in_filter
 from flax.linen import GRUCell, LSTMCell, OptimizedLSTMCell, SimpleCell
 from jax import Array
 from jax.nn.initializers import zeros
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from rnnjax._unroll import Checkpoint, Engine
 from rnnjax.cell import PyTree
 from rnnjax.flax.both_ways import run_both_ways
+from rnnjax.flax.cells import Started, StartingFrom
 from rnnjax.flax.conventions import Call
 from rnnjax.flax.linen_params import from_linen
 from rnnjax.flax.recurrence import Hyperparameters, Kind
@@ -91,10 +95,13 @@ class RNN(nn.RNN):
           The outputs, laid out like `inputs`; with `return_carry` a pair of the carry after each row's last step and
           the outputs.
         Raises:
-          TypeError: a cell that is not one of Flax's four; a mask that is not boolean; a dtype that a step changes.
+          TypeError: a cell with other collections than `params`, or with more axes of features; a mask that is not
+            boolean; a dtype that a step changes.
           ValueError: a shape that does not fit; lifting options that say anything but shared parameters.
         """
-        hyperparameters = Hyperparameters.of(self.cell, _KINDS, nn.Module)
+        own_step = type(self.cell) not in _KINDS and isinstance(self.cell, nn.RNNCellBase)
+        own_step = own_step and self.cell.num_feature_axes == 1
+        hyperparameters = None if own_step else Hyperparameters.of(self.cell, _KINDS, nn.Module)
         _check_lifting(self)
         call = Call.checked(
             inputs,
@@ -105,6 +112,10 @@ class RNN(nn.RNN):
             reverse=_or(reverse, self.reverse),
             keep_order=_or(keep_order, self.keep_order),
         )
+        options: dict[str, Any] = {"engine": self.engine, "checkpoint": self.checkpoint, "chunk": self.chunk}
+        if hyperparameters is None:
+            carry, outputs = self._run_own_step(call, initial_carry, init_key, options | {"unroll": self.unroll})
+            return (carry, outputs) if _or(return_carry, self.return_carry) else outputs
         if initial_carry is not None:
             call.check_carry(hyperparameters, initial_carry)
         start = None
@@ -119,12 +130,47 @@ class RNN(nn.RNN):
             params,
             carry,
             None if self.cell.carry_init is zeros else start,
-            engine=self.engine,
-            checkpoint=self.checkpoint,
-            chunk=self.chunk,
+            **options,
             unroll=self.unroll,
         )
         return (carry, outputs) if _or(return_carry, self.return_carry) else outputs
+
+    def _run_own_step(
+        self, call: Call, initial_carry: PyTree | None, init_key: Array | None, options: dict[str, Any]
+    ) -> tuple[PyTree, PyTree]:
+        """A cell that rnnjax does not know, by its `__call__`."""
+        key = jax.random.key(0) if init_key is None else init_key
+        start = self.cell.initialize_carry(key, call.step_shape)
+        carry = start if initial_carry is None else initial_carry
+        if not self.cell.variables:
+            self.cell(carry, call.first_step)  # draws the parameters, as Flax would have
+        module, variables = self.cell.unbind()
+        if set(variables) != {"params"}:
+            raise TypeError(
+                f"`cell` is a {type(self.cell).__name__} with the collections {sorted(variables)}; rnnjax.flax runs "
+                "cells with `params` alone. Keep Flax's RNN for this one."
+            )
+        cell, params = StartingFrom(ModuleCell(module, call.step_shape[-1])), Started(variables["params"], start)
+        return call.unrolled(cell, params, jax.tree.map(jnp.asarray, carry), call.inputs, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModuleCell:
+    """A linen cell as a cell of rnnjax: its step is the module's own."""
+
+    module: nn.Module
+    input_size: int
+
+    def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> PyTree:
+        return self.module.init(key, self.initial_carry(None), jnp.zeros(input_size, dtype))["params"]
+
+    def initial_carry(self, params: PyTree, batch_shape: tuple[int, ...] = ()) -> PyTree:
+        module: Any = self.module
+        return module.initialize_carry(jax.random.key(0), (*batch_shape, self.input_size))
+
+    def step(self, params: PyTree, carry: PyTree, x: Array) -> tuple[PyTree, PyTree]:
+        module: Any = self.module
+        return module.apply({"params": params}, carry, x)
 
 
 class Bidirectional(nn.Bidirectional):

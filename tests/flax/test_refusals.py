@@ -14,8 +14,21 @@ from tests.flax.cells import B, D, H, T, inputs, linen, linen_cell, nnx, nnx_cel
 KEY = jax.random.key(0)
 
 
-class Derived(linen.GRUCell):
-    """A cell of one's own, which may do anything."""
+class Halved(linen.GRUCell):
+    """A cell of one's own: its state is halved after every step."""
+
+    def __call__(self, carry, inputs):
+        h = super().__call__(carry, inputs)[0] / 2
+        return h, h
+
+
+class Counting(linen.GRUCell):
+    """A cell that keeps more than parameters."""
+
+    @linen.compact
+    def __call__(self, carry, inputs):
+        self.variable("counts", "steps", lambda: jnp.zeros(()))
+        return super().__call__(carry, inputs)
 
 
 class Prelu(nnx.Module):
@@ -37,7 +50,7 @@ both_libraries = pytest.mark.parametrize("library", [our_linen, our_nnx], ids=["
 
 @pytest.mark.parametrize(
     "cell",
-    [linen.MGUCell(H), linen.ConvLSTMCell(H, (2,)), Derived(H), linen.remat(linen.GRUCell)(H), object()],
+    [linen.ConvLSTMCell(H, (2,)), object()],
     ids=lambda c: type(c).__name__,
 )
 def test_another_linen_cell(cell):
@@ -45,6 +58,24 @@ def test_another_linen_cell(cell):
         TypeError, match=r"`cell` is a .*; rnnjax\.flax runs Flax's own OptimizedLSTMCell, LSTMCell.*Keep"
     ):
         our_linen.RNN(cell).init(KEY, inputs())
+
+
+@pytest.mark.parametrize("cell", [linen.MGUCell, Halved, linen.remat(linen.GRUCell)], ids=lambda cell: cell.__name__)
+def test_any_cell_runs_by_its_own_step(cell):
+    """A subclass gives its own numbers, not its parent's; parameters are drawn as Flax draws them."""
+    cell = cell(H, param_dtype=jnp.dtype("float64"))
+    ours, theirs = our_linen.RNN(cell, return_carry=True), linen.RNN(cell, return_carry=True)
+    variables = theirs.init(KEY, inputs())
+    for a, b in zip(jax.tree.leaves(ours.init(KEY, inputs())), jax.tree.leaves(variables), strict=True):
+        np.testing.assert_array_equal(a, b)
+    got, right = ours.apply(variables, inputs()), theirs.apply(variables, inputs())
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(right), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_a_cell_that_keeps_more_than_parameters():
+    with pytest.raises(TypeError, match=r"`cell` is a Counting with the collections \['counts', 'params'\].*Keep"):
+        our_linen.RNN(Counting(H, param_dtype=jnp.dtype("float64"))).init(KEY, inputs())
 
 
 def test_another_nnx_cell():
