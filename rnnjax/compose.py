@@ -1,4 +1,4 @@
-"""Cells put together: layers on top of each other, and two directions side by side.
+"""Composites of cells: layers on top of each other, and two directions side by side.
 
 Both are frozen dataclasses like the cells they hold, so the nested repr is the architecture, and `unroll` runs each
 part over all of time on its own. Parameters and carries are tuples in the order of the parts.
@@ -21,7 +21,7 @@ class Stack:
     """Layers: the outputs of each are the inputs of the next.
 
     Attributes:
-      cells: the layers, first to last; each a cell, or cells put together again.
+      cells: the layers, first to last; each a cell or a composite of cells.
 
     Example:
 
@@ -46,7 +46,7 @@ class Stack:
         return all(is_causal(cell) for cell in self.cells)
 
     def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> tuple[PyTree, ...]:
-        """One entry a layer; each layer's input size is the width of the outputs below it."""
+        """One entry per layer; each layer's input size is the width of the outputs below it."""
         params: list[PyTree] = []
         for layer_key, cell in zip(jax.random.split(key, len(self.cells)), self.cells, strict=True):
             params.append(cell.init(layer_key, input_size, dtype))

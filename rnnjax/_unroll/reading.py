@@ -231,7 +231,7 @@ def _read(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct, ba
 
 def _as_product(eqn: Equation, colours: Colours) -> Product | None:
     """A product of one thing that needs the carry with things that are fixed."""
-    if eqn.name not in ("matmul", "dot_general"):
+    if eqn.name not in ("matmul", "dot_general") or not jnp.issubdtype(eqn.output.dtype, jnp.inexact):
         return None
     varying = [v for v in eqn.inputs if not colours.fixed(v)]
     if len(varying) != 1 or any([v.constant is not None for v in eqn.inputs]):

@@ -6,11 +6,11 @@ differentiation, as far as floating point reaches, to check against. `attributio
 apart, step by step, and `attribution_by_lag` by how far back an output reaches.
 
 The same recurrence forwards has Jacobians (`jacobians`, `matrix_statistics`, `lag_products`) and Lyapunov exponents
-(`lyapunov_spectrum`, `leading_exponent`); `theory` holds the closed forms that all of it is held against.
+(`lyapunov_spectrum`, `leading_exponent`); `theory` holds the closed forms that all of it is tested against.
 
-What is measured can be trained on: `omega` (Pascanu) puts a price on steps that shorten or lengthen the adjoint, and
-`flossing` (Engelken) on Lyapunov exponents away from zero; `ClippedAdjoint` is a cell whose adjoint is clipped at every
-step of the backward pass.
+Two of these serve as regularisers in training: `omega` (Pascanu) penalises steps that shorten or lengthen the adjoint,
+and `flossing` (Engelken) Lyapunov exponents away from zero; `ClippedAdjoint` is a cell whose adjoint is clipped at
+every step of the backward pass.
 """
 
 from rnnjax.gradients import theory

@@ -66,8 +66,8 @@ def adjoint(
 
     It is the total derivative: through every later step, and through y_t itself where the output is part of the carry
     (as with Elman, GRU and LSTM, whose y is h). Rows of a batch are followed apart, each with its own norm. In float64
-    (`jax_enable_x64`) slopes are good to about 1e-12 nats a step; in float32, where each step rounds a running log norm
-    of seven digits, to about 1e-5 over a thousand steps.
+    (`jax_enable_x64`) slopes are good to about 1e-12 nats per step; in float32, where each step rounds a running log
+    norm of seven digits, to about 1e-5 over a thousand steps.
 
     Args:
       cell: a `Cell`, or a `Stack` of cells; anything with a `step`.
@@ -99,7 +99,7 @@ def adjoint(
 
 
 def trajectory_and_adjoint(cell: Cell, params: PyTree, sequence: Sequence) -> tuple[PyTree, Adjoint]:
-    """carry_{t-1} for t = 1..T, leaves `[T, *batch, ...]`, and the adjoint, both in running order."""
+    """carry_{t-1} for t = 1..T, leaves `[T, *batch, ...]`, and the adjoint, both in scan order."""
     batch_ndim = len(sequence.batch_shape)
     step = timed_step(as_cell(AccurateCell(cell)), params, sequence.batch_shape)
 

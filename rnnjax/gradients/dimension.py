@@ -45,7 +45,7 @@ def entropy_rate(exponents: ArrayLike, size: int | None = None) -> Array:
     Args:
       As `kaplan_yorke_dimension`.
     Returns:
-      `[...]` nats a step; NaN where all of fewer than n exponents are positive, so that some may be missing.
+      `[...]` nats per step; NaN where all of fewer than n exponents are positive, so that some may be missing.
 
     Example:
 

@@ -48,7 +48,7 @@ def flossing(
     Args:
       cell, params, xs, carry, k, transient, interval, key: as in `rnnjax.gradients.lyapunov_spectrum`. Inputs of the
         task's kind; not the batch of the loss, which would pay for it with the square of its length.
-      target: λ*, nats a step.
+      target: λ*, nats per step.
     Returns:
       A scalar. Infinite where one of the k directions is annihilated (a dead ReLU, or a direction shorter than rounding
       beside those before it): ask for fewer.
@@ -65,7 +65,7 @@ def flossing(
       (1.0, 1.0)
     """
     if not (isinstance(target, int | float) and math.isfinite(target)):
-        raise ValueError(f"target is {target!r}; it must be a finite number, in nats a step.")
+        raise ValueError(f"target is {target!r}; it must be a finite number, in nats per step.")
     exponents = finite_time_exponents(
         cell, params, xs, carry=carry, k=k, transient=transient, interval=interval, key=key
     )  # fmt: skip
@@ -89,7 +89,7 @@ def finite_time_exponents(
     Args:
       As `flossing`.
     Returns:
-      `[*batch, k]` nats a step.
+      `[*batch, k]` nats per step.
 
     Example:
 

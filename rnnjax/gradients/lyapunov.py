@@ -1,4 +1,4 @@
-"""Lyapunov exponents of a recurrence: at what rates small differences of its carry grow, in nats a step.
+"""Lyapunov exponents of a recurrence: at what rates small differences of its carry grow, in nats per step.
 
     δ_t = J_t δ_{t-1},   J_t = ∂carry_t/∂carry_{t-1}:        λ = lim 1/T log ‖J_T ... J_1 δ_0‖
 
@@ -26,7 +26,7 @@ from rnnjax.gradients.tangents import Flow, flow_of, push, unflat
 
 
 class LyapunovSpectrum(NamedTuple):
-    """The k leading exponents of each row, and what they say of it. All but counts in nats a step.
+    """The k leading exponents of each row, and what they say of it. All but counts in nats per step.
 
     Attributes:
       exponents: `[*batch, k]`, of which the first j add up to the growth of a j-dimensional volume; -inf for a
@@ -71,7 +71,7 @@ def lyapunov_spectrum(
       interval: steps from one orthonormalisation to the next. What is left of a row is known to ε over its share of the
         row's length: if the growth within an interval spreads by s nats, the smallest exponents are right up to about
         ε e^s, which in float64 is 1e-8 at 18, and are lost from 30 on (12 in float32). Whole spectra of H = 16 to 128
-        tanh units spread by 5 to 8 nats a step, in single ones by twice that: 1 or 2; 10 is right for leading ones.
+        tanh units spread by 5 to 8 nats per step, in single ones by twice that: 1 or 2; 10 is right for leading ones.
       key: draws the first perturbations; fixed ones, the same for every row, if left out.
     Returns:
       A `LyapunovSpectrum`. Whole intervals are counted, the last of which ends with the last step.
@@ -124,7 +124,7 @@ def lyapunov_spectrum(
 
 
 class LeadingExponent(NamedTuple):
-    """The largest exponent of each row, in nats a step.
+    """The largest exponent of each row, in nats per step.
 
     Attributes:
       exponent: `[*batch]`; -inf where the perturbation was annihilated.

@@ -21,8 +21,8 @@ class Sequence(NamedTuple):
 
     Attributes:
       carry: the carry before the first step.
-      inputs: leaves `[T, *batch, ...]` in running order.
-      loss: of the outputs in running order (the user's is of the outputs in input order).
+      inputs: leaves `[T, *batch, ...]` in scan order.
+      loss: of the outputs in scan order (the user's is of the outputs in input order).
     """
 
     carry: PyTree
@@ -99,7 +99,7 @@ def check_floating(carry: PyTree) -> None:
 
 
 def in_input_order(tree: PyTree, reverse: bool) -> PyTree:
-    """Leaves `[T, ...]` from running order to input order, or back."""
+    """Leaves `[T, ...]` from scan order to input order, or back."""
     return jax.tree.map(lambda leaf: jnp.flip(leaf, 0), tree) if reverse else tree
 
 

@@ -64,7 +64,7 @@ def copy_memory(
 
 
 def copy_memory_baseline(delay: int, *, symbols: int = 8, memory: int = 10) -> Baseline:
-    """Silent when it should be, and guessing at the end: memory log(symbols) / (delay + 2 memory) nats a step.
+    """Silent when it should be, and guessing at the end: memory log(symbols) / (delay + 2 memory) nats per step.
 
     Example: 10 log 8 / (T + 20) for T = 1000.
 

@@ -1,4 +1,4 @@
-"""Numbers that are committed in `docs` come out again, within the digits that are printed, from the code as it is now."""
+"""Numbers that are committed in `docs` come out again from the code as it is now, within the digits that are printed."""
 
 import json
 import subprocess

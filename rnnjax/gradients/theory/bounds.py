@@ -22,7 +22,7 @@ def pascanu_bound(w_h: ArrayLike, activation: str = "tanh") -> Numbers:
       w_h: `[..., H, H]`.
       activation: "tanh", "relu" and "linear" have γ = 1, "sigmoid" has ¼.
     Returns:
-      `[...]` nats a step.
+      `[...]` nats per step.
 
     Example: with sigmoids a matrix of norm 2 can only vanish.
 

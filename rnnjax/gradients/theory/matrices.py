@@ -21,7 +21,7 @@ def ginibre_exponents(hidden_size: int, gain: float = 1.0) -> np.ndarray:
       hidden_size: H.
       gain: g.
     Returns:
-      `[H]` nats a step, largest first.
+      `[H]` nats per step, largest first.
 
     Example:
 
@@ -45,7 +45,7 @@ def circular_law_exponents(hidden_size: int, gain: float = 1.0) -> np.ndarray:
       hidden_size: H.
       gain: g.
     Returns:
-      `[H]` nats a step, largest first; the quantiles, not exact at finite H. Their mean goes to log g - ½.
+      `[H]` nats per step, largest first; the quantiles, not exact at finite H. Their mean goes to log g - ½.
 
     Example:
 
@@ -65,7 +65,7 @@ def frozen_exponents(w_h: ArrayLike) -> np.ndarray:
     Args:
       w_h: `[..., H, H]`.
     Returns:
-      `[..., H]` nats a step, largest first; -inf for a zero eigenvalue.
+      `[..., H]` nats per step, largest first; -inf for a zero eigenvalue.
 
     Example: an orthogonal matrix, here a rotation, times s has log s throughout.
 
