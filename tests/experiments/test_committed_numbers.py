@@ -1,4 +1,4 @@
-"""Numbers that are committed in `docs` come out again from the code as it is now, within the digits that are printed."""
+"""Numbers that are committed in `docs` come out again from the code as it is now, within the printed digits."""
 
 import json
 import subprocess
