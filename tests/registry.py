@@ -110,7 +110,7 @@ COMBINED = Times(
     mask=np.array([[1, 0, 1, 1, 1], [1, 0, 1, 1, 0], [1, 1, 1, 1, 1]], bool).T,
     resets=np.array([[0, 0, 1, 0, 0], [1, 1, 0, 1, 0], [0, 1, 0, 0, 0]], bool).T,
 )
-"""Everything at once: a full row with a gap and a reset; a short one that resets at its start, on a hidden step and
+"""Everything at once: a full row with a gap and a reset; a short one that resets at its start, on a masked step and
 beyond its end; and an empty one."""
 
 SHORT = Times(
@@ -203,7 +203,7 @@ def _outputs_and_gradients(name: str, engine: str, reverse: bool, sample: Sample
 
 @functools.cache
 def cotangents(name: str, steps: int = T) -> Outputs:
-    """A weight for every output, those of hidden steps too: a gradient that leaks from padding shows."""
+    """A weight for every output, those of masked steps too: a gradient that leaks from padding shows."""
     shapes = jax.eval_shape(unroller(name, "scan", False, Times()), *sample(name, steps=steps))
     return normal(shapes, f"{name} cotangents")
 

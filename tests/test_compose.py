@@ -14,7 +14,7 @@ TIMES = COMBINED._asdict()
 
 @both_directions
 def test_a_stack_is_its_layers_one_by_one(reverse):
-    """Outputs of each layer, zeros at hidden steps included, are the inputs of the next, under the same timing."""
+    """Outputs of each layer, zeros at masked steps included, are the inputs of the next, under the same masks."""
     params, carry, xs = sample("stack")
     lstm, gru = CELLS["stack"].cells
     lstm_carry, ys = unroll(lstm, params[0], xs, carry=carry[0], **TIMES, reverse=reverse, engine="loop")
@@ -83,7 +83,7 @@ def test_bidirectional_is_two_unrolls_side_by_side(reverse):
 
 
 def test_the_backward_half_starts_at_each_rows_own_end():
-    """Not in the padding: its first output in running order is one step from its initial carry."""
+    """Not in the padding: its first output in scan order is one step from its initial carry."""
     params, carry, xs = sample("bidirectional")
     cell, lengths = CELLS["bidirectional"], np.array([5, 3, 1])
     _, ys = unroll(cell, params, xs, carry=carry, lengths=lengths, engine="loop")

@@ -10,7 +10,7 @@ Two contests a point. The first runs rnnjax on one device, with one thing change
   in 4 chunks               the input's projection for a quarter of the time at once
   slopes in the loop        always, where the engine decides by the size of a step
   slopes after the loop     the same, never
-  projection whole          all of `project` before the loop: bias added over all of time, one feature multiplied out
+  projection whole          everything that needs no carry before the loop, pointwise parts too
   two halves                the batch as two independent loops in one program
 The second is the loop's matrix product with a tanh and nothing else, forward and backward, in other orders:
   h W                       as it is: state [B, H], weight [H, G H]

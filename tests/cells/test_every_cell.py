@@ -121,7 +121,7 @@ def test_module_functions_go_into_a_scan_of_ones_own(name):
 
 @every_plain_cell
 def test_a_zero_input_is_finite(name):
-    """The contract for hidden steps, which are given x = 0: values and derivatives stay finite there."""
+    """The contract for masked steps, which are given x = 0: values and derivatives stay finite there."""
     cell, (params, carry, xs) = CELLS[name], sample(name)
     outputs, pullback = jax.vjp(cell.step, params, carry, jnp.zeros_like(xs[0]))
     for leaf in jax.tree.leaves((outputs, pullback(outputs))):

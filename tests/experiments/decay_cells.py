@@ -73,11 +73,9 @@ class Unscalable(Readout):
         w_x, w_h = super().init(key, input_size, dtype)
         return {"w_x": w_x, "recurrent": w_h}
 
-    def project(self, params, xs):
-        return xs @ params["w_x"]
-
-    def mix(self, params, carry):
-        return carry @ params["recurrent"]
+    def step(self, params, carry, x):
+        h = x @ params["w_x"] + carry @ params["recurrent"]
+        return h, 2 * h
 
     def initial_carry(self, params, batch_shape=()):
         return jnp.zeros((*batch_shape, self.hidden_size), params["w_x"].dtype)
@@ -90,13 +88,16 @@ class Diagonal(Readout):
         w_x, w_h = super().init(key, input_size, dtype)
         return Params(w_x, w_h[0])
 
-    def mix(self, params, carry):
-        return carry * params.w_h
+    def step(self, params, carry, x):
+        h = x @ params.w_x + carry * params.w_h
+        return h, 2 * h
 
 
 class TwoOutputs(Readout):
-    def gate(self, params, carry, u, r):
-        return u + r, (u + r, u)
+    def step(self, params, carry, x):
+        u = x @ params.w_x
+        h = u + carry @ params.w_h
+        return h, (h, u)
 
 
 class Float32(Readout):

@@ -122,7 +122,7 @@ def flushed(values: np.ndarray) -> np.ndarray:
 
 
 def test_an_orthogonal_linear_network_over_2000_steps():
-    """The rate is log(scale) to 1e-6 nats a step by length and by lag; its float32 norm dies where NumPy's does.
+    """The rate is log(scale) to 1e-6 nats per step by length and by lag; its float32 norm dies where NumPy's does.
 
     In float32 the entries 0.5^k live down to 2^-126, but their squares only to k = 63 or so.
     """

@@ -46,7 +46,7 @@ class Measured(NamedTuple):
 
 
 def weigh(weights: PyTree, ys: PyTree) -> Array:
-    """A loss that weighs every output of every step, those of hidden steps too, and is not linear."""
+    """A loss that weighs every output of every step, those of masked steps too, and is not linear."""
     return sum(jax.tree.leaves(jax.tree.map(lambda w, y: (w * y + w * y * y).sum(), weights, ys)), jnp.zeros(()))
 
 

@@ -14,7 +14,7 @@ from tests.registry import CELLS, COMBINED, B, T, Times, sample, unroller
 def through_time(params, carry, xs, weights, times: Times):
     """An Elman network with tanh, row by row and step by step: dL/dh at T + 1 boundaries, and each copy's gradient.
 
-    L = Σ w y + w y² over all steps; y of a hidden step is zero, so nothing of its weight counts.
+    L = Σ w y + w y² over all steps; y of a masked step is zero, so nothing of its weight counts.
     """
     w_x, w_h, b = (np.asarray(leaf) for leaf in params)
     adjoint = np.zeros((T + 1, B, len(b)))

@@ -47,7 +47,7 @@ def test_values_are_bit_for_bit_the_cells_own_and_slopes_where_jax_is_right(name
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_saturated_network_keeps_its_log_slope(dtype):
-    """Every unit at |x| = 20 but for what W2 adds: adjoint, exponent and split find -37.2 nats a step, not -inf.
+    """Every unit at |x| = 20 but for what W2 adds: adjoint, exponent and split find -37.2 nats per step, not -inf.
 
     One unit with w2 = 0.5, driven to 20 - 0.5 by its input, so that x_t = 20 in the units of tanh's argument.
     """
