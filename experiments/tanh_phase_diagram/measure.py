@@ -59,7 +59,7 @@ def whole_spectrum(hidden_size: int, gain: float, steps: int, transient: int, se
 def _run(cell: GainTanh, params: GainParams, start: Array, steps: int, transient: int) -> tuple[Array, Array, Array]:
     xs = _silence(start, steps)
     found = gradients.leading_exponent(cell, params, xs, carry=start, transient=transient)
-    _, log_slopes = rnnjax.unroll(cell, params, xs, carry=start, engine="scan")
+    _, log_slopes = rnnjax.unroll(cell, params, xs, carry=start)
     return found.exponent, found.error, log_slopes[transient:].mean(axis=(0, 2))
 
 
@@ -68,7 +68,7 @@ def _spectrum(cell: GainTanh, params: GainParams, start: Array, steps: int, tran
     # One step an interval: at g = 3 the exponents spread by 12 nats a step, and 30 is all that float64 resolves.
     xs = _silence(start, steps)
     found = gradients.lyapunov_spectrum(cell, params, xs, carry=start, transient=transient)
-    _, log_slopes = rnnjax.unroll(cell, params, xs, carry=start, engine="scan")
+    _, log_slopes = rnnjax.unroll(cell, params, xs, carry=start)
     return found, log_slopes[transient:].mean(axis=(0, 2))
 
 

@@ -20,8 +20,6 @@ class GainParams(NamedTuple):
 class GainTanh(rnnjax.Cell):
     """h_t = tanh(x_t + g h_{t-1} W): a batch of G rows, row i with gain g_i, and one input per unit.
 
-    As a parameter has the batch axis, a single row has no step of its own: run it on `engine="scan"`.
-
     The output is log φ' of each unit, `[G, H]`: 2 (log 2 - |z| - log(1 + e^(-2|z|))), right where tanh saturates.
     """
 

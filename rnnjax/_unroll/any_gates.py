@@ -71,7 +71,7 @@ def run_any_gates(
             body,
             carry,
             (us, extras, counts, resets),
-            length=steps if isinstance(steps, int) else None,
+            length=None if jax.tree.leaves((us, extras, counts, resets)) else steps,
             reverse=reverse,
             unroll=unroll,
         )

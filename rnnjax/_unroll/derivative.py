@@ -104,7 +104,7 @@ def _run(layer: Layer, primal: Primal, linear: StepLinear, dcarry: Leaves) -> tu
         stacked = [new[of_carry[k]] if k in of_carry else douts[k] for k in layer.stacked]
         return [n if a is None else a * n for n, a in zip(new, now.ahead, strict=True)], stacked
 
-    return layer.scan(step, dcarry, linear)
+    return layer.scan(step, dcarry, linear, primal.inputs.xs)
 
 
 def _multiplications(layer: Layer, inputs: Inputs) -> list[Any]:

@@ -40,8 +40,10 @@ class Layer:
         """The distinct outputs of the gates that are wanted at every step."""
         return sorted({*self.structure.y_outs, *(self.structure.carry_outs if self.carries else ())})
 
-    def scan(self, step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, inputs: Any) -> tuple[Any, Any]:
-        return lax.scan(step, carry, inputs, reverse=self.reverse, unroll=self.unroll)
+    def scan(self, step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, inputs: Any, xs: Array) -> tuple[Any, Any]:
+        """Over all steps of `xs`, of which `inputs` may hold nothing."""
+        steps = None if jax.tree.leaves(inputs) else xs.shape[0]
+        return lax.scan(step, carry, inputs, length=steps, reverse=self.reverse, unroll=self.unroll)
 
     def us(self, fixed: list[Array], xs: Array) -> list[Array]:
         """What the input adds, for all steps of all rows, `[T, *rows, ...]`."""
@@ -142,7 +144,7 @@ def plain_run(layer: Layer, inputs: Inputs) -> Outputs:
             stacked = [new[in_carry[k]] if k in in_carry else v for k, v in zip(layer.stacked, stacked, strict=True)]
         return new, stacked
 
-    last, stacked = layer.scan(body, carry, (pieces, counts, resets))
+    last, stacked = layer.scan(body, carry, (pieces, counts, resets), xs)
     return outputs_of(layer, last, dict(zip(layer.stacked, stacked, strict=True)), counts)
 
 
@@ -196,7 +198,7 @@ def _run_with_slopes(layer: Layer, inputs: Inputs) -> tuple[list[Array], Primal]
         new = new if counts is None else select(counts, new, carry)
         return new, ({leaf: new[leaf] for leaf in read}, {k: outputs[k] for k in elsewhere}, packed)
 
-    last, (stored, outputs, packed) = layer.scan(body, carry, (pieces, counts, resets))
+    last, (stored, outputs, packed) = layer.scan(body, carry, (pieces, counts, resets), xs)
     slopes = [how.unpack(group) for how, group in zip(packing, packed, strict=True)]
     carries = [
         stored[i] if i in stored else jnp.zeros((xs.shape[0], *leaf.shape), leaf.dtype) for i, leaf in enumerate(carry)
@@ -275,7 +277,7 @@ def _run_then_slopes(layer: Layer, inputs: Inputs) -> tuple[list[Array], Primal]
         new = found[:n_carry] if counts is None else select(counts, found[:n_carry], carry)
         return new, ({i: new[i] for i in kept}, found[n_carry:])
 
-    last, (stored, saved) = layer.scan(body, carry, (pieces, counts, resets))
+    last, (stored, saved) = layer.scan(body, carry, (pieces, counts, resets), xs)
     if layer.remembers is not None:
         ts = dict(zip(layer.remembers, saved, strict=True))
         rs = [jnp.zeros((steps, *layer.rows, *p.out.shape), p.out.dtype) for p in reading.products]  # not read yet

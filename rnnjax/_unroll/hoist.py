@@ -14,6 +14,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from rnnjax._unroll.any_gates import run_any_gates
@@ -45,7 +46,7 @@ def unroll_hoisted(
 
     def to_rows(tree: PyTree, lead: tuple[int, ...] = ()) -> PyTree:
         drop = len(lead) + len(batch_shape)
-        return jax.tree.map(lambda leaf: leaf.reshape(*lead, *rows, *leaf.shape[drop:]), tree)
+        return jax.tree.map(lambda leaf: jnp.reshape(leaf, (*lead, *rows, *jnp.shape(leaf)[drop:])), tree)
 
     def from_rows(tree: PyTree, lead: tuple[int, ...] = ()) -> PyTree:
         drop = len(lead) + len(rows)

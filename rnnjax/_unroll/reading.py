@@ -170,21 +170,18 @@ def _context() -> tuple[Any, ...]:
 
 
 def _read(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct, batched: bool, together: bool) -> Read:
-    alone = None
     try:
-        program, closed_over, (_, y), has_effects = traced(cell.step, params, carry, x)
+        program, closed_over, (new_carry, y), has_effects = traced(cell.step, params, carry, x)
     except Exception as error:  # of the step's own, which may well run on a batch
-        alone = f"its step does not run for a single row ({type(error).__name__}: {error})"
-        rows = jax.tree.map(_in_rows, (carry, x))
-        program, closed_over, (_, y), has_effects = traced(cell.step, params, *rows)
+        return _not_read(f"its step does not run for a single row ({type(error).__name__}: {error})")
+    before, after = ([leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (carry, new_carry))
+    if before != after:
+        return _not_read(f"for a single row its step makes a carry of {after} from one of {before}")
+    only_scan = _why_only_scan(program, has_effects) or (_why_rows_meet(cell, params, carry, x) if batched else None)
+    if only_scan is not None:
+        return _not_read(only_scan)
     n_params, n_carry = len(jax.tree.leaves(params)), len(jax.tree.leaves(carry))
-    only_scan = alone or _why_only_scan(program, has_effects)
-    if only_scan is None and batched:
-        only_scan = _why_rows_meet(cell, params, carry, x)
-    if only_scan is None:
-        program, colours, activations = normalise(program, n_params, n_carry, together)
-    else:
-        colours, activations = Colours(program, n_params, n_carry), []
+    program, colours, activations = normalise(program, n_params, n_carry, together)
     once, ahead, inside = [], [], []
     for eqn in program.equations:
         mask = 0
@@ -213,20 +210,26 @@ def _read(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct, ba
         activations=activations,
         gates=None,
         why="",
-        only_scan=only_scan,
+        only_scan=None,
         own_rule=_OWN_RULE if _has_own_rule(inside) else None,
     )
-    if only_scan is None and _has_own_rule([*ahead, *inside]):
+    if not reading.products and not ahead:
+        reading = dataclasses.replace(reading, only_scan=NOTHING_LEAVES)
+    if _has_own_rule([*ahead, *inside]):
         reading = dataclasses.replace(reading, why="it has a backward pass of its own (`jax.custom_vjp`)")
-    elif only_scan is None:
-        if not reading.products and not ahead:
-            reading = dataclasses.replace(reading, only_scan=NOTHING_LEAVES)
+    else:
         try:
-            gates = read_gates(reading)
-            reading = dataclasses.replace(reading, gates=gates)
+            reading = dataclasses.replace(reading, gates=read_gates(reading))
         except NotPointwise as reason:
             reading = dataclasses.replace(reading, why=str(reason))
     return Read(reading, closed_over)
+
+
+def _not_read(reason: str) -> Read:
+    """Of a step whose equations cannot be taken apart."""
+    x = Value((), None)
+    nothing = Reading([], [], [], x, [], [], [], [], [], frozenset(), [], [], [], None, [], None, "", reason, None)
+    return Read(nothing, [])
 
 
 def _as_product(eqn: Equation, colours: Colours) -> Product | None:
@@ -267,7 +270,10 @@ _ROWS = 1009
 def _why_rows_meet(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct) -> str | None:
     """The reason where rows of a batch do not stay apart, or a batch is not run as a row is."""
 
-    program, *_ = traced(cell.step, params, *jax.tree.map(_in_rows, (carry, x)))
+    try:
+        program, *_ = traced(cell.step, params, *jax.tree.map(_in_rows, (carry, x)))
+    except Exception as error:  # of the step's own, which runs for the number of rows that it was made for
+        return f"its step does not run for {_ROWS} rows ({type(error).__name__}: {error})"
     n_params = len(jax.tree.leaves(params))
     colours = Colours(program, n_params, len(program.inputs) - n_params - 1)
     for eqn in program.equations:

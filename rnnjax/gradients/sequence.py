@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from rnnjax._unroll.checks import check_carry, checked_xs
+from rnnjax._unroll.checks import check_carry, check_cell, checked_xs
 from rnnjax._unroll.masking import StepInput, blank, make_masks
 from rnnjax.cell import Cell, PyTree
 
@@ -74,7 +74,8 @@ def prepare(
 
 
 def check_has_step(cell: Cell) -> None:
-    """Raises TypeError where there is no single carry to follow."""
+    """Raises TypeError where there is no single carry to follow, or no step that could be followed."""
+    check_cell(cell)
     if not hasattr(cell, "step"):
         raise TypeError(
             f"{cell!r} has no single step, so no single carry whose gradient could be followed; take its halves one by "
