@@ -92,6 +92,13 @@ def test_every_engine_is_the_scan_in_reverse(name):
     assert_close(pulled(name, "hoisted", True), pulled(name, "scan", True))
 
 
+@every_cell
+def test_without_a_gradient_they_are_the_same(name):
+    """The hoisted engine has a loop of its own where nothing is differentiated."""
+    values = jax.jit(lambda drawn, times: unroll(name, drawn, times, engine="hoisted"))(sample(name), COMBINED)
+    assert_close(values, pulled(name, "scan", False)[0])
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", ["lstm", "step_cell"])
 def test_a_masked_step_holds_its_carry(name, engine):
