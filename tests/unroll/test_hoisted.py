@@ -76,11 +76,10 @@ def own_activations(params, carry, u, r):
     return LSTMCarry(h=h, c=c), h
 
 
-def shared_blocks(params, carry, u, r, bias=True):
+def shared_blocks(params, carry, u, r):
     """Two outputs read the same blocks, y has a tree of its own, and h is no function of c."""
     i, f, g, o = jnp.split(u + r, 4, axis=-1)
-    c = jax.nn.sigmoid(f) * carry.c + (1 - jax.nn.sigmoid(f)) * jnp.tanh(g)
-    c = c + params.b[:H] if bias else c
+    c = jax.nn.sigmoid(f) * carry.c + (1 - jax.nn.sigmoid(f)) * jnp.tanh(g) + params.b[:H]
     y = jax.nn.sigmoid(o + carry.c) * jnp.tanh(c) * jax.nn.sigmoid(i)
     return LSTMCarry(h=y / 2 + carry.h / 8, c=c), {"y": y, "c": c}
 
@@ -186,7 +185,7 @@ LARGE = {
     "r in parts": (lstm_of(by_parts, mix_in_parts), D),
     "other activations": (lstm_of(own_activations), D),
     "products in stages": (lstm_of(in_two_stages), D),
-    "shared blocks": (lstm_of(functools.partial(shared_blocks, bias=False)), D),
+    "shared blocks": (lstm_of(lambda p, *of: shared_blocks(p._replace(b=jnp.zeros(4 * H)), *of)), D),
 }
 
 
