@@ -325,48 +325,53 @@ def _blockwise(reading: Reading) -> list[Equation]:
     """`ahead`, in which a value that is only cut into blocks is computed block by block."""
     equations = list(reading.ahead)
     users = users_of([*equations, *reading.inside])
-    for split in [eqn for eqn in equations if eqn.name == "split" and eqn.output in reading.us]:
-        made = {v: eqn for eqn in equations for v in eqn.outputs}
-        new = _block_by_block(split.inputs[0], split, list(split.outputs), made, users, {reading.x, *reading.us})
-        if new is not None:
-            at = equations.index(split)
-            equations[at : at + 1] = new
+    made = {v: eqn for eqn in equations for v in eqn.outputs}
+    kept = {reading.x, *reading.us}
+    for split in [eqn for eqn in equations if eqn.name == "split"]:
+        starts, sizes = bounds_of(split)
+        found: list[Equation] = []
+        for start, size, out in zip(starts or [], sizes, split.outputs, strict=True):
+            of_block = _block(split.inputs[0], start, start + size, out, made, users, kept)
+            if of_block is None:
+                break
+            found += of_block
+        else:
+            equations = [eqn for eqn in equations if eqn is not split] + found
     return needed_for(reading.us, equations)
 
 
-def _block_by_block(
+def _block(
     value: Value,
-    split: Equation,
-    blocks: list[Value],
+    start: int,
+    stop: int,
+    out: Value,
     made: dict[Value, Equation],
     users: dict[Value, list[Equation]],
     kept: set[Value],
 ) -> list[Equation] | None:
-    """Equations that compute the blocks of `value` without it; None where it is not made of products and sums."""
+    """Equations that compute `value[start:stop]` without `value`; None where it is not made of products and sums."""
     eqn = made.get(value)
-    if eqn is None or value in kept or len(users[value]) != 1 or eqn.name not in ("add", "matmul", "feature"):
+    if value in kept or any([user.name not in ("split", "add") for user in users[value]]):
         return None
-    starts, sizes = bounds_of(split)
-    found: list[Equation] = []
-    if eqn.name != "add":
+    if eqn is None:  # fixed
+        return [part(value, start, stop, 0, out)] if value.constant is None else None
+    if eqn.name in ("matmul", "feature"):
         x, w = eqn.inputs
-        for start, size, block in zip(starts or [], sizes, blocks, strict=True):
-            columns = part(w, start, start + size, 1)
-            found += [columns, Equation(eqn.name, [x, columns.output], [block], eqn.run, eqn.params)]
-        return found
-    summands = []
+        columns = part(w, start, stop, 1)
+        return [columns, Equation(eqn.name, [x, columns.output], [out], eqn.run, eqn.params)]
+    if eqn.name == "split":
+        before = sum([v.shape[0] for v in eqn.outputs[: eqn.outputs.index(value)]])
+        return _block(eqn.inputs[0], before + start, before + stop, out, made, users, kept)
+    if eqn.name != "add":
+        return None
+    sides, found = [], []
     for v in eqn.inputs:
-        summands.append([Value(block.shape, block.dtype) for block in blocks])
-        if v in made:
-            inner = _block_by_block(v, split, summands[-1], made, users, kept)
-            if inner is None:
-                return None
-            found += inner
-        elif v in kept or v.constant is not None:
+        sides.append(Value((stop - start,), v.dtype))
+        of_side = _block(v, start, stop, sides[-1], made, users, kept)
+        if of_side is None:
             return None
-        else:  # fixed
-            found.append(Equation("split", [v], summands[-1], split.run, split.params))
-    return found + [Equation("add", [a, b], [block], eqn.run) for a, b, block in zip(*summands, blocks, strict=True)]
+        found += of_side
+    return [*found, Equation("add", sides, [out], eqn.run, eqn.params)]
 
 
 def _size(values: Sequence[Value]) -> int:
