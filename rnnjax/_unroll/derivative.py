@@ -31,13 +31,13 @@ class StepLinear(NamedTuple):
     hold: Leaves  # for each leaf of the carry: 1 where it is held and C does not say so, or None
 
 
-def tangents(layer: Layer, primal: Primal, tangent: Inputs) -> tuple[list[Array], dict[int, Array], list[Array]]:
-    """The last dcarry, the tangents of what is stacked by its output, and dcarry after each step if it is wanted."""
+def tangents(layer: Layer, primal: Primal, tangent: Inputs) -> tuple[list[Array], dict[int, Array]]:
+    """The last dcarry, and the tangents of what is stacked, by output."""
     dus = jax.jvp(layer.us, (primal.inputs.fixed, primal.inputs.xs), (tangent.fixed, tangent.xs))[1]
     linear, scale = _linearize(layer, primal, tangent, dus)
     dcarry = [d if c is None else c * d for d, c in zip(tangent.carry, scale, strict=True)]
     last, stacked = _run(layer, primal, linear, dcarry)
-    return last, dict(zip(layer.stacked, stacked, strict=True)), []
+    return last, dict(zip(layer.stacked, stacked, strict=True))
 
 
 def _linearize(layer: Layer, primal: Primal, tangent: Inputs, dus: list[Array]) -> tuple[StepLinear, Leaves]:

@@ -171,7 +171,7 @@ def _run_with_slopes(layer: Layer, inputs: Inputs) -> tuple[list[Array], Primal]
     The loop has more kernels a step. Where a step is large that is cheaper than to read its arrays again later.
     """
     reading, structure, (fixed, xs, carry, counts, resets, start) = layer.reading, layer.structure, inputs
-    loop, n_carry = reading.in_loop, len(carry)
+    loop = reading.in_loop
     pieces = ahead(reading.x, _prepared(reading, fixed), xs, loop.early, loop.pieces)
     read = set(structure.mixed) | {leaf for leaf, k in enumerate(structure.carry_outs) if k in layer.stacked}
     elsewhere = [k for k in sorted({*layer.stacked, *_lefts(structure)}) if k not in structure.carry_outs]
@@ -204,7 +204,6 @@ def _run_with_slopes(layer: Layer, inputs: Inputs) -> tuple[list[Array], Primal]
         stored[i] if i in stored else jnp.zeros((xs.shape[0], *leaf.shape), leaf.dtype) for i, leaf in enumerate(carry)
     ]
     outputs |= {structure.carry_outs[leaf]: value for leaf, value in stored.items()}
-    assert len(carries) == n_carry
     return last, Primal(inputs, _previous(layer, inputs, carries), carries, outputs, slopes, None)
 
 

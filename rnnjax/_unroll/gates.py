@@ -102,7 +102,7 @@ def read_gates(reading: "Reading") -> GateStructure:
 
     def reach(v: Value) -> None:
         if v in index and v not in needs:
-            followed[v].check_aligned(v.shape[0], blocks)
+            followed[v].check_aligned(v.shape[0])
             needs[v] = followed[v].needs(blocks)
             if v not in sources:
                 followed[v] = _source(Block("cut", index[v], 0), v.shape, edges.get(v, ()), blocks)
@@ -184,7 +184,7 @@ class _Followed(NamedTuple):
         bits = int(np.bitwise_or.reduce(self.mask, axis=None))
         return frozenset([block for i, block in enumerate(blocks) if bits >> i & 1])
 
-    def check_aligned(self, width: int, blocks: Sequence[Block]) -> None:
+    def check_aligned(self, width: int) -> None:
         if np.any((self.unit >= 0) & (self.unit != np.arange(width))):
             raise NotPointwise("a unit of its output reads another unit of an input")
 

@@ -99,7 +99,7 @@ def _recurrence(layer: Layer, inputs: Inputs) -> Outputs:
     def _(primals: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[Outputs, Outputs]:
         inputs = Inputs(*primals)
         last, primal = saving_run(layer, inputs)
-        dlast, dstacked, _ = tangents(layer, primal, Inputs(*given))
+        dlast, dstacked = tangents(layer, primal, Inputs(*given))
         carries = primal.carries if layer.carries else None
         out = outputs_of(layer, last, primal.outputs, inputs.counts, carries)
         return out, outputs_of(layer, dlast, dstacked, inputs.counts)
