@@ -18,6 +18,7 @@ from rnnjax._arguments import over_time
 from rnnjax._unroll.masking import StepInput, select, timed_step
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.adjoint_clipping import check_no_clipping
+from rnnjax.gradients.finite import finite_steps, known_boundaries, only_known, pullback_reads
 from rnnjax.gradients.sequence import (
     Loss,
     Sequence,
@@ -39,12 +40,16 @@ class Adjoint(NamedTuple):
       log_norm: `[T + 1, *batch]` nats, log ‖dL/d(carry_t)‖ over the whole carry; -inf where it is exactly zero.
       log_norm_by_part: the carry's tree, each leaf `[T + 1, *batch]`: for an LSTM, h and c apart.
       direction: the carry's tree, leaves `[T + 1, *batch, ...]`: dL/d(carry_t) = exp(log_norm) direction.
+      finite_steps: `[*batch]` integers, how many of the T steps are finite: input, carry before and after, and output.
+        Masked steps count as finite. Where it is less than T, what passes through a step that is not is NaN above,
+        unless slopes depend on neither carry nor input, as in a linear network.
       split: where each step's growth comes from, if it was asked for.
     """
 
     log_norm: Array
     log_norm_by_part: PyTree
     direction: PyTree
+    finite_steps: Array
     split: Split | None = None
 
 
@@ -94,8 +99,9 @@ def adjoint(
     carries, found = trajectory_and_adjoint(cell, params, sequence)
     if split:
         after = jax.tree.map(lambda leaf: leaf[1:], found.direction)
-        found = found._replace(split=split_of(cell, params, carries, sequence.inputs, after))
-    return in_input_order(found, reverse)
+        known = ~jnp.isnan(found.log_norm[1:])
+        found = found._replace(split=split_of(cell, params, carries, sequence.inputs, after, known))
+    return in_input_order(found._replace(finite_steps=None), reverse)._replace(finite_steps=found.finite_steps)
 
 
 def trajectory_and_adjoint(cell: Cell, params: PyTree, sequence: Sequence) -> tuple[PyTree, Adjoint]:
@@ -110,6 +116,9 @@ def trajectory_and_adjoint(cell: Cell, params: PyTree, sequence: Sequence) -> tu
     last, (carries, ys) = lax.scan(forward, sequence.carry, sequence.inputs)
     dys = gradient_of_outputs(sequence.loss, ys)
     homes = outputs_in_carry(cell, params, sequence.carry, sequence.inputs.x[0])
+    finite = finite_steps(sequence.inputs, carries, last, inexact(ys))
+    known = finite.known(pullback_reads(cell, params, sequence.inputs, sequence.carry, inexact)[0])
+    known = known_boundaries(known, sequence.inputs.resets)
     direct = normalise(_in_carry(dys, homes, last, sequence.inputs.counts), batch_ndim + 1)
     elsewhere = _outside_carry(dys, homes)
 
@@ -124,7 +133,10 @@ def trajectory_and_adjoint(cell: Cell, params: PyTree, sequence: Sequence) -> tu
         _, pullback = jax.vjp(followed, carry)
         (through_carry,) = pullback((direction, jax.tree.map(jnp.zeros_like, dy)))
         through_carry, growth = normalise(through_carry, batch_ndim)
-        terms = [(through_carry, log_norm + growth), direct]
+        carried = log_norm + growth
+        if inputs.resets is not None:  # nothing passes, not even NaN
+            carried = jnp.where(inputs.resets, -jnp.inf, carried)
+        terms = [(through_carry, carried), direct]
         if None in homes:
             (through_output,) = pullback((jax.tree.map(jnp.zeros_like, direction), dy))
             terms.append(normalise(through_output, batch_ndim))
@@ -137,7 +149,8 @@ def trajectory_and_adjoint(cell: Cell, params: PyTree, sequence: Sequence) -> tu
 
     direction, log_norm = jax.tree.map(lambda rows, last: jnp.concatenate([rows, last[None]]), earlier, end)
     by_part = jax.tree.map(lambda part: log_norm + normalise(part, batch_ndim + 1)[1], direction)
-    return carries, Adjoint(log_norm, by_part, direction, None)
+    log_norm, by_part, direction = only_known((log_norm, by_part, direction), known)
+    return carries, Adjoint(log_norm, by_part, direction, finite.count)
 
 
 def _in_carry(dys: PyTree, homes: list[int | None], carry: PyTree, counts: Array | None) -> PyTree:

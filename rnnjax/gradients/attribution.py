@@ -8,15 +8,18 @@ all equal: then
 and dL/dθ_t is the part that step t contributes.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from rnnjax._arguments import over_time
 from rnnjax._unroll.masking import StepInput, timed_step
 from rnnjax.cell import Cell, PyTree
-from rnnjax.gradients.sequence import Loss, in_input_order, prepare
+from rnnjax.gradients.finite import Reads, finite_steps, known_boundaries, only_known, pullback_reads
+from rnnjax.gradients.sequence import Loss, in_input_order, inexact, prepare
 
 
 @over_time
@@ -40,6 +43,8 @@ def attribution(
       The parameters' tree with a leading T on every leaf: `parts.w_h[t]` is what step t contributes to dL/dW2, and
       `parts.w_h.sum(0)` is dL/dW2. Parameters that an initial carry is made of (a learned h_0) count with the step
       that starts from it: the first to run, or a reset. It takes T times the parameters' memory.
+      NaN where that passes, in any row, through a step that is not finite (`adjoint` counts those), unless the
+      derivative depends on neither carry nor input.
 
     Example: h_3 = w h_2 + x_3 and so on, x = 1, w = 2: dh_3/dw = h_2 + w h_1 + w² h_0 = 3 + 2 + 0.
 
@@ -57,12 +62,22 @@ def attribution(
     def loss_of_copies(copies: PyTree):
         def step(carry: PyTree, at_t: tuple[StepInput, PyTree]):
             inputs, own_params = at_t
-            return timed_step(cell, own_params, sequence.batch_shape)(carry, inputs)
+            new_carry, y = timed_step(cell, own_params, sequence.batch_shape)(carry, inputs)
+            return new_carry, (carry, y)
 
         start = sequence.carry
         if carry is None:
             start = cell.initial_carry(jax.tree.map(lambda leaf: leaf[0], copies), sequence.batch_shape)
-        _, ys = lax.scan(step, start, (sequence.inputs, copies))
-        return sequence.loss(ys)
+        last, (carries, ys) = lax.scan(step, start, (sequence.inputs, copies))
+        return sequence.loss(ys), finite_steps(sequence.inputs, carries, last, inexact(ys))
 
-    return in_input_order(jax.grad(loss_of_copies)(copies), reverse)
+    parts, finite = jax.grad(loss_of_copies, has_aux=True)(copies)
+    of_carry, of_params = pullback_reads(cell, params, sequence.inputs, sequence.carry, inexact)
+    arriving = known_boundaries(finite.known(of_carry), sequence.inputs.resets)
+
+    def known_of(reads: Reads) -> Array | None:
+        flags = [flag for flag in (finite.known(reads), None if arriving is None else arriving[1:]) if flag is not None]
+        return functools.reduce(jnp.logical_and, flags).reshape(steps, -1).all(1) if flags else None
+
+    parts = jax.tree.map(lambda part, reads: only_known(part, known_of(reads)), parts, of_params)
+    return in_input_order(parts, reverse)

@@ -22,9 +22,9 @@ from jax.typing import ArrayLike
 from rnnjax._arguments import over_time
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.adjoint_clipping import check_no_clipping
-from rnnjax.gradients.lyapunov import checked_k, cut_in_intervals, first_rows
+from rnnjax.gradients.lyapunov import checked_k, first_rows, growth_by_interval
 from rnnjax.gradients.orthonormal import orthonormalise
-from rnnjax.gradients.tangents import flow_of, push
+from rnnjax.gradients.tangents import flow_of
 
 
 @over_time
@@ -51,7 +51,8 @@ def flossing(
       target: λ*, nats per step.
     Returns:
       A scalar. Infinite where one of the k directions is annihilated (a dead ReLU, or a direction shorter than rounding
-      beside those before it): ask for fewer.
+      beside those before it): ask for fewer. NaN where the trajectory of a row leaves floating point (see
+      `LyapunovSpectrum.finite_steps`).
     Raises:
       TypeError, ValueError: as `rnnjax.gradients.lyapunov_spectrum`.
 
@@ -89,7 +90,7 @@ def finite_time_exponents(
     Args:
       As `flossing`.
     Returns:
-      `[*batch, k]` nats per step.
+      `[*batch, k]` nats per step; NaN and -inf as in `LyapunovSpectrum`.
 
     Example:
 
@@ -102,23 +103,8 @@ def finite_time_exponents(
     """
     check_no_clipping(cell)
     flow = flow_of(cell, params, carry, xs)
-    early, kept = cut_in_intervals(flow.xs.shape[0], transient, interval)
-    state = flow.carry, first_rows(flow, checked_k(k, flow.size), key)
-
-    def one_step(state: tuple[PyTree, Array], x: Array):
-        return push(flow, *state, x), None
-
-    def one_interval(state: tuple[PyTree, Array], xs: Array):
-        (carry, rows), _ = lax.scan(one_step, state, xs)
-        rows, growth = differentiable_orthonormalise(rows)
-        return (carry, rows), growth
-
-    first = early % interval
-    if first:
-        state, _ = one_interval(state, flow.xs[:first])
-    cut = flow.xs[first:].reshape(-1, interval, *flow.xs.shape[1:])
-    _, growth = lax.scan(one_interval, state, cut)
-    return growth[-kept:].mean(0) / interval
+    rows = first_rows(flow, checked_k(k, flow.size), key)
+    return growth_by_interval(flow, rows, transient, interval, differentiable_orthonormalise)[0].mean(0)
 
 
 @jax.custom_jvp

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from rnnjax._arguments import over_time
 from rnnjax.cell import Cell, PyTree
+from rnnjax.gradients.finite import only_known
 from rnnjax.gradients.tangents import flow_of, push
 
 
@@ -28,6 +29,7 @@ def jacobians(cell: Cell, params: PyTree, xs: ArrayLike, *, carry: PyTree | None
     Returns:
       `[T, *batch, n, n]`, row i and column j: how number i of the carry after a step changes with number j before it.
       Leaves of the carry side by side. It takes T n² numbers a row.
+      NaN at a step that is not finite (input, carry before or after), unless it depends on neither carry nor input.
     Raises:
       As `rnnjax.gradients.lyapunov_spectrum`.
 
@@ -44,10 +46,11 @@ def jacobians(cell: Cell, params: PyTree, xs: ArrayLike, *, carry: PyTree | None
     units = jnp.broadcast_to(jnp.eye(flow.size, dtype=flow.dtype), (*flow.batch_shape, flow.size, flow.size))
 
     def step(carry: PyTree, x: Array):
-        carry, columns = push(flow, carry, units, x)
-        return carry, jnp.swapaxes(columns, -1, -2)
+        carry, columns, finite = push(flow, carry, units, x)
+        return carry, (jnp.swapaxes(columns, -1, -2), finite)
 
-    return lax.scan(step, flow.carry, flow.xs)[1]
+    _, (matrices, after) = lax.scan(step, flow.carry, flow.xs)
+    return only_known(matrices, flow.finite_steps(after).known(flow.reads))
 
 
 class MatrixStatistics(NamedTuple):

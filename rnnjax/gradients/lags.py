@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from rnnjax._arguments import over_time
 from rnnjax._unroll.masking import StepInput, timed_step
 from rnnjax.cell import Cell, PyTree
+from rnnjax.gradients.finite import Reads, any_reads, finite_steps, only_known, pullback_reads
 from rnnjax.gradients.sequence import Loss, gradient_of_outputs, inexact, prepare
 from rnnjax.gradients.slopes import AccurateCell, as_cell
 from rnnjax.numerics import normalise
@@ -27,10 +28,13 @@ class LagAttribution(NamedTuple):
     Attributes:
       log_norm: the parameters' tree, leaves `[K]`: log ‖c_k‖ for each parameter, in nats; -inf where it is zero.
       direction: the parameters' tree, leaves `[K, ...]`: c_k = exp(log_norm) direction.
+      finite_steps: `[*batch]` integers, as `Adjoint` has them. Where it is less than T in any row, all lags are NaN of
+        a parameter whose derivative depends on carries or inputs.
     """
 
     log_norm: PyTree
     direction: PyTree
+    finite_steps: Array
 
 
 @over_time
@@ -82,7 +86,7 @@ def attribution_by_lag(
         new_carry, y = step(params, carry, inputs)
         return new_carry, (carry, y)
 
-    _, (carries, ys) = lax.scan(forward, sequence.carry, sequence.inputs)
+    last, (carries, ys) = lax.scan(forward, sequence.carry, sequence.inputs)
     dys = gradient_of_outputs(sequence.loss, ys)
     all_steps = jax.vmap(step, in_axes=(None, 0, 0))
 
@@ -119,4 +123,14 @@ def attribution_by_lag(
     first = summed(first_dparams, jnp.zeros((), jnp.result_type(jax.tree.leaves(carries)[0])))
     start = earlier(first_dcarries, jnp.zeros(steps, jnp.result_type(jax.tree.leaves(carries)[0])))
     _, rest = lax.scan(one_lag, start, None, length=lags - 1)
-    return LagAttribution(*jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, rest))
+    log_norm, direction = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, rest)
+
+    finite = finite_steps(sequence.inputs, carries, last, inexact(ys))
+    of_carry, of_params = pullback_reads(cell, params, sequence.inputs, sequence.carry, inexact)
+
+    def known(leaf: Array, reads: Reads) -> Array:
+        flags = finite.known(any_reads([reads, of_carry]))
+        return only_known(leaf, None if flags is None else jnp.broadcast_to(flags.all(), leaf.shape[:1]))
+
+    log_norm, direction = (jax.tree.map(known, tree, of_params) for tree in (log_norm, direction))
+    return LagAttribution(log_norm, direction, finite.count)

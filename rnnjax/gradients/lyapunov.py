@@ -10,6 +10,8 @@ References: Benettin, Galgani, Giorgilli and Strelcyn, Meccanica 15 (1980), 9; f
 Wolf and Abbott, Lyapunov spectra of chaotic recurrent neural networks, Phys. Rev. Research 5 (2023), 043044.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,6 +23,7 @@ from jax.typing import ArrayLike
 from rnnjax._arguments import over_time
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.dimension import entropy_rate, kaplan_yorke_dimension
+from rnnjax.gradients.finite import only_known
 from rnnjax.gradients.orthonormal import orthonormalise
 from rnnjax.gradients.tangents import Flow, flow_of, push, unflat
 
@@ -35,9 +38,12 @@ class LyapunovSpectrum(NamedTuple):
       finite_time: `[intervals, *batch, k]`, the rates within each interval; their mean over intervals is `exponents`.
       survivors: `[*batch]` integers, how many of the k directions are still there at the end: the rank of the product
         of Jacobians, at most k. A direction shorter than rounding beside those before it counts as gone.
-      mean: `[*batch]`, over the survivors; NaN only where there is none.
+      mean: `[*batch]`, over the survivors; NaN where there is none.
       dimension: `[*batch]`, Kaplan and Yorke's; NaN where k exponents are too few to tell.
       entropy_rate: `[*batch]`, the sum of the positive exponents; NaN where the k-th is positive and k < n.
+      finite_steps: `[*batch]` integers, how many of the T steps are finite: input, and carry before and after. Where it
+        is less than T, the trajectory has left floating point: all of the above is NaN, with no survivors, unless the
+        Jacobian depends on neither carry nor input, as in a linear network. `finite_time` says until when it was known.
     """
 
     exponents: Array
@@ -47,6 +53,7 @@ class LyapunovSpectrum(NamedTuple):
     mean: Array
     dimension: Array
     entropy_rate: Array
+    finite_steps: Array
 
 
 @over_time
@@ -74,7 +81,8 @@ def lyapunov_spectrum(
         tanh units spread by 5 to 8 nats per step, in single ones by twice that: 1 or 2; 10 is right for leading ones.
       key: draws the first perturbations; fixed ones, the same for every row, if left out.
     Returns:
-      A `LyapunovSpectrum`. Whole intervals are counted, the last of which ends with the last step.
+      A `LyapunovSpectrum`. Whole intervals are counted, the last of which ends with the last step. A trajectory that
+      leaves floating point has no exponents: see `finite_steps`.
     Raises:
       TypeError, ValueError: as `rnnjax.unroll`; a carry that cannot be perturbed; k that is not in 1 .. n; a transient
         that leaves less than two intervals; an input with NaN, where its values are known.
@@ -89,24 +97,9 @@ def lyapunov_spectrum(
       ([1.0, -1.0], 2.0)
     """
     flow = flow_of(cell, params, carry, xs)
-    k = checked_k(k, flow.size)
-    early, kept = cut_in_intervals(flow.xs.shape[0], transient, interval)
-    state = flow.carry, first_rows(flow, k, key)
-
-    def one_step(state: tuple[PyTree, Array], x: Array):
-        return push(flow, *state, x), None
-
-    def one_interval(state: tuple[PyTree, Array], xs: Array):
-        (carry, rows), _ = lax.scan(one_step, state, xs)
-        rows, growth = orthonormalise(rows, semi=True)  # it is their lengths that count
-        return (carry, rows), growth
-
-    first = early % interval
-    if first:
-        state, _ = one_interval(state, flow.xs[:first])
-    cut = flow.xs[first:].reshape(-1, interval, *flow.xs.shape[1:])
-    _, growth = lax.scan(one_interval, state, cut)
-    finite_time = growth[-kept:] / interval
+    start = first_rows(flow, checked_k(k, flow.size), key)
+    semi = functools.partial(orthonormalise, semi=True)  # it is their lengths that count
+    finite_time, finite_steps = growth_by_interval(flow, start, transient, interval, semi)
 
     exponents = finite_time.mean(0)
     alive = exponents > -jnp.inf  # not so for NaN
@@ -120,25 +113,92 @@ def lyapunov_spectrum(
         jnp.where(survivors > 0, known / jnp.maximum(survivors, 1).astype(known.dtype), jnp.nan),
         kaplan_yorke_dimension(exponents, flow.size),
         entropy_rate(exponents, flow.size),
+        finite_steps,
     )
+
+
+def growth_by_interval(
+    flow: Flow,
+    rows: Array,
+    transient: int,
+    interval: int,
+    orthonormalise: Callable[[Array], tuple[Array, Array]],
+) -> tuple[Array, Array]:
+    """How perturbations grow along a trajectory, made orthonormal after each interval.
+
+    Args:
+      rows: `[*batch, k, n]`, orthonormal.
+      orthonormalise: rows to `(orthonormal rows, log of their lengths)`.
+    Returns:
+      `(rates, finite_steps)`: `[intervals, *batch, k]` nats per step in each interval that counts, NaN from the first
+      one in which the Jacobians are not known; and `[*batch]`.
+    """
+    early, kept = cut_in_intervals(flow.xs.shape[0], transient, interval)
+    batch_shape = flow.batch_shape
+
+    def one_step(state: tuple[PyTree, Array, Array], x: Array):
+        carry, rows, log_scale = state
+        carry, rows, finite = push(flow, carry, rows, x)
+        if interval > 1:
+            rows, more = _within_range(rows)
+            log_scale = log_scale + more
+        return (carry, rows, log_scale), finite
+
+    def one_interval(state: tuple[PyTree, Array], xs: Array):
+        (carry, rows, log_scale), finite = lax.scan(one_step, (*state, jnp.zeros(batch_shape, flow.dtype)), xs)
+        rows, growth = orthonormalise(rows)
+        return (carry, rows), (growth + log_scale[..., None], finite)
+
+    state, first, after = (flow.carry, rows), early % interval, []
+    if first:
+        state, (_, finite) = one_interval(state, flow.xs[:first])
+        after = [finite]
+    cut = flow.xs[first:].reshape(-1, interval, *flow.xs.shape[1:])
+    _, (growth, finite) = lax.scan(one_interval, state, cut)
+    after = jnp.concatenate([*after, finite.reshape(-1, *batch_shape)])
+    finite = flow.finite_steps(after)
+    rates = growth[-kept:] / interval
+    return only_known(rates, _all_known(finite.known(flow.reads), early, interval)), finite.count
+
+
+def _all_known(known: Array | None, early: int, interval: int) -> Array | None:
+    """`[intervals, *batch]`: whether all steps up to the end of each interval are known; `early` come before them."""
+    if known is None:
+        return None
+    steps = known.shape[0]
+    first_unknown = jnp.where(known.all(0), steps, jnp.argmax(~known, axis=0).astype(jnp.int32))
+    ends = jnp.arange(early + interval, steps + 1, interval, dtype=jnp.int32)
+    return ends.reshape(-1, *(1 for _ in known.shape[1:])) <= first_unknown
+
+
+def _within_range(rows: Array) -> tuple[Array, Array]:
+    """Rows `[*batch, k, n]` over a number for all of them where they are near the ends of the range, and its log."""
+    info = jnp.finfo(rows.dtype)
+    largest = lax.stop_gradient(jnp.abs(rows).max((-2, -1)))
+    ordinary = (largest > float(info.tiny) ** 0.5) & (largest < float(info.max) ** 0.5) | (largest < info.tiny)
+    scale = jnp.where(ordinary, 1, jnp.minimum(largest, info.max / 8))
+    return rows / scale[..., None, None], jnp.log(scale)
 
 
 class LeadingExponent(NamedTuple):
     """The largest exponent of each row, in nats per step.
 
     Attributes:
-      exponent: `[*batch]`; -inf where the perturbation was annihilated.
+      exponent: `[*batch]`; -inf where a singular Jacobian annihilated the perturbation.
       error: `[*batch]` split-half error.
       finite_time: `[T - transient, *batch]`, the growth in each step; its mean over any stretch of steps is the
         finite-time exponent of that stretch.
       log_norm_by_part: the carry's tree, leaves `[T - transient, *batch]`: log of the share of each part of the carry
         in the unit perturbation after that step; for an LSTM, h and c apart.
+      finite_steps: `[*batch]` integers, as `LyapunovSpectrum` has them: where it is less than T, all is NaN from the
+        first step on that is not finite, and so is `exponent`.
     """
 
     exponent: Array
     error: Array
     finite_time: Array
     log_norm_by_part: PyTree
+    finite_steps: Array
 
 
 @over_time
@@ -167,21 +227,22 @@ def leading_exponent(
       -1.0
     """
     flow = flow_of(cell, params, carry, xs)
-    _, kept = cut_in_intervals(flow.xs.shape[0], transient, 1)
+    early, kept = cut_in_intervals(flow.xs.shape[0], transient, 1)
     batch_ndim = len(flow.batch_shape)
 
     def one_step(state: tuple[PyTree, Array], x: Array):
-        carry, rows = push(flow, *state, x)
+        carry, rows, finite = push(flow, *state, x)
         rows, growth = orthonormalise(rows)
-        return (carry, rows), (growth[..., 0], rows[..., 0, :])
+        return (carry, rows), (growth[..., 0], rows[..., 0, :], finite)
 
-    _, (growth, rows) = lax.scan(one_step, (flow.carry, first_rows(flow, 1, key)), flow.xs)
+    _, (growth, rows, after) = lax.scan(one_step, (flow.carry, first_rows(flow, 1, key)), flow.xs)
     parts = jax.tree.map(
         lambda part: jnp.log(jnp.linalg.norm(part.reshape(*part.shape[: batch_ndim + 1], -1), axis=-1)),
         unflat(rows[-kept:], flow.carry, batch_ndim),
     )
-    growth = growth[-kept:]
-    return LeadingExponent(growth.mean(0), split_half_error(growth), growth, parts)
+    finite = flow.finite_steps(after)
+    growth, parts = only_known((growth[-kept:], parts), _all_known(finite.known(flow.reads), early, 1))
+    return LeadingExponent(growth.mean(0), split_half_error(growth), growth, parts, finite.count)
 
 
 def split_half_error(rates: Array) -> Array:

@@ -77,10 +77,11 @@ def orthonormalise(rows: Array, *, semi: bool = False) -> tuple[Array, Array]:
         rows, found = _pass(rows, least)
         gone = found.squares < least
         logs = jnp.where(gone, -jnp.inf, logs + jnp.log(found.squares) / 2)
-        clean = found.clean.all()
+        clean = found.clean.all(-1)
         if semi:
-            clean = clean | (found.usable | gone).all() & _are_semiorthogonal(rows, gone)
-        return rows, logs, passes + 1, _any_mapped(~clean)
+            clean = clean | (found.usable | gone).all(-1) & _are_semiorthogonal(rows, gone)
+        clean = clean | jnp.isnan(found.squares).any(-1)  # which no pass would change
+        return rows, logs, passes + 1, _any_mapped(~clean.all())
 
     start = rows, jnp.zeros_like(log_scales), jnp.array(0), jnp.array(False)
     q, log_lengths, _, _ = lax.while_loop(unfinished, another_pass, start)
@@ -191,7 +192,7 @@ def _(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]
 
 
 def _are_semiorthogonal(rows: Array, gone: Array) -> Array:
-    """Whether products of different rows are below about ε^(1/3), found by adding all rows up with random signs.
+    """`[*batch]`, whether products of different rows are below about ε^(1/3): all rows added up with random signs.
 
     For Q of all rows and z of signs, Q Q^T z - z is, row by row, a sum of these products with signs: small only if they
     are, or if the signs happen to balance them. It costs as much as a row each, where all products would cost half of
@@ -199,7 +200,7 @@ def _are_semiorthogonal(rows: Array, gone: Array) -> Array:
     """
     signs = jnp.asarray(np.random.default_rng(0).choice([-1.0, 1.0], size=(1, rows.shape[-2])), rows.dtype)
     off = jnp.where(gone, 0, ((signs @ rows) @ _transposed(rows) - signs)[..., 0, :])
-    return (jnp.abs(off) < float(jnp.finfo(rows.dtype).eps) ** (1 / 3)).all()
+    return (jnp.abs(off) < float(jnp.finfo(rows.dtype).eps) ** (1 / 3)).all(-1)
 
 
 def _elimination(gram: Array, certain: Array) -> tuple[Array, Array, Array]:

@@ -29,6 +29,7 @@ from rnnjax._unroll import Composite
 from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.adjoint import trajectory_and_adjoint
 from rnnjax.gradients.adjoint_clipping import check_no_clipping
+from rnnjax.gradients.finite import only_known
 from rnnjax.gradients.sequence import Loss, in_input_order, prepare
 from rnnjax.gradients.stages import Stages, linear_product
 
@@ -40,7 +41,7 @@ class NormRatios(NamedTuple):
     """How each step stretches the adjoint on its way back.
 
     Attributes:
-      ratio: `[T, *batch]`, q_t = ‖J_t^T a_t‖ / ‖a_t‖; 1 where it does not count.
+      ratio: `[T, *batch]`, q_t = ‖J_t^T a_t‖ / ‖a_t‖; 1 where it does not count; NaN where a_t is (see `Adjoint`).
       counts: `[T, *batch]` booleans: False at steps that `lengths` or `mask` hides, at resets, where no gradient goes
         on, and where a_t is zero or below the floor, as after the last step that the loss looks at.
     """
@@ -79,7 +80,7 @@ def omega(
       floor: steps where ‖a_t‖ is below it do not count; it is in units of the loss's gradient. (In the authors' code
         1e-10; here an adjoint has a direction however short it is.)
     Returns:
-      A scalar, at least zero.
+      A scalar, at least zero; NaN where the adjoint is, as where the trajectory leaves floating point.
     Raises:
       TypeError, ValueError: as `rnnjax.gradients.adjoint`; an unknown `through`; "mix" for a cell without one.
 
@@ -153,7 +154,7 @@ def norm_ratios(
         back = jax.vmap(pulled)(carries, inputs.x, arriving)
     else:
         back = _through_weights(stages, params, carries, inputs.x, arriving, ndim)
-    ratio = _norm(back, ndim)
+    ratio = only_known(_norm(back, ndim), ~jnp.isnan(found.log_norm[1:]))
     # compared this way round, a NaN counts and shows
     counts = ~(found.log_norm[1:] <= (-jnp.inf if floor == 0 else math.log(floor)))
     if inputs.counts is not None:

@@ -14,7 +14,8 @@ from jax.typing import ArrayLike
 from rnnjax._arguments import over_time
 from rnnjax._unroll.masking import StepInput, select, timed_step
 from rnnjax.cell import Cell, PyTree
-from rnnjax.gradients.sequence import Loss, in_input_order, outputs_in_carry, prepare
+from rnnjax.gradients.finite import finite_steps, known_boundaries, only_known, pullback_reads
+from rnnjax.gradients.sequence import Loss, in_input_order, inexact, outputs_in_carry, prepare
 
 
 @over_time
@@ -35,7 +36,8 @@ def adjoint_by_perturbation(
     Args:
       As `rnnjax.gradients.adjoint`.
     Returns:
-      The carry's tree, leaves `[T + 1, *batch, ...]`; equals `exp(log_norm) * direction` of `adjoint`.
+      The carry's tree, leaves `[T + 1, *batch, ...]`; equals `exp(log_norm) * direction` of `adjoint`, NaN
+      included where a trajectory leaves floating point.
 
     Example: a scalar linear network, w2 = 2, three steps.
 
@@ -55,15 +57,18 @@ def adjoint_by_perturbation(
     def perturbed_loss(perturbations: PyTree):
         def perturbed_step(carry: PyTree, at_t: tuple[StepInput, PyTree]):
             inputs, perturbation = at_t
-            carry, y = step(carry, inputs)
-            return _add(carry, perturbation), _add_to_output(y, perturbation, homes, inputs)
+            before, (carry, y) = carry, step(carry, inputs)
+            y = _add_to_output(y, perturbation, homes, inputs)
+            return _add(carry, perturbation), (before, y)
 
         first = jax.tree.map(lambda leaf: leaf[0], perturbations)
         rest = jax.tree.map(lambda leaf: leaf[1:], perturbations)
-        _, ys = lax.scan(perturbed_step, _add(sequence.carry, first), (sequence.inputs, rest))
-        return sequence.loss(ys)
+        last, (carries, ys) = lax.scan(perturbed_step, _add(sequence.carry, first), (sequence.inputs, rest))
+        return sequence.loss(ys), finite_steps(sequence.inputs, carries, last, inexact(ys))
 
-    return in_input_order(jax.grad(perturbed_loss)(zeros), reverse)
+    found, finite = jax.grad(perturbed_loss, has_aux=True)(zeros)
+    known = finite.known(pullback_reads(cell, params, sequence.inputs, sequence.carry, inexact)[0])
+    return in_input_order(only_known(found, known_boundaries(known, sequence.inputs.resets)), reverse)
 
 
 def _add(tree: PyTree, perturbation: PyTree) -> PyTree:

@@ -22,6 +22,7 @@ from jax import Array
 
 from rnnjax._unroll.masking import StepInput
 from rnnjax.cell import Cell, PyTree
+from rnnjax.gradients.finite import only_known
 from rnnjax.gradients.stages import Stages
 from rnnjax.numerics import normalise
 
@@ -29,7 +30,8 @@ from rnnjax.numerics import normalise
 class Split(NamedTuple):
     """Of each step of an adjoint, in nats; growth = saturation + alignment.
 
-    A hidden step passes everything on (all three are 0), a reset nothing (growth and saturation are -inf).
+    A masked step passes everything on (all three are 0), a reset nothing (growth and saturation are -inf).
+    All four are NaN where the adjoint after the step is.
 
     Attributes:
       growth: `[T, *batch]`, log ‖J_t^T δ_t‖, δ_t the unit adjoint after step t.
@@ -44,13 +46,14 @@ class Split(NamedTuple):
     direct: Array
 
 
-def split_of(cell: Cell, params: PyTree, carries: PyTree, inputs: StepInput, directions: PyTree) -> Split:
+def split_of(cell: Cell, params: PyTree, carries: PyTree, inputs: StepInput, directions: PyTree, known: Array) -> Split:
     """The split of every step, all T at once.
 
     Args:
       carries: before each step, leaves `[T, *batch, ...]`.
       inputs: leaves `[T, *batch, ...]`.
       directions: unit adjoints after each step, the carry's tree, leaves `[T, *batch, ...]`.
+      known: `[T, *batch]`, where these are known; elsewhere all is NaN.
     Raises:
       TypeError: the step does not come apart.
     """
@@ -72,7 +75,7 @@ def split_of(cell: Cell, params: PyTree, carries: PyTree, inputs: StepInput, dir
     alignment = growth - saturation
     alignment = jnp.where(saturation == -jnp.inf, 0, alignment)
     direct = jnp.exp(2 * normalise(d, ndim)[1])
-    found = Split(saturation + alignment, saturation, alignment, direct)
+    found = only_known(Split(saturation + alignment, saturation, alignment, direct), known)
     if inputs.counts is not None:
         found = _where(~inputs.counts, (0.0, 0.0, 0.0, 1.0), found)
     if inputs.resets is not None:

@@ -4,6 +4,7 @@ A perturbation of a row's whole carry is a vector of n numbers, all leaves side 
 row of a batch is followed apart: a cell acts on each row alone.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from jax.typing import ArrayLike
 
 from rnnjax._unroll.checks import check_carry, checked_xs
 from rnnjax.cell import Cell, PyTree
+from rnnjax.gradients.finite import FiniteSteps, Reads, any_reads, derivative_reads, rows_finite
 from rnnjax.gradients.sequence import check_floating, check_has_step
 from rnnjax.gradients.slopes import AccurateCell
 
@@ -32,12 +34,14 @@ class Flow(NamedTuple):
       xs: `[T, *batch, D]`.
       step: `(carry, x) -> carry`, with slopes of tanh and the logistic function that stay right where they saturate.
       size: n, the numbers in a row's carry.
+      reads: what its Jacobian depends on.
     """
 
     carry: PyTree
     xs: Array
     step: Step
     size: int
+    reads: Reads
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -46,6 +50,12 @@ class Flow(NamedTuple):
     @property
     def dtype(self) -> jnp.dtype:
         return jnp.result_type(jax.tree.leaves(self.carry)[0])
+
+    def finite_steps(self, after: Array) -> FiniteSteps:
+        """From whether the carry after each step is finite, `[T, *batch]`, as `push` says."""
+        batch_ndim = len(self.batch_shape)
+        before = jnp.concatenate([rows_finite(self.carry, batch_ndim)[None], after[:-1]])
+        return FiniteSteps(before & after, rows_finite(self.xs, batch_ndim + 1))
 
 
 def flow_of(cell: Cell, params: PyTree, carry: PyTree | None, xs: ArrayLike) -> Flow:
@@ -72,21 +82,28 @@ def flow_of(cell: Cell, params: PyTree, carry: PyTree | None, xs: ArrayLike) -> 
     batch_ndim = xs.ndim - 2
     size = sum(math.prod(jnp.shape(leaf)[batch_ndim:]) for leaf in jax.tree.leaves(carry))
     step = AccurateCell(cell).step
-    return Flow(carry, xs, lambda carry, x: step(params, carry, x)[0], size)
+    x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
+    reads = any_reads(derivative_reads(functools.partial(_tangent, cell, params), carry, x, carry))
+    return Flow(carry, xs, lambda carry, x: step(params, carry, x)[0], size, reads)
 
 
-def push(flow: Flow, carry: PyTree, rows: Array, x: Array) -> tuple[PyTree, Array]:
+def _tangent(cell: Cell, params: PyTree, carry: PyTree, x: Array, tangent: PyTree) -> PyTree:
+    return jax.jvp(lambda carry: cell.step(params, carry, x)[0], (carry,), (tangent,))[1]
+
+
+def push(flow: Flow, carry: PyTree, rows: Array, x: Array) -> tuple[PyTree, Array, Array]:
     """One step of the carry, and of perturbations along with it.
 
     Args:
       rows: `[*batch, k, n]`, k perturbations of each row's carry.
     Returns:
-      `(carry_t, J_t rows)`.
+      `(carry_t, J_t rows, finite [*batch])`, the last whether carry_t is finite.
     """
     new_carry, linear = jax.linearize(lambda c: flow.step(c, x), carry)
     batch_ndim = len(flow.batch_shape)
     pushed = jax.vmap(linear)(_as_trees(jnp.moveaxis(rows, -2, 0), carry, batch_ndim))
-    return new_carry, jnp.moveaxis(flat(pushed, batch_ndim + 1), 0, -2)
+    rows = jnp.moveaxis(flat(pushed, batch_ndim + 1), 0, -2)
+    return new_carry, rows, rows_finite(new_carry, batch_ndim)
 
 
 def flat(tree: PyTree, batch_ndim: int) -> Array:
