@@ -14,6 +14,9 @@ from rnnjax.cells import (
     GRUParams,
     LSTMCarry,
     LSTMParams,
+    LSTMProjected,
+    LSTMProjectedCarry,
+    LSTMProjectedParams,
     elman_init,
     elman_initial_carry,
     elman_step,
@@ -22,12 +25,15 @@ from rnnjax.cells import (
     gru_step,
     lstm_init,
     lstm_initial_carry,
+    lstm_projected_init,
+    lstm_projected_initial_carry,
+    lstm_projected_step,
     lstm_step,
 )
 from rnnjax.compose import Bidirectional, BothWays, Stack
 from rnnjax.readout import Readout, ReadoutParams
 from rnnjax.stepping import step
-from rnnjax.wrappers import LearnedCarry, LearnedCarryParams
+from rnnjax.wrappers import LearnedCarry, LearnedCarryParams, WithoutBias
 
 _SUBMODULES = ("converters", "flax", "gradients", "initializers", "processes", "sharding", "tasks", "training")
 
@@ -45,6 +51,9 @@ __all__ = [
     "GRUParams",
     "LSTMCarry",
     "LSTMParams",
+    "LSTMProjected",
+    "LSTMProjectedCarry",
+    "LSTMProjectedParams",
     "LearnedCarry",
     "LearnedCarryParams",
     "MemoryBudget",
@@ -53,6 +62,7 @@ __all__ = [
     "ReadoutParams",
     "Stack",
     "StepCell",
+    "WithoutBias",
     "converters",
     "elman_init",
     "elman_initial_carry",
@@ -66,6 +76,9 @@ __all__ = [
     "initializers",
     "lstm_init",
     "lstm_initial_carry",
+    "lstm_projected_init",
+    "lstm_projected_initial_carry",
+    "lstm_projected_step",
     "lstm_step",
     "processes",
     "sharding",

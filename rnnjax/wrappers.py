@@ -1,7 +1,9 @@
 """Cells that hold a cell and change one thing about it."""
 
+# pyright: reportUnknownMemberType=false
+
 import dataclasses
-from typing import Generic, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from jax.typing import DTypeLike
 
 from rnnjax._unroll import is_causal
 from rnnjax.cell import C, Cell, P, PyTree
+from rnnjax.cells import GRU, LSTM, Elman, LSTMProjected
 
 
 class LearnedCarryParams(NamedTuple, Generic[P]):
@@ -72,6 +75,65 @@ class LearnedCarry(Generic[P, C]):
 
     def step(self, params: LearnedCarryParams[P], carry: C, x: Array) -> tuple[C, PyTree]:
         return self.cell.step(params.cell, carry, x)
+
+
+@dataclasses.dataclass(frozen=True)
+class WithoutBias:
+    """A built-in cell that has no biases, as PyTorch's with `bias=False`: none to train, and none to convert.
+
+    Its parameters are the cell's own record with `None` in place of each bias, so that no optimizer sees one.
+
+    Attributes:
+      cell: an `Elman`, `LSTM`, `GRU` or `LSTMProjected`. (The forget bias of an LSTM goes with the others.)
+
+    Example:
+
+      >>> import rnnjax
+      >>> cell = WithoutBias(rnnjax.LSTM(4))
+      >>> params = cell.init(jax.random.key(0), input_size=3)
+      >>> params.b, len(jax.tree.leaves(params))
+      (None, 2)
+      >>> rnnjax.unroll(cell, params, jnp.ones((5, 2, 3)))[1].shape
+      (5, 2, 4)
+    """
+
+    cell: Elman | LSTM | GRU | LSTMProjected
+
+    def __post_init__(self) -> None:
+        cell: Any = self.cell  # whatever was passed
+        if not isinstance(cell, Elman | LSTM | GRU | LSTMProjected):
+            raise TypeError(f"`cell` is {cell!r}; expected an Elman, LSTM, GRU or LSTMProjected.")
+
+    def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> Any:
+        """The cell's parameters as it draws them, with `None` for each bias."""
+        params: Any = self.cell.init(key, input_size, dtype)
+        return params._replace(**dict.fromkeys(_biases(params)))
+
+    def initial_carry(self, params: Any, batch_shape: tuple[int, ...] = ()) -> Any:
+        cell: Any = self.cell
+        return cell.initial_carry(self._with_zeros(params), batch_shape)
+
+    def step(self, params: Any, carry: Any, x: Array) -> tuple[Any, PyTree]:
+        cell: Any = self.cell
+        return cell.step(self._with_zeros(params), carry, x)
+
+    def _with_zeros(self, params: Any) -> Any:
+        """The record that the cell takes."""
+        if not hasattr(params, "_replace") or getattr(params, "w_h", None) is None:
+            return params  # the cell says what it expects
+        given = [name for name in _biases(params) if getattr(params, name) is not None]
+        if given:
+            raise ValueError(
+                f"`params` holds {', '.join(given)}, but {self!r} has no bias; put None in its place, or "
+                f"use {self.cell!r}."
+            )
+        shapes = {"b": params.w_h.shape[1:], "b_hn": params.w_h.shape[:1]}
+        zeros = {name: jnp.zeros(shapes[name], params.w_h.dtype) for name in _biases(params)}
+        return params._replace(**zeros)
+
+
+def _biases(params: Any) -> list[str]:
+    return [name for name in ("b", "b_hn") if name in params._fields]
 
 
 def _if_learned(leaf: Array) -> Array | None:

@@ -30,7 +30,7 @@ def sigmoid(z):
 
 def elman(activation: Callable) -> Callable:
     def step(p, h, x):
-        h = activation(x @ p.w_x + h @ p.w_h + p.b)
+        h = activation(x @ p.w_x + h @ p.w_h + (0 if p.b is None else p.b))
         return h, h
 
     return step
@@ -82,9 +82,9 @@ def reset_before(p, h, x):
 
 
 def projected(p, carry, x):
-    i, f, g, o = np.split(x @ p["w_x"] + carry.h @ p["w_h"] + p["b"], 4)
+    i, f, g, o = np.split(x @ p.w_x + carry.h @ p.w_h + p.b, 4)
     c = sigmoid(f) * carry.c + sigmoid(i) * np.tanh(g)
-    h = (sigmoid(o) * np.tanh(c)) @ p["w_p"]
+    h = (sigmoid(o) * np.tanh(c)) @ p.w_p
     return carry._replace(h=h, c=c), h
 
 
@@ -198,7 +198,9 @@ def unroll(name: str, params, carry, xs, lengths=None, mask=None, resets=None, r
 
 
 def map_tree(function: Callable, tree: Any, *rest: Any) -> Any:
-    """`jax.tree.map` in five lines, so that an oracle depends on NumPy alone."""
+    """`jax.tree.map` in a few lines, so that an oracle depends on NumPy alone."""
+    if tree is None:
+        return None
     if isinstance(tree, dict):
         return {key: map_tree(function, tree[key], *(r[key] for r in rest)) for key in tree}
     if isinstance(tree, tuple):

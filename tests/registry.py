@@ -33,10 +33,12 @@ CELLS: dict[str, Any] = {
     "step_cell": MGU,
     "custom": Leaky(3),
     "reset_before": HOISTED["gru_reset_before"],
-    "projected": HOISTED["lstm_with_projection"],
+    "projected": rnnjax.LSTMProjected(5, 2),
     "layer_norm": LAYER_NORM,
     "stack": rnnjax.Stack((rnnjax.LSTM(3), rnnjax.GRU(3))),
-    "deep_stack": rnnjax.Stack((rnnjax.Elman(3), rnnjax.Stack((Leaky(2), rnnjax.Elman(3, "linear"))))),
+    "deep_stack": rnnjax.Stack(
+        (rnnjax.Elman(3), rnnjax.Stack((Leaky(2), rnnjax.WithoutBias(rnnjax.Elman(3, "linear")))))
+    ),
     "bidirectional": rnnjax.Bidirectional(rnnjax.GRU(3), rnnjax.LSTM(3)),
     "readout": rnnjax.Readout(rnnjax.Stack((rnnjax.Readout(rnnjax.LSTM(3), 2), rnnjax.GRU(3))), 2),
     "stack_of_bidirectional": rnnjax.Stack(

@@ -31,6 +31,7 @@ FLOORS = {
     "cells": 1,
     "tasks": 1,
     "_arguments": 0,
+    "_names": 0,
     "cell": 0,
     "initializers": 0,
     "numerics": 0,

@@ -98,7 +98,7 @@ def test_the_protocol_has_the_methods_of_the_design():
     assert set(methods(Composite)) == {"init", "initial_carry", "unroll_parts"}
 
 
-@pytest.mark.parametrize("cell", ["elman", "gru", "lstm"])
+@pytest.mark.parametrize("cell", ["elman", "gru", "lstm", "lstm_projected"])
 def test_module_functions_take_params_first(cell):
     """`functools.partial(rnnjax.lstm_step, params)` is what `jax.lax.scan` wants; `init` takes the key first."""
     for part in ("initial_carry", "step"):

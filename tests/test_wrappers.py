@@ -1,4 +1,4 @@
-"""A learned initial carry: an initial carry like any other, with a gradient of its own."""
+"""A learned initial carry, with a gradient of its own; and cells without biases."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax import GRU, LSTM, Bidirectional, LearnedCarry, Stack, StepCell
+from rnnjax import GRU, LSTM, Bidirectional, LearnedCarry, Stack, StepCell, WithoutBias
 from rnnjax.training import load_model, save_model
 from rnnjax.wrappers import LearnedCarryParams
 from tests.registry import CAUSAL, CELLS, COMBINED, B, assert_close, assert_identical, cotangents, normal, sample
@@ -108,3 +108,54 @@ def test_it_is_a_layer_and_a_model_like_any_other(tmp_path):
     found = load_model(save_model(tmp_path / "model", cell, params, input_size=2))
     assert found.model == cell
     assert_identical(found(jnp.ones((5, 3, 2))), rnnjax.unroll(cell, params, jnp.ones((5, 3, 2))))
+
+
+BIASED = {"elman": rnnjax.Elman(3), "lstm": LSTM(3), "gru": GRU(3), "projected": rnnjax.LSTMProjected(3, 2)}
+every_biased_cell = pytest.mark.parametrize("cell", BIASED.values(), ids=BIASED)
+
+
+def without(cell):
+    """`(cell, params)`, the other parameters drawn at random."""
+    bare = WithoutBias(cell)
+    return bare, normal(jax.eval_shape(lambda: bare.init(jax.random.key(0), 2)), repr(cell))
+
+
+@every_biased_cell
+def test_without_bias_is_with_zeros(cell):
+    """Values and gradients, on the same engine; there is no leaf of a bias, to train or to store."""
+    bare, params = without(cell)
+    whole = jax.eval_shape(lambda: cell.init(jax.random.key(0), 2))
+    zeros = {name: jnp.zeros(leaf.shape) for name, leaf in whole._asdict().items() if getattr(params, name) is None}
+    assert set(zeros) == {name for name in whole._fields if name.startswith("b")}
+    xs = sample("gru").xs
+
+    def loss(cell, params):
+        return (rnnjax.unroll(cell, params, xs, lengths=COMBINED.lengths, engine="hoisted")[1] ** 2).sum()
+
+    @jax.jit
+    def both(params):
+        return [jax.value_and_grad(loss, 1)(c, p) for c, p in ((bare, params), (cell, params._replace(**zeros)))]
+
+    (value, gradient), (expected, expected_gradient) = both(params)
+    assert_close((value, gradient), (expected, expected_gradient._replace(**dict.fromkeys(zeros))))
+    assert all(getattr(gradient, name) is None for name in zeros)
+
+
+@every_biased_cell
+def test_without_bias_refuses_one(cell):
+    bare, params = without(cell)
+    given = params._replace(b=jnp.zeros(params.w_h.shape[1]))
+    with pytest.raises(ValueError, match=r"`params` holds b, but WithoutBias\(.* has no bias; put None"):
+        rnnjax.unroll(bare, given, sample("gru").xs)
+    with pytest.raises(TypeError, match=r"`params` are \w+Params without `b`"):
+        rnnjax.unroll(cell, params, sample("gru").xs)
+    with pytest.raises(TypeError, match="expected an Elman, LSTM, GRU or LSTMProjected"):
+        WithoutBias(Stack((cell,)))  # pyright: ignore[reportArgumentType]
+
+
+def test_without_bias_is_saved(tmp_path):
+    bare, params = without(GRU(3))
+    save_model(tmp_path, bare, params, input_size=2)
+    loaded = load_model(tmp_path)
+    assert loaded.model == bare
+    assert_identical(loaded.params, params)

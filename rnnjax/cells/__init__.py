@@ -16,6 +16,14 @@ from rnnjax.cells.lstm import (
     lstm_initial_carry,
     lstm_step,
 )
+from rnnjax.cells.lstm_projected import (
+    LSTMProjected,
+    LSTMProjectedCarry,
+    LSTMProjectedParams,
+    lstm_projected_init,
+    lstm_projected_initial_carry,
+    lstm_projected_step,
+)
 
 __all__ = [
     "GRU",
@@ -25,6 +33,9 @@ __all__ = [
     "GRUParams",
     "LSTMCarry",
     "LSTMParams",
+    "LSTMProjected",
+    "LSTMProjectedCarry",
+    "LSTMProjectedParams",
     "elman_init",
     "elman_initial_carry",
     "elman_step",
@@ -33,5 +44,8 @@ __all__ = [
     "gru_step",
     "lstm_init",
     "lstm_initial_carry",
+    "lstm_projected_init",
+    "lstm_projected_initial_carry",
+    "lstm_projected_step",
     "lstm_step",
 ]

@@ -5,42 +5,61 @@
     weight_hh_l{k} [nH, H]                                   w_h [H, nH]
     bias_ih_l{k}, bias_hh_l{k} [nH]                          b [nH]: their sum, since only that enters
       GRU, candidate                                         b: bias_ih alone; b_hn: bias_hh
+      none, as with bias=False                               `WithoutBias` of the cell: None in place of b and b_hn
+    weight_hr_l{k} [P, H], as with proj_size=P               w_p [H, P] of an `LSTMProjected`
     ..._reverse                                              the backward half of a `Bidirectional`
     layers k = 0, 1, ...                                     the parts of a `Stack`
 
 n is 4 for an LSTM (i, f, g, o), 3 for a GRU (r, z, n) and 1 for an RNN. The way back puts the whole bias into
-`bias_ih`.
+`bias_ih`. Either way every weight is accounted for: one that is unknown, missing or there twice is refused by name.
 """
 
-import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from rnnjax.cell import Cell, PyTree
-from rnnjax.cells import GRU, LSTM, Elman, ElmanParams, GRUParams, LSTMParams
+from rnnjax.cells import (
+    GRU,
+    LSTM,
+    Elman,
+    ElmanParams,
+    GRUParams,
+    LSTMParams,
+    LSTMProjected,
+    LSTMProjectedParams,
+)
 from rnnjax.cells.elman import Activation
 from rnnjax.compose import Bidirectional, BothWays, Stack
+from rnnjax.converters.state_dict import Recurrent, Weights, read
+from rnnjax.converters.torch_module import check_told, is_module, told
+from rnnjax.wrappers import WithoutBias
 
-_KEY = re.compile(r"(weight|bias)_(ih|hh)(?:_l(\d+))?(_reverse)?")
+_RECORDS = (LSTMParams, GRUParams, ElmanParams, LSTMProjectedParams)
 
 
 def from_torch(
-    state_dict: Mapping[str, Any], *, prefix: str = "", activation: Activation = "tanh"
+    state_dict: Any, *, prefix: str = "", activation: Activation | None = None
 ) -> tuple[Cell | Stack | Bidirectional, PyTree]:
-    """The cell that a PyTorch state dict describes, and its parameters.
+    """The cell that a PyTorch module or state dict describes, and its parameters.
 
     Args:
-      state_dict: tensors or arrays by PyTorch's names; of a recurrent module, or of a model that holds one.
-      prefix: where the module is in the model: `"encoder.lstm."`.
-      activation: what a `torch.nn.RNN` was made with (its `nonlinearity`); the weights do not say. LSTM and GRU have no
-        use for it.
+      state_dict: a recurrent module or a model that holds one; or its state dict, tensors or arrays by PyTorch's names.
+        A module also says what its weights do not: the `nonlinearity` of an RNN.
+      prefix: where the recurrent module is in the model: `"encoder.lstm."`.
+      activation: what a `torch.nn.RNN` was made with, where only its state dict is given; by default "tanh", as in
+        PyTorch.
     Returns:
       `(cell, params)`: a cell for one layer, a `Stack` for several, with a `Bidirectional` for each that runs both
       ways. The arrays are NumPy's, in the dtype they came in; `jax.device_put(params)` makes them JAX's.
     Raises:
-      ValueError: a name that is no recurrent weight, a weight that is missing, shapes that fit no cell.
+      ValueError: a name that is no recurrent weight, or is missing, or there twice; shapes that fit no cell; an
+        `activation` that the module contradicts.
+      TypeError: neither a state dict nor a recurrent module.
+    Warns:
+      UserWarning: the module has a `batch_first` or a `dropout`, which is not part of the cell.
 
     Example:
 
@@ -51,10 +70,26 @@ def from_torch(
       >>> cell.hidden_size, params.w_x.shape
       (2, (3, 8))
     """
-    layers = _layers(state_dict, prefix)
+    if is_module(state_dict):
+        account = told(state_dict, prefix)
+        found = read(state_dict.state_dict(), prefix)
+        check_told(account, found)
+        if activation is not None and activation != account.activation:
+            made = f"a {account.kind}" + (f" of {account.activation}" if account.activation else "")
+            raise ValueError(f"activation is {activation!r}, but the module is {made}; leave `activation` out.")
+        activation = account.activation  # type: ignore[assignment]
+        _warn(account.batch_first, account.dropout)
+    elif isinstance(state_dict, Mapping) and all([isinstance(key, str) for key in state_dict]):
+        found = read(state_dict, prefix)
+        if activation not in (None, "tanh") and found.kind != "RNN":
+            raise ValueError(f"activation is {activation!r}, but the weights are {found.kind}'s; leave it out.")
+    else:
+        raise TypeError(
+            f"`state_dict` is a {type(state_dict).__name__}; expected a module of PyTorch or its `state_dict()`."
+        )
     converted = []
-    for index in sorted(layers):
-        halves = [_from_one(layers[index][way], f"layer {index}{way}", activation) for way in sorted(layers[index])]
+    for layer in found.layers:
+        halves = [(_cell_of(found, activation or "tanh"), _from_one(found, weights)) for weights in layer]
         if len(halves) == 1:
             converted.append(halves[0])
         else:
@@ -70,12 +105,15 @@ def to_torch(params: PyTree, *, prefix: str = "") -> dict[str, np.ndarray]:
     """A PyTorch state dict of NumPy arrays; `module.load_state_dict({k: torch.from_numpy(v) for ...})` takes it in.
 
     Args:
-      params: `LSTMParams`, `GRUParams` or `ElmanParams`, a `BothWays` of two, or a tuple of layers of one kind.
+      params: `LSTMParams`, `GRUParams`, `ElmanParams` or `LSTMProjectedParams`, a `BothWays` of two, or a tuple of
+        layers of one kind. Those of a `WithoutBias` cell, `None` for each bias, are for a module with `bias=False`.
       prefix: what to put before each name.
     Returns:
-      `weight_ih_l0` and so on. `bias_hh` is zero but for the candidate of a GRU; `from_torch` gives `params` back.
+      `weight_ih_l0` and so on. `bias_hh` is zero but for the candidate of a GRU; `from_torch` gives `params` back. (The
+      activation of an `Elman` is not among its parameters: make the `torch.nn.RNN` with the `nonlinearity` it has.)
     Raises:
-      ValueError: layers or directions that one PyTorch module cannot hold: of different kinds or widths.
+      ValueError: layers or directions that one PyTorch module cannot hold: of different kinds or widths, or with biases
+        here and none there; arrays that do not fit each other.
       TypeError: parameters of a cell that PyTorch does not have.
 
     Example:
@@ -87,101 +125,93 @@ def to_torch(params: PyTree, *, prefix: str = "") -> dict[str, np.ndarray]:
     """
     stacked = isinstance(params, tuple) and not hasattr(params, "_fields")
     layers = [tuple(layer) if isinstance(layer, BothWays) else (layer,) for layer in (params if stacked else (params,))]
-    shapes = {(type(half), getattr(half, "w_h", np.empty(0)).shape) for layer in layers for half in layer}
-    if len(shapes) > 1 or len({len(layer) for layer in layers}) > 1:
-        kinds = [" and ".join(f"{type(half).__name__}" for half in layer) for layer in layers]
+    halves: list[Any] = [half for layer in layers for half in layer]
+    for half in halves:
+        if type(half) not in _RECORDS:
+            raise TypeError(
+                f"`params` holds a {type(half).__name__}; PyTorch has places for "
+                f"{', '.join(record.__name__ for record in _RECORDS)}, for layers of one and for a BothWays of two."
+            )
+    kinds = {(type(half), np.shape(half.w_h), half.b is None) for half in halves}
+    if len(kinds) != 1 or len({len(layer) for layer in layers}) > 1:
+        shown = [" and ".join(_shown(half) for half in layer) for layer in layers]
         raise ValueError(
-            f"`params` holds {', '.join(kinds)} with recurrent weights {sorted(str(s) for _, s in shapes)}; a PyTorch "
-            "module has one kind of cell, one width and one number of directions: convert the layers one by one."
+            f"`params` holds {', '.join(shown) or 'nothing'}; a PyTorch module has one kind of cell, one width, one "
+            "number of directions, and biases everywhere or nowhere: convert the layers one by one."
         )
     state = {}
     for index, layer in enumerate(layers):
         for half, way in zip(layer, ("", "_reverse"), strict=False):
             for name, array in _to_one(half).items():
-                state[f"{prefix}{name}_l{index}{way}"] = array
+                state[f"{name}_l{index}{way}"] = array
+    try:
+        read(state, "")
+    except ValueError as error:
+        raise ValueError(f"`params` are not those of one module, by PyTorch's names: {error}") from None
+    return {f"{prefix}{name}": array for name, array in state.items()}
+
+
+def _cell_of(found: Recurrent, activation: Activation) -> Any:
+    size = found.hidden_size
+    if found.projection is not None:
+        cell = LSTMProjected(size, found.projection)
+    else:
+        cell = {"LSTM": LSTM(size), "GRU": GRU(size), "RNN": Elman(size, activation)}[found.kind]
+    return cell if found.bias else WithoutBias(cell)
+
+
+def _from_one(found: Recurrent, weights: Weights) -> PyTree:
+    size = found.hidden_size
+    w_x, w_h = (_transposed(weights[name]) for name in ("weight_ih", "weight_hh"))
+    b: Any = weights["bias_ih"] + weights["bias_hh"] if found.bias else None
+    if found.projection is not None:
+        return LSTMProjectedParams(w_x, w_h, b, _transposed(weights["weight_hr"]))
+    if found.kind == "LSTM":
+        return LSTMParams(w_x, w_h, b)
+    if found.kind == "RNN":
+        return ElmanParams(w_x, w_h, b)
+    b_hn: Any = None
+    if found.bias:
+        b[2 * size :] = weights["bias_ih"][2 * size :]
+        b_hn = weights["bias_hh"][2 * size :].copy()
+    return GRUParams(w_x, w_h, b, b_hn)
+
+
+def _to_one(params: Any) -> Weights:
+    state = {"weight_ih": _transposed(params.w_x), "weight_hh": _transposed(params.w_h)}
+    b_hn = params.b_hn if isinstance(params, GRUParams) else None
+    if isinstance(params, GRUParams) and (b_hn is None) != (params.b is None):
+        raise ValueError(
+            f"`params` holds {_shown(params)} with b_hn {'left out' if b_hn is None else 'given'}; a GRU of PyTorch "
+            "has both of its biases or none: put zeros in place of the one."
+        )
+    if params.b is not None:
+        b = np.asarray(params.b)
+        b_hh = np.zeros_like(b)
+        if b_hn is not None:
+            b_hh[len(b) - len(b_hn) :] = b_hn
+        state |= {"bias_ih": b.copy(), "bias_hh": b_hh}
+    if isinstance(params, LSTMProjectedParams):
+        state["weight_hr"] = _transposed(params.w_p)
     return state
 
 
-def _layers(state_dict: Mapping[str, Any], prefix: str) -> dict[int, dict[str, dict[str, np.ndarray]]]:
-    """`[layer]["" or "_reverse"]["weight_ih"]`, every direction with both weights."""
-    layers: dict[int, dict[str, dict[str, np.ndarray]]] = {}
-    for key, value in state_dict.items():
-        if not key.startswith(prefix):
-            continue
-        match = _KEY.fullmatch(key.removeprefix(prefix))
-        if match is None:
-            why = (
-                "a projection (proj_size), which rnnjax's LSTM has not" if "weight_hr" in key else "no recurrent weight"
-            )
-            raise ValueError(
-                f"`state_dict` holds {key!r}, {why}; expected weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, ... "
-                f"after prefix={prefix!r}: name the recurrent module by `prefix`, such as 'encoder.lstm.'."
-            )
-        name = f"{match[1]}_{match[2]}"
-        layers.setdefault(int(match[3] or 0), {}).setdefault(match[4] or "", {})[name] = _array(value)
-    if not layers:
-        raise ValueError(f"`state_dict` holds no weights with prefix={prefix!r}, but {sorted(state_dict)}.")
-    for index in range(max(layers) + 1):
-        ways = layers.get(index, {})
-        if set(ways) != set(layers[max(layers)]) or "" not in ways:
-            raise ValueError(
-                f"`state_dict` holds directions {sorted(ways)} of layer {index}; all layers have the same."
-            )
-        for way, weights in ways.items():
-            missing = {"weight_ih", "weight_hh"} - set(weights)
-            if missing or len(weights) == 3:
-                present = ", ".join(sorted(weights))
-                raise ValueError(
-                    f"layer {index}{way} of `state_dict` holds {present}; both weights, both biases or none."
-                )
-    return layers
+def _shown(params: Any) -> str:
+    bias = " without bias" if params.b is None else ""
+    return f"{type(params).__name__}{bias} with w_h {list(np.shape(params.w_h))}"
 
 
-def _from_one(weights: dict[str, np.ndarray], where: str, activation: Activation) -> tuple[Cell, PyTree]:
-    rows, size = weights["weight_hh"].shape
-    if weights["weight_ih"].shape[0] != rows or rows % size or rows // size not in (1, 3, 4):
-        raise ValueError(
-            f"{where} has weight_ih {list(weights['weight_ih'].shape)} and weight_hh {[rows, size]}; expected "
-            "[nH, D] and [nH, H] with n = 4 (LSTM), 3 (GRU) or 1 (RNN)."
+def _warn(batch_first: bool, dropout: float) -> None:
+    remarks = []
+    if batch_first:
+        remarks.append("batch_first=True: rnnjax takes time first, so pass `xs.swapaxes(0, 1)`")
+    if dropout:
+        remarks.append(
+            f"dropout={dropout} between its layers, which a Stack does not have: it computes what eval() does"
         )
-    w_x, w_h = (_transposed(weights[name]) for name in ("weight_ih", "weight_hh"))
-    zero = np.zeros(rows, w_h.dtype)
-    b_ih: Any = weights.get("bias_ih", zero)
-    b_hh: Any = weights.get("bias_hh", zero)
-    if rows == 4 * size:
-        return LSTM(size), LSTMParams(w_x, w_h, b_ih + b_hh)
-    if rows == 3 * size:
-        b: Any = np.concatenate([b_ih[: 2 * size] + b_hh[: 2 * size], b_ih[2 * size :]])
-        return GRU(size), GRUParams(w_x, w_h, b, b_hn=b_hh[2 * size :].copy())
-    return Elman(size, activation), ElmanParams(w_x, w_h, b_ih + b_hh)
-
-
-def _to_one(params: PyTree) -> dict[str, np.ndarray]:
-    if not isinstance(params, LSTMParams | GRUParams | ElmanParams):
-        raise TypeError(
-            f"`params` holds a {type(params).__name__}; PyTorch has places for LSTMParams, GRUParams and ElmanParams."
-        )
-    b = np.asarray(params.b)
-    b_hh = np.zeros_like(b)
-    if isinstance(params, GRUParams):
-        b_hh[2 * params.b_hn.shape[0] :] = params.b_hn
-    return {
-        "weight_ih": _transposed(params.w_x),
-        "weight_hh": _transposed(params.w_h),
-        "bias_ih": b.copy(),
-        "bias_hh": b_hh,
-    }
+    if remarks:
+        warnings.warn(f"the PyTorch module has {'; and '.join(remarks)}", stacklevel=3)
 
 
 def _transposed(matrix: Any) -> Any:
     return np.ascontiguousarray(np.asarray(matrix).T)
-
-
-def _array(value: Any) -> np.ndarray:
-    """A tensor or an array as NumPy has it; a bfloat16 tensor, which NumPy cannot be given, goes through float32."""
-    if not hasattr(value, "detach"):
-        return np.asarray(value)
-    tensor = value.detach().cpu()
-    if str(tensor.dtype).endswith("bfloat16"):
-        return tensor.float().numpy().astype("bfloat16")
-    return tensor.numpy()

@@ -99,11 +99,12 @@ def test_the_repr_is_the_architecture(name):
 def test_methods_are_the_module_functions(name):
     """Both levels are one: `cell.step` and `lstm_step`, for whoever wants none of the machinery."""
     cell, (params, carry, xs) = CELLS[name], sample(name)
-    prefix = type(cell).__name__.lower()
+    prefix = {"LSTMProjected": "lstm_projected"}.get(type(cell).__name__, type(cell).__name__.lower())
     init, initial_carry, step = (getattr(rnnjax, f"{prefix}_{part}") for part in ("init", "initial_carry", "step"))
     activation = (cell.activation,) if prefix == "elman" else ()
+    sizes = [value for name, value in vars(cell).items() if name.endswith("_size")]
     key = jax.random.key(0)
-    assert_identical(init(key, D, cell.hidden_size), cell.init(key, D))
+    assert_identical(init(key, D, *sizes), cell.init(key, D))
     assert_identical(initial_carry(params, (B,)), cell.initial_carry(params, (B,)))
     assert_identical(step(params, carry, xs[0], *activation), cell.step(params, carry, xs[0]))
 

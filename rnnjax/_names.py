@@ -1,0 +1,35 @@
+"""Names that were given against names that are known, for messages that say which is wrong and what it should be."""
+
+import difflib
+from collections.abc import Collection, Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A remark on the known name that is most like `name`; nothing where none is like it.
+
+    Example:
+
+      >>> nearest("hn_bias", ["hn.bias", "hr.kernel"])
+      " (did you mean 'hn.bias'?)"
+      >>> nearest("hn_bias", ["kernel"])
+      ''
+    """
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def discrepancies(given: Collection[str], expected: Collection[str], others: Collection[str] = ()) -> str:
+    """Which names are unknown and which are missing, in words; nothing where both are the same.
+
+    Args:
+      others: names that could have been given as well, to be named where one is the nearest.
+
+    Example:
+
+      >>> discrepancies(["i.kernel", "h.kernle"], ["i.kernel", "h.kernel"])
+      "'h.kernle' is unknown (did you mean 'h.kernel'?), 'h.kernel' is missing"
+    """
+    unknown = [name for name in given if name not in expected]
+    missing = [name for name in expected if name not in given]
+    found = [f"{name!r} is unknown{nearest(name, missing) or nearest(name, [*expected, *others])}" for name in unknown]
+    return ", ".join(found + [f"{name!r} is missing" for name in missing])

@@ -1,0 +1,106 @@
+"""What a PyTorch module says of itself beyond its weights; PyTorch is not imported, its attributes are read."""
+
+from typing import Any, NamedTuple
+
+from rnnjax._names import nearest
+from rnnjax.converters.state_dict import Kind, Recurrent
+
+_MODES: dict[str, tuple[Kind, str | None]] = {
+    "LSTM": ("LSTM", None),
+    "GRU": ("GRU", None),
+    "RNN_TANH": ("RNN", "tanh"),
+    "RNN_RELU": ("RNN", "relu"),
+}
+_CELLS: dict[str, Kind] = {"LSTMCell": "LSTM", "GRUCell": "GRU", "RNNCell": "RNN"}
+
+
+class Told(NamedTuple):
+    """A module's own account.
+
+    Attributes:
+      activation: an RNN's `nonlinearity`; `None` of an LSTM and a GRU.
+      batch_first, dropout: what its weights do not show, and a cell of rnnjax does not have.
+    """
+
+    kind: Kind
+    hidden_size: int
+    projection: int | None
+    bias: bool
+    layers: int
+    ways: int
+    activation: str | None
+    batch_first: bool
+    dropout: float
+
+
+def is_module(value: Any) -> bool:
+    return callable(getattr(value, "state_dict", None))
+
+
+def told(module: Any, prefix: str) -> Told:
+    """What the recurrent module at `prefix` of `module` was made with.
+
+    Raises:
+      ValueError: there is none at this name.
+      TypeError: what is there is not recurrent.
+    """
+    found: Any = module
+    for name in prefix.rstrip(".").split(".") if prefix else ():
+        found = getattr(found, name, None)
+    kind, activation = _kind_of(found)
+    if kind is None:
+        names = [f"{name}." if name else "" for name, each in _parts(module) if _kind_of(each)[0] is not None]
+        held = f"it holds recurrent ones at {', '.join(map(repr, names))}" if names else "it holds no recurrent one"
+        fix = (
+            f"prefix={prefix!r} of {type(module).__name__}" if prefix else f"`state_dict` is a {type(module).__name__}"
+        )
+        error = TypeError if found is not None else ValueError
+        raise error(
+            f"{fix}, which is no LSTM, GRU or RNN of PyTorch{nearest(prefix, names)}; {held}: name it by `prefix`."
+        )
+    return Told(
+        kind=kind,
+        hidden_size=found.hidden_size,
+        projection=getattr(found, "proj_size", 0) or None,
+        bias=bool(found.bias),
+        layers=getattr(found, "num_layers", 1),
+        ways=2 if getattr(found, "bidirectional", False) else 1,
+        activation=activation,
+        batch_first=bool(getattr(found, "batch_first", False)),
+        dropout=float(getattr(found, "dropout", 0.0)),
+    )
+
+
+def check_told(told: Told, read: Recurrent) -> None:
+    """Raises ValueError unless the weights are those of the module as it says it was made."""
+    seen = {
+        "kind": read.kind,
+        "hidden_size": read.hidden_size,
+        "projection": read.projection,
+        "bias": read.bias,
+        "layers": len(read.layers),
+        "ways": len(read.layers[0]),
+    }
+    for what, value in seen.items():
+        if getattr(told, what) != value:
+            names = {"layers": "num_layers", "ways": "number of directions", "projection": "proj_size"}
+            raise ValueError(
+                f"the module's {names.get(what, what)} is {getattr(told, what)!r}, but its state dict is that of "
+                f"{value!r}: weights were added, removed or exchanged; pass the state dict alone to go by the weights."
+            )
+
+
+def _kind_of(module: Any) -> tuple[Kind | None, str | None]:
+    mode = getattr(module, "mode", None)
+    if isinstance(mode, str) and mode in _MODES:
+        return _MODES[mode]
+    for name in [owner.__name__ for owner in type(module).__mro__]:
+        if name in _CELLS and hasattr(module, "hidden_size"):
+            kind = _CELLS[name]
+            return kind, module.nonlinearity if kind == "RNN" else None
+    return None, None
+
+
+def _parts(module: Any) -> list[tuple[str, Any]]:
+    named: Any = getattr(module, "named_modules", None)
+    return [] if named is None else list(named())
