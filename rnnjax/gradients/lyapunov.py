@@ -168,7 +168,7 @@ def _all_known(known: Array | None, early: int, interval: int) -> Array | None:
     steps = known.shape[0]
     first_unknown = jnp.where(known.all(0), steps, jnp.argmax(~known, axis=0).astype(jnp.int32))
     ends = jnp.arange(early + interval, steps + 1, interval, dtype=jnp.int32)
-    return ends.reshape(-1, *(1 for _ in known.shape[1:])) <= first_unknown
+    return ends.reshape(-1, *(1 for _ in known.shape[1:])) <= first_unknown[None]
 
 
 def _within_range(rows: Array) -> tuple[Array, Array]:

@@ -198,7 +198,8 @@ def _are_semiorthogonal(rows: Array, gone: Array) -> Array:
     are, or if the signs happen to balance them. It costs as much as a row each, where all products would cost half of
     Gram-Schmidt.
     """
-    signs = jnp.asarray(np.random.default_rng(0).choice([-1.0, 1.0], size=(1, rows.shape[-2])), rows.dtype)
+    one = *(1 for _ in rows.shape[:-1]), rows.shape[-2]
+    signs = jnp.asarray(np.random.default_rng(0).choice([-1.0, 1.0], size=one), rows.dtype)
     off = jnp.where(gone, 0, ((signs @ rows) @ _transposed(rows) - signs)[..., 0, :])
     return (jnp.abs(off) < float(jnp.finfo(rows.dtype).eps) ** (1 / 3)).all(-1)
 

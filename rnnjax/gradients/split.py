@@ -72,8 +72,8 @@ def split_of(cell: Cell, params: PyTree, carries: PyTree, inputs: StepInput, dir
 
     (d, _), saturation = normalise((d, s), ndim)
     growth = normalise(passed, ndim)[1]
-    alignment = growth - saturation
-    alignment = jnp.where(saturation == -jnp.inf, 0, alignment)
+    shut = saturation == -jnp.inf
+    alignment = jnp.where(shut, 0, growth - jnp.where(shut, 0, saturation))  # no inf - inf on the way
     direct = jnp.exp(2 * normalise(d, ndim)[1])
     found = only_known(Split(saturation + alignment, saturation, alignment, direct), known)
     if inputs.counts is not None:
