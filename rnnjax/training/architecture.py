@@ -25,18 +25,29 @@ def encode(value: Any) -> Any:
     """The JSON of an architecture.
 
     Raises:
-      TypeError: something in it is neither a frozen dataclass, a number, text, None nor a tuple of these.
+      TypeError: something in it is neither a frozen dataclass, a number, text, None nor a tuple of these; two classes
+        have the same name, or one of your own has the name of one of rnnjax's.
 
     Example:
 
       >>> encode(initializers.Orthogonal(0.9))
       {'class': 'Orthogonal', 'fields': {'scale': 0.9}}
     """
+    return _encode(value, dict(_OURS))
+
+
+def _encode(value: Any, classes: dict[str, type]) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
-        return {"class": type(value).__name__, "fields": fields}
+        name = type(value).__name__
+        if classes.setdefault(name, type(value)) is not type(value):
+            raise TypeError(
+                f"{value!r} is of {_full_name(type(value))}, and would be taken for a {_full_name(classes[name])} when "
+                "it is loaded: give one of the two classes another name."
+            )
+        fields = {f.name: _encode(getattr(value, f.name), classes) for f in dataclasses.fields(value) if f.init}
+        return {"class": name, "fields": fields}
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return {"tuple": [encode(each) for each in value]}
+        return {"tuple": [_encode(each, classes) for each in value]}
     if value is None or type(value) in (bool, int, float, str):
         return value
     raise TypeError(
@@ -46,6 +57,10 @@ def encode(value: Any) -> Any:
     )
 
 
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def decode(content: Any, classes: Iterable[type] = ()) -> Any:
     """The architecture again.
 
@@ -53,18 +68,26 @@ def decode(content: Any, classes: Iterable[type] = ()) -> Any:
       content: from `encode`.
       classes: dataclasses of your own, known by their name.
     Raises:
-      ValueError: a class that is not known.
+      ValueError: a class that is not known; two classes of the same name.
       TypeError: a class whose fields are others by now.
     """
-    known = _OURS | {each.__name__: each for each in classes}
+    known = dict(_OURS)
+    for each in classes:
+        if known.setdefault(each.__name__, each) is not each:
+            other = _full_name(known[each.__name__])
+            raise ValueError(f"`classes` has {_full_name(each)}, and there is {other} of the same name: rename one.")
+    return _decode(content, known)
+
+
+def _decode(content: Any, known: Mapping[str, type]) -> Any:
     if not isinstance(content, Mapping):
         return content
     if "tuple" in content:
-        return tuple(decode(each, classes) for each in content["tuple"])
+        return tuple(_decode(each, known) for each in content["tuple"])
     name = content["class"]
     if name not in known:
         raise ValueError(f"the saved model has a {name}, which is none of rnnjax's: pass classes=({name},).")
-    fields = {field: decode(each, classes) for field, each in content["fields"].items()}
+    fields = {field: _decode(each, known) for field, each in content["fields"].items()}
     try:
         return known[name](**fields)
     except TypeError as error:

@@ -1,26 +1,46 @@
 """Named arrays on the disk, by Orbax; of several processes, the work of the one that calls."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 
+_ORDINARY = re.compile(r"(?!.{200})[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
+
+
+def stored_as(names: Iterable[str]) -> dict[str, str]:
+    """The names on the disk of the arrays whose own a file format could take for something else, or refuse.
+
+    Example:
+
+      >>> stored_as(["rnn/w_h", "", "../w"])
+      {'': 'leaf-0', '../w': 'leaf-1'}
+    """
+    return {name: f"leaf-{i}" for i, name in enumerate(n for n in sorted(names) if not _ORDINARY.fullmatch(n))}
+
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes the arrays, each under its name or what `stored_as` has in its place."""
     from orbax.checkpoint import v1 as orbax  # a second or more to import, and few runs need it
 
+    stored = stored_as(arrays)
+    content = {stored.get(name, name): array for name, array in arrays.items() if array.size}  # it refuses empty ones
     with _by_this_process():
-        orbax.save(str(path), {name: array for name, array in arrays.items() if array.size})  # it refuses empty ones
+        orbax.save(str(path), content)
 
 
-def load_arrays(path: Path, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def load_arrays(path: Path, like: Mapping[str, np.ndarray], stored: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The arrays again, shaped like `like`; `stored` as when they were saved."""
     from orbax.checkpoint import v1 as orbax
 
-    wanted = {name: np.empty(array.shape, array.dtype) for name, array in like.items() if array.size}
+    there = {name: stored.get(name, name) for name, array in like.items() if array.size}
+    wanted = {there[name]: np.empty(like[name].shape, like[name].dtype) for name in there}
     with _by_this_process():
-        return {**like, **orbax.load(str(path), wanted)}
+        found = orbax.load(str(path), wanted)
+    return {**like, **{name: found[there[name]] for name in there}}
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ import numpy as np
 from rnnjax import processes
 from rnnjax.cell import check_size
 from rnnjax.training import manifest
-from rnnjax.training.arrays import load_arrays, save_arrays
+from rnnjax.training.arrays import load_arrays, save_arrays, stored_as
 from rnnjax.training.flat import CheckpointError, check_fit, describe, flatten, local, unflatten
 from rnnjax.training.state import TrainState
 
@@ -62,7 +62,7 @@ class Checkpoints:
         check_size("keep", self.keep)
         if self.keep < 2:
             raise ValueError("keep is 1; with a single step there is none to fall back to if it is damaged: pass 2.")
-        json.dumps(self.config, allow_nan=False)
+        json.dumps(dict(self.config), sort_keys=True, allow_nan=False)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator["Store"]:
@@ -132,6 +132,7 @@ class Store:
                 "step": int(state.step),
                 "config": dict(self._options.config),
                 "leaves": describe(arrays, keys),
+                "stored_as": stored_as(arrays),
                 "versions": {"jax": jax.__version__, "numpy": np.__version__},
             }
             manifest.write(aside, content)
@@ -185,16 +186,16 @@ class SharedStore(Store):
 
 
 def _of_process_0(work: Callable[[], Any]) -> Any:
-    """What `work` gives in process 0, in every process; or the `CheckpointError` that it raises there."""
-    result: Any = None
+    """What `work` gives in process 0, in every process; or the error that it raises there."""
+    result, error = None, None
     if processes.leads():
         try:
             result = work()
-        except CheckpointError as error:
-            result = error
-    result = pickle.loads(processes.from_leader(pickle.dumps(result)))
-    if isinstance(result, CheckpointError):
-        raise result
+        except Exception as raised:
+            error = raised
+    result, told = pickle.loads(processes.from_leader(pickle.dumps((result, error))))
+    if told is not None:
+        raise error or told
     return result
 
 
@@ -219,6 +220,7 @@ def load(
       The state, or None where there is no step.
     Raises:
       CheckpointError: every step is damaged, or the good one is of another architecture or config.
+      ValueError: two leaves of `template` have the same name (keys of one node with the same `repr`).
     Warns:
       CheckpointWarning: of each damaged step that is passed over.
     """
@@ -234,7 +236,8 @@ def load(
             if damaged:
                 told = f"{'; '.join(damaged)}. Training goes on from step {step}, the newest that is whole."
                 warnings.warn(told, CheckpointWarning, stacklevel=2)
-            return unflatten(template, load_arrays(path / _ARRAYS, arrays))
+            found = load_arrays(path / _ARRAYS, arrays, content.get("stored_as", {}))
+            return unflatten(template, found)
         damaged.append(f"checkpoint {path} is damaged: {', '.join(problems)}")
     if damaged:
         raise CheckpointError(f"no checkpoint in {folder} is whole: {'; '.join(damaged)}. Use another folder.")

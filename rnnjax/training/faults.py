@@ -1,5 +1,6 @@
 """A step that is not finite: found, named by step and leaf, and never applied."""
 
+import collections
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -29,17 +30,38 @@ class NonFiniteError(FloatingPointError):
         )
         self.step, self.leaves, self.state, self.history = step, tuple(leaves), state, list(history)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What pickle and copy make it of again: by itself `Exception` would keep the message alone."""
+        return type(self), (self.step, self.leaves, self.state, self.history), vars(self)
 
-def path_name(path: Any) -> str:
-    """`rnn/w_h` for a path into a tree."""
-    return jax.tree_util.keystr(path, simple=True, separator="/") or "params"
+
+def leaf_names(tree: PyTree) -> list[str]:
+    """A name for each leaf: `rnn/w_h`, and the whole path where two would read alike.
+
+    Two leaves share a name only where two keys of one node have the same `repr`.
+
+    Example:
+
+      >>> leaf_names({"gru/w": 0.0, "gru": {"w": 0.0, "b": 0.0}})
+      ['gru/b', "['gru']['w']", "['gru/w']"]
+    """
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    short = [_utf8(jax.tree_util.keystr(path, simple=True, separator="/") or "params") for path in paths]
+    times = collections.Counter(short)
+    both = zip(short, paths, strict=True)
+    return [name if times[name] == 1 else _utf8(jax.tree_util.keystr(path)) for name, path in both]
+
+
+def _utf8(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()
 
 
 def names(params: PyTree, opt_state: PyTree) -> tuple[str, ...]:
     """What each entry of `finite_by_leaf` is about."""
 
     def of(tree: PyTree) -> list[str]:
-        return [path_name(path) for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if _floating(leaf)]
+        both = zip(leaf_names(tree), jax.tree.leaves(tree), strict=True)
+        return [name for name, leaf in both if _floating(leaf)]
 
     return (
         "loss",
@@ -120,7 +142,7 @@ def skip_nonfinite(inner: optax.GradientTransformation) -> optax.GradientTransfo
 
 def blame(state: SkipState) -> str:
     """What `skip_nonfinite` met, in one line; for a state whose values are known."""
-    counts = [(path_name(path), int(n)) for path, n in jax.tree_util.tree_leaves_with_path(state.by_leaf)]
+    counts = [(name, int(n)) for name, n in zip(leaf_names(state.by_leaf), jax.tree.leaves(state.by_leaf), strict=True)]
     culprits = ", ".join(f"{name} ({n})" for name, n in counts if n) or "only in what the optimizer made of it"
     total = f"{int(state.skipped)} of {int(state.steps)} updates left out"
     return f"{total}, the last at step {int(state.last)}: {culprits}" if int(state.skipped) else total

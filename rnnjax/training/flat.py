@@ -1,5 +1,6 @@
 """A training state as named NumPy arrays, and back: what a checkpoint holds, and what it must fit."""
 
+import collections
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.cell import PyTree
-from rnnjax.training.faults import path_name
+from rnnjax.training.faults import leaf_names
 
 
 class CheckpointError(RuntimeError):
@@ -23,26 +24,27 @@ class CheckpointError(RuntimeError):
 
 
 def flatten(state: PyTree) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """`({name: array}, {name: implementation of a PRNG key})`; a key's array is its data."""
-    arrays: dict[str, np.ndarray] = {}
-    keys: dict[str, str] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        name = path_name(path)
-        if _is_key(leaf):
-            keys[name] = str(jax.random.key_impl(leaf))
-            leaf = jax.random.key_data(leaf)
-        arrays[name] = np.asarray(leaf)
-    return arrays, keys
+    """`({name: array}, {name: implementation of a PRNG key})`; a key's array is its data.
+
+    Raises:
+      ValueError: two leaves have the same name, so that one would be lost.
+    """
+    names, leaves = leaf_names(state), jax.tree.leaves(state)
+    double = [name for name, times in collections.Counter(names).items() if times > 1]
+    if double:
+        raise ValueError(
+            f"two leaves are named {', '.join(double)}, and only one of them could be saved: give them keys whose "
+            "`repr` differs."
+        )
+    keys = {name: str(jax.random.key_impl(leaf)) for name, leaf in zip(names, leaves, strict=True) if _is_key(leaf)}
+    return dict(zip(names, map(_as_numpy, leaves), strict=True)), keys
 
 
 def unflatten(template: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
     """The arrays in the places of `template`, bit for bit."""
-
-    def place(path: Any, leaf: Any) -> Any:
-        array = jnp.asarray(arrays[path_name(path)])
-        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else array
-
-    return jax.tree_util.tree_map_with_path(place, template)
+    leaves, tree = jax.tree.flatten(template)
+    names = leaf_names(template)
+    return tree.unflatten([_placed(arrays[name], leaf) for name, leaf in zip(names, leaves, strict=True)])
 
 
 def local(state: PyTree) -> PyTree:
@@ -52,7 +54,7 @@ def local(state: PyTree) -> PyTree:
     """
     if all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(state)):
         return state
-    return unflatten(state, flatten(state)[0])
+    return jax.tree.map(lambda leaf: _placed(_as_numpy(leaf), leaf), state)
 
 
 def describe(arrays: dict[str, np.ndarray], keys: dict[str, str]) -> dict[str, list[Any]]:
@@ -88,3 +90,12 @@ def _told(entry: list[Any] | None) -> str:
 
 def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _as_numpy(leaf: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _placed(array: np.ndarray, like: Any) -> jax.Array:
+    placed = jnp.asarray(array)
+    return jax.random.wrap_key_data(placed, impl=jax.random.key_impl(like)) if _is_key(like) else placed

@@ -18,8 +18,8 @@ from rnnjax._arguments import over_time
 from rnnjax._unroll import unroll
 from rnnjax.cell import PyTree, check_size
 from rnnjax.training import architecture, manifest
-from rnnjax.training.arrays import load_arrays, save_arrays
-from rnnjax.training.faults import path_name
+from rnnjax.training.arrays import load_arrays, save_arrays, stored_as
+from rnnjax.training.faults import leaf_names
 from rnnjax.training.flat import CheckpointError, check_fit, describe, flatten, unflatten
 
 _ARRAYS, _ASIDE, _OLD = "arrays", ".{}.aside", ".{}.old"
@@ -68,7 +68,7 @@ def save_model(
     Raises:
       CheckpointError: `params` are not this model's (names the leaf and both shapes), or nothing can be written.
       TypeError: the architecture holds what has no JSON form.
-      ValueError: `input_size` is not a positive integer.
+      ValueError: `input_size` is not a positive integer; two parameters have the same name.
 
     Example: saved, loaded and run.
 
@@ -92,6 +92,7 @@ def save_model(
         "info": dict(info or {}),
         "input_size": input_size,
         "leaves": describe(arrays, keys),
+        "stored_as": stored_as(arrays),
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
     }
     check_fit(content["leaves"], _leaves(_template(model, input_size, dtypes[0])), "this set of parameters")
@@ -143,7 +144,8 @@ def load_model(folder: str | os.PathLike[str], *, model: Any = None, classes: It
     check_fit(content["leaves"], _leaves(template), str(folder))
     if model is not None and model != saved:
         raise CheckpointError(f"the model in {folder} is {saved!r}, not {model!r}.")
-    found = load_arrays(folder / _ARRAYS, {name: np.empty(*entry) for name, entry in _shapes(template).items()})
+    like = {name: np.empty(*entry) for name, entry in _shapes(template).items()}
+    found = load_arrays(folder / _ARRAYS, like, content.get("stored_as", {}))
     return SavedModel(saved, unflatten(template, found), content["info"], input_size)
 
 
@@ -167,8 +169,8 @@ def _template(model: Any, input_size: int, dtype: str) -> PyTree:
 
 
 def _shapes(template: PyTree) -> dict[str, tuple[tuple[int, ...], Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(template)
-    return {path_name(path): (leaf.shape, leaf.dtype) for path, leaf in leaves}
+    both = zip(leaf_names(template), jax.tree.leaves(template), strict=True)
+    return {name: (leaf.shape, leaf.dtype) for name, leaf in both}
 
 
 def _leaves(template: PyTree) -> dict[str, list[Any]]:

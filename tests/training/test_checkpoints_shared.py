@@ -12,7 +12,7 @@ import pytest
 
 from rnnjax import processes, training
 from rnnjax.training.checkpoints import steps as steps_in
-from tests.training import peers_killed, toy
+from tests.training import peers_killed, test_names, toy
 
 
 @pytest.fixture
@@ -54,6 +54,18 @@ def test_what_stops_process_0_stops_all(two, tmp_path):
     with kept.opened(), pytest.raises(training.CheckpointError, match="in use by another run"), kept.opened():
         pass
     assert len(two.said) == 2  # the refusal, too, was told
+
+
+def test_any_error_of_process_0_is_raised_in_all(two, tmp_path, monkeypatch):
+    """The others wait for what it read; they would wait for ever."""
+    with training.Checkpoints(folder=tmp_path, every=10).opened() as store:
+        with pytest.raises(ValueError, match="two leaves are named"):
+            store.load(test_names.start(test_names.REFUSED))
+        said = two.said[-1]
+        monkeypatch.setattr(processes, "leads", lambda: False)
+        monkeypatch.setattr(processes, "from_leader", lambda data: said)
+        with pytest.raises(ValueError, match="two leaves are named"):
+            store.load(toy.start())
 
 
 def test_all_leave_when_one_is_asked_to(two, tmp_path, monkeypatch):

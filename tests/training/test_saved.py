@@ -130,6 +130,21 @@ def test_a_class_of_ones_own_is_passed_in(tmp_path: Path) -> None:
     assert load_model(folder, classes=(Own,)).model == model
 
 
+def test_classes_of_one_name_are_refused(tmp_path: Path) -> None:
+    """A file knows classes by their names: a GRU of one's own would come back as rnnjax's."""
+
+    class GRU(rnnjax.GRU): ...
+
+    Other = dataclasses.make_dataclass("Own", [], bases=(rnnjax.GRU,), frozen=True)
+    for model in (GRU(2), rnnjax.Stack((Own(2), Other(2)))):
+        with pytest.raises(TypeError, match=r"would be taken for .*give one of the two classes another name"):
+            save_model(tmp_path / "model", model, model.init(jax.random.key(0), 2), input_size=2)
+    for classes in ((GRU,), (Own, Other)):
+        with pytest.raises(ValueError, match=r"of the same name: rename one"):
+            architecture.decode(architecture.encode(rnnjax.GRU(2)), classes)
+    assert architecture.decode(architecture.encode(Own(2)), (Own, rnnjax.GRU, Own)) == Own(2)
+
+
 def test_what_has_no_json_is_refused() -> None:
     step = rnnjax.StepCell(lambda p, h, x: (h, h), lambda p, shape: jnp.zeros(shape))
     with pytest.raises(TypeError, match="holds functions"):
