@@ -36,6 +36,10 @@ CORE = ("elman_tanh", "lstm", "gru")
 """The cells whose properties are tested on every Python; those of the others on one of two, by the test's name."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "one_python: tested on one of the two Pythons, unless --whole")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole", action="store_true", help="every property of every cell, on this Python")
 
@@ -54,7 +58,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         of_cell = isinstance(name, str) and name in CELLS
         shared = folder in ("unroll", "gradients") and of_cell
         item.add_marker(pytest.mark.xdist_group(f"{folder}, {name}" if shared else str(item.path)))
-        if of_cell and name not in CORE and zlib.crc32(item.nodeid.encode()) % 2 != here:
+        halved = (of_cell and name not in CORE) or item.get_closest_marker("one_python")
+        if halved and zlib.crc32(item.nodeid.encode()) % 2 != here:
             left_out.append(item)
     if left_out and not config.getoption("--whole"):
         config.hook.pytest_deselected(items=left_out)

@@ -5,11 +5,14 @@
     clip_by_value           g ← max(-c, min(g, c))          each entry
     clip_adaptive           g_u ← g_u min(1, c max(‖w_u‖, ε) / ‖g_u‖)     each unit, by its own weights
 
-Optax transformations, to put before an optimizer with `optax.chain`. Two things differ from Optax's own:
+Optax transformations, to put before an optimizer with `optax.chain`. Three things differ from Optax's own:
 
 * No norm overflows or underflows: a float32 gradient of 1e30 is scaled down, where Optax makes it an all-zero update.
 * A gradient with NaN or inf anywhere has no direction, so *every* leaf becomes NaN, where Optax mixes NaN with zeros
   or bounds an inf as if it were a number. `fit` and `skip_nonfinite` catch such a step before it is applied.
+* A complex number is bounded by its modulus and keeps its phase. Leaves of integers have no norm and pass unchanged.
+
+A tree without leaves, as `optax.multi_transform` makes for an empty group, has norm zero, and nothing is clipped.
 
 Each keeps a `ClipState`: how many steps were clipped, and the global norm before and after.
 """
@@ -22,12 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array
+from jax import Array, lax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from rnnjax.cell import PyTree
-from rnnjax.training.norms import norm, scaled_norm
+from rnnjax.training.norms import accumulator, is_inexact, norm, scaled_norm
 
 
 class ClipState(NamedTuple):
@@ -111,7 +114,7 @@ def clip_by_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
 
 
 def clip_by_value(max_delta: ArrayLike) -> optax.GradientTransformation:
-    """Bounds each entry: g ← max(-c, min(g, c)). The direction changes.
+    """Bounds each entry: g ← max(-c, min(g, c)), and g min(1, c / |g|) where it is complex. The direction changes.
 
     Args:
       max_delta: c > 0, as in `clip_by_global_norm`.
@@ -131,6 +134,8 @@ def clip_by_value(max_delta: ArrayLike) -> optax.GradientTransformation:
 
     def clip(updates: PyTree, params: PyTree) -> tuple[PyTree, Array]:
         def bound(leaf: Array) -> Array:
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                return _to_norm(leaf, max_delta, axis=())[0]  # the modulus of each entry; integers as they are
             most = jnp.asarray(max_delta, leaf.dtype)
             most = jnp.where(most >= 0, most, jnp.nan)  # a traced bound below zero is no bound
             inside = jnp.abs(leaf) <= most  # kept as it is: a clip would flush what is subnormal
@@ -174,13 +179,15 @@ def clip_adaptive(clipping: ArrayLike, eps: float = 1e-3) -> optax.GradientTrans
         if params is None:
             raise ValueError("clip_adaptive measures a gradient by its weights: call update(gradient, state, params).")
 
-        def bound(leaf: Array, weights: Array) -> tuple[Array, Array]:
+        def bound(leaf: Array | None, weights: Array) -> tuple[Array | None, Array]:
+            if leaf is None or not is_inexact(leaf):
+                return leaf, jnp.array(False)
             axis = tuple(range(leaf.ndim)) if leaf.ndim <= 1 else tuple(range(leaf.ndim - 1)) if leaf.ndim > 3 else 0
             scale, _, size = scaled_norm(weights, axis=axis)
             return _to_norm(leaf, clipping * jnp.maximum(scale * size, eps), axis=axis)
 
-        leaves, tree = jax.tree.flatten(updates)
-        pairs = [bound(leaf, weights) for leaf, weights in zip(leaves, jax.tree.leaves(params), strict=True)]
+        leaves, tree = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
+        pairs = [bound(leaf, weights) for leaf, weights in zip(leaves, tree.flatten_up_to(params), strict=True)]
         clipped = jnp.stack([was for _, was in pairs]).any() if pairs else jnp.array(False)
         return tree.unflatten([leaf for leaf, _ in pairs]), clipped
 
@@ -201,10 +208,15 @@ def _to_norm(tree: PyTree, max_norm: ArrayLike, axis: int | tuple[int, ...] | No
     within = (scale * size < bound) | (bound == jnp.inf)
     divisor = jnp.where(size == 0, 1, size)
 
-    def shorten(leaf: Array) -> Array:
+    def short(part: Array) -> Array:
         # in this order it rounds as (g / ‖g‖) c does, since a power of two does not round
-        short = leaf.astype(size.dtype) * unscale / divisor * bound
-        return jnp.where(within, leaf, short.astype(leaf.dtype))
+        return (part.astype(size.dtype) * unscale / divisor * bound).astype(part.dtype)
+
+    def shorten(leaf: Array) -> Array:
+        if not is_inexact(leaf):
+            return leaf
+        whole = lax.complex(short(leaf.real), short(leaf.imag)) if jnp.iscomplexobj(leaf) else short(leaf)
+        return jnp.where(within, leaf, whole)
 
     return jax.tree.map(shorten, tree), jnp.any(scale * size > bound)
 
@@ -213,15 +225,14 @@ def _transformation(
     clip: Callable[[PyTree, PyTree], tuple[PyTree, Array]],
 ) -> optax.GradientTransformation:
     def init(params: PyTree) -> ClipState:
-        dtype = scaled_norm(jax.tree.map(jnp.asarray, params))[0].dtype
-        none, unknown = jnp.zeros((), jnp.int32), jnp.zeros((), dtype)
-        return ClipState(none, none, none, unknown, unknown)
+        dtype = accumulator(params)
+        return ClipState(*(jnp.zeros((), of) for of in (jnp.int32, jnp.int32, jnp.int32, dtype, dtype)))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, ClipState]:
         before = norm(updates)
         finite = ~jnp.isnan(before)
         clipped, was = clip(updates, params)
-        poisoned = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.nan), clipped)
+        poisoned = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.nan) if is_inexact(leaf) else leaf, clipped)
         state = ClipState(
             steps=state.steps + 1,
             clipped=state.clipped + (was & finite).astype(jnp.int32),

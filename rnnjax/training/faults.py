@@ -10,7 +10,9 @@ import optax
 from jax import Array
 
 from rnnjax.cell import PyTree
-from rnnjax.training.norms import all_finite
+from rnnjax.training.clipping import ClipState
+from rnnjax.training.norms import all_finite, is_inexact
+from rnnjax.training.optimizers import call, transformation
 
 
 class NonFiniteError(FloatingPointError):
@@ -61,20 +63,58 @@ def names(params: PyTree, opt_state: PyTree) -> tuple[str, ...]:
 
     def of(tree: PyTree) -> list[str]:
         both = zip(leaf_names(tree), jax.tree.leaves(tree), strict=True)
-        return [name for name, leaf in both if _floating(leaf)]
+        return [name for name, leaf in both if is_inexact(leaf)]
 
     return (
         "loss",
         *(f"gradient of {name}" for name in of(params)),
         *(f"{name} after the update" for name in of(params)),
-        *(f"optimizer state {name}" for name in of(opt_state)),
+        *(f"optimizer state {name}" for name in of(memory(opt_state))),
     )
 
 
-def finite_by_leaf(value: Array, gradient: PyTree, params: PyTree, opt_state: PyTree) -> Array:
-    """`[leaves]` booleans, in the order of `names`."""
-    leaves = [value, *(leaf for tree in (gradient, params, opt_state) for leaf in jax.tree.leaves(tree))]
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves if _floating(leaf)])
+def finite_by_leaf(value: Array, gradient: PyTree, new: PyTree, old: PyTree) -> Array:
+    """`[leaves]` booleans, in the order of `names`, for `(params, opt_state)` before and after the update.
+
+    What was inf before may stay so: a bound of inf that never clips, a best value that is still to come.
+    """
+    first = [jnp.isfinite(leaf).all() for leaf in (value, *_inexact(gradient))]
+    after, before = ([*_inexact(params), *_inexact(memory(opt_state))] for params, opt_state in (new, old))
+    return jnp.stack([*first, *map(_as_finite, after, before)])
+
+
+def _as_finite(new: Array, old: Array) -> Array:
+    """Whether no entry became inf that was finite, or NaN that was a number."""
+    worse = (jnp.isnan(new) & ~jnp.isnan(old)) | (jnp.isinf(new) & jnp.isfinite(old))
+    return ~worse.any()
+
+
+def _inexact(tree: PyTree) -> list[Array]:
+    return [leaf for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
+
+
+REPORTS: dict[type, tuple[str, ...]] = {
+    ClipState: ("norm_before", "norm_after"),
+    optax.InjectHyperparamsState: ("hyperparams",),
+    optax.InjectStatefulHyperparamsState: ("hyperparams", "hyperparams_states"),
+    optax.MonitorState: ("measurements", "measure_states"),
+    optax.MultiStepsState: ("skip_state",),
+    optax.ScaleByBacktrackingLinesearchState: ("value", "grad", "info"),
+    optax.ScaleByZoomLinesearchState: ("value", "grad", "info"),
+    optax.SnapshotState: ("measurement",),
+}
+"""What optimizers are set to, or report, beside what they remember: there an infinity may come up at any time."""
+
+
+def memory(opt_state: PyTree) -> PyTree:
+    """The state of an optimizer without `REPORTS`."""
+
+    def of(node: Any) -> Any:
+        if type(node) not in REPORTS:
+            return node
+        return type(node)(*map(memory, node._replace(**dict.fromkeys(REPORTS[type(node)]))))
+
+    return jax.tree.map(of, opt_state, is_leaf=lambda node: type(node) in REPORTS)
 
 
 def select(flag: Array, new: PyTree, old: PyTree) -> PyTree:
@@ -100,16 +140,16 @@ class SkipState(NamedTuple):
     by_leaf: PyTree
 
 
-def skip_nonfinite(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def skip_nonfinite(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Leaves out every update whose gradient, or what `inner` makes of it, is not finite; for loops other than `fit`.
 
     The parameters get a zero update, the optimizer's memory stays as it was, and `SkipState` says how often, when last
     and by whose fault; `blame` says it in words.
 
     Args:
-      inner: any Optax transformation.
+      inner: any Optax transformation; it is given what extra arguments `update` is.
     Returns:
-      An `optax.GradientTransformation` with a `SkipState`.
+      An `optax.GradientTransformationExtraArgs` with a `SkipState`.
 
     Example:
 
@@ -120,24 +160,29 @@ def skip_nonfinite(inner: optax.GradientTransformation) -> optax.GradientTransfo
       ([0.0], '1 of 1 updates left out, the last at step 0: a (1)')
     """
 
-    def init(params: PyTree) -> SkipState:
-        zero = jnp.zeros((), jnp.int32)
-        return SkipState(inner.init(params), zero, zero, zero - 1, jax.tree.map(lambda _: zero, params))
+    rule = transformation(inner)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, SkipState]:
+    def init(params: PyTree) -> SkipState:
+        def count(start: int = 0) -> Array:
+            return jnp.full((), start, jnp.int32)
+
+        return SkipState(rule.init(params), count(), count(), count(-1), jax.tree.map(lambda _: count(), params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, SkipState]:
         bad = jax.tree.map(lambda leaf: ~jnp.isfinite(leaf).all(), updates)
-        made, memory = inner.update(updates, state.inner, params)
-        ok = all_finite(updates) & all_finite(made) & all_finite([m for m in jax.tree.leaves(memory) if _floating(m)])
+        made, after = call(rule, updates, state.inner, params, extra)
+        kept = [_as_finite(*both) for both in zip(*(_inexact(memory(s)) for s in (after, state.inner)), strict=True)]
+        ok = all_finite(updates) & all_finite(made) & jnp.array([True, *kept]).all()
         zeros = jax.tree.map(jnp.zeros_like, made)
         return select(ok, made, zeros), SkipState(
-            inner=select(ok, memory, state.inner),
+            inner=select(ok, after, state.inner),
             steps=state.steps + 1,
             skipped=state.skipped + (~ok).astype(jnp.int32),
             last=jnp.where(ok, state.last, state.steps),
             by_leaf=jax.tree.map(lambda count, was: count + was.astype(jnp.int32), state.by_leaf, bad),
         )
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def blame(state: SkipState) -> str:
@@ -146,11 +191,3 @@ def blame(state: SkipState) -> str:
     culprits = ", ".join(f"{name} ({n})" for name, n in counts if n) or "only in what the optimizer made of it"
     total = f"{int(state.skipped)} of {int(state.steps)} updates left out"
     return f"{total}, the last at step {int(state.last)}: {culprits}" if int(state.skipped) else total
-
-
-def _floating(leaf: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating) if not hasattr(leaf, "dtype") else _is_float(leaf.dtype)
-
-
-def _is_float(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, jnp.floating)

@@ -39,7 +39,7 @@ class Fitted(NamedTuple):
 def fit(
     loss: Callable[..., Any],
     state: TrainState,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | optax.MultiSteps,
     data: Callable[..., PyTree],
     options: FitOptions,
     *,
@@ -64,11 +64,16 @@ def fit(
         (fresh at every step) and for `carry`: then it returns `(loss, carry)` or `(loss, carry, metrics)`, and the
         carry, cut off from the gradient, goes into the next step.
       state: from `init_state`, or the state of an earlier `fit`, which goes on from its step.
-      optimizer: any Optax transformation; put a clip of `rnnjax.training` in front with `optax.chain`.
+      optimizer: any Optax transformation, or an object with its `init` and `update`; put a clip of `rnnjax.training` in
+        front with `optax.chain`. Its `update` is given, where it takes them, `value` (the loss), `grad`, `value_fn`
+        and `obj_fn` (the loss of the same batch and key at other parameters), and `grad_fn` (its gradient). Of a
+        complex parameter it is given the conjugate of what `jax.grad` gives, so that the loss falls, and `grad` as
+        `jax.grad` gives it: what Optax asks for. docs/optimizers.md lists what of Optax trains.
       data: `(key, step) -> batch`, any pytree; `key` is fresh every `options.data_period` steps.
       options: `FitOptions`.
       gradient: in place of differentiating `loss`: `(params, batch, ...) -> (what loss returns, gradient)`, such as
-        `rnnjax.sharding.value_and_grad(...)`, or one that adds a term of its own to the gradient.
+        `rnnjax.sharding.value_and_grad(...)`, or one that adds a term of its own to the gradient (of a complex
+        parameter as `jax.grad` gives it).
       held_out: `(key, index) -> batch`, looked at after each chunk; the same batches at every look.
       measure: `(params, batch) -> []` or a dict of scalars, on held-out batches; the loss if None.
       until: `(held-out metrics) -> bool`, traced: training is done once it holds.
@@ -183,7 +188,10 @@ def pieces(step: int, options: FitOptions) -> Iterator[tuple[int, int]]:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(problem: Problem, options: FitOptions) -> Callable[..., tuple[TrainState, Interval, dict[str, Any]]]:
-    """One program for equal functions and options, in a later `fit` too; few are kept, as functions hold their data."""
+    """One program for equal functions and options, in a later `fit` too; few are kept, as functions hold their data.
+
+    Equal are those that `recognised` takes for the same; a lambda made anew is not.
+    """
 
     def run(state: TrainState, intervals: int, every: int) -> tuple[TrainState, Interval, dict[str, Any]]:
         state, interval = run_intervals(problem, options, state, None, intervals, every)

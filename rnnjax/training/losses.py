@@ -5,6 +5,7 @@
 and it may return the scalar alone, or with it what it wants to hand on or to report.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,11 +19,15 @@ Metrics = dict[str, Array]
 
 
 def asks_for(function: Callable[..., Any], name: str) -> bool:
-    """Whether `function` has an argument of this name (a `**kwargs` does not count)."""
+    """Whether `function` has an argument of this name that is not given yet (a `**kwargs` does not count)."""
     try:
-        return name in inspect.signature(function).parameters
+        return name in inspect.signature(function).parameters and name not in _given(function)
     except (TypeError, ValueError):  # a builtin, or a compiled function that hides its signature
         return False
+
+
+def _given(function: Callable[..., Any]) -> Mapping[str, Any]:
+    return function.keywords if isinstance(function, functools.partial) else {}
 
 
 def with_extras(function: Callable[..., Any], extras: Mapping[str, Any]) -> Callable[..., Any]:

@@ -17,8 +17,9 @@ from rnnjax.training.faults import names
 from rnnjax.training.flat import local
 from rnnjax.training.loop import pieces
 from rnnjax.training.metrics import plain
+from rnnjax.training.optimizers import resolve
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState, init_state
-from rnnjax.training.steps import Problem, look, resolve, run_intervals
+from rnnjax.training.steps import Problem, look, run_intervals
 
 
 class FittedMany(NamedTuple):
@@ -38,7 +39,7 @@ class FittedMany(NamedTuple):
 def fit_many(
     loss: Callable[..., Any],
     init: Callable[..., PyTree],
-    optimizer: optax.GradientTransformation | Callable[[Any], optax.GradientTransformation],
+    optimizer: optax.GradientTransformation | optax.MultiSteps | Callable[[Any], optax.GradientTransformation],
     data: Callable[..., PyTree],
     settings: PyTree,
     options: FitOptions,
@@ -58,8 +59,7 @@ def fit_many(
     Args:
       loss: as for `fit`; it may ask by name for `setting` as well, this run's.
       init: `(key, setting) -> params`.
-      optimizer: an Optax transformation, or a function `setting -> transformation`: learning rates and clips may be
-        traced.
+      optimizer: as for `fit`, or a function `setting -> transformation`: learning rates and clips may be traced.
       data: `(key, step) -> batch`, as for `fit`; may ask for `setting`. Each run has a key of its own.
       settings: a tree of arrays with a leading axis `[R]`, such as `{"learning_rate": ..., "scale": ...}`. A leaf
         `"key"` of PRNG keys `[R]` in a dict gives each run its key, so that runs may share one.

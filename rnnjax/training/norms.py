@@ -7,7 +7,7 @@ both sums round alike.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,21 @@ from jax import Array, lax
 from rnnjax.cell import PyTree
 
 
+def is_inexact(leaf: Any) -> bool:
+    """Whether the leaf holds floating numbers, real or complex."""
+    return jnp.issubdtype(leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf), jnp.inexact)
+
+
+def parts(tree: PyTree) -> list[Array]:
+    """The floating numbers of a tree: a complex leaf is its two parts, one of integers or keys is none."""
+    found = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
+    pairs = [(leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,) for leaf in found]
+    return [part for pair in pairs for part in pair]
+
+
 def accumulator(tree: PyTree) -> jnp.dtype:
     """The widest floating dtype among the leaves, and float32 at least."""
-    wide = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(tree))
+    wide = any(part.dtype == jnp.float64 for part in parts(tree))
     return jnp.dtype(jnp.float64 if wide else jnp.float32)
 
 
@@ -38,10 +50,10 @@ class ScaledNorm(NamedTuple):
 
 
 def scaled_norm(tree: PyTree, axis: int | tuple[int, ...] | None = None) -> ScaledNorm:
-    """The norm over all leaves together.
+    """The norm over all leaves together: zero for no leaves, of both parts for complex ones, without those of integers.
 
     Args:
-      tree: floating leaves, with at least one.
+      tree: array leaves.
       axis: for a single array: the axes that one norm runs over, kept as 1; None: over everything.
 
     Example: 1e30 squared is beyond float32.
@@ -52,7 +64,9 @@ def scaled_norm(tree: PyTree, axis: int | tuple[int, ...] | None = None) -> Scal
     """
     dtype = accumulator(tree)
     keep = axis is not None
-    leaves = [leaf.astype(dtype) for leaf in jax.tree.leaves(tree)]
+    leaves = [part.astype(dtype) for part in parts(tree)]
+    if not leaves:
+        return ScaledNorm(jnp.ones((), dtype), jnp.ones((), dtype), jnp.zeros((), dtype))
     tops = [jnp.max(jnp.abs(leaf), axis=axis, keepdims=keep, initial=0) for leaf in leaves]
     largest = functools.reduce(jnp.maximum, tops)
     plain = (largest < jnp.finfo(dtype).tiny) | ~jnp.isfinite(largest)  # XLA flushes subnormals
@@ -70,9 +84,7 @@ def norm(tree: PyTree) -> Array:
 
 def all_finite(tree: PyTree) -> Array:
     """Whether no leaf holds NaN or inf."""
-    return functools.reduce(
-        jnp.logical_and, [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)], jnp.array(True)
-    )
+    return functools.reduce(jnp.logical_and, [jnp.isfinite(part).all() for part in parts(tree)], jnp.array(True))
 
 
 def _power_of_two(x: Array) -> tuple[Array, Array]:

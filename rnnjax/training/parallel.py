@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from rnnjax.cell import PyTree
 from rnnjax.sharding import AXIS
 from rnnjax.tasks import Batch
+from rnnjax.training.optimizers import joined, trained
 
 BATCH_AXES = Batch._make((1, 1, 1, 0))
 """Where the rows of a task's batch lie."""
@@ -68,7 +69,7 @@ def data_parallel(
 
         @functools.partial(jax.shard_map, mesh=mesh, in_specs=(P(), specs), out_specs=P(), check_vma=False)
         def rows(params: PyTree, batch: Any) -> tuple[Array, PyTree]:
-            value, grads = jax.value_and_grad(loss)(params, batch)
+            value, grads = jax.value_and_grad(lambda seen: loss(joined(seen, params), batch))(trained(params))
             own = _count(batch, count).astype(value.dtype)
             total, *sums = lax.psum([own, *(own.astype(g.dtype) * g for g in (value, *jax.tree.leaves(grads)))], AXIS)
             safe = jnp.where(total > 0, total, 1)

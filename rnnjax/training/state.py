@@ -9,6 +9,7 @@ import optax
 from jax import Array
 
 from rnnjax.cell import PyTree, check_size
+from rnnjax.training.optimizers import init, transformation
 
 GOING_ON = -1
 """`TrainState.stopped` of a run that met nothing non-finite."""
@@ -39,17 +40,18 @@ class TrainState(NamedTuple):
 
 
 def init_state(
-    params: PyTree, optimizer: optax.GradientTransformation, key: Array, carry: PyTree | None = None
+    params: PyTree, optimizer: optax.GradientTransformation | optax.MultiSteps, key: Array, carry: PyTree | None = None
 ) -> TrainState:
-    """The state before the first step.
+    """The state before the first step. Each leaf is a copy, in a buffer of its own: the state may be donated.
 
     Args:
-      params: what is trained.
-      optimizer: any Optax transformation.
+      params: what is trained: real and complex leaves. Others (integers, booleans, keys) stay as they are, and the
+        optimizer does not see them.
+      optimizer: any Optax transformation, or an object with its `init` and `update`, such as `optax.MultiSteps`.
       key: `[]` typed PRNG key (`jax.random.key(seed)`); data and randomness of the whole run follow from it.
       carry: for a loss that hands its carry on (see `fit`).
     Raises:
-      TypeError: `key` is no typed PRNG key.
+      TypeError: `key` is no typed PRNG key; `optimizer` has no `init` and `update`.
 
     Example:
 
@@ -59,24 +61,25 @@ def init_state(
     """
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise TypeError(f"`key` is {type(key).__name__}; pass a typed PRNG key, such as `jax.random.key(0)`.")
-    params, carry = jax.tree.map(_strong, (params, carry))
-    zero = jnp.zeros((), jnp.int32)
+    params, carry = jax.tree.map(_own, (params, carry))
     return TrainState(
         params=params,
-        opt_state=jax.tree.map(_strong, optimizer.init(params)),
+        opt_state=jax.tree.map(_own, init(transformation(optimizer), params)),
         carry=carry,
-        key=key,
-        step=zero,
-        skipped=zero,
-        stopped=zero + GOING_ON,
+        key=_own(key),
+        step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        stopped=jnp.full((), GOING_ON, jnp.int32),
         done=jnp.array(False),
     )
 
 
-def _strong(leaf: Any) -> Array:
-    """An array with a dtype of its own: a weak one, as `jnp.asarray(0.0)` has, is lost in a checkpoint."""
+def _own(leaf: Any) -> Array:
+    """A copy with a dtype of its own: a weak one, as `jnp.asarray(0.0)` has, is lost in a checkpoint."""
     leaf = jnp.asarray(leaf)
-    return leaf.astype(leaf.dtype)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_own(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+    return jnp.array(leaf, leaf.dtype, copy=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,7 @@ class FitOptions:
       metrics_every: updates that one line of metrics is the mean of; divides `chunk`. None: one line a chunk.
       nonfinite: what a step does whose loss, gradient or result holds NaN or inf: "stop" halts before it and raises
         `NonFiniteError`; "skip" leaves it out and says so in the metrics. Never is such an update applied.
+        Where an optimizer remembers an infinity from before, or is set to one or reports one, that is no fault.
       data_period: how many consecutive steps share one data key, such as the chunks of one sequence.
       held_out_batches: how many batches a look at held-out data is the mean of.
     """

@@ -2,16 +2,16 @@
 
 batch_t    = data(key_t, t)                              key_t = fold_in(key, t): the position is the step number
 g_t        = ∂ loss(params_t, batch_t) / ∂ params
-params_t+1 = params_t + optimizer(g_t)                   unless something is not finite
+params_t+1 = params_t + optimizer(g_t)                   unless something is not finite; `optimizers.py` has the details
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array, lax
 
 from rnnjax.cell import PyTree
@@ -19,23 +19,36 @@ from rnnjax.training.clipping import clip_states
 from rnnjax.training.faults import finite_by_leaf, select
 from rnnjax.training.losses import Metrics, asks_for, unpack, with_extras
 from rnnjax.training.norms import norm
+from rnnjax.training.optimizers import joined, resolve, trained
+from rnnjax.training.optimizers import update as optimizer_update
+from rnnjax.training.programs import recognised
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState
 
 _DATA, _LOSS, _HELD_OUT = 0, 1, 2  # what a key is folded with, so that no two uses share one
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
-    """The functions of a run; see `fit` for what each is given."""
+    """The functions of a run; see `fit` for what each is given. Equal if the functions are (`recognised`)."""
 
     loss: Callable[..., Any]
-    optimizer: optax.GradientTransformation | Callable[..., optax.GradientTransformation]
+    optimizer: Any
     data: Callable[..., PyTree]
     gradient: Callable[..., Any] | None = None
     held_out: Callable[..., PyTree] | None = None
     measure: Callable[..., Any] | None = None
     until: Callable[..., Any] | None = None
     health: Callable[..., Metrics] | None = None
+
+    @functools.cached_property
+    def _recognised(self) -> Hashable:
+        return recognised([getattr(self, field.name) for field in dataclasses.fields(self)])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Problem) and self._recognised == other._recognised
+
+    def __hash__(self) -> int:
+        return hash(self._recognised)
 
 
 class Interval(NamedTuple):
@@ -106,10 +119,17 @@ def update(problem: Problem, options: FitOptions, state: TrainState, setting: Py
     batch, extras = draw(problem, options, state, setting)
     optimizer = resolve(problem.optimizer, setting)
     (value, carry, metrics), gradient = differentiate(problem, state.params, batch, extras)
-    with jax.numpy_dtype_promotion("standard"):  # Adam, among others, multiplies its count with floats
-        change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    params = cast(PyTree, optax.apply_updates(state.params, change))
-    finite = finite_by_leaf(value, gradient, params, opt_state)
+    params, opt_state = optimizer_update(
+        optimizer,
+        gradient,
+        state.opt_state,
+        state.params,
+        value=value,
+        value_fn=lambda params: evaluate(problem, params, batch, extras)[0],
+        gradient_fn=lambda params: differentiate(problem, params, batch, extras)[1],
+    )
+    before = (trained(state.params), state.opt_state)
+    finite = finite_by_leaf(value, gradient, (trained(params), opt_state), before)
     ok = finite.all()
     going = ~state.done & (state.stopped == GOING_ON)
     applied = going & ok
@@ -132,21 +152,26 @@ def update(problem: Problem, options: FitOptions, state: TrainState, setting: Py
 def differentiate(
     problem: Problem, params: PyTree, batch: PyTree, extras: dict[str, Any]
 ) -> tuple[tuple[Array, PyTree, Metrics], PyTree]:
-    """`((value, carry, metrics), gradient)`, by `problem.gradient` where it is given."""
-    has_carry = asks_for(problem.loss, "carry")
+    """`((value, carry, metrics), gradient by the trained leaves)`, by `problem.gradient` where it is given."""
+    has_carry = asks_for(problem.loss if problem.gradient is None else problem.gradient, "carry")
     if problem.gradient is not None:
         result, gradient = with_extras(problem.gradient, extras)(params, batch)
-        has_carry = asks_for(problem.gradient, "carry")
         value, carry, metrics = unpack(result, has_carry)
+        gradient = trained(params, gradient)
     else:
 
-        def scalar(params: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
-            value, carry, metrics = unpack(with_extras(problem.loss, extras)(params, batch), has_carry)
+        def scalar(seen: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
+            value, carry, metrics = evaluate(problem, joined(seen, params), batch, extras)
             return value, (carry, metrics)
 
-        (value, (carry, metrics)), gradient = jax.value_and_grad(scalar, has_aux=True)(params)
+        (value, (carry, metrics)), gradient = jax.value_and_grad(scalar, has_aux=True)(trained(params))
     carry = lax.stop_gradient(carry) if has_carry else extras["carry"]
     return (value, carry, metrics), gradient
+
+
+def evaluate(problem: Problem, params: PyTree, batch: PyTree, extras: dict[str, Any]) -> tuple[Array, PyTree, Metrics]:
+    """`(value, carry, metrics)` of the loss."""
+    return unpack(with_extras(problem.loss, extras)(params, batch), asks_for(problem.loss, "carry"))
 
 
 def clip_metrics(before: PyTree, after: PyTree) -> Metrics:
@@ -195,8 +220,7 @@ def look(problem: Problem, options: FitOptions, state: TrainState, setting: PyTr
         if problem.measure is not None:
             measured = with_extras(problem.measure, with_key)(state.params, batch)
             return None, measured if isinstance(measured, dict) else {"loss": measured}
-        has_carry = asks_for(problem.loss, "carry")
-        value, _, metrics = unpack(with_extras(problem.loss, with_key)(state.params, batch), has_carry)
+        value, _, metrics = evaluate(problem, state.params, batch, with_key)
         return None, {"loss": value, **metrics}
 
     _, each = lax.scan(one, None, jnp.arange(options.held_out_batches, dtype=jnp.int32))
@@ -205,8 +229,3 @@ def look(problem: Problem, options: FitOptions, state: TrainState, setting: PyTr
         met = jnp.asarray(problem.until(metrics), bool)
         state = state._replace(done=state.done | met)
     return state, metrics
-
-
-def resolve(optimizer: Any, setting: PyTree) -> optax.GradientTransformation:
-    """The optimizer itself, or what a function of the setting makes."""
-    return optimizer if isinstance(optimizer, optax.GradientTransformation) else optimizer(setting)

@@ -23,7 +23,7 @@ from jax import Array, lax
 from rnnjax._arguments import over_time
 from rnnjax.cell import PyTree, check_size
 from rnnjax.tasks import Batch
-from rnnjax.training.norms import scaled_norm
+from rnnjax.training.norms import parts, scaled_norm
 
 Apply = Callable[..., tuple[PyTree, PyTree]]
 """`(params, xs, *, carry, mask, resets) -> (carry, outputs)`, such as `partial(rnnjax.unroll, model)`."""
@@ -216,7 +216,7 @@ def whole_rows(batch: Batch) -> Chunk:
     steps, batch_shape = batch.xs.shape[0], batch.xs.shape[1:-1]
     at = jnp.arange(steps, dtype=batch.lengths.dtype).reshape(steps, *[1] * len(batch_shape))
     resets = jnp.zeros((steps, *batch_shape), bool).at[0].set(True)
-    return Chunk(batch.xs, batch.targets, batch.weights, at < batch.lengths, resets)
+    return Chunk(batch.xs, batch.targets, batch.weights, at < batch.lengths[None], resets)
 
 
 class TruncationBias(NamedTuple):
@@ -253,11 +253,12 @@ def truncation_bias(
     full = TruncatedBPTT(truncated.k1, max(steps, truncated.k1))
     _, ours = truncated.value_and_grad(apply, score)(params, chunk, carry=carry)
     _, true = full.value_and_grad(apply, score)(params, chunk, carry=carry)
+    ours, true = parts(ours), parts(true)  # a complex number as its two parts
     ours_norm, true_norm = scaled_norm(ours), scaled_norm(true)
     difference = scaled_norm(jax.tree.map(jnp.subtract, ours, true))
 
     def unit(tree, norm):
-        return [leaf * norm.unscale / norm.size for leaf in jax.tree.leaves(tree)]
+        return [leaf * norm.unscale / norm.size for leaf in tree]
 
     dots = [jnp.sum(a * b) for a, b in zip(unit(ours, ours_norm), unit(true, true_norm), strict=True)]
     return TruncationBias(
