@@ -1,7 +1,6 @@
 """Two RNNs over the same inputs, one from each end: what linen's and nnx's `Bidirectional` have in common."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 from jax.typing import ArrayLike
@@ -9,7 +8,7 @@ from jax.typing import ArrayLike
 from rnnjax.cell import PyTree
 from rnnjax.flax.conventions import Call
 
-RunsOverTime = Callable[..., Any]
+RunsOverTime = Any
 """Flax's RNN or ours: a module called with inputs and options."""
 
 
@@ -58,7 +57,7 @@ def run_both_ways(
                     f"`{name}` is a {type(half).__module__}.{type(half).__name__}, which takes neither `mask` nor "
                     f"`resets`; make it a {ours.__module__}.RNN."
                 )
-        call = Call.checked(inputs, seq_lengths, mask, resets, time_major)
+        call = Call.checked(halves[0].cell, inputs, seq_lengths, mask, resets, time_major)
         onwards = {"mask": mask, "resets": resets}
         back = {"mask": mask, "resets": call.opposite_resets()}
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax.cell import Cell, PyTree, check_input
+from rnnjax.cell import Cell, PyTree, check_input, per_row
 from rnnjax.cells import GRUParams, LSTMCarry
 
 Function = Callable[[Array], Array]
@@ -46,7 +46,7 @@ class GRUStep(NamedTuple):
         x_r, x_z, x_n = jnp.split(products.x, 3, axis=-1)
         h_r, h_z, h_n = jnp.split(products.h, 3, axis=-1)
         z = self.gate_fn(x_z + h_z)
-        n = self.activation_fn(x_n + self.gate_fn(x_r + h_r) * (h_n + params.b_hn))
+        n = self.activation_fn(x_n + self.gate_fn(x_r + h_r) * (h_n + per_row(params.b_hn, h)))
         h = (1 - z) * n + z * h
         return h, h
 
@@ -99,21 +99,26 @@ class FlaxCell:
         check_input("x", x, params.w_x)
         rounded = cast(carry, self.mix_dtype)
         h = rounded.h if isinstance(rounded, LSTMCarry) else rounded
-        return self.around_products(params, carry, Rounded(x @ params.w_x + params.b, h @ params.w_h))
+        return self.around_products(params, carry, Rounded(x @ params.w_x + per_row(params.b, x), h @ params.w_h))
 
 
 class Started(NamedTuple):
     """Parameters and the carry that a reset goes back to."""
 
     params: PyTree
-    start: PyTree  # leaves [*batch, H]
+    start: PyTree  # leaves [*batch, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class StartingFrom:
-    """A cell whose initial carry is given as an array, row by row: Flax's `carry_init` may draw it at random."""
+    """A cell whose initial carry is given as arrays, row by row: Flax's `carry_init` may draw it at random.
+
+    Attributes:
+      batch_ndim: how many axes of these arrays are of the batch.
+    """
 
     cell: Cell
+    batch_ndim: int
 
     def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> Started:
         params = self.cell.init(key, input_size, dtype)
@@ -121,9 +126,10 @@ class StartingFrom:
 
     def initial_carry(self, params: Started, batch_shape: tuple[int, ...] = ()) -> PyTree:
         def shaped(leaf: Array) -> Array:
-            if math.prod(batch_shape) * leaf.shape[-1] != leaf.size:
-                raise ValueError(f"resets go back to a carry that is given for {list(leaf.shape[:-1])} rows, no others")
-            return leaf.reshape(*batch_shape, leaf.shape[-1])
+            rows = leaf.shape[: self.batch_ndim]
+            if math.prod(batch_shape) != math.prod(rows):
+                raise ValueError(f"resets go back to a carry that is given for {list(rows)} rows, no others")
+            return leaf.reshape(*batch_shape, *leaf.shape[self.batch_ndim :])
 
         return jax.tree.map(shaped, params.start)
 

@@ -2,15 +2,19 @@
 
     Flax                                              rnnjax
     inputs [*batch, T, D], or time first              xs [T, *batch, D]
-    seq_lengths [*batch]                              lengths
+    seq_lengths [*batch]                              lengths, brought into 0..T
     carry (c, h)                                      LSTMCarry(h, c)
     reverse: outputs in the order of running,         outputs in the order of the input
       with keep_order in that of the input
 
-`mask` and `resets`, which Flax has not, are laid out as the inputs are, without their features.
+`mask` and `resets`, which Flax has not, are laid out as the inputs are, without their features. Where a cell has
+several axes of features, as a ConvLSTM has, `xs` has them as one.
 """
 
+import contextlib
 import dataclasses
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,7 +24,7 @@ from jax.typing import ArrayLike
 
 from rnnjax._unroll import Checkpoint, Engine
 from rnnjax._unroll import unroll as unroll_over_time
-from rnnjax._unroll.masking import make_masks
+from rnnjax._unroll.masking import make_masks, select
 from rnnjax.cell import Cell, PyTree
 from rnnjax.cells import LSTMCarry
 from rnnjax.flax.recurrence import Hyperparameters, Kind, recurrence
@@ -31,12 +35,15 @@ class Call:
     """One call of an RNN, its arguments checked against each other in the caller's own layout.
 
     Attributes:
-      inputs: `[*batch, T, D]`, or `[T, *batch, D]` with `time_major`.
-      seq_lengths: `[*batch]` integers.
+      cell: the name of the cell's class, for messages.
+      inputs: `[*batch, T, *features]`, or `[T, *batch, *features]` with `time_major`.
+      seq_lengths: `[*batch]` integers in 0..T.
       mask, resets: booleans, laid out like `inputs` without features.
       reverse, keep_order, time_major: as Flax has them.
+      feature_ndim: how many axes of features the cell takes.
     """
 
+    cell: str
     inputs: Array
     seq_lengths: Array | None
     mask: Array | None
@@ -44,10 +51,12 @@ class Call:
     time_major: bool
     reverse: bool = False
     keep_order: bool = False
+    feature_ndim: int = 1
 
     @classmethod
     def checked(
         cls,
+        cell: Any,
         inputs: ArrayLike,
         seq_lengths: ArrayLike | None,
         mask: ArrayLike | None,
@@ -58,15 +67,22 @@ class Call:
     ) -> "Call":
         """The call, if its arguments fit each other; what is refused is said in the caller's layout.
 
+        Lengths below 0 count as 0 and those above T as T: values cannot be refused under `jit`, and one rule holds
+        with it and without it.
+
         Raises:
           ValueError: a shape that does not fit.
           TypeError: lengths that are not integers, flags that are not booleans.
         """
         inputs = jnp.asarray(inputs)
-        wanted = "[T, *batch, D]" if time_major else "[*batch, T, D]"
-        if inputs.ndim < 2:
+        feature_ndim = cell.num_feature_axes
+        features = "D" if feature_ndim == 1 else f"{feature_ndim} axes of features"
+        wanted = f"[T, *batch, {features}]" if time_major else f"[*batch, T, {features}]"
+        if inputs.ndim < 1 + feature_ndim:
             raise ValueError(f"`inputs` is {list(inputs.shape)}; expected {wanted} (time_major={time_major}).")
-        batch_shape = inputs.shape[1:-1] if time_major else inputs.shape[:-2]
+        time_axis = 0 if time_major else inputs.ndim - 1 - feature_ndim
+        leading = inputs.shape[: inputs.ndim - feature_ndim]
+        batch_shape = leading[1:] if time_major else leading[:-1]
         if seq_lengths is not None:
             seq_lengths = jnp.asarray(seq_lengths)
             if not jnp.issubdtype(seq_lengths.dtype, jnp.integer):
@@ -76,25 +92,55 @@ class Call:
                     f"`seq_lengths` is {list(seq_lengths.shape)} but `inputs` is {list(inputs.shape)}, {wanted} with "
                     f"time_major={time_major}; pass one length a row, {list(batch_shape)}."
                 )
+            seq_lengths = _in_range(seq_lengths, inputs.shape[time_axis])
         flags = {"mask": mask, "resets": resets}
         for name, value in flags.items():
             if value is not None:
-                flags[name] = _flags(name, jnp.asarray(value), inputs, time_major)
-        return cls(inputs, seq_lengths, **flags, time_major=time_major, reverse=reverse, keep_order=keep_order)  # type: ignore[arg-type]
+                flags[name] = _flags(name, jnp.asarray(value), inputs, leading, time_major)
+        return cls(
+            type(cell).__name__,
+            inputs,
+            seq_lengths,
+            **flags,  # type: ignore[arg-type]
+            time_major=time_major,
+            reverse=reverse,
+            keep_order=keep_order,
+            feature_ndim=feature_ndim,
+        )
+
+    @property
+    def time_axis(self) -> int:
+        return 0 if self.time_major else self.inputs.ndim - 1 - self.feature_ndim
 
     @property
     def step_shape(self) -> tuple[int, ...]:
-        """`[*batch, D]`, which is what Flax's cells make their carry from."""
-        return self.inputs.shape[1:] if self.time_major else (*self.inputs.shape[:-2], self.inputs.shape[-1])
+        """`[*batch, *features]`, which is what Flax's cells make their carry from."""
+        return self.inputs.shape[: self.time_axis] + self.inputs.shape[self.time_axis + 1 :]
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return self.step_shape[: len(self.step_shape) - self.feature_ndim]
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        return self.step_shape[len(self.step_shape) - self.feature_ndim :]
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether T is anything but 0."""
+        steps: Any = self.inputs.shape[self.time_axis]  # may be a symbol, as under `jax.export`
+        return not (isinstance(steps, int) and steps == 0)
 
     @property
     def first_step(self) -> Array:
-        """The inputs at t = 0, `[*batch, D]`."""
-        return self.inputs[0] if self.time_major else self.inputs[..., 0, :]
+        """The inputs at t = 0, `[*batch, *features]`; zeros where there are no steps."""
+        if not self.has_steps:
+            return jnp.zeros(self.step_shape, self.inputs.dtype)
+        return jax.lax.index_in_dim(self.inputs, 0, self.time_axis, keepdims=False)
 
     def check_carry(self, hyperparameters: Hyperparameters, carry: Any) -> None:
         """Refuses an `initial_carry` that is not what the cell makes of these inputs."""
-        expected = (*self.step_shape[:-1], hyperparameters.size)
+        expected = (*self.batch_shape, hyperparameters.size)
         if hyperparameters.kind == "lstm":
             if not isinstance(carry, tuple | list) or len(carry) != 2:
                 raise ValueError(f"`initial_carry` is a {type(carry).__name__}; an LSTM's carry is a pair (c, h).")
@@ -127,44 +173,91 @@ class Call:
           carry: as Flax has it, before the first step.
           start: as Flax has it, what `resets` go back to; `None` for zero.
           engine, checkpoint, chunk, unroll: as `rnnjax.unroll` has them.
+        Raises:
+          ValueError: the parameters are those of another kind or size of cell, or for another width of the inputs.
         """
+        hyperparameters.check_params(self.cell, params)
+        width = params.w_x.shape[0]
+        if self.features != (width,):
+            raise ValueError(
+                f"`inputs` is {list(self.inputs.shape)}, but the parameters of this {self.cell} were made for {width} "
+                "features, on the last axis."
+            )
         kind = hyperparameters.kind
         carry = jax.tree.map(jnp.asarray, from_flax_carry(kind, carry))
         start = None if start is None or self.resets is None else from_flax_carry(kind, start)
-        cell, params, inputs = recurrence(hyperparameters, params, carry, self.inputs, start)
+        cell, params, inputs = recurrence(hyperparameters, params, carry, self.inputs, start, len(self.batch_shape))
         options = {"engine": engine, "checkpoint": checkpoint, "chunk": chunk, "unroll": unroll}
         carry, ys = self.unrolled(cell, params, carry, inputs, **options)
         return to_flax_carry(kind, carry), ys
 
     def unrolled(self, cell: Cell, params: PyTree, carry: PyTree, inputs: Array, **options: Any) -> tuple[PyTree, Any]:
         """`(carry, outputs)` of a cell of rnnjax, the outputs laid out as the caller has them."""
-        carry, ys = unroll_over_time(
-            cell,
-            params,
-            inputs if self.time_major else jnp.moveaxis(inputs, -2, 0),
-            carry=carry,
-            lengths=self.seq_lengths,
-            mask=self._time_first(self.mask),
-            resets=self._time_first(self.resets),
-            reverse=self.reverse,
-            **options,
-        )
+        xs = self._as_xs(inputs)
+        if self.has_steps:
+            with self._in_the_callers_words(cell, xs):
+                carry, ys = unroll_over_time(
+                    cell,
+                    params,
+                    xs,
+                    carry=carry,
+                    lengths=self.seq_lengths,
+                    mask=self._time_first(self.mask),
+                    resets=self._time_first(self.resets),
+                    reverse=self.reverse,
+                    **options,
+                )
+        else:  # as in Flax: nothing happens
+            _, y = jax.eval_shape(cell.step, params, carry, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
+            ys = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), y)
         if self.reverse and not self.keep_order:
             ys = jax.tree.map(lambda y: in_running_order(y, self.seq_lengths), ys)
-        batch_ndim = self.inputs.ndim - 2
-        return carry, ys if self.time_major else jax.tree.map(lambda y: jnp.moveaxis(y, 0, batch_ndim), ys)
+        return carry, jax.tree.map(lambda y: jnp.moveaxis(y, 0, self.time_axis), ys)
 
     def opposite_resets(self) -> Array | None:
         """The flags of the same episodes for the half that runs backwards, in the caller's layout."""
-        if self.resets is None:
-            return None
-        xs = self.inputs if self.time_major else jnp.moveaxis(self.inputs, -2, 0)
+        if self.resets is None or not self.has_steps:
+            return self.resets
+        xs = self._as_xs(self.inputs)
         flags = make_masks(xs, self.seq_lengths, None, self._time_first(self.resets)).opposite().resets
         assert flags is not None
-        return flags if self.time_major else jnp.moveaxis(flags, 0, -1)
+        return jnp.moveaxis(flags, 0, self.time_axis)
+
+    def inside(self) -> Array | None:
+        """Which steps lie within `seq_lengths`, laid out like `inputs` without features; `None` for all."""
+        if self.seq_lengths is None:
+            return None
+        inside = make_masks(self._as_xs(self.inputs), self.seq_lengths).inside
+        assert inside is not None
+        return jnp.moveaxis(inside, 0, self.time_axis)
+
+    def without_padding(self, tree: PyTree) -> PyTree:
+        """Arrays laid out like `inputs`, with zeros beyond each row's end."""
+        inside = self.inside()
+        return tree if inside is None else select(inside, tree, jax.tree.map(jnp.zeros_like, tree))
+
+    def _as_xs(self, inputs: Array) -> Array:
+        """`[T, *batch, D]`, with all features on one axis."""
+        xs = jnp.moveaxis(inputs, self.time_axis, 0)
+        return xs if self.feature_ndim == 1 else xs.reshape(*xs.shape[: -self.feature_ndim], math.prod(self.features))
 
     def _time_first(self, flags: Array | None) -> Array | None:
-        return flags if flags is None or self.time_major else jnp.moveaxis(flags, -1, 0)
+        return flags if flags is None else jnp.moveaxis(flags, self.time_axis, 0)
+
+    @contextlib.contextmanager
+    def _in_the_callers_words(self, cell: Cell, xs: Array) -> Iterator[None]:
+        """An error of `rnnjax.unroll` speaks of `xs`, time first, and of a cell that the caller has not made."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            message = error.args[0] if error.args else None
+            if isinstance(message, str):
+                ours = {f"`xs` is {list(xs.shape)}": f"`inputs` is {list(self.inputs.shape)}"}
+                ours |= {f"`xs` {list(xs.shape)}": f"`inputs` {list(self.inputs.shape)}", "`xs`": "`inputs`"}
+                for word, theirs in (ours | {repr(cell): self.cell}).items():
+                    message = message.replace(word, theirs)
+                error.args = (message, *error.args[1:])
+            raise
 
 
 def from_flax_carry(kind: Kind, carry: PyTree) -> PyTree:
@@ -181,7 +274,7 @@ def in_running_order(ys: Array, lengths: Array | None) -> Array:
     """Each row from its own end to its start, its padding left where it is.
 
     Args:
-      ys: `[T, *batch, H]`.
+      ys: `[T, *batch, ...]`.
       lengths: `[*batch]`, or `None` where all rows are full.
 
     Example:
@@ -192,14 +285,20 @@ def in_running_order(ys: Array, lengths: Array | None) -> Array:
     """
     if lengths is None:
         return jnp.flip(ys, axis=0)
-    lengths = lengths.astype("int32")
-    t = jnp.arange(ys.shape[0], dtype="int32").reshape(-1, *(1 for _ in lengths.shape))
+    lengths = lengths.astype("int32")[None]
+    t = jnp.arange(ys.shape[0], dtype="int32").reshape(-1, *([1] * (lengths.ndim - 1)))
     source = jnp.where(t < lengths, lengths - 1 - t, t)
     return jnp.take_along_axis(ys, source.reshape(source.shape + (1,) * (ys.ndim - source.ndim)), axis=0)
 
 
-def _flags(name: str, flags: Array, inputs: Array, time_major: bool) -> Array:
-    expected = inputs.shape[:-1]
+def _in_range(lengths: Array, steps: Any) -> Array:
+    """Lengths in 0..T, as int32."""
+    top = min(jnp.iinfo(lengths.dtype).max, jnp.iinfo(jnp.int32).max)
+    lengths = jnp.minimum(lengths, jnp.asarray(top, lengths.dtype)).astype("int32")
+    return jnp.clip(lengths, 0, jnp.asarray(steps, "int32"))
+
+
+def _flags(name: str, flags: Array, inputs: Array, expected: tuple[int, ...], time_major: bool) -> Array:
     if flags.dtype != jnp.bool_:
         raise TypeError(f"`{name}` is {flags.dtype}; it must be boolean: pass `{name}.astype(bool)`.")
     if flags.shape != expected:

@@ -19,14 +19,30 @@ from jax import Array
 from rnnjax.cell import PyTree
 from rnnjax.cells import ElmanParams, GRUParams, LSTMParams
 from rnnjax.compose import BothWays
+from rnnjax.flax.layouts import Layout, check_record, recognised, wraps
 
-_LSTM = {**{f"i{gate}": ("kernel",) for gate in "ifgo"}, **{f"h{gate}": ("kernel", "bias") for gate in "ifgo"}}
-_GRU = {
-    **{f"i{gate}": ("kernel", "bias") for gate in "rzn"},
-    **{f"h{gate}": ("kernel",) for gate in "rz"},
-    "hn": ("kernel", "bias"),
-}
-_SIMPLE = {"i": ("kernel", "bias"), "h": ("kernel",)}
+_KERNEL_X, _KERNEL_H, _BIAS = ("D", 1), (1, 1), (1,)
+LAYOUTS = (
+    Layout(
+        "LSTMCell",
+        {f"i{gate}.kernel": _KERNEL_X for gate in "ifgo"}
+        | {f"h{gate}.kernel": _KERNEL_H for gate in "ifgo"}
+        | {f"h{gate}.bias": _BIAS for gate in "ifgo"},
+    ),
+    Layout(
+        "GRUCell",
+        {f"i{gate}.kernel": _KERNEL_X for gate in "rzn"}
+        | {f"i{gate}.bias": _BIAS for gate in "rzn"}
+        | {f"h{gate}.kernel": _KERNEL_H for gate in "rzn"}
+        | {"hn.bias": _BIAS},
+    ),
+    Layout("SimpleCell", {"i.kernel": _KERNEL_X, "i.bias": _BIAS, "h.kernel": _KERNEL_H}),
+)
+_EXPECTED = (
+    "the tree of a linen LSTMCell or OptimizedLSTMCell (hf, hg, hi, ho, if, ig, ii, io), GRUCell (hn, hr, hz, in, ir, "
+    "iz) or SimpleCell (h, i), or of an RNN or Bidirectional around one; pass the part of your model's parameters that "
+    "is the cell's"
+)
 
 
 def from_linen(params: Mapping[str, Any]) -> PyTree:
@@ -39,7 +55,8 @@ def from_linen(params: Mapping[str, Any]) -> PyTree:
     Returns:
       `LSTMParams`, `GRUParams` or `ElmanParams`, or a `BothWays` of two of them.
     Raises:
-      ValueError: the names are those of no cell.
+      ValueError: the names are those of no cell: one is unknown or missing, the nearest right one is named. Or the
+        shapes do not fit each other.
 
     Example:
 
@@ -51,36 +68,25 @@ def from_linen(params: Mapping[str, Any]) -> PyTree:
     """
     tree = meta.unbox(params)
     for wrapper in ("params", "cell"):
-        if set(tree) == {wrapper}:
+        if wraps("params", tree, wrapper):
             return from_linen(tree[wrapper])
-    if set(tree) == {"forward_rnn", "backward_rnn"}:
+    if wraps("params", tree, "forward_rnn", "backward_rnn"):
         return BothWays(from_linen(tree["forward_rnn"]), from_linen(tree["backward_rnn"]))
-    names = {name: tuple(sorted(tree[name], reverse=True)) for name in tree if isinstance(tree[name], Mapping)}
-    if len(names) == len(tree):
-        if names == _LSTM:
-            return LSTMParams(
-                w_x=_joined(tree, ("ii", "if", "ig", "io"), "kernel"),
-                w_h=_joined(tree, ("hi", "hf", "hg", "ho"), "kernel"),
-                b=_joined(tree, ("hi", "hf", "hg", "ho"), "bias"),
-            )
-        if names == _GRU:
-            return GRUParams(
-                w_x=_joined(tree, ("ir", "iz", "in"), "kernel"),
-                w_h=_joined(tree, ("hr", "hz", "hn"), "kernel"),
-                b=_joined(tree, ("ir", "iz", "in"), "bias"),
-                b_hn=jnp.asarray(tree["hn"]["bias"]),
-            )
-        if names == _SIMPLE:
-            return ElmanParams(
-                w_x=jnp.asarray(tree["i"]["kernel"]),
-                w_h=jnp.asarray(tree["h"]["kernel"]),
-                b=jnp.asarray(tree["i"]["bias"]),
-            )
-    raise ValueError(
-        f"`params` holds {_shown(tree)}; expected the tree of a linen LSTMCell or OptimizedLSTMCell ({_shown(_LSTM)}), "
-        f"GRUCell ({_shown(_GRU)}) or SimpleCell ({_shown(_SIMPLE)}), or of an RNN or Bidirectional around one; pass "
-        "the part of your model's parameters that is the cell's."
-    )
+    layout, leaves = recognised("params", tree, LAYOUTS, _EXPECTED)
+    if layout.cell == "LSTMCell":
+        return LSTMParams(
+            w_x=_joined(leaves, ("ii", "if", "ig", "io"), "kernel"),
+            w_h=_joined(leaves, ("hi", "hf", "hg", "ho"), "kernel"),
+            b=_joined(leaves, ("hi", "hf", "hg", "ho"), "bias"),
+        )
+    if layout.cell == "GRUCell":
+        return GRUParams(
+            w_x=_joined(leaves, ("ir", "iz", "in"), "kernel"),
+            w_h=_joined(leaves, ("hr", "hz", "hn"), "kernel"),
+            b=_joined(leaves, ("ir", "iz", "in"), "bias"),
+            b_hn=jnp.asarray(leaves["hn.bias"]),
+        )
+    return ElmanParams(*(jnp.asarray(leaves[name]) for name in ("i.kernel", "h.kernel", "i.bias")))
 
 
 def to_linen(params: PyTree) -> dict[str, Any]:
@@ -93,6 +99,7 @@ def to_linen(params: PyTree) -> dict[str, Any]:
       `BothWays`, the tree of a `Bidirectional` over two `RNN`s.
     Raises:
       TypeError: parameters of a cell that linen does not have.
+      ValueError: arrays that do not fit each other, or no bias (`WithoutBias`), which linen's cells always have.
 
     Example:
 
@@ -107,6 +114,7 @@ def to_linen(params: PyTree) -> dict[str, Any]:
             "forward_rnn": {"cell": to_linen(params.forward)},
             "backward_rnn": {"cell": to_linen(params.backward)},
         }
+    check_record(params)
     if isinstance(params, LSTMParams):
         kernels = {f"i{gate}": {"kernel": w} for gate, w in _gates("ifgo", params.w_x)}
         biases = dict(_gates("ifgo", params.b))
@@ -117,21 +125,12 @@ def to_linen(params: PyTree) -> dict[str, Any]:
         kernels |= {f"h{gate}": {"kernel": w} for gate, w in _gates("rzn", params.w_h)}
         kernels["hn"]["bias"] = params.b_hn
         return kernels
-    if isinstance(params, ElmanParams):
-        return {"i": {"kernel": params.w_x, "bias": params.b}, "h": {"kernel": params.w_h}}
-    raise TypeError(
-        f"`params` is a {type(params).__name__}; expected LSTMParams, GRUParams, ElmanParams or a BothWays of them. "
-        "For the tuple of a Stack, convert each layer."
-    )
+    return {"i": {"kernel": params.w_x, "bias": params.b}, "h": {"kernel": params.w_h}}
 
 
-def _joined(tree: Mapping[str, Any], names: tuple[str, ...], leaf: str) -> Array:
-    return jnp.concatenate([tree[name][leaf] for name in names], axis=-1)
+def _joined(leaves: Mapping[str, Any], names: tuple[str, ...], leaf: str) -> Array:
+    return jnp.concatenate([leaves[f"{name}.{leaf}"] for name in names], axis=-1)
 
 
 def _gates(gates: str, packed: Array) -> list[tuple[str, Array]]:
     return list(zip(gates, jnp.split(packed, len(gates), axis=-1), strict=True))
-
-
-def _shown(tree: Mapping[str, Any]) -> str:
-    return ", ".join(sorted(tree)) or "nothing"

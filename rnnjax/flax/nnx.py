@@ -5,12 +5,21 @@
 
 Both modules derive from Flax's and hold what those hold, the stream of random numbers included, so that their states
 are alike; the cells *are* Flax's (`LSTMCell`, `OptimizedLSTMCell`, `GRUCell`, `SimpleCell`, given here again for
-convenience). Only the loop over time is another.
+convenience). Only the loop over time is another. How a cell is run:
 
-What is added: `mask` and `resets`, and `engine`, `checkpoint` and `chunk` as `rnnjax.unroll` has them. What differs:
+    the four cells above                                          as rnnjax's own
+    any other: a subclass of one's own, one with a layer           by its own step, of which rnnjax reads what can leave
+      exchanged or reconfigured (a LoRA, a precision), ...          the loop
+    whose step changes state (dropout, running statistics),       by Flax's own loop, with one warning that says why
+      or with `state_axes` and `broadcast_rngs` that matter
+
+What is added: `mask` and `resets`, and `engine`, `checkpoint` and `chunk` as `rnnjax.unroll` has them; only Flax's own
+loop knows nothing of them. What differs:
   - outputs beyond `seq_lengths` are exactly zero (Flax leaves there what the cell made of the padding), NaN in padding
     reaches nothing, and a row of length 0 keeps its initial carry;
-  - cells other than the four, and those with a layer exchanged or reconfigured (a LoRA, a precision), raise.
+  - lengths below 0 count as 0 and those above T as T, under `jit` too (in Flax a negative one counts from the end, and
+    with `reverse` a row that is longer than T is rotated);
+  - a `reverse` of a `Bidirectional` raises (Flax passes over it).
 """
 
 from collections.abc import Mapping
@@ -19,7 +28,6 @@ from typing import Any, cast
 import jax
 from flax import nnx
 from flax.nnx import GRUCell, LSTMCell, OptimizedLSTMCell, SimpleCell
-from flax.nnx.nn.dtypes import promote_dtype
 from jax.nn.initializers import zeros
 from jax.typing import ArrayLike
 
@@ -28,17 +36,13 @@ from rnnjax.cell import PyTree
 from rnnjax.flax.both_ways import run_both_ways
 from rnnjax.flax.conventions import Call
 from rnnjax.flax.nnx_params import from_nnx
+from rnnjax.flax.nnx_step import as_step, kernels_of
+from rnnjax.flax.own_step import check_own_carry, run_by_flax, run_by_own_step
 from rnnjax.flax.recurrence import Hyperparameters, Kind
 
 __all__ = ["RNN", "Bidirectional", "GRUCell", "LSTMCell", "OptimizedLSTMCell", "SimpleCell"]
 
 _KINDS: dict[type, Kind] = {OptimizedLSTMCell: "lstm", LSTMCell: "lstm", GRUCell: "gru", SimpleCell: "elman"}
-_LAYERS: dict[type, tuple[str, ...]] = {
-    OptimizedLSTMCell: ("dense_i", "dense_h"),
-    LSTMCell: ("ii", "if_", "ig", "io", "hi", "hf", "hg", "ho"),
-    GRUCell: ("dense_i", "dense_h"),
-    SimpleCell: ("dense_i", "dense_h"),
-}
 
 Randomness = nnx.Rngs | nnx.RngStream
 
@@ -46,8 +50,8 @@ Randomness = nnx.Rngs | nnx.RngStream
 class RNN(nnx.RNN):
     """A Flax cell over time, as `nnx.RNN` runs it, by an engine of rnnjax.
 
-    Every argument of `nnx.RNN` is there with its meaning. `state_axes` and `broadcast_rngs` speak of state that the
-    four cells do not change from step to step; what they say of the parameters must be that all steps share them.
+    Every argument of `nnx.RNN` is there with its meaning. `state_axes` and `broadcast_rngs` speak of state that
+    changes from step to step; a cell that has such state is run by Flax's own loop.
 
     Args:
       engine, checkpoint, chunk: as `rnnjax.unroll` has them.
@@ -77,9 +81,12 @@ class RNN(nnx.RNN):
         checkpoint: Checkpoint = None,
         chunk: int | None = None,
     ):
-        Hyperparameters.of(cell, _KINDS, nnx.Module)
+        if not isinstance(cell, nnx.Module) or not hasattr(cell, "initialize_carry"):
+            raise TypeError(
+                f"`cell` is a {type(cell).__name__}; expected a cell of Flax, such as nnx.GRUCell(3, 64, ...)."
+            )
         super().__init__(
-            cell,
+            cast(Any, cell),
             time_major=time_major,
             return_carry=return_carry,
             reverse=reverse,
@@ -110,7 +117,7 @@ class RNN(nnx.RNN):
         """Runs the cell over time.
 
         Args:
-          inputs: `[*batch, T, D]`, or `[T, *batch, D]` with `time_major`.
+          inputs: `[*batch, T, D]`, or `[T, *batch, D]` with `time_major`. T may be 0: the carry stays as it is.
           initial_carry: `(c, h)` for an LSTM, h for the others, each `[*batch, features]`; by default the cell's own.
           seq_lengths: `[*batch]` integers: step t of row b counts while t < seq_lengths[b].
           return_carry, time_major, reverse, keep_order: instead of what `__init__` was given.
@@ -123,14 +130,15 @@ class RNN(nnx.RNN):
           The outputs, laid out like `inputs`; with `return_carry` a pair of the carry after each row's last step and
           the outputs.
         Raises:
-          TypeError: a cell that is not one of Flax's four, or no longer as Flax made it; a mask that is not boolean; a
-            dtype that a step would change.
-          ValueError: a shape that does not fit; `state_axes` that say anything but shared parameters.
+          TypeError: a mask that is not boolean; a dtype that a step changes; `mask` or `resets` for a cell that only
+            Flax's own loop can run.
+          ValueError: a shape that does not fit; parameters of another kind or size of cell.
+        Warns:
+          UserWarning: the cell is run by Flax's own loop.
         """
         cell: Any = self.cell
-        hyperparameters = Hyperparameters.of(cell, _KINDS, nnx.Module)
-        _check_axes(self)
         call = Call.checked(
+            cell,
             inputs,
             seq_lengths,
             mask,
@@ -139,25 +147,39 @@ class RNN(nnx.RNN):
             reverse=_or(reverse, self.reverse),
             keep_order=_or(keep_order, self.keep_order),
         )
-        starts_at_zero = cell.carry_init is None or cell.carry_init is zeros
-        if initial_carry is not None:
+        with_carry = _or(return_carry, self.return_carry)
+        options: Any = {
+            "engine": self.engine,
+            "checkpoint": self.checkpoint,
+            "chunk": self.chunk,
+            "unroll": self.unroll,
+        }
+        hyperparameters = Hyperparameters.known(cell, _KINDS, nnx.Module)
+        kernels = {} if hyperparameters is None else kernels_of(cell)
+        hyperparameters = hyperparameters if kernels else None
+        why = _why_by_axes(self)
+        if hyperparameters is not None and initial_carry is not None:
             call.check_carry(hyperparameters, initial_carry)
+        starts_at_zero = hyperparameters is not None and (cell.carry_init is None or cell.carry_init is zeros)
         start = None
         if initial_carry is None or (resets is not None and not starts_at_zero):
             rngs = self.rngs if rngs is None else rngs
             rngs = rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
             start = cell.initialize_carry(call.step_shape, rngs)
-        carry, outputs = call.run(
-            hyperparameters,
-            from_nnx(_kernels(cell)),
-            start if initial_carry is None else initial_carry,
-            None if starts_at_zero else start,
-            engine=self.engine,
-            checkpoint=self.checkpoint,
-            chunk=self.chunk,
-            unroll=self.unroll,
-        )
-        return (carry, outputs) if _or(return_carry, self.return_carry) else outputs
+        carry = start if initial_carry is None else initial_carry
+        if hyperparameters is not None and why is None:
+            start = None if starts_at_zero else start
+            carry, outputs = call.run(hyperparameters, from_nnx(kernels), carry, start, **options)
+            return (carry, outputs) if with_carry else outputs
+        if initial_carry is not None:
+            check_own_carry(call, carry, lambda: cell.initialize_carry(call.step_shape, nnx.Rngs(0)))
+        step, params, why_by_flax = as_step(cell, call, carry)
+        why = why or why_by_flax
+        if why is None:
+            carry, outputs = run_by_own_step(call, step, params, carry, start, **options)
+        else:
+            carry, outputs = run_by_flax(call, super().__call__, why, carry, return_carry=with_carry)
+        return (carry, outputs) if with_carry else outputs
 
 
 class Bidirectional(nnx.Bidirectional):
@@ -218,41 +240,13 @@ def _or(given: bool | None, field: bool) -> bool:
     return field if given is None else given
 
 
-def _kernels(cell: Any) -> dict[str, dict[str, Any]]:
-    """The arrays of a cell's layers, after a look at whether the layers are as Flax made them."""
-    if cell.promote_dtype is not promote_dtype:
-        raise TypeError(
-            f"`promote_dtype` of {type(cell).__name__} is not Flax's; rnnjax.flax computes in `dtype`: leave it out."
-        )
-    tree = {}
-    for name in _LAYERS[type(cell)]:
-        layer = getattr(cell, name)
-        own = {"precision": None, "preferred_element_type": None, "dot_general": jax.lax.dot_general}
-        own |= {"promote_dtype": promote_dtype, "dtype": cell.dtype}
-        changed = [option for option, value in own.items() if getattr(layer, option, None) is not value]
-        if type(layer) is not nnx.Linear or changed:
-            what = f"with its own {', '.join(changed)}" if type(layer) is nnx.Linear else f"a {type(layer).__name__}"
-            raise TypeError(
-                f"`{name}` of {type(cell).__name__} is {what}; rnnjax.flax reads the weights of a plain nnx.Linear. "
-                "Keep Flax's RNN for this cell, or restore the layer."
-            )
-        leaves = {"kernel": layer.kernel, "bias": layer.bias}
-        tree[name] = {leaf: value for leaf, value in leaves.items() if value is not None}
-    return tree
-
-
-def _check_axes(rnn: nnx.RNN) -> None:
-    """Refuses what `nnx.scan` would do with the cell's state other than sharing it among the steps."""
+def _why_by_axes(rnn: nnx.RNN) -> str | None:
+    """The reason where `nnx.scan` would do anything with the cell's state but share it among the steps."""
     axes, cell = nnx.StateAxes(cast(Any, rnn.state_axes)), cast(Any, rnn.cell)
     for path, variable in nnx.to_flat_state(nnx.state(cell)):
         axis = axes.map_prefix(path, variable)
         if axis is not None and axis is not nnx.Carry:
-            raise ValueError(
-                f"state_axes puts {'.'.join(map(str, path))} on axis {axis}; in a recurrence all steps share it: leave "
-                "`state_axes` out, or keep Flax's RNN."
-            )
-    if rnn.broadcast_rngs is not None and cell.rngs is not None:
-        raise ValueError(
-            f"broadcast_rngs is {rnn.broadcast_rngs!r} and the cell keeps `rngs`, which Flax's RNN would then split; "
-            "leave one of them out: the cell's step draws nothing."
-        )
+            return f"state_axes puts {'.'.join(map(str, path))} on axis {axis}, which the steps then do not share"
+    if rnn.broadcast_rngs is not None and jax.tree.leaves(nnx.state(cell, nnx.RngState)):
+        return f"broadcast_rngs is {rnn.broadcast_rngs!r}, and the cell keeps random numbers, which are split"
+    return None

@@ -22,21 +22,38 @@ from jax.core import Tracer
 from rnnjax.cell import PyTree
 from rnnjax.cells import ElmanParams, GRUParams, LSTMParams
 from rnnjax.compose import BothWays
+from rnnjax.flax.layouts import Layout, check_record, recognised, wraps
 
 _INPUT = ("ii", "if_", "ig", "io")
 _HIDDEN = ("hi", "hf", "hg", "ho")
+LAYOUTS = (
+    Layout("OptimizedLSTMCell", {"dense_i.kernel": ("D", 4), "dense_h.kernel": (1, 4), "dense_h.bias": (4,)}),
+    Layout(
+        "LSTMCell",
+        {f"{name}.kernel": ("D", 1) for name in _INPUT}
+        | {f"{name}.kernel": (1, 1) for name in _HIDDEN}
+        | {f"{name}.bias": (1,) for name in _HIDDEN},
+    ),
+    Layout("GRUCell", {"dense_i.kernel": ("D", 3), "dense_i.bias": (3,), "dense_h.kernel": (1, 3)}),
+    Layout("SimpleCell", {"dense_i.kernel": ("D", 1), "dense_i.bias": (1,), "dense_h.kernel": (1, 1)}),
+)
+_EXPECTED = (
+    "the state of an nnx OptimizedLSTMCell, LSTMCell, GRUCell or SimpleCell, or of an RNN or Bidirectional around one; "
+    "pass the part of your model's state that is the cell's, such as `nnx.state(model.rnn.cell)`"
+)
 
 
 def from_nnx(state: Mapping[Any, Any]) -> PyTree:
     """rnnjax's parameters from the state of an nnx cell, `RNN` or `Bidirectional`.
 
     Args:
-      state: `nnx.state(module)`, or its pure dict (`nnx.to_pure_dict`), as checkpoints have it. Random number streams
-        beside the parameters are passed over.
+      state: `nnx.state(module)`, or its pure dict (`nnx.to_pure_dict`), as checkpoints have it. The streams of random
+        numbers under `rngs` are passed over.
     Returns:
       `LSTMParams`, `GRUParams` (with `b_hn` zero) or `ElmanParams`, or a `BothWays` of two of them.
     Raises:
-      ValueError: the names and shapes are those of no cell.
+      ValueError: the names are those of no cell: one is unknown or missing, the nearest right one is named. Or the
+        shapes do not fit each other.
 
     Example:
 
@@ -44,34 +61,26 @@ def from_nnx(state: Mapping[Any, Any]) -> PyTree:
       >>> from_nnx(nnx.state(cell)).w_x.shape
       (3, 12)
     """
-    tree = {name: part for name, part in _pure(state).items() if name != "rngs"}
-    if set(tree) == {"cell"}:
+    tree = _without_streams(_pure(state))
+    if wraps("state", tree, "cell"):
         return from_nnx(tree["cell"])
-    if set(tree) == {"forward_rnn", "backward_rnn"}:
+    if wraps("state", tree, "forward_rnn", "backward_rnn"):
         return BothWays(from_nnx(tree["forward_rnn"]), from_nnx(tree["backward_rnn"]))
-    leaves = {f"{name}.{leaf}" for name, part in tree.items() if isinstance(part, Mapping) for leaf in part}
-    if leaves == {f"{name}.kernel" for name in _INPUT + _HIDDEN} | {f"{name}.bias" for name in _HIDDEN}:
+    layout, leaves = recognised("state", tree, LAYOUTS, _EXPECTED)
+    leaves = {name: jnp.asarray(leaf) for name, leaf in leaves.items()}
+    if layout.cell == "LSTMCell":
         return LSTMParams(
-            w_x=_joined(tree, _INPUT, "kernel"),
-            w_h=_joined(tree, _HIDDEN, "kernel"),
-            b=_joined(tree, _HIDDEN, "bias"),
+            w_x=_joined(leaves, _INPUT, "kernel"),
+            w_h=_joined(leaves, _HIDDEN, "kernel"),
+            b=_joined(leaves, _HIDDEN, "bias"),
         )
-    if leaves in ({"dense_i.kernel", "dense_h.kernel", f"dense_{side}.bias"} for side in "ih"):
-        w_x, w_h = jnp.asarray(tree["dense_i"]["kernel"]), jnp.asarray(tree["dense_h"]["kernel"])
-        b = jnp.asarray(tree["dense_i" if "dense_i.bias" in leaves else "dense_h"]["bias"])
-        hidden_size = w_h.shape[0]
-        gates = w_h.shape[-1] // hidden_size
-        if gates == 4 and "dense_h.bias" in leaves:
-            return LSTMParams(w_x, w_h, b)
-        if gates == 3 and "dense_i.bias" in leaves:
-            return GRUParams(w_x, w_h, b, b_hn=jnp.zeros(hidden_size, b.dtype))
-        if gates == 1 and "dense_i.bias" in leaves:
-            return ElmanParams(w_x, w_h, b)
-    raise ValueError(
-        f"`state` holds {jax.tree.map(lambda leaf: list(jnp.shape(leaf)), tree)}; expected the state of an nnx "
-        "OptimizedLSTMCell, LSTMCell, GRUCell or SimpleCell, or of an RNN or Bidirectional around one; pass the part "
-        "of your model's state that is the cell's, such as `nnx.state(model.rnn.cell)`."
-    )
+    w_x, w_h = leaves["dense_i.kernel"], leaves["dense_h.kernel"]
+    if layout.cell == "OptimizedLSTMCell":
+        return LSTMParams(w_x, w_h, leaves["dense_h.bias"])
+    b = leaves["dense_i.bias"]
+    if layout.cell == "GRUCell":
+        return GRUParams(w_x, w_h, b, b_hn=jnp.zeros(w_h.shape[0], b.dtype))
+    return ElmanParams(w_x, w_h, b)
 
 
 def to_nnx(params: PyTree, *, per_gate: bool = False) -> dict[str, Any]:
@@ -83,7 +92,8 @@ def to_nnx(params: PyTree, *, per_gate: bool = False) -> dict[str, Any]:
     Returns:
       What `nnx.update(cell, ...)` takes. For a `BothWays`, what a `Bidirectional` over two `RNN`s takes.
     Raises:
-      ValueError: a `b_hn` that is not known to be zero: nnx's GRU has no place for it.
+      ValueError: a `b_hn` that is not known to be zero: nnx's GRU has no place for it; arrays that do not fit each
+        other, or no bias (`WithoutBias`), which nnx's cells always have.
       TypeError: parameters of a cell that nnx does not have.
 
     Example:
@@ -100,6 +110,7 @@ def to_nnx(params: PyTree, *, per_gate: bool = False) -> dict[str, Any]:
             "forward_rnn": {"cell": to_nnx(params.forward, per_gate=per_gate)},
             "backward_rnn": {"cell": to_nnx(params.backward, per_gate=per_gate)},
         }
+    check_record(params)
     if isinstance(params, LSTMParams):
         if not per_gate:
             return {"dense_i": {"kernel": params.w_x}, "dense_h": {"kernel": params.w_h, "bias": params.b}}
@@ -108,13 +119,18 @@ def to_nnx(params: PyTree, *, per_gate: bool = False) -> dict[str, Any]:
         return tree | {name: {"kernel": w, "bias": v} for name, w, v in zip(_HIDDEN, w_h, b, strict=True)}
     if isinstance(params, GRUParams):
         _check_no_b_hn(params.b_hn)
-        return {"dense_i": {"kernel": params.w_x, "bias": params.b}, "dense_h": {"kernel": params.w_h}}
-    if isinstance(params, ElmanParams):
-        return {"dense_i": {"kernel": params.w_x, "bias": params.b}, "dense_h": {"kernel": params.w_h}}
-    raise TypeError(
-        f"`params` is a {type(params).__name__}; expected LSTMParams, GRUParams, ElmanParams or a BothWays of them. "
-        "For the tuple of a Stack, convert each layer."
-    )
+    return {"dense_i": {"kernel": params.w_x, "bias": params.b}, "dense_h": {"kernel": params.w_h}}
+
+
+def _without_streams(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree without what an `nnx.Rngs` or `nnx.RngStream` keeps: keys and counts."""
+
+    def is_stream(part: Any) -> bool:
+        return isinstance(part, Mapping) and (
+            set(part) == {"count", "key"} or (bool(part) and all(map(is_stream, part.values())))
+        )
+
+    return {name: part for name, part in tree.items() if not (name == "rngs" and is_stream(part))}
 
 
 def _pure(state: Mapping[Any, Any]) -> dict[str, Any]:
@@ -126,8 +142,8 @@ def _pure(state: Mapping[Any, Any]) -> dict[str, Any]:
     )
 
 
-def _joined(tree: Mapping[str, Any], names: tuple[str, ...], leaf: str) -> Array:
-    return jnp.concatenate([tree[name][leaf] for name in names], axis=-1)
+def _joined(leaves: Mapping[str, Any], names: tuple[str, ...], leaf: str) -> Array:
+    return jnp.concatenate([leaves[f"{name}.{leaf}"] for name in names], axis=-1)
 
 
 def _check_no_b_hn(b_hn: Array) -> None:

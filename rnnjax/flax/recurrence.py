@@ -15,13 +15,19 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from rnnjax.cell import Cell, PyTree
-from rnnjax.cells import GRU, LSTM, Elman, GRUParams, LSTMCarry
+from rnnjax.cells import GRU, LSTM, Elman, ElmanParams, GRUParams, LSTMCarry, LSTMParams
 from rnnjax.flax.cells import ElmanStep, FlaxCell, Function, GRUStep, LSTMStep, Started, StartingFrom, cast
+from rnnjax.flax.layouts import misfit_of
 
 Kind = Literal["lstm", "gru", "elman"]
 _TANH = (jnp.tanh, jax.nn.tanh, jax.lax.tanh)
 _SIGMOID = (jax.nn.sigmoid, jax.lax.logistic)
 _RELU = (jax.nn.relu,)
+_KIND_OF: dict[Kind, tuple[type, str]] = {
+    "lstm": (LSTMParams, "an LSTMCell or OptimizedLSTMCell"),
+    "gru": (GRUParams, "a GRUCell"),
+    "elman": (ElmanParams, "a SimpleCell"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,28 +42,18 @@ class Hyperparameters:
     dtype: DTypeLike | None
 
     @classmethod
-    def of(cls, cell: Any, kinds: dict[type, Kind], module: type) -> "Hyperparameters":
-        """Reads a Flax cell.
+    def known(cls, cell: Any, kinds: dict[type, Kind], module: type) -> "Hyperparameters | None":
+        """Reads a Flax cell; `None` of one that has to be run by its own step.
 
         Args:
-          kinds: the cells that are served; a class derived from one of them may do anything, so it is not.
-          module: the class of modules, which a function must not be: it would bring parameters of its own.
-        Raises:
-          TypeError: another cell, or a function that is a module.
+          kinds: Flax's cells that are rnnjax's too; a class derived from one of them may do anything, so it is none.
+          module: the class of modules: a function of the cell that is one may bring parameters of its own.
         """
         if type(cell) not in kinds:
-            served = ", ".join(served.__name__ for served in kinds)
-            raise TypeError(
-                f"`cell` is a {type(cell).__name__}; rnnjax.flax runs Flax's own {served}. Keep Flax's RNN for this "
-                "one, or write it as a cell of rnnjax (`init`, `initial_carry`, `step`) and call `rnnjax.unroll`."
-            )
+            return None
         functions = {name: getattr(cell, name) for name in ("gate_fn", "activation_fn") if hasattr(cell, name)}
-        for name, function in functions.items():
-            if isinstance(function, module):
-                raise TypeError(
-                    f"`{name}` of {type(cell).__name__} is a {type(function).__name__}, a module that may hold "
-                    "parameters; rnnjax.flax takes pure functions there. Pass a function, or keep Flax's RNN."
-                )
+        if any([isinstance(function, module) for function in functions.values()]):
+            return None
         return cls(
             kind=kinds[type(cell)],
             size=cell.features if hasattr(cell, "features") else cell.hidden_features,
@@ -66,6 +62,30 @@ class Hyperparameters:
             residual=getattr(cell, "residual", False),
             dtype=cell.dtype,
         )
+
+    def check_params(self, cell: str, params: PyTree) -> None:
+        """Refuses the parameters of another kind of cell, or of another size, which could broadcast in silence.
+
+        Args:
+          cell: the name of the cell's class.
+        Raises:
+          ValueError: the kinds or the sizes differ, or the arrays do not fit each other.
+        """
+        record, _ = _KIND_OF[self.kind]
+        if type(params) is not record:
+            found = next(name for other, name in _KIND_OF.values() if type(params) is other)
+            raise ValueError(
+                f"`cell` is a {cell} of {self.size} units, but its parameters are those of {found} (recurrent weights "
+                f"{list(params.w_h.shape)}); load the checkpoint into the cell that it was made with."
+            )
+        if params.w_h.shape[0] != self.size:
+            raise ValueError(
+                f"the recurrent weights are {list(params.w_h.shape)}, but the cell has {self.size} units; these "
+                "parameters were made for another cell."
+            )
+        misfit = misfit_of(params)
+        if misfit:
+            raise ValueError(f"the parameters of this {cell} do not fit each other: {misfit}.")
 
     def plain_cell(self) -> Cell | None:
         """The built-in cell that this is, if it is one."""
@@ -88,7 +108,12 @@ class Hyperparameters:
 
 
 def recurrence(
-    hyperparameters: Hyperparameters, params: PyTree, carry: PyTree, inputs: Array, start: PyTree | None
+    hyperparameters: Hyperparameters,
+    params: PyTree,
+    carry: PyTree,
+    inputs: Array,
+    start: PyTree | None,
+    batch_ndim: int,
 ) -> tuple[Cell, PyTree, Array]:
     """`(cell, params, inputs)` with every array in the dtype that Flax computes with.
 
@@ -96,15 +121,10 @@ def recurrence(
       params: in rnnjax's layout, as they are stored.
       carry: in rnnjax's layout; a step keeps its dtype.
       start: what a reset goes back to, in rnnjax's layout; `None` for zero.
+      batch_ndim: how many axes of the carry are of the batch.
     Raises:
-      ValueError: parameters of another size than the cell's.
       TypeError: a step would change the carry's dtype.
     """
-    if params.w_h.shape[0] != hyperparameters.size:
-        raise ValueError(
-            f"the recurrent weights are {list(params.w_h.shape)}, but the cell has {hyperparameters.size} units; these "
-            "parameters were made for another cell."
-        )
     h = carry.h if isinstance(carry, LSTMCarry) else carry
     project_dtype = jnp.dtype(canonicalize_dtype(inputs, params.w_x, params.b, dtype=hyperparameters.dtype))
     mix_dtype = jnp.dtype(canonicalize_dtype(h, params.w_h, dtype=hyperparameters.dtype))
@@ -122,7 +142,7 @@ def recurrence(
         cell = hyperparameters.general_cell(carry_dtype, mix_dtype)
         _check_dtype_kept(cell, params, carry, inputs)
     if start is not None:
-        cell, params = StartingFrom(cell), Started(params, cast(start, carry_dtype))
+        cell, params = StartingFrom(cell, batch_ndim), Started(params, cast(start, carry_dtype))
     return cell, params, inputs
 
 

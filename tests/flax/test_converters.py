@@ -97,21 +97,63 @@ def test_b_hn_is_not_dropped_in_silence():
         compiled(to_nnx)(params._replace(b_hn=jnp.zeros(H)))
 
 
+TREES = {
+    ("linen", "lstm"): lambda: to_linen(drawn(rnnjax.LSTM(H))),
+    ("linen", "gru"): lambda: to_linen(drawn(rnnjax.GRU(H))),
+    ("linen", "simple"): lambda: to_linen(drawn(rnnjax.Elman(H))),
+    ("nnx", "optimized_lstm"): lambda: to_nnx(drawn(rnnjax.LSTM(H))),
+    ("nnx", "lstm"): lambda: to_nnx(drawn(rnnjax.LSTM(H)), per_gate=True),
+    ("nnx", "gru"): lambda: to_nnx(drawn(rnnjax.GRU(H))._replace(b_hn=jnp.zeros(H))),
+    ("nnx", "simple"): lambda: to_nnx(drawn(rnnjax.Elman(H))),
+}
+
+
+@pytest.mark.parametrize(("library", "name"), TREES)
+def test_each_leaf_is_accounted_for(library, name):
+    """Left out, misspelt, of another shape, or one more at any level: each is named, and none is dropped in silence."""
+    convert, tree = {"linen": from_linen, "nnx": from_nnx}[library], TREES[library, name]()
+    convert(tree)
+    for part, leaves in tree.items():
+        for leaf, array in leaves.items():
+            place, others = f"{part}.{leaf}", {key: value for key, value in leaves.items() if key != leaf}
+            with pytest.raises(ValueError, match=rf"'{place}' is missing"):
+                convert(tree | {part: others})
+            with pytest.raises(ValueError, match=rf"'{place}x' is unknown \(did you mean '{place}'\?\)"):
+                convert({"cell": tree | {part: others | {f"{leaf}x": array}}})
+            with pytest.raises(ValueError, match=r"does not fit: .* should be \["):
+                convert(tree | {part: others | {leaf: jnp.zeros((*array.shape[:-1], array.shape[-1] + 1))}})
+    for more in ({"hn_bias": jnp.zeros(H)}, {"hn": {"offset": jnp.zeros(H)}}, {"rngs": {"default": jnp.zeros(1)}}):
+        with pytest.raises(ValueError, match=r"'(hn_bias|hn\.offset|rngs\.default)' is unknown"):
+            convert({**tree, **more, **({"hn": tree["hn"] | more["hn"]} if "hn" in tree and "hn" in more else {})})
+        if "rngs" not in more:
+            with pytest.raises(ValueError, match=r"holds hn(_bias)? beside cell"):
+                convert({"cell": tree} | more)
+
+
 def test_what_is_no_cell_is_refused():
-    lstm = to_linen(drawn(rnnjax.LSTM(H)))
-    with pytest.raises(ValueError, match=r"`params` holds Dense_0; expected .*hf, hg"):
+    with pytest.raises(ValueError, match=r"`params` holds Dense_0\.kernel \[2, 2\]; expected .*hf, hg"):
         from_linen({"Dense_0": {"kernel": jnp.zeros((2, 2))}})
-    for broken in (lstm | {"extra": {"kernel": jnp.zeros(1)}}, lstm | {"hi": {"kernel": jnp.zeros((H, H))}}, {}):
-        with pytest.raises(ValueError, match="expected the tree of a linen"):
-            from_linen(broken)
-    for broken in ({}, {"dense_i": {"kernel": jnp.zeros((2, 6))}}, {"cell": {"kernel": jnp.zeros((2, 2))}}):
-        with pytest.raises(ValueError, match="expected the state of an nnx"):
+    with pytest.raises(ValueError, match="`params` holds nothing; expected the tree of a linen"):
+        from_linen({})
+    for broken in ({}, {"cell": {"kernel": jnp.zeros((2, 2))}}):
+        with pytest.raises(ValueError, match=r"`state` holds .*; expected the state of an nnx"):
             from_nnx(broken)
-    twice = to_nnx(drawn(rnnjax.LSTM(H)))
-    twice["dense_h"]["kernel"] = jnp.zeros((H, 2 * H))
-    with pytest.raises(ValueError, match="expected the state of an nnx"):
-        from_nnx(twice)
-    stack = (drawn(rnnjax.LSTM(H)), drawn(rnnjax.LSTM(H)))
-    for convert in (to_linen, to_nnx):
-        with pytest.raises(TypeError, match="convert each layer"):
-            convert(stack)
+    two_gates = {"dense_i": {"kernel": jnp.zeros((D, 2 * H)), "bias": jnp.zeros(2 * H)}}
+    with pytest.raises(ValueError, match=r"of a GRUCell with 3 units, .*; or of a SimpleCell with 3 units, "):
+        from_nnx(two_gates | {"dense_h": {"kernel": jnp.zeros((H, 2 * H))}})
+    params = to_linen(drawn(rnnjax.LSTM(H)))
+    assert_identical(from_linen({"params": params, "batch_stats": {}}), from_linen(params))
+    with pytest.raises(ValueError, match="holds batch_stats beside params"):
+        from_linen({"params": params, "batch_stats": {"mean": jnp.zeros(1)}})
+
+
+@pytest.mark.parametrize("convert", [to_linen, to_nnx])
+def test_what_flax_has_no_place_for(convert):
+    for other in ((drawn(rnnjax.LSTM(H)),) * 2, drawn(rnnjax.LSTMProjected(H, 2)), {"w_x": jnp.zeros(1)}):
+        with pytest.raises(TypeError, match=r"is a (tuple|LSTMProjectedParams|dict); .*convert each layer"):
+            convert(other)
+    with pytest.raises(ValueError, match=r"are GRUParams, but a bias is None, .*put zeros there"):
+        convert(drawn(rnnjax.WithoutBias(rnnjax.GRU(H))))
+    for name in ("w_x", "w_h", "b", "b_hn"):
+        with pytest.raises(ValueError, match=rf"are GRUParams, but {name} is .* where 3 units need"):
+            convert(drawn(rnnjax.GRU(H))._replace(**{name: jnp.zeros((H, 1))}))

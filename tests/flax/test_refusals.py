@@ -1,4 +1,4 @@
-"""What the modules cannot do they say: nothing that Flax would have heeded is passed over."""
+"""What the modules cannot do they say, in the caller's words: nothing that Flax would have heeded is passed over."""
 
 import subprocess
 import sys
@@ -9,31 +9,27 @@ import numpy as np
 import pytest
 from flax.errors import ScopeCollectionNotFound
 
-from tests.flax.cells import B, D, H, T, inputs, linen, linen_cell, nnx, nnx_cell, our_linen, our_nnx
+import rnnjax
+from tests.flax.cells import (
+    NAMES,
+    QUICK,
+    B,
+    D,
+    H,
+    T,
+    carry_of,
+    inputs,
+    linen,
+    linen_cell,
+    nnx,
+    nnx_cell,
+    our_linen,
+    our_nnx,
+)
+from tests.flax.linen_models import variables_of
+from tests.registry import assert_close
 
 KEY = jax.random.key(0)
-
-
-class Halved(linen.GRUCell):
-    """A cell of one's own: its state is halved after every step."""
-
-    def __call__(self, carry, inputs):
-        h = super().__call__(carry, inputs)[0] / 2
-        return h, h
-
-
-class Counting(linen.GRUCell):
-    """A cell that keeps more than parameters."""
-
-    @linen.compact
-    def __call__(self, carry, inputs):
-        self.variable("counts", "steps", lambda: jnp.zeros(()))
-        return super().__call__(carry, inputs)
-
-
-class Prelu(nnx.Module):
-    def __call__(self, x):
-        return x
 
 
 def outputs_of(library, cell="gru", **options):
@@ -45,49 +41,24 @@ def outputs_of(library, cell="gru", **options):
     return lambda x, **call: jax.eval_shape(lambda: our_nnx.RNN(nnx_cell(cell), **options)(x, **call))
 
 
+class Centred(linen.GRUCell):
+    """A cell whose rows meet."""
+
+    def __call__(self, carry, inputs):
+        return super().__call__(carry - carry.mean(0, keepdims=True), inputs)
+
+
 both_libraries = pytest.mark.parametrize("library", [our_linen, our_nnx], ids=["linen", "nnx"])
 
 
-@pytest.mark.parametrize(
-    "cell",
-    [linen.ConvLSTMCell(H, (2,)), object()],
-    ids=lambda c: type(c).__name__,
-)
-def test_another_linen_cell(cell):
-    with pytest.raises(
-        TypeError, match=r"`cell` is a .*; rnnjax\.flax runs Flax's own OptimizedLSTMCell, LSTMCell.*Keep"
-    ):
-        our_linen.RNN(cell).init(KEY, inputs())
-
-
-@pytest.mark.parametrize("cell", [linen.MGUCell, Halved, linen.remat(linen.GRUCell)], ids=lambda cell: cell.__name__)
-def test_any_cell_runs_by_its_own_step(cell):
-    """A subclass gives its own numbers, not its parent's; parameters are drawn as Flax draws them."""
-    cell = cell(H, param_dtype=jnp.dtype("float64"))
-    ours, theirs = our_linen.RNN(cell, return_carry=True), linen.RNN(cell, return_carry=True)
-    variables = theirs.init(KEY, inputs())
-    for a, b in zip(jax.tree.leaves(ours.init(KEY, inputs())), jax.tree.leaves(variables), strict=True):
-        np.testing.assert_array_equal(a, b)
-    got, right = ours.apply(variables, inputs()), theirs.apply(variables, inputs())
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(right), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
-
-
-def test_a_cell_that_keeps_more_than_parameters():
-    with pytest.raises(TypeError, match=r"`cell` is a Counting with the collections \['counts', 'params'\].*Keep"):
-        our_linen.RNN(Counting(H, param_dtype=jnp.dtype("float64"))).init(KEY, inputs())
-
-
-def test_another_nnx_cell():
-    with pytest.raises(TypeError, match="`cell` is a Linear"):
+def test_what_is_no_cell():
+    for other in (object(), linen.Dense(3)):
+        with pytest.raises(
+            TypeError, match=r"`cell` is a (object|Dense); expected a cell of Flax, such as nn\.GRUCell"
+        ):
+            our_linen.RNN(other).init(KEY, inputs())
+    with pytest.raises(TypeError, match=r"`cell` is a Linear; expected a cell of Flax, such as nnx\.GRUCell"):
         our_nnx.RNN(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
-
-
-def test_functions_that_hold_parameters():
-    with pytest.raises(TypeError, match="`activation_fn` of GRUCell is a PReLU, a module"):
-        our_linen.RNN(linen_cell("gru", activation_fn=linen.PReLU())).init(KEY, inputs())
-    with pytest.raises(TypeError, match="`gate_fn` of GRUCell is a Prelu, a module"):
-        our_nnx.RNN(nnx_cell("gru", gate_fn=Prelu()))
 
 
 @pytest.mark.parametrize(
@@ -101,8 +72,9 @@ def test_functions_that_hold_parameters():
     ids=str,
 )
 def test_linen_lifting_options(options):
-    with pytest.raises(ValueError, match=r"variable_broadcast=.*share `params`"):
-        outputs_of(our_linen, **options)(inputs())
+    """Flax does with them whatever it does; `mask` and the like it does not know."""
+    with pytest.raises(TypeError, match=r"`mask` is given, but GRUCell can only.*variable_broadcast=.*share them"):
+        outputs_of(our_linen, **options)(inputs(), mask=np.ones((B, T), bool))
 
 
 def test_linen_lifting_options_that_change_nothing():
@@ -112,31 +84,17 @@ def test_linen_lifting_options_that_change_nothing():
 
 
 def test_nnx_state_axes():
-    with pytest.raises(ValueError, match=r"state_axes puts dense_h\.kernel on axis 0"):
-        outputs_of(our_nnx, state_axes=nnx.StateAxes({nnx.Param: 0, ...: None}))(inputs())
-    outputs_of(our_nnx, state_axes=nnx.StateAxes({nnx.Param: None, ...: nnx.Carry}))(inputs())
+    mask = np.ones((B, T), bool)
+    with pytest.raises(TypeError, match=r"`mask` is given, .*state_axes puts dense_h\.kernel on axis 0"):
+        outputs_of(our_nnx, state_axes=nnx.StateAxes({nnx.Param: 0, ...: None}))(inputs(), mask=mask)
+    outputs_of(our_nnx, state_axes=nnx.StateAxes({nnx.Param: None, ...: nnx.Carry}))(inputs(), mask=mask)
 
 
 def test_nnx_broadcast_rngs():
     with pytest.warns(UserWarning, match="keep_rngs"):
         cell = nnx_cell("gru", keep_rngs=True)
-    with pytest.raises(ValueError, match="broadcast_rngs"):
-        our_nnx.RNN(cell, broadcast_rngs=...)(inputs())
-
-
-def test_nnx_layers_that_are_no_longer_flax_s():
-    def changed(change):
-        rnn = our_nnx.RNN(nnx_cell("gru"))
-        change(rnn.cell)
-        return rnn
-
-    lora = nnx.LoRALinear(D, 3 * H, lora_rank=1, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
-    with pytest.raises(TypeError, match="`dense_i` of GRUCell is a LoRALinear"):
-        changed(lambda cell: setattr(cell, "dense_i", lora))(inputs())
-    with pytest.raises(TypeError, match="`dense_h` of GRUCell is with its own precision"):
-        changed(lambda cell: setattr(cell.dense_h, "precision", "highest"))(inputs())
-    with pytest.raises(TypeError, match="`promote_dtype` of GRUCell"):
-        our_nnx.RNN(nnx_cell("gru", promote_dtype=lambda args, **_: args))(inputs())
+    with pytest.raises(TypeError, match=r"`mask` is given, .*broadcast_rngs"):
+        our_nnx.RNN(cell, broadcast_rngs=...)(inputs(), mask=np.ones((B, T), bool))
 
 
 def test_bidirectional_refuses():
@@ -198,12 +156,102 @@ def test_a_dtype_that_a_step_would_change(library):
             our_nnx.RNN(nnx_cell("simple", "float32", dtype=jnp.bfloat16))(inputs("float32"))
 
 
+OTHERS = {
+    (
+        "linen",
+        "simple",
+        "optimized_lstm",
+    ): "a OptimizedLSTMCell of 4 units, but its parameters are those of a SimpleCell",
+    ("linen", "simple", "gru"): "a GRUCell of 4 units, but its parameters are those of a SimpleCell",
+    ("linen", "gru", "lstm"): "a LSTMCell of 4 units, but its parameters are those of a GRUCell",
+    ("linen", "lstm", "simple"): "a SimpleCell of 4 units, but its parameters are those of an LSTMCell or Optimized",
+    ("nnx", "simple", "gru"): "a GRUCell of 4 units, but its parameters are those of a SimpleCell",
+    ("nnx", "gru", "simple"): "a SimpleCell of 4 units, but its parameters are those of a GRUCell",
+}
+
+
+@pytest.mark.parametrize(("library", "given", "name"), OTHERS)
+def test_parameters_of_another_kind_of_cell(library, given, name):
+    """Some of them would broadcast, at four units."""
+    says = rf"`cell` is {OTHERS[library, given, name]}.*recurrent weights \[4, "
+    with pytest.raises(ValueError, match=says):
+        if library == "linen":
+            made = lambda name: getattr(linen, NAMES[name])(4, param_dtype=jnp.float64)  # noqa: E731
+            variables = variables_of(linen.RNN(made(given)))
+            our_linen.RNN(made(name)).apply(variables, inputs())
+        else:
+            cell, other = (getattr(nnx, NAMES[n])(D, 4, **QUICK, rngs=nnx.Rngs(0)) for n in (name, given))
+            nnx.update(cell, nnx.to_pure_dict(nnx.state(other)))
+            our_nnx.RNN(cell)(inputs("float32"))
+
+
 def test_parameters_of_another_size():
     """Flax's linen cells check the shapes of what they are given."""
-    variables = jax.eval_shape(our_linen.RNN(linen_cell("gru")).init, KEY, inputs())
-    variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), variables)
+    variables = variables_of(our_linen.RNN(linen_cell("gru")))
     with pytest.raises(ValueError, match=r"recurrent weights are \[3, 9\], but the cell has 4 units"):
         our_linen.RNN(linen.GRUCell(features=4)).apply(variables, inputs())
+    with pytest.raises(
+        ValueError, match=r"`inputs` is \[3, 5, 1\], but the parameters of this GRUCell were made for 2"
+    ):
+        our_linen.RNN(linen_cell("gru")).apply(variables, inputs()[..., :1])
+    with pytest.raises(
+        ValueError, match=r"`inputs` is \[5, 3, 7\], but the parameters of this GRUCell were made for 2"
+    ):
+        our_nnx.RNN(nnx_cell("gru"))(jnp.ones((T, B, 7)), time_major=True)
+
+
+@both_libraries
+def test_lengths_beyond_the_steps(library):
+    """They count as 0 and as T, with `jit` and without, in both directions and whatever their dtype."""
+    x, carry = inputs(), carry_of("gru")
+    rnn = library.RNN(linen_cell("gru") if library is our_linen else nnx_cell("gru"), return_carry=True)
+    variables = variables_of(rnn) if library is our_linen else None
+
+    def run(lengths, **how):
+        how |= {"initial_carry": carry}
+        return rnn.apply(variables, x, seq_lengths=lengths, **how) if variables else rnn(x, seq_lengths=lengths, **how)
+
+    for how in ({}, {"reverse": True}):
+        expected = run(np.array([5, 3, 0]), **how)
+        for lengths in (np.array([9, 3, -2]), np.array([2**40, 3, -(2**40)]), np.array([100, 3, -100], "int8")):
+            for function in (run, jax.jit(run, static_argnames="reverse")):
+                assert_close(function(lengths, **how), expected)
+
+
+@both_libraries
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_no_steps(library, name):
+    """The carry stays as it is, as in Flax, and there are no outputs; parameters are made all the same."""
+    x, carry, lengths = inputs()[:, :0], carry_of(name), np.zeros(B, int)
+    rnn = library.RNN(linen_cell(name) if library is our_linen else nnx_cell(name), return_carry=True)
+    variables = variables_of(rnn) if library is our_linen else None
+    if variables:
+        assert jax.eval_shape(rnn.init, KEY, x) == jax.eval_shape(lambda: variables)
+
+    def run(**how):
+        how |= {"initial_carry": carry, "seq_lengths": lengths}
+        return rnn.apply(variables, x, **how) if variables else rnn(x, **how)
+
+    for how in ({}, {"reverse": True}, {"resets": np.zeros((B, 0), bool), "mask": np.ones((B, 0), bool)}):
+        last, outputs = run(**how)
+        assert_close(last, carry)
+        assert (outputs.shape, outputs.dtype) == ((B, 0, H), jnp.float64)
+
+
+def test_deeper_errors_speak_of_inputs():
+    """Of `rnnjax.unroll`: in the caller's names, layout and cell."""
+    variables, x = variables_of(our_linen.RNN(linen_cell("gru"))), inputs()
+    with pytest.raises(ValueError, match=r"however `inputs` \[3, 5, 2\] is cut in time"):
+        our_linen.RNN(linen_cell("gru"), checkpoint=rnnjax.MemoryBudget(10)).apply(variables, x)
+    with pytest.raises(rnnjax.NotHoistable, match=r"^Centred cannot be hoisted: .* brings rows together"):
+        our_linen.RNN(Centred(H, param_dtype=jnp.float64), engine="hoisted").apply(variables, x)
+    mgu, start = our_linen.RNN(linen.MGUCell(H, param_dtype=jnp.float64)), jnp.zeros(H)
+    with pytest.raises(
+        ValueError, match=r"`initial_carry` is \[3\], but MGUCell makes \[3, 3\] of `inputs` \[3, 5, 2\]"
+    ):
+        mgu.apply(variables_of(mgu), x, initial_carry=start)
+    with pytest.raises(ValueError, match=r"`initial_carry` is PyTreeDef.*, but MGUCell makes PyTreeDef"):
+        mgu.apply(variables_of(mgu), x, initial_carry=(start,))
 
 
 def test_a_missing_parameter_is_flax_s_own_error():
