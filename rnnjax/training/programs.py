@@ -47,18 +47,18 @@ def recognised(value: Any) -> Hashable:
     """
     if isinstance(value, types.MethodType):  # has a hash even where its object has none
         return value.__func__, recognised(value.__self__)
+    if isinstance(value, (tuple, list)):
+        return type(value), *map(recognised, value)
     try:
         hash(value)
     except TypeError:
         pass
     else:
-        return value
+        return type(value), value  # 1, 1.0 and True are equal, but not to a program
     if isinstance(value, jax.Array):
         return _This(value)
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         return value.shape, value.dtype.str, hashlib.sha256(value.tobytes()).digest()
-    if isinstance(value, (tuple, list)):
-        return type(value), *map(recognised, value)
     if isinstance(value, dict):
         return type(value), *((name, recognised(held)) for name, held in value.items())
     held = dict(getattr(value, "__dict__", {}))

@@ -5,7 +5,9 @@ python -m tests.training.optimizers            writes docs/optimizers.md, which 
 
 import inspect
 import sys
+import textwrap
 import typing
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +163,8 @@ TRAIN: dict[str, Callable[[], Any]] = {
 DO_NOT: dict[str, str] = {
     "contrib.differentially_private_aggregate": "it needs the gradient of each example by itself",
     "contrib.dpsgd": "it needs the gradient of each example by itself",
+    "differentially_private_aggregate": "the former place of `optax.contrib.differentially_private_aggregate`",
+    "dpsgd": "the former place of `optax.contrib.dpsgd`",
     "lookahead": "it needs parameters of a type of its own, `optax.LookaheadParams`, of which the loss sees a half",
 }
 """Names that do not train under `fit`, and why."""
@@ -180,8 +184,14 @@ NO_OPTIMIZERS = {
 
 def exported() -> set[str]:
     """The names of `optax` and `optax.contrib` that make a gradient transformation, or are not known to make none."""
-    homes = [("", optax), ("contrib.", contrib)]
-    found = {prefix + name: getattr(home, name) for prefix, home in homes for name in dir(home) if name[0] != "_"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a name that will go
+        found = {
+            prefix + name: getattr(home, name)
+            for prefix, home in (("", optax), ("contrib.", contrib))
+            for name in {*dir(home), *getattr(home, "__all__", ())}
+            if not name.startswith("_")
+        }
     return {name for name, value in found.items() if _may_make_one(value)} - NO_OPTIMIZERS
 
 
@@ -196,15 +206,14 @@ def _may_make_one(value: Any) -> bool:
 
 def table() -> str:
     """docs/optimizers.md."""
-    share = 100 * len(TRAIN) / (len(TRAIN) + len(DO_NOT))
-    train = "\n".join(f"- {home}: {', '.join(f'`{name}`' for name in names)}" for home, names in _by_home(TRAIN))
+    of = len(TRAIN) + len(DO_NOT)
+    train = "\n\n".join(textwrap.fill(f"{home}: {', '.join(names)}.", 118) for home, names in _by_home(TRAIN))
     refused = "\n".join(f"| `optax.{name}` | {why} |" for name, why in sorted(DO_NOT.items()))
     return f"""# Which of Optax's optimizers train
 
 Written by `python -m tests.training.optimizers` and checked by `tests/training/test_optimizers.py`, which trains a
 small problem with each of these under `fit` and `fit_many`, and fails when Optax exports a name that is not below. Of
-the {len(TRAIN) + len(DO_NOT)} names of Optax 0.2.8 that make an optimizer or a part of one, {len(TRAIN)} train
-({share:.0f}%).
+Optax 0.2.8's {of} names that make an optimizer or a part of one, {len(TRAIN)} train ({100 * len(TRAIN) / of:.0f}%).
 
 ## Which train
 
@@ -230,8 +239,8 @@ says how. A transformation that is given one of them and does not take it, as `o
 
 
 def _by_home(names: Any) -> list[tuple[str, list[str]]]:
-    ours = sorted(name.removeprefix("contrib.") for name in names if name.startswith("contrib."))
-    return [("`optax`", sorted(name for name in names if "." not in name)), ("`optax.contrib`", ours)]
+    ours = [f"`{name.removeprefix('contrib.')}`" for name in sorted(names) if name.startswith("contrib.")]
+    return [("`optax`", [f"`{name}`" for name in sorted(names) if "." not in name]), ("`optax.contrib`", ours)]
 
 
 if __name__ == "__main__":

@@ -125,6 +125,7 @@ def test_what_has_no_hash_and_nothing_to_look_into_is_never_recognised():
     one = bytearray(b"a")
     assert recognised(one) != recognised(one)
     assert recognised(types.SimpleNamespace(a=1)) == recognised(types.SimpleNamespace(a=1))
+    assert recognised(types.SimpleNamespace(a=1)) != recognised(types.SimpleNamespace(a=1.0))
 
 
 def test_truncated_training_of_functions_that_hold_arrays():
