@@ -216,9 +216,12 @@ def test_padding_by_flax_s_own_loop():
     usual, lengths = our_linen.RNN(linen_cell("gru"), return_carry=True), np.array([7, 3, 0])
     dirty = jnp.where((np.arange(T) < lengths[:, None])[..., None], inputs(), jnp.nan)
     carry = normal(jnp.zeros((B, H)), "carry")
-    run = compiled(
-        lambda v, x: [m.apply(v, x, seq_lengths=lengths, initial_carry=carry, reverse=r) for m, r in modules]
-    )
+
+    def results(module, reverse, variables, x):
+        outputs = module.apply(variables, x, seq_lengths=lengths, initial_carry=carry, reverse=reverse)
+        return sum((leaf**2).sum() for leaf in outputs), outputs
+
+    run = compiled(lambda v, x: [jax.value_and_grad(results, 2, has_aux=True)(*how, v, x) for how in modules])
     modules = [(m, reverse) for reverse in (False, True) for m in (rnn, usual)]
     with warnings.catch_warnings(action="ignore"):
         variables = variables_of(rnn)

@@ -1,7 +1,7 @@
 """What Flax tests of its own recurrent modules, written afresh and asked of ours.
 
-`PROPERTIES` has one entry for each test of Flax 0.12 (21 of `linen_recurrent_test.py`, 20 of `recurrent_test.py` in nnx),
-in our words, with the test of this folder that stands for it. `DIFFERENCES` are those that hold but for something
+`PROPERTIES` has one entry for each test of Flax 0.12, 21 of linen (`linen_recurrent_test.py`) and 20 of nnx
+(`recurrent_test.py`), in our words, with the test of this folder that stands for it. `DIFFERENCES` hold but for what is
 documented in `rnnjax.flax.linen` and `rnnjax.flax.nnx`.
 """
 
