@@ -33,8 +33,9 @@ else:
 class Cell(Protocol[P, C]):
     """A recurrence as a value: hyperparameters in the fields, pure functions as the methods, no arrays inside.
 
-    Cells are frozen dataclasses, so they hash and compare by value: an equal one, passed to a jitted function as a
-    static argument, does not compile again. `step` must act on every batch row alone, give back a carry of the shapes
+    Cells are frozen dataclasses, so they hash and compare by value: an equal one does not compile again, whether it is
+    passed to a jitted function as a static argument or to `rnnjax.unroll` eagerly. What `step` reads beside its
+    arguments must stay as it is, as under `jax.jit`; arrays that it closes over may change. `step` must act on every batch row alone, give back a carry of the shapes
     and dtypes that it was given, and stay finite at x = 0 (a masked step is given a zero input).
 
     To a type checker it is generic in its parameters and its carry: an `LSTM` is a `Cell[LSTMParams, LSTMCarry]`.
@@ -56,6 +57,9 @@ class Cell(Protocol[P, C]):
 @dataclasses.dataclass(frozen=True)
 class StepCell:
     """A cell made of a bare step; as fast as the same step in a class.
+
+    It is known again by its functions: one that is made anew in each call, of new lambdas, compiles at each eager call,
+    as does a step that closes over arrays. Make it once, or call `unroll` under `jax.jit`.
 
     Attributes:
       step_function: `(params, carry, x) -> (carry, y)`.
@@ -89,6 +93,19 @@ class StepCell:
         return self.step_function(params, carry, x)
 
 
+def per_row(b: Array, x: Array) -> Array:
+    """A bias `b` `[N]` as `[*batch, N]`, for an input `x` `[*batch, D]`.
+
+    It is what JAX does with `x @ w + b`, written out: under `jax.numpy_rank_promotion("raise")` JAX refuses to do it.
+
+    Example:
+
+      >>> per_row(jnp.array([1.0, 2.0]), jnp.zeros((3, 5))).shape
+      (3, 2)
+    """
+    return jnp.broadcast_to(b, (*x.shape[:-1], *b.shape))
+
+
 def check_input(name: str, xs: Array, w_x: Array) -> None:
     """Refuses an input that these parameters were not made for, before a shape rule broadcasts it in silence.
 
@@ -116,6 +133,25 @@ def check_input(name: str, xs: Array, w_x: Array) -> None:
         raise TypeError(
             f"`{name}` is {xs.dtype} and the parameters are {dtype}; one recurrence has one dtype: cast with "
             f"`{name}.astype({dtype!r})`, or draw parameters with `init(..., dtype={xs.dtype.name!r})`."
+        )
+
+
+def check_state(name: str, state: Array, x: Array, size: int) -> None:
+    """Refuses a part of a carry for other rows than the input's, before it would broadcast in silence.
+
+    Args:
+      name: what the caller calls it, for the message.
+      state: should be `[*batch, size]`.
+      x: the input of the step, `[*batch, D]`.
+      size: how many units it has.
+    Raises:
+      ValueError: another shape.
+    """
+    expected = (*x.shape[:-1], size)
+    if jnp.shape(state) != expected:
+        raise ValueError(
+            f"`{name}` is {list(jnp.shape(state))}, but `x` is {list(x.shape)} and the parameters have {size} units: "
+            f"expected {list(expected)}; `cell.initial_carry(params, {x.shape[:-1]})` makes one that fits."
         )
 
 

@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 
 from rnnjax._unroll import Composite, Masks, Run, is_causal, output_size
 from rnnjax._unroll.masking import blank
-from rnnjax.cell import C, Cell, P, PyTree, check_size, float_dtype
+from rnnjax.cell import C, Cell, P, PyTree, check_size, float_dtype, per_row
 
 
 class ReadoutParams(NamedTuple, Generic[P]):
@@ -113,4 +113,4 @@ def _read(params: ReadoutParams[P], h: PyTree) -> Array:
             f"the cell's output is {given}, but `params.w_out` is {list(params.w_out.shape)}: a readout takes one "
             "array [..., H]; draw parameters for this cell with the readout's `init(key, input_size)`."
         )
-    return h @ params.w_out + params.b_out
+    return h @ params.w_out + per_row(params.b_out, h)

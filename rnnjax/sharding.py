@@ -39,6 +39,7 @@ from jax.typing import ArrayLike
 
 from rnnjax._arguments import over_time
 from rnnjax._unroll import unroll as _unroll
+from rnnjax._unroll.checks import as_array
 from rnnjax.cell import PyTree
 
 AXIS = "batch"
@@ -130,7 +131,7 @@ def unroll(
       >>> ys.shape
       (5, 2, 4)
     """
-    xs = jnp.asarray(xs)
+    xs = as_array("xs", xs)
     if xs.ndim < 3:
         raise ValueError(f"`xs` is {list(xs.shape)}; a mesh needs a batch axis to cut: [T, B, ..., D].")
     _check_rows("`xs`", xs.shape[1], mesh)

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from rnnjax._unroll.checks import check_alike, check_cell
+from rnnjax._unroll.checks import as_array, check_alike, check_cell
 from rnnjax._unroll.masking import StepInput, timed_step
+from rnnjax._unroll.placement import rows_like
 from rnnjax.cell import C, Cell, P, PyTree
 
 
@@ -52,7 +53,7 @@ def step(
     check_cell(cell)
     if not hasattr(cell, "step"):
         raise TypeError(f"{cell!r} needs the whole sequence and has no single step; use `rnnjax.unroll`.")
-    x = jnp.asarray(x)
+    x = as_array("x", x)
     if x.ndim == 0:
         raise ValueError("`x` is a scalar; expected [*batch, D]: for a single feature pass `x[..., None]`.")
     mask = None if mask is None else _flags("mask", mask, x)
@@ -65,6 +66,7 @@ def step(
     check_alike("`carry`", carry, start, fix)
     if mask is not None:
         x = jnp.where(mask[..., None], x, jnp.zeros_like(x))
+    carry = rows_like(x, carry, 0)
     new_carry, y = timed_step(cell, params, batch_shape)(carry, StepInput(x, mask, resets))
     fix = "a step must give back a carry of the same tree, shapes and dtypes as it was given"
     check_alike(f"the carry that {type(cell).__name__}.step returns", new_carry, carry, fix)
@@ -72,7 +74,7 @@ def step(
 
 
 def _flags(name: str, flags: ArrayLike, x: Array) -> Array:
-    flags = jnp.asarray(flags)
+    flags = as_array(name, flags)
     if flags.dtype != jnp.bool_:
         raise TypeError(f"`{name}` is {flags.dtype}; it must be boolean: pass `{name}.astype(bool)`.")
     if flags.shape != x.shape[:-1]:

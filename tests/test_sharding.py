@@ -59,10 +59,50 @@ print("done")
 """
 
 
-def test_two_devices_give_the_same_numbers():
+ON_A_USERS_MESH = """
+import jax, jax.numpy as jnp, numpy as np
+import rnnjax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from tests.registry import CELLS, normal
+rnnjax.sharding.setup_process(device_count=2)
+jax.config.update("jax_enable_x64", True)
+explicit = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Explicit,))
+manual = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
+rows, over_time = P("rows"), P(None, "rows")
+rng = np.random.default_rng(0)
+xs, resets = jnp.asarray(rng.normal(size=(4, 4, 2))), jnp.asarray(rng.random((4, 4)) < 0.3)
+given, specs = (xs, jnp.array([4, 0, 3, 2]), resets), (over_time, rows, over_time)
+placed = [jax.device_put(a, NamedSharding(explicit, s)) for a, s in zip(given, specs)]
+for name, options in {
+    "elman_tanh": {"engine": "scan"}, "lstm": {"checkpoint": 3}, "gru": {"reverse": True}, "layer_norm": {},
+    "step_cell": {}, "projected": {"checkpoint": 2, "engine": "scan"}, "bidirectional": {}, "readout": {"chunk": 2},
+}.items():
+    cell = CELLS[name]
+    params = normal(jax.eval_shape(lambda key: cell.init(key, 2), jax.random.key(0)), name)
+    def outputs(params, xs, lengths, resets):
+        return rnnjax.unroll(cell, params, xs, lengths=lengths, resets=resets, **options)[1]
+    mapped = jax.shard_map(outputs, mesh=manual, in_specs=(P(), *specs), out_specs=over_time)
+    def both(outputs):
+        loss = lambda params, xs, *times: (jnp.sin(outputs(params, xs, *times)) ** 2).sum()
+        return jax.jit(lambda *given: (outputs(*given), jax.grad(loss, argnums=(0, 1))(*given)))
+    want = both(outputs)(params, *given)
+    with jax.set_mesh(explicit):
+        found = both(outputs)(params, *placed)
+    assert found[0].sharding.spec in (over_time, P(None, "rows", None)), found[0].sharding
+    without_context = jax.jit(outputs)(params, *placed)  # for the gradient JAX itself asks for `jax.set_mesh`
+    for got, expected in ((found, want), (both(mapped)(params, *given), want), (without_context, want[0])):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), got, expected)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("program", [TWO_DEVICES, ON_A_USERS_MESH], ids=["our_mesh", "a_users_mesh"])
+def test_two_devices_give_the_same_numbers(program):
+    """On a mesh of ours; and, with all of JAX's checks, on an explicit one and inside a user's own `shard_map`."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    environment.pop("XLA_FLAGS", None)
-    run = subprocess.run([sys.executable, "-c", TWO_DEVICES], capture_output=True, text=True, env=environment)
+    if program == TWO_DEVICES:
+        environment.pop("XLA_FLAGS", None)  # as users have it
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "done"
 

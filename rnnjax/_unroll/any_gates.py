@@ -18,6 +18,7 @@ from jax import Array, lax
 from rnnjax._unroll.equations import Value, evaluate, value_in
 from rnnjax._unroll.forward import Inputs, Outputs, ahead
 from rnnjax._unroll.masking import select
+from rnnjax._unroll.placement import varying_alike
 from rnnjax._unroll.reading import Reading
 
 
@@ -91,6 +92,7 @@ def run_any_gates(
         weights, *rest = primals
         dweights, *drest = given
         extras = [jnp.zeros((steps, *rows, *p.out.shape), p.out.dtype) for p in reading.products]
+        _, extras = varying_alike((inputs.xs, extras))
         flat, tree = jax.tree.flatten(rest)
         floats = [i for i, leaf in enumerate(flat) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 

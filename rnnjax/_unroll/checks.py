@@ -2,19 +2,21 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 from jax.typing import ArrayLike
 
+from rnnjax._unroll.equations import closes_over_arrays
 from rnnjax.cell import Cell, PyTree
 
 
 def checked_xs(xs: ArrayLike) -> Array:
     """`xs` as an array `[T, *batch, D]` with T >= 1; raises ValueError otherwise."""
-    xs = jnp.asarray(xs)
+    xs = as_array("xs", xs)
     if xs.ndim < 2:
         raise ValueError(
             f"`xs` is {list(xs.shape)}; expected [T, *batch, D], time first and features last. "
@@ -23,6 +25,23 @@ def checked_xs(xs: ArrayLike) -> Array:
     if xs.shape[0] == 0:
         raise ValueError(f"`xs` is {list(xs.shape)}: it has no time steps; T must be at least 1.")
     return xs
+
+
+def as_array(name: str, value: ArrayLike) -> Array:
+    """`value` as an array, NaN and all: under `debug_nans` an operation on it would be refused.
+
+    Raises:
+      TypeError: it makes no array, as a list of rows of unequal length; names the argument.
+    """
+    if isinstance(value, Array):
+        return value
+    try:
+        return jax.device_put(value) if isinstance(value, np.ndarray) else jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{name}` is a {type(value).__name__} that makes no array ({error}); rows of unequal length are padded to "
+            "one length, and `lengths` says how long each is."
+        ) from None
 
 
 def check_cell(cell: Any) -> None:
@@ -63,31 +82,39 @@ def _check_step(cell: Any) -> None:
 _PARTS = ("gate", "mix", "project")
 
 
-def check_carry(cell: Cell, params: PyTree, carry: PyTree, xs: Array) -> tuple[PyTree, PyTree]:
+class Checked(NamedTuple):
+    """What one step of a cell gives."""
+
+    y: PyTree  # its shape
+    closes_over: bool  # whether the cell refers to arrays that are not among its arguments
+
+
+def check_carry(cell: Cell, params: PyTree, carry: PyTree, xs: Array) -> Checked:
     """Refuses a carry that is not shaped like the initial one, and a step that does not give its carry back.
 
-    Returns:
-      The shapes of `(carry, y)` after one step.
     Raises:
       ValueError: another tree, or another shape (a missing batch axis would otherwise broadcast in silence).
       TypeError: another dtype.
     """
     batch_shape = xs.shape[1:-1]
-    expected = jax.eval_shape(lambda p: cell.initial_carry(p, batch_shape), params)
+    start, expected = jax.make_jaxpr(lambda p: cell.initial_carry(p, batch_shape), return_shape=True)(params)
     fix = f"`cell.initial_carry(params, {batch_shape})` makes one that fits `xs` {list(xs.shape)}"
     check_alike("`carry`", carry, expected, fix)
-    x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
+
+    def first(params: PyTree, carry: PyTree, xs: Array) -> tuple[PyTree, PyTree]:
+        return cell.step(params, carry, lax.index_in_dim(xs, 0, keepdims=False))
+
     try:
-        new_carry, y = jax.eval_shape(cell.step, params, carry, x)
+        step, (new_carry, y) = jax.make_jaxpr(first, return_shape=True)(params, carry, xs)
     except (TypeError, ValueError) as error:  # it speaks of the step's `x`; the caller knows `xs`
-        message = str(error).replace(f"`x` is {list(x.shape)}", f"`xs` is {list(xs.shape)}")
+        message = str(error).replace(f"`x` is {list(xs.shape[1:])}", f"`xs` is {list(xs.shape)}")
         message = message.replace("`x` is", "`xs` is").replace("`x.", "`xs.")
         if message == str(error):
             raise
-        raise type(error)(message) from None
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(message) from None
     fix = "a step must give back a carry of the same tree, shapes and dtypes as it was given"
     check_alike(f"the carry that {type(cell).__name__}.step returns", new_carry, expected, fix)
-    return new_carry, y
+    return Checked(y, closes_over_arrays(start) or closes_over_arrays(step))
 
 
 def check_alike(what: str, got: PyTree, expected: PyTree, fix: str) -> None:

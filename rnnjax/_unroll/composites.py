@@ -88,5 +88,5 @@ def _run_all(cell: Any, params: PyTree, carry: PyTree, xs: Array, masks: Masks) 
     """The shapes that an unroll gives, from one step; runs inside `jax.eval_shape` alone."""
     if not is_layer(cell):
         return cell.unroll_parts(_run_all, params, carry, xs, masks)
-    _, y = check_carry(cell, params, carry, xs)
+    y = check_carry(cell, params, carry, xs).y
     return carry, jax.tree.map(lambda leaf: jax.numpy.zeros((xs.shape[0], *leaf.shape), leaf.dtype), y)

@@ -9,7 +9,9 @@ from rnnjax._unroll.checks import check_cell, checked_xs
 from rnnjax._unroll.composites import Composite, Part
 from rnnjax._unroll.engines import Engine, split_carries
 from rnnjax._unroll.masking import blank, make_masks
-from rnnjax._unroll.planning import Options, runner
+from rnnjax._unroll.placement import rows_like
+from rnnjax._unroll.planning import Options
+from rnnjax._unroll.program import run_program
 from rnnjax._unroll.remat import Checkpoint
 from rnnjax.cell import C, Cell, P, PyTree
 
@@ -93,6 +95,10 @@ def unroll(
     A step that does not count, by `lengths` or by `mask`, holds the carry and gives exactly zero output; NaN or inf in
     its input changes no output and no gradient, bit for bit.
 
+    An eager call is compiled once for equal cells, options and shapes; the last 256 cells and options are kept. Meshes
+    whose axes are part of an array's type, explicit or of a `jax.shard_map` around the call, are followed: the carry is
+    cut as `xs` is.
+
     Args:
       cell: a `Cell`, or cells put together (`Stack`, `Bidirectional`).
       params: its parameters, from `cell.init` or your own.
@@ -131,7 +137,7 @@ def unroll(
     """
     options = Options(engine, unroll, checkpoint, chunk, carries)
     whole = make_whole(cell, params, carry, xs, lengths, mask, resets, reverse)
-    last, ys = runner(options, whole)(*whole)
+    last, ys = run_program(options, whole)
     if not carries:
         return last, ys
     last, every = split_carries(last)
@@ -153,4 +159,4 @@ def make_whole(
     xs = checked_xs(xs)
     masks = make_masks(xs, lengths, mask, resets, reverse)
     carry = cell.initial_carry(params, xs.shape[1:-1]) if carry is None else carry
-    return Part(cell, params, carry, blank(xs, masks), masks)
+    return Part(cell, params, rows_like(xs, carry, 1), blank(xs, masks), masks)

@@ -242,7 +242,8 @@ def _sum_of_blocks(packed: Array, starts: list[int], width: int) -> Array:
     n, blocks = size // width, [start // width for start in starts]
     by_block = packed.reshape(*packed.shape[:-1], n, width)
     if len(blocks) < n:
-        by_block = by_block * np.isin(np.arange(n), blocks).astype(packed.dtype)[:, None]
+        chosen = np.isin(np.arange(n), blocks).astype(packed.dtype)[:, None]
+        by_block = by_block * jnp.broadcast_to(chosen, by_block.shape)
     return by_block.sum(-2)
 
 

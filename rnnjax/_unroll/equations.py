@@ -15,6 +15,8 @@ import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, JaxprEqn, Literal
 
+from rnnjax._unroll.placement import varying_alike
+
 _CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -95,6 +97,9 @@ def traced(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any]
     def inline(jaxpr: Any, env: dict[Any, Value]) -> list[Value]:
         for eqn in jaxpr.eqns:
             inputs = [number(v) if isinstance(v, Literal) else env[v] for v in eqn.invars]
+            if eqn.primitive.name == "pvary":  # says something of a type, in a `shard_map`; `evaluate` says it again
+                env.update(zip(eqn.outvars, inputs, strict=True))
+                continue
             inner = eqn.params.get(_CALLS[eqn.primitive.name]) if eqn.primitive.name in _CALLS else None
             if inner is None:
                 outputs = [value_of(v) for v in eqn.outvars]
@@ -112,6 +117,18 @@ def traced(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any]
     close_over(closed.jaxpr, closed.consts, env)
     outputs = inline(closed.jaxpr, env)
     return Program(equations, inputs, closed_over, outputs), arrays, result, bool(closed.effects)
+
+
+def closes_over_arrays(closed: ClosedJaxpr) -> bool:
+    """Whether a traced function refers to arrays that are not among its arguments."""
+    if closed.consts:
+        return True
+    for eqn in closed.jaxpr.eqns:
+        for value in eqn.params.values():
+            for each in value if isinstance(value, tuple) else (value,):
+                if isinstance(each, ClosedJaxpr) and closes_over_arrays(each):
+                    return True
+    return False
 
 
 def _runner(eqn: JaxprEqn) -> Callable[..., Sequence[Any]]:
@@ -141,10 +158,11 @@ def evaluate(
         This cuts a computation into independent parts.
       rules: by its first output, what an equation computes instead.
     """
+    in_shard_map = bool(jax.sharding.get_abstract_mesh().manual_axes)
     for eqn in equations:
         if eqn.outputs and eqn.outputs[0] in env:
             continue
-        values = []
+        values: list[Any] = []
         for v in eqn.inputs:
             if v.constant is not None:
                 values.append(v.constant)
@@ -152,6 +170,8 @@ def evaluate(
                 values.append(instead[v])
             else:
                 values.append(env[v])
+        if in_shard_map:
+            values = varying_alike(values)
         if rules is not None and eqn.outputs and eqn.outputs[0] in rules:
             env[eqn.outputs[0]] = rules[eqn.outputs[0]](*values)
         else:

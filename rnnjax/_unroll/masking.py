@@ -22,6 +22,8 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from rnnjax._unroll.checks import as_array
+from rnnjax._unroll.placement import rows_like
 from rnnjax.cell import Cell, PyTree
 
 
@@ -81,7 +83,7 @@ def make_masks(
 
 
 def _inside(lengths: ArrayLike, xs: Array) -> Array:
-    lengths = jnp.asarray(lengths)
+    given, lengths = lengths, as_array("lengths", lengths)
     steps, batch_shape = xs.shape[0], xs.shape[1:-1]
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(
@@ -94,8 +96,8 @@ def _inside(lengths: ArrayLike, xs: Array) -> Array:
             f"`xs` is {list(xs.shape)} but `lengths` is {list(lengths.shape)}; "
             f"rnnjax is time-major, so `xs` holds {steps} steps of a batch of shape {list(batch_shape)}: {fix}."
         )
-    if not isinstance(lengths, Tracer):
-        known = np.asarray(lengths)
+    if not isinstance(given, Tracer) and isinstance(steps, int):  # known under `jit` too, where it is no argument
+        known = np.asarray(given)
         if known.size and (known.min() < 0 or known.max() > steps):
             raise ValueError(
                 f"`lengths` runs from {known.min()} to {known.max()}, but `xs` {list(xs.shape)} has {steps} steps; "
@@ -103,11 +105,11 @@ def _inside(lengths: ArrayLike, xs: Array) -> Array:
             )
     largest = steps if isinstance(steps, int) else jnp.iinfo(jnp.int32).max  # a symbolic T, as under `jax.export`
     times = jnp.arange(steps, dtype=lengths.dtype if largest <= jnp.iinfo(lengths.dtype).max else jnp.int32)
-    return times.reshape(steps, *(1 for _ in batch_shape)) < lengths.astype(times.dtype)
+    return times.reshape(steps, *(1 for _ in batch_shape)) < lengths.astype(times.dtype)[None]
 
 
 def _flags(name: str, flags: ArrayLike, xs: Array) -> Array:
-    flags = jnp.asarray(flags)
+    flags = as_array(name, flags)
     expected = xs.shape[:-1]
     if flags.dtype != jnp.bool_:
         raise TypeError(f"`{name}` is {flags.dtype}; it must be boolean: pass `{name}.astype(bool)`.")
@@ -147,7 +149,8 @@ def timed_step(
 
     def step(carry: PyTree, inputs: StepInput) -> tuple[PyTree, PyTree]:
         if inputs.resets is not None:
-            carry = select(inputs.resets, cell.initial_carry(params, batch_shape), carry)
+            start = rows_like(inputs.x, cell.initial_carry(params, batch_shape), 0)
+            carry = select(inputs.resets, start, carry)
         new_carry, y = cell.step(params, carry, inputs.x)
         if inputs.counts is None:
             return new_carry, y

@@ -6,13 +6,15 @@
 import dataclasses
 from typing import Any
 
+import jax
 from jax import Array
 
 from rnnjax._unroll.checks import check_carry
 from rnnjax._unroll.composites import Part, Run, is_causal, is_layer, parts_of, shapes_of
 from rnnjax._unroll.engines import Engine, Layered, check_engine, choose_engine, run_layer, split_carries
 from rnnjax._unroll.footprints import footprint_of
-from rnnjax._unroll.masking import Masks
+from rnnjax._unroll.masking import Masks, StepInput, timed_step
+from rnnjax._unroll.placement import explicit_axes, over_time, settled, typed_mesh, varying_alike
 from rnnjax._unroll.remat import (
     Checkpoint,
     Cut,
@@ -45,22 +47,54 @@ class Options:
             raise TypeError(f"carries is {self.carries!r}; it is True or False: whether to give every step's carry.")
 
 
-def on_engines(options: Options) -> Run:
-    """Every layer on its engine, over all the steps it is given at once."""
+class ClosesOverArrays(Exception):
+    """A cell refers to arrays that are not among its arguments: at the next call they may be others."""
+
+
+def on_engines(options: Options, kept: bool = False) -> Run:
+    """Every layer on its engine, over all the steps it is given at once.
+
+    Args:
+      kept: the program made of this will serve other calls too: then a cell that closes over arrays is refused.
+    """
 
     def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[PyTree, PyTree]:
         if not is_layer(cell):
             return cell.unroll_parts(run, params, carry, xs, masks)
-        check_carry(cell, params, carry, xs)
+        if check_carry(cell, params, carry, xs).closes_over and kept:
+            raise ClosesOverArrays
+        if typed_mesh((params, carry, xs, masks)) is None:
+            return on_engine(cell, params, carry, xs, masks)
+        return on_mesh(cell, params, carry, xs, masks)
+
+    def on_engine(cell: Any, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[PyTree, PyTree]:
         choice = choose_engine(options.engine, cell, params, carry, xs)
         return run_layer(choice, cell, params, carry, xs, masks, unroll=options.unroll, carries=options.carries)
+
+    def on_mesh(cell: Any, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[PyTree, PyTree]:
+        """The hoisted engine's reshapes join the axes of time and batch, for which an explicit type has no words.
+
+        So it leaves explicit axes to XLA, and what comes out is cut as the steps would cut it.
+        """
+        mesh = typed_mesh((params, carry, xs, masks))
+        params, carry, xs, masks = varying_alike((params, carry, xs, masks))
+        inputs = StepInput(xs, masks.counts, masks.resets)
+        step = timed_step(cell, params, xs.shape[1:-1])
+        carry, (new, y) = settled(lambda carry: step(carry, jax.tree.map(lambda leaf: leaf[0], inputs)), carry)
+        axes = explicit_axes(mesh)
+        if options.engine in ("loop", "scan") or not axes:
+            return on_engine(cell, params, carry, xs, masks)
+        last, every = jax.tree.map(lambda aval: aval.sharding, new), jax.tree.map(over_time, new)
+        cut = Layered(last, every) if options.carries else last, jax.tree.map(over_time, y)
+        run = lambda *arrays: on_engine(cell, *arrays)  # noqa: E731
+        return jax.sharding.auto_axes(run, axes=axes, out_sharding=cut)(params, carry, xs, masks)
 
     return run
 
 
-def runner(options: Options, whole: Part) -> Run:
+def runner(options: Options, whole: Part, kept: bool = False) -> Run:
     """What `unroll` calls: every part in its segments, every layer on its engine; `whole` gives the shapes."""
-    engines = on_engines(options)
+    engines = on_engines(options, kept)
     share = share_of_budget(options, whole)
 
     def with_carries(cell: Any, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[PyTree, PyTree]:

@@ -18,6 +18,7 @@ from jax import Array, lax
 
 from rnnjax._unroll.composites import Run
 from rnnjax._unroll.masking import Masks
+from rnnjax._unroll.placement import settled, typed_mesh
 from rnnjax.cell import PyTree
 
 MOST_LEVELS = 6
@@ -213,6 +214,9 @@ def in_segments(run: Run, cuts: Sequence[Cut]) -> Run:
             segment = jax.checkpoint(segment, prevent_cse=False)
         inputs = (xs, masks)
         segments = jax.tree.map(lambda a: a[whole].reshape(count, length, *a.shape[1:]), inputs)
+        if typed_mesh((params, carry, inputs)) is not None:
+            first = jax.tree.map(lambda a: a[0], segments)
+            carry, _ = settled(lambda c: segment(params, c, first), carry)
         carry, ys = lax.scan(lambda c, i: segment(params, c, i), carry, segments, reverse=masks.reverse)
         ys = jax.tree.map(lambda y: y.reshape(count * length, *y.shape[2:]), ys)
         if rest == 0:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax.cell import Cell, check_input, check_params, check_size, float_dtype
+from rnnjax.cell import Cell, check_input, check_params, check_size, check_state, float_dtype, per_row
 from rnnjax.initializers import Initializer, LeCunNormal, Orthogonal
 
 Activation = Literal["tanh", "relu", "linear"] | Callable[[Array], Array]
@@ -65,7 +65,7 @@ def elman_step(params: ElmanParams, h: Array, x: Array, activation: Activation =
       h: hidden state `[*batch, H]`.
       x: input `[*batch, D]`.
     Raises:
-      ValueError: the last axis of `x` is not D. (A width of 1 would otherwise broadcast in silence.)
+      ValueError: the last axis of `x` is not D, or the carry is for other rows. (Both might broadcast in silence.)
       TypeError: `x` is not floating, or of another dtype than the parameters.
 
     Example: the lecture's network after a low and a medium day predicts a high tomorrow (1.1 h = 0.99).
@@ -77,7 +77,8 @@ def elman_step(params: ElmanParams, h: Array, x: Array, activation: Activation =
       [0.0, 0.9]
     """
     check_input("x", x, params.w_x)
-    h = _activate(activation, x @ params.w_x + params.b + h @ params.w_h)
+    check_state("h", h, x, params.w_h.shape[0])
+    h = _activate(activation, x @ params.w_x + per_row(params.b, x) + h @ params.w_h)
     return h, h
 
 

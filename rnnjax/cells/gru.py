@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax.cell import Cell, check_input, check_params, check_size, float_dtype
+from rnnjax.cell import Cell, check_input, check_params, check_size, check_state, float_dtype, per_row
 from rnnjax.initializers import Initializer, LeCunNormal, Orthogonal, per_gate
 
 
@@ -66,7 +66,7 @@ def gru_step(params: GRUParams, h: Array, x: Array) -> tuple[Array, Array]:
       h: hidden state `[*batch, H]`.
       x: input `[*batch, D]`.
     Raises:
-      ValueError: the last axis of `x` is not D. (A width of 1 would otherwise broadcast in silence.)
+      ValueError: the last axis of `x` is not D, or the carry is for other rows. (Both might broadcast in silence.)
       TypeError: `x` is not floating, or of another dtype than the parameters.
 
     Example: an open update gate holds the state.
@@ -77,11 +77,12 @@ def gru_step(params: GRUParams, h: Array, x: Array) -> tuple[Array, Array]:
       0.7
     """
     check_input("x", x, params.w_x)
-    x_r, x_z, x_n = jnp.split(x @ params.w_x + params.b, 3, axis=-1)
+    check_state("h", h, x, params.w_h.shape[0])
+    x_r, x_z, x_n = jnp.split(x @ params.w_x + per_row(params.b, x), 3, axis=-1)
     h_r, h_z, h_n = jnp.split(h @ params.w_h, 3, axis=-1)
     reset = jax.nn.sigmoid(x_r + h_r)
     update = jax.nn.sigmoid(x_z + h_z)
-    candidate = jnp.tanh(x_n + reset * (h_n + params.b_hn))
+    candidate = jnp.tanh(x_n + reset * (h_n + per_row(params.b_hn, x)))
     h = (1 - update) * candidate + update * h
     return h, h
 

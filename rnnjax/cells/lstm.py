@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax.cell import Cell, check_input, check_params, check_size, float_dtype
+from rnnjax.cell import Cell, check_input, check_params, check_size, check_state, float_dtype, per_row
 from rnnjax.initializers import Initializer, LeCunNormal, Orthogonal, per_gate
 
 
@@ -61,8 +61,8 @@ def lstm_init(
 
 def lstm_initial_carry(params: LSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMCarry:
     """h_0 = c_0 = 0, each `[*batch, H]` in the parameters' dtype."""
-    zeros = jnp.zeros((*batch_shape, params.w_h.shape[0]), params.w_h.dtype)
-    return LSTMCarry(h=zeros, c=zeros)
+    shape, dtype = (*batch_shape, params.w_h.shape[0]), params.w_h.dtype
+    return LSTMCarry(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))  # two buffers: either may be donated
 
 
 def lstm_step(params: LSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
@@ -72,7 +72,7 @@ def lstm_step(params: LSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry
       carry: `LSTMCarry`, each `[*batch, H]`.
       x: input `[*batch, D]`.
     Raises:
-      ValueError: the last axis of `x` is not D. (A width of 1 would otherwise broadcast in silence.)
+      ValueError: the last axis of `x` is not D, or the carry is for other rows. (Both might broadcast in silence.)
       TypeError: `x` is not floating, or of another dtype than the parameters.
 
     Example: with the forget gate open and the input gate shut, the cell state is held.
@@ -83,7 +83,9 @@ def lstm_step(params: LSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry
       0.7
     """
     check_input("x", x, params.w_x)
-    i, f, g, o = jnp.split(x @ params.w_x + params.b + carry.h @ params.w_h, 4, axis=-1)
+    check_state("carry.h", carry.h, x, params.w_h.shape[0])
+    check_state("carry.c", carry.c, x, params.w_h.shape[0])
+    i, f, g, o = jnp.split(x @ params.w_x + per_row(params.b, x) + carry.h @ params.w_h, 4, axis=-1)
     c = jax.nn.sigmoid(f) * carry.c + jax.nn.sigmoid(i) * jnp.tanh(g)
     h = jax.nn.sigmoid(o) * jnp.tanh(c)
     return LSTMCarry(h=h, c=c), h

@@ -53,7 +53,7 @@ def adding(
     first = jax.random.randint(key_first, batch_shape, 0, half)
     second = jax.random.randint(key_second, batch_shape, half, steps)
     at = jnp.arange(steps, dtype=first.dtype).reshape(steps, *[1] * len(batch_shape))
-    marks = ((at == first) | (at == second)).astype(dtype)
+    marks = ((at == first[None]) | (at == second[None])).astype(dtype)
     total = jnp.sum(values * marks, axis=0)
     targets = jnp.zeros((steps, *batch_shape, 1), dtype).at[-1, ..., 0].set(total)
     xs = jnp.stack([values, marks], axis=-1)

@@ -56,7 +56,7 @@ def parity(
     bits = jax.random.bernoulli(key_bits, 0.5, (steps, *batch_shape)).astype(jnp.int32)
     lengths = jax.random.randint(key_lengths, batch_shape, shortest, steps + 1, jnp.int32)
     at = jnp.arange(steps, dtype=jnp.int32).reshape(steps, *[1] * len(batch_shape))
-    scored = at == lengths - 1 if last_only else at < lengths
+    scored = at == lengths[None] - 1 if last_only else at < lengths[None]
     targets = jnp.cumsum(bits, axis=0, dtype=jnp.int32) % 2
     return Batch(bits.astype(dtype)[..., None], targets, scored.astype(dtype), lengths)
 

@@ -64,7 +64,7 @@ def temporal_order(
     for symbol, (first, beyond), key_place in zip(which, WINDOWS[symbols], keys, strict=True):
         low, high = first * steps // 10, beyond * steps // 10
         place = jax.random.randint(key_place, batch_shape, low, high, jnp.int32)
-        tokens = jnp.where(at == place, symbol, tokens)
+        tokens = jnp.where(at == place[None], symbol[None], tokens)
         order = 2 * order + symbol
     xs = jax.nn.one_hot(tokens, _INFORMATIVE + _DISTRACTORS, dtype=dtype)
     targets = jnp.zeros((steps, *batch_shape), jnp.int32).at[-1].set(order)

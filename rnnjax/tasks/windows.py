@@ -68,7 +68,7 @@ def windows(
     dtype = float_dtype(dtype)
     series = jnp.asarray(series, dtype)
     starts = jax.random.randint(key, batch_shape, 0, series.shape[0] - steps - horizon + 1, jnp.int32)
-    at = starts + jnp.arange(steps, dtype=jnp.int32).reshape(steps, *[1] * len(batch_shape))
+    at = starts[None] + jnp.arange(steps, dtype=jnp.int32).reshape(steps, *[1] * len(batch_shape))
     weights = jnp.ones((steps, *batch_shape), dtype)
     return Batch(series[at], series[at + horizon], weights, whole_rows(steps, batch_shape))
 

@@ -5,6 +5,7 @@ import functools
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -76,3 +77,47 @@ def test_lengths_are_data_under_jit(name):
         np.full(B, T),
     )
     assert shapes[1].shape[:2] == (T, B)
+
+
+COMPILED: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: COMPILED.append(event) if "backend_compile" in event else None
+)
+
+
+@pytest.mark.parametrize("engine", ["auto", "scan"])
+@every_cell
+def test_a_second_eager_call_compiles_nothing(name, engine):
+    """Also of a gradient, and of an equal cell that is another object, as one made anew in a function is."""
+    params, _, xs = sample(name)
+    lengths = np.array([5, 3, 0])
+
+    def run(turn):
+        cell = copy.deepcopy(CELLS[name])
+        _, ys = rnnjax.unroll(cell, params, xs + turn, lengths=lengths, engine=engine)
+        gradient = jax.grad(lambda p: rnnjax.unroll(cell, p, xs + turn, lengths=lengths, engine=engine)[1].sum())(
+            params
+        )
+        return jax.block_until_ready((ys, gradient))
+
+    run(0)
+    before = len(COMPILED)
+    run(1)
+    assert len(COMPILED) == before
+
+
+def test_what_a_step_closes_over_is_read_at_every_call():
+    """An array may be another one at the next call, and a gradient passes through it: no program is kept."""
+    held = {"w": jnp.array([2.0])}
+    cell = rnnjax.StepCell(lambda _, h, x: (h + held["w"] * x,) * 2, lambda _, shape: jnp.zeros((*shape, 1)))
+    xs = jnp.ones((3, 1))
+    for engine in ("auto", "scan"):
+        for w in (2.0, 3.0):
+            held["w"] = jnp.array([w])
+            assert rnnjax.unroll(cell, (), xs, engine=engine)[0] == 3 * w
+
+        def last(w, engine=engine):
+            held["w"] = w
+            return rnnjax.unroll(cell, (), xs, engine=engine)[0].sum()
+
+        assert jax.grad(last)(jnp.array([5.0])) == 3

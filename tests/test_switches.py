@@ -1,0 +1,116 @@
+"""Whatever a user of JAX switches on: every cell gives the same values and gradients, NaN in its padding or not.
+
+Strict dtype promotion is on in all tests (`conftest.py`); here it stands with the others.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax
+from tests.registry import CELLS, D, assert_close, sample
+
+STEPS, ROWS = 3, 2
+
+SWITCHES = {
+    "rank_promotion": lambda: jax.numpy_rank_promotion("raise"),
+    "dtype_promotion": lambda: jax.numpy_dtype_promotion("strict"),
+    "debug_nans": lambda: jax.debug_nans(True),
+    "debug_infs": lambda: jax.debug_infs(True),
+    "checking_leaks": jax.checking_leaks,
+    "enable_checks": lambda: jax.enable_checks(True),
+    "disable_jit": jax.disable_jit,
+    "transfer_guard": lambda: jax.transfer_guard("disallow"),
+    "x64_off": lambda: jax.enable_x64(False),
+    "typed_keys_only": lambda: jax.legacy_prng_key("error"),
+}
+"""Context managers by name. The transfer guard forbids implicit transfers, as there are in any eager call."""
+
+EAGER = {"debug_nans", "debug_infs", "disable_jit"}
+"""Those under which the eager call is tried too (of the others it would show nothing more)."""
+
+
+ON_SCAN = {"lstm", "custom"}
+
+
+def loss_and_gradients(name, params, carry, xs, lengths):
+    """On the default engine, and for some cells on `scan`: the sum of sines of all that `unroll` gives."""
+
+    def loss(engine, params, carry, xs):
+        found = rnnjax.unroll(CELLS[name], params, xs, carry=carry, lengths=lengths, engine=engine)
+        return sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(found))
+
+    both = jax.value_and_grad(loss, argnums=(1, 2, 3))
+    return {engine: both(engine, params, carry, xs) for engine in ("auto", "scan")[: 1 + (name in ON_SCAN)]}
+
+
+@functools.cache
+def arguments(name):
+    """Row 1 ends after one step, and is NaN from there on."""
+    params, carry, xs = sample(name, steps=STEPS, batch_shape=(ROWS,))
+    return params, carry, xs.at[1:, 1].set(jnp.nan), jnp.array([STEPS, 1], "int32")
+
+
+@functools.cache
+def expected(name):
+    return jax.jit(loss_and_gradients, static_argnums=0)(name, *arguments(name))
+
+
+OWN = {"step_cell", "custom", "reset_before", "layer_norm", "deep_stack", "stack_of_bidirectional"}
+"""Cells of the tests' own, or made of such: a bias added as textbooks do it is theirs to mend under "raise"."""
+
+PAIRS = [(n, s) for n in CELLS for s in SWITCHES if s != "rank_promotion" or n not in OWN]
+
+
+@pytest.mark.parametrize(("name", "switch"), PAIRS)
+def test_every_cell_under_every_switch(name, switch):
+    want, given, tolerance = expected(name), arguments(name), 1e-12
+    if switch == "x64_off":
+        given = jax.tree.map(lambda a: a.astype("float32") if a.dtype == "float64" else a, given)
+        want, tolerance = jax.tree.map(lambda a: a.astype("float32"), want), 1e-4
+    fresh = functools.partial(loss_and_gradients, name)  # compiled under another switch it would show nothing
+    with SWITCHES[switch]():
+        assert_close(jax.jit(fresh)(*given), want, tolerance)
+        if switch in EAGER:
+            assert_close(fresh(*given), want, tolerance)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_typed_and_raw_keys_draw_the_same(name):
+    cell = CELLS[name]
+    assert_close(cell.init(jax.random.PRNGKey(3), D), cell.init(jax.random.key(3), D))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_leaf_of_a_fresh_carry_can_be_donated(name):
+    """Each is a buffer of its own, also where the program that takes it does no more than give it back."""
+    cell, (params, _, xs) = CELLS[name], sample(name)
+    carry = cell.initial_carry(params, xs.shape[1:-1])
+    again = jax.jit(lambda carry: jax.tree.map(lambda leaf: leaf + 1, carry), donate_argnums=0)(carry)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(carry))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((again, params)))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_leaf_of_fresh_parameters_can_be_donated(name):
+    params = CELLS[name].init(jax.random.key(0), D)
+    jax.jit(lambda params: jax.tree.map(lambda leaf: leaf + 1, params), donate_argnums=0)(params)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+
+
+def test_a_switch_that_is_broken_shows():
+    """The table above can fail: a step that promotes ranks, and one that makes a NaN."""
+    params, carry, xs, _ = arguments("elman_tanh")
+
+    def run(step):
+        cell = rnnjax.StepCell(step, lambda params, batch_shape: jnp.zeros((*batch_shape, 3), "float64"))
+        return jax.jit(lambda: rnnjax.unroll(cell, params, xs[:1], engine="scan"))()
+
+    with SWITCHES["rank_promotion"](), pytest.raises(ValueError, match="rank"):
+        run(lambda p, h, x: (h + p.b, h))
+    with SWITCHES["debug_nans"](), pytest.raises(FloatingPointError):
+        run(lambda p, h, x: (jnp.log(h - 1), h))
+    assert np.isfinite(carry).all()
