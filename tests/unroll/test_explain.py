@@ -165,3 +165,16 @@ def test_it_checks_what_unroll_checks():
         explain("gru", mask=np.ones((B, T), bool))
     with pytest.raises(ValueError, match="engine is 'fast'"):
         explain("gru", engine="fast")
+
+
+def test_where_gates_are_not_pointwise_hoisting_is_chosen_where_it_pays():
+    """By name it is there for any number of rows; a symbolic one is hoisted."""
+    cell = CELLS["layer_norm"]
+    params = sample("layer_norm").params
+
+    def layer(rows, engine="auto"):
+        return rnnjax.explain(cell, params, jax.ShapeDtypeStruct((T, rows, D), "float64"), engine=engine).layers[0]
+
+    assert layer(16).engine == "hoisted" and "slopes stay inside" in layer(16).why
+    assert layer(17).engine == "scan" and "for so many rows" in layer(17).why
+    assert layer(17, "hoisted").engine == "hoisted"
