@@ -35,8 +35,9 @@ class Cell(Protocol[P, C]):
 
     Cells are frozen dataclasses, so they hash and compare by value: an equal one does not compile again, whether it is
     passed to a jitted function as a static argument or to `rnnjax.unroll` eagerly. What `step` reads beside its
-    arguments must stay as it is, as under `jax.jit`; arrays that it closes over may change. `step` must act on every batch row alone, give back a carry of the shapes
-    and dtypes that it was given, and stay finite at x = 0 (a masked step is given a zero input).
+    arguments must stay as it is, as under `jax.jit`; arrays that it closes over may change. `step` must act on every
+    batch row alone, give back a carry of the shapes and dtypes that it was given, and stay finite at x = 0 (a masked
+    step is given a zero input).
 
     To a type checker it is generic in its parameters and its carry: an `LSTM` is a `Cell[LSTMParams, LSTMCarry]`.
     """

@@ -4,6 +4,8 @@ Strict dtype promotion is on in all tests (`conftest.py`); here it stands with t
 """
 
 import functools
+import inspect
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 import rnnjax
+from rnnjax import gradients, tasks
 from tests.registry import CELLS, D, assert_close, sample
 
 STEPS, ROWS = 3, 2
@@ -114,3 +117,72 @@ def test_a_switch_that_is_broken_shows():
     with SWITCHES["debug_nans"](), pytest.raises(FloatingPointError):
         run(lambda p, h, x: (jnp.log(h - 1), h))
     assert np.isfinite(carry).all()
+
+
+TASKS = {
+    "adding": lambda key: tasks.adding(key, 6, (2, 2)),
+    "copy_memory": lambda key: tasks.copy_memory(key, 7, (2, 2), symbols=4, memory=3),
+    "delayed_xor": lambda key: tasks.delayed_xor(key, 6, (2, 2), delay=2),
+    "latch": lambda key: tasks.latch(key, 6, (2, 2), signal_steps=2),
+    "parity": lambda key: tasks.parity(key, 6, (2, 2), shortest=3),
+    "statland": lambda key: tasks.statland(key, (2, 2)),
+    "temporal_order": lambda key: tasks.temporal_order(key, 10, (2, 2)),
+    "windows": lambda key: tasks.windows(key, np.arange(20.0), 6, (2, 2)),
+}
+
+
+def squares(ys):
+    return (ys**2).sum()
+
+
+INSTRUMENTS: dict[str, Any] = {
+    "adjoint": lambda c, p, xs: gradients.adjoint(c, p, xs, squares, lengths=jnp.array([3, 1, 0])).log_norm[:1],
+    "adjoint_by_perturbation": lambda c, p, xs: gradients.adjoint_by_perturbation(c, p, xs, squares),
+    "attribution": lambda c, p, xs: gradients.attribution(c, p, xs, squares),
+    "attribution_by_lag": lambda c, p, xs: gradients.attribution_by_lag(c, p, xs, squares),
+    "finite_time_exponents": lambda c, p, xs: gradients.finite_time_exponents(c, p, xs, k=2),
+    "flossing": lambda c, p, xs: gradients.flossing(c, p, xs, k=2),
+    "jacobians": gradients.jacobians,
+    "leading_exponent": gradients.leading_exponent,
+    "lyapunov_spectrum": gradients.lyapunov_spectrum,
+    "norm_ratios": lambda c, p, xs: gradients.norm_ratios(c, p, xs, squares),
+    "omega": lambda c, p, xs: gradients.omega(c, p, xs, squares),
+}
+
+
+def test_every_task_and_instrument_is_here():
+    """An instrument is what takes a cell first."""
+    assert set(TASKS) == {name for name in tasks.__all__ if f"{name}_baseline" in tasks.__all__}
+    takes_cell = lambda f: inspect.isfunction(f) and next(iter(inspect.signature(f).parameters), "") == "cell"  # noqa: E731
+    assert set(INSTRUMENTS) == {name for name in gradients.__all__ if takes_cell(getattr(gradients, name))}
+
+
+@functools.cache
+def results(kind):
+    """One program for all tasks, and one for all instruments."""
+
+    def everything(key, params, xs):
+        if kind == "tasks":
+            made = {name: task(key) for name, task in TASKS.items()}
+            return jax.tree.map(lambda leaf: leaf if leaf.dtype == bool else leaf + 0, made)
+        return {name: instrument(CELLS["gru"], params, xs) for name, instrument in INSTRUMENTS.items()}
+
+    params, _, xs = sample("gru", steps=STEPS)
+    given = jax.random.key(0), params, xs
+    return everything, given, jax.jit(everything)(*given)
+
+
+OF_KIND = [("tasks", switch) for switch in SWITCHES if switch != "x64_off"]
+OF_KIND += [("instruments", switch) for switch in ("rank_promotion", "debug_nans", "checking_leaks")]
+
+
+@pytest.mark.one_python
+@pytest.mark.parametrize(("kind", "switch"), OF_KIND)
+def test_tasks_and_instruments_under_switches(kind, switch):
+    """Instruments under those that have shown faults: a program of all of them takes seconds to compile.
+
+    Not under `debug_infs`: the log of a gradient that is exactly zero is -inf, and that is their answer.
+    """
+    everything, given, want = results(kind)
+    with SWITCHES[switch]():
+        assert_close(jax.jit(lambda *given: everything(*given))(*given), want)

@@ -77,7 +77,7 @@ def choose_engine(engine: str, cell: Cell, params: PyTree, carry: PyTree, xs: Ar
 
 
 _MOST_ROWS, _MOST_BYTES = 16, 16_384
-"""Where gates are not pointwise, hoisting pays on a CPU up to so many rows, and bytes of products with the carry a step.
+"""Where gates are not pointwise, hoisting pays on a CPU up to so many rows, and bytes of products with the carry.
 
 Measured with an LSTM with layer norm on two cores, jax 0.10, training step of scan over hoisted, float32; rows x units:
 1x64 1.34, 4x32 1.39, 8x64 1.21, 16x64 1.49; beyond 8x256 0.85, 16x128 0.90, 32x32 0.71, 32x64 0.71, 64x256 0.82 (one

@@ -86,8 +86,8 @@ def on_engines(options: Options, kept: bool = False) -> Run:
             return on_engine(cell, params, carry, xs, masks)
         last, every = jax.tree.map(lambda aval: aval.sharding, new), jax.tree.map(over_time, new)
         cut = Layered(last, every) if options.carries else last, jax.tree.map(over_time, y)
-        run = lambda *arrays: on_engine(cell, *arrays)  # noqa: E731
-        return jax.sharding.auto_axes(run, axes=axes, out_sharding=cut)(params, carry, xs, masks)
+        run: Any = jax.sharding.auto_axes(lambda *arrays: on_engine(cell, *arrays), axes=axes, out_sharding=cut)
+        return run(params, carry, xs, masks)
 
     return run
 

@@ -35,6 +35,8 @@ def adjoint_health(
       * adjoint_log_norm: nats, log ‖dL/d(carry_0)‖, mean over the rows in which something arrives there.
       * adjoint_arrives: share of rows in which something arrives at the first step (all units of a ReLU may be shut).
 
+      All three are NaN where a row's trajectory leaves floating point.
+
     Example:
 
       >>> import jax, rnnjax
@@ -52,11 +54,13 @@ def adjoint_health(
         log_norm = decay.log_norm.reshape(decay.log_norm.shape[0], -1)
         reached = jnp.isfinite(log_norm)
         rates = _slopes(log_norm, reached)
-        return {
+        known = (reached | jnp.isneginf(log_norm)).all()
+        metrics = {
             "adjoint_rate": _mean(rates, jnp.isfinite(rates)),
             "adjoint_log_norm": _mean(log_norm[0], reached[0]),
             "adjoint_arrives": jnp.mean(reached[0].astype(log_norm.dtype)),
         }
+        return {name: jnp.where(known, value, jnp.nan) for name, value in metrics.items()}
 
     return health
 

@@ -49,3 +49,14 @@ def test_a_shut_network_is_said_to_be_shut():
     """No gradient arrives: the rate is NaN, the share 0, and nothing says that it is fine."""
     measured = HEALTH(params(0.0), tasks.latch(jax.random.key(0), 5, (2,)))
     assert float(measured["adjoint_arrives"]) == 0 and np.isnan(measured["adjoint_log_norm"])
+
+
+def test_a_row_that_leaves_floating_point_is_in_no_mean():
+    """One row of two overflows (ReLU, 2^t): all three are NaN, not the other row's."""
+    cell = rnnjax.Elman(1, "relu")
+    health = training.adjoint_health(cell, lambda params: params, lambda params, ys, batch: ys[-1].sum())
+    batch = tasks.latch(jax.random.key(0), 20, (2,))
+    batch = batch._replace(xs=jnp.ones_like(batch.xs))
+    assert all(np.isfinite(value) for value in health(params(2.0), batch).values())
+    left = health(params(2.0), batch._replace(xs=batch.xs.at[5, 0].set(jnp.inf)))
+    assert all(np.isnan(value) for value in left.values())

@@ -1,6 +1,7 @@
 """`explain` says what `unroll` does: the engine of each layer, the segments, the bytes and the FLOPs."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -172,7 +173,7 @@ def test_where_gates_are_not_pointwise_hoisting_is_chosen_where_it_pays():
     cell = CELLS["layer_norm"]
     params = sample("layer_norm").params
 
-    def layer(rows, engine="auto"):
+    def layer(rows, engine: Any = "auto"):
         return rnnjax.explain(cell, params, jax.ShapeDtypeStruct((T, rows, D), "float64"), engine=engine).layers[0]
 
     assert layer(16).engine == "hoisted" and "slopes stay inside" in layer(16).why

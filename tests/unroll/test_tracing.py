@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -81,7 +82,7 @@ def test_lengths_are_data_under_jit(name):
 
 COMPILED: list[str] = []
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, seconds, **_: COMPILED.append(event) if "backend_compile" in event else None
+    lambda event, duration_secs, **kwargs: COMPILED.append(event) if "backend_compile" in event else None
 )
 
 
@@ -111,7 +112,8 @@ def test_what_a_step_closes_over_is_read_at_every_call():
     held = {"w": jnp.array([2.0])}
     cell = rnnjax.StepCell(lambda _, h, x: (h + held["w"] * x,) * 2, lambda _, shape: jnp.zeros((*shape, 1)))
     xs = jnp.ones((3, 1))
-    for engine in ("auto", "scan"):
+    engines: tuple[Any, ...] = ("auto", "scan")
+    for engine in engines:
         for w in (2.0, 3.0):
             held["w"] = jnp.array([w])
             assert rnnjax.unroll(cell, (), xs, engine=engine)[0] == 3 * w
