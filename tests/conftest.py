@@ -6,6 +6,7 @@ no database, so the same code gets the same verdict.
 
 import importlib.metadata
 import os
+import pathlib
 import sys
 import zlib
 
@@ -35,6 +36,12 @@ hypothesis.settings.load_profile("rnnjax")
 CORE = ("elman_tanh", "lstm", "gru")
 """The cells whose properties are tested on every Python; those of the others on one of two, by the test's name."""
 
+AROUND = ("benchmarks", "experiments", "flax", "training")
+"""Folders of tests of what is built on the core: each test runs on one of the two Pythons."""
+
+
+TESTS = pathlib.Path(__file__).parent
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "one_python: tested on one of the two Pythons, unless --whole")
@@ -58,7 +65,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         of_cell = isinstance(name, str) and name in CELLS
         shared = folder in ("unroll", "gradients") and of_cell
         item.add_marker(pytest.mark.xdist_group(f"{folder}, {name}" if shared else str(item.path)))
-        halved = (of_cell and name not in CORE) or item.get_closest_marker("one_python")
+        apart = item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).parts[0] in AROUND
+        halved = (of_cell and name not in CORE) or apart or item.get_closest_marker("one_python")
         if halved and zlib.crc32(item.nodeid.encode()) % 2 != here:
             left_out.append(item)
     if left_out and not config.getoption("--whole"):
