@@ -69,19 +69,20 @@ def test_step(name):
     lowers(value_and_gradient(CELLS[name].step), params, carry, x)
 
 
-FUNCTIONS = {"elman": rnnjax.Elman(3), "lstm": rnnjax.LSTM(3), "gru": rnnjax.GRU(3)}
+FUNCTIONS = {"elman": (3,), "lstm": (3,), "gru": (3,), "lstm_projected": (3, 2)}
+"""The sizes that each family's `init` takes beside the input's."""
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_of_arrays(name):
     """`lstm_init`, `lstm_initial_carry`, `lstm_step` and their like."""
     init, initial_carry, step = (getattr(rnnjax, f"{name}_{part}") for part in PARTS)
-    lowers(lambda key: init(key, D, 3), KEY)
+    lowers(lambda key: init(key, D, *FUNCTIONS[name]), KEY)
 
     def whole(params, x):
         return step(params, initial_carry(params, x.shape[:-1]), x)
 
-    params = jax.eval_shape(lambda key: init(key, D, 3), KEY)
+    params = jax.eval_shape(lambda key: init(key, D, *FUNCTIONS[name]), KEY)
     lowers(value_and_gradient(whole), params, jax.ShapeDtypeStruct((BATCH, D), "float64"))
 
 

@@ -173,7 +173,7 @@ def results(kind):
 
 
 OF_KIND = [("tasks", switch) for switch in SWITCHES if switch != "x64_off"]
-OF_KIND += [("instruments", switch) for switch in ("rank_promotion", "debug_nans", "checking_leaks")]
+OF_KIND += [("instruments", switch) for switch in ("rank_promotion", "debug_nans")]
 
 
 @pytest.mark.one_python

@@ -5,8 +5,10 @@ programs by a function's identity, so one jitted function is kept for each pair 
 else's `jax.jit` there is nothing to keep, and none of it is used.
 """
 
+import collections
 import contextlib
-import functools
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,47 +20,48 @@ from rnnjax._unroll.composites import Part
 from rnnjax._unroll.planning import ClosesOverArrays, Options, runner
 from rnnjax.cell import PyTree
 
-_KEPT = 256
-"""How many pairs of cell and options keep their program; the one not used for longest goes first."""
+_MOST = 256
+"""How many pairs of cell and options keep their program; the oldest goes first."""
+
+_PROGRAMS: "collections.OrderedDict[Any, Callable[..., tuple[PyTree, PyTree]]]" = collections.OrderedDict()
+_CLOSE_OVER: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
+"""Cells whose programs are not kept: they close over arrays, which may be others at the next call, and go with them."""
 
 
 def run_program(options: Options, whole: Part) -> tuple[PyTree, PyTree]:
     """`(carry, ys)`, from the program kept for this cell where one can be kept."""
     cell, *arrays = whole
-    program = None
-    if options.engine != "loop" and not _jit_is_off() and not _is_staged() and _are_arrays(arrays):
-        with contextlib.suppress(TypeError):  # the cell cannot be hashed, as with a list among its fields
-            program = _program(options, cell)
-    if program is None or not program.serves(arrays):
+    if options.engine == "loop" or _jit_is_off() or _is_staged() or not _are_arrays(arrays):
         return runner(options, whole)(*whole)
-    return program.run(*arrays)
+    try:
+        hash(cell)
+    except TypeError:  # as with a list among its fields
+        return runner(options, whole)(*whole)
+    program = _PROGRAMS.get((options, cell)) or _new_program(options, cell, arrays)
+    return runner(options, whole)(*whole) if program is None else program(*arrays)
 
 
-class _Program:
-    """The jitted run of one cell."""
+def _new_program(options: Options, cell: Any, arrays: list[Any]) -> Any:
+    """A program that is kept from now on; `None` for a cell that closes over arrays."""
+    with contextlib.suppress(TypeError):  # takes no weak references
+        if cell in _CLOSE_OVER:
+            return None
 
-    def __init__(self, options: Options, cell: Any):
-        def run(*arrays: Any) -> tuple[PyTree, PyTree]:
-            whole = Part(cell, *arrays)
-            return runner(options, whole, kept=True)(*whole)
+    def run(*arrays: Any) -> tuple[PyTree, PyTree]:
+        whole = Part(cell, *arrays)
+        return runner(options, whole, kept=True)(*whole)
 
-        self.run: Any = jax.jit(run)
-        self._is_tried = False
-
-    def serves(self, arrays: list[Any]) -> bool:
-        """Whether the cell's step closes over no arrays: they may be others at the next call."""
-        if not self._is_tried:
-            self._is_tried = True
-            try:
-                self.run.trace(*arrays)
-            except ClosesOverArrays:
-                self.run = None
-        return self.run is not None
-
-
-@functools.lru_cache(maxsize=_KEPT)
-def _program(options: Options, cell: Any) -> _Program:
-    return _Program(options, cell)
+    program = jax.jit(run)
+    try:
+        program.trace(*arrays)
+    except ClosesOverArrays:
+        with contextlib.suppress(TypeError):
+            _CLOSE_OVER[cell] = True
+        return None
+    _PROGRAMS[options, cell] = program
+    if len(_PROGRAMS) > _MOST:
+        _PROGRAMS.popitem(last=False)
+    return program
 
 
 def _jit_is_off() -> bool:
