@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax.cell import Cell, check_input, check_params, check_size, float_dtype, per_row
+from rnnjax.cell import Cell, check_input, check_params, check_size, check_state, float_dtype, per_row
 from rnnjax.initializers import Initializer, LeCunNormal, Orthogonal, per_gate
 
 
@@ -95,6 +95,8 @@ def lstm_projected_step(
       (0.407, 0.407)
     """
     check_input("x", x, params.w_x)
+    check_state("carry.h", carry.h, x, params.w_p.shape[1])
+    check_state("carry.c", carry.c, x, params.w_p.shape[0])
     i, f, g, o = jnp.split(x @ params.w_x + per_row(params.b, x) + carry.h @ params.w_h, 4, axis=-1)
     c = jax.nn.sigmoid(f) * carry.c + jax.nn.sigmoid(i) * jnp.tanh(g)
     h = (jax.nn.sigmoid(o) * jnp.tanh(c)) @ params.w_p

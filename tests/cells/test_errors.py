@@ -133,3 +133,15 @@ def test_step_of_what_needs_the_whole_sequence():
     params, carry, xs = sample("stack_of_bidirectional")
     parts = ["Bidirectional", "whole sequence", "rnnjax.unroll"]
     says(TypeError, parts, lambda: CELLS["stack_of_bidirectional"].step(params, carry, xs[0]))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_carry_for_other_rows(name):
+    """One row, or none, would broadcast over the input's."""
+    params, carry, xs = sample(name)
+    for other in (jax.tree.map(lambda leaf: leaf[:1], carry), jax.tree.map(lambda leaf: leaf[0], carry)):
+        says(
+            ValueError,
+            ["is [", "`x` is [3, 2]", "initial_carry"],
+            lambda other=other: CELLS[name].step(params, other, xs[0]),
+        )

@@ -25,6 +25,7 @@ CASES = [
     wrong(ValueError, ["`xs` is [5]", "[T, *batch, D]", "`xs[..., None]`"], xs=XS[:, 0, 0]),
     wrong(ValueError, ["`xs` is []", "[T, *batch, D]", "time first"], xs=XS[0, 0, 0]),
     wrong(ValueError, ["`xs` is [0, 3, 2]", "no time steps", "at least 1"], xs=XS[:0]),
+    wrong(TypeError, ["`xs` is a list", "unequal length", "`lengths`"], xs=[np.ones((3, 2)), np.ones((5, 2))]),
     wrong(ValueError, ["is [5, 3, 4]", "2 features", "input_size"], xs=jnp.zeros((5, 3, 4))),
     wrong(ValueError, ["is [5, 3, 1]", "2 features", "last axis"], xs=XS[..., :1]),
     wrong(TypeError, ["int32", "floating-point", "astype('float64')", "one_hot"], xs=XS.astype("int32")),
@@ -116,3 +117,9 @@ def test_nothing_is_run_before_the_checks():
     cell = rnnjax.StepCell(step, lambda params, batch_shape: jnp.zeros((*batch_shape, 2)))
     with pytest.raises(TypeError, match="`mask` is int64"):
         rnnjax.unroll(cell, None, XS, mask=np.ones((5, 3), int))
+
+
+def test_lengths_that_are_known_are_checked_under_jit():
+    """A constant has its value there; an argument does not."""
+    with pytest.raises(ValueError, match=r"every length must lie in 0\.\.5"):
+        jax.jit(lambda xs: rnnjax.unroll(LSTM, PARAMS, xs, lengths=np.array([5, 6, 0])))(XS)

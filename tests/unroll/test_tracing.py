@@ -123,3 +123,12 @@ def test_what_a_step_closes_over_is_read_at_every_call():
             return rnnjax.unroll(cell, (), xs, engine=engine)[0].sum()
 
         assert jax.grad(last)(jnp.array([5.0])) == 3
+
+
+def test_a_step_that_closes_over_an_array_for_some_shapes():
+    """The program that is kept for the others does not serve these."""
+    w = jnp.array([2.0, 3.0])
+    step = lambda _, h, x: (h + (w * x if x.shape[-1] == 2 else x),) * 2  # noqa: E731
+    cell = rnnjax.StepCell(step, lambda _, shape: jnp.zeros((*shape, 2)))
+    assert rnnjax.unroll(cell, (), jnp.ones((3, 1)))[0].tolist() == [3, 3]
+    assert rnnjax.unroll(cell, (), jnp.ones((3, 2)))[0].tolist() == [6, 9]
