@@ -1,5 +1,7 @@
 """What a wrong call says: the argument, what came, what was expected, and the fix; before anything is computed."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ NARROW, UNBATCHED = sample("lstm", "float32").carry, sample("lstm", batch_shape=
 STACK, STACK_PARAMS = CELLS["stack"], sample("stack").params
 
 
-def wrong(error, message: list[str], cell=LSTM, params=PARAMS, carry=None, xs=XS, **options):
+def wrong(error, message: list[str], cell=LSTM, params=PARAMS, carry=None, xs: Any = XS, **options):
     return pytest.param(
         error, message, (cell, params, xs), {"carry": carry} | options, id=message[0] + " " + message[-1]
     )
