@@ -37,10 +37,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
-from rnnjax._arguments import over_time
 from rnnjax._unroll import unroll as _unroll
 from rnnjax._unroll.checks import as_array
-from rnnjax.cell import PyTree
+from rnnjax.cell import PyTree, over_time
 
 AXIS = "batch"
 """The name of the mesh's one axis."""

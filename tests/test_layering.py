@@ -30,7 +30,6 @@ FLOORS = {
     "_unroll": 2,
     "cells": 1,
     "tasks": 1,
-    "_arguments": 0,
     "_names": 0,
     "cell": 0,
     "initializers": 0,

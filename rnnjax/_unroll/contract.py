@@ -4,7 +4,6 @@ from typing import Any, Literal, overload
 
 from jax.typing import ArrayLike
 
-from rnnjax._arguments import over_time
 from rnnjax._unroll.checks import check_cell, checked_xs
 from rnnjax._unroll.composites import Composite, Part
 from rnnjax._unroll.engines import Engine, split_carries
@@ -13,7 +12,7 @@ from rnnjax._unroll.placement import rows_like
 from rnnjax._unroll.planning import Options
 from rnnjax._unroll.program import run_program
 from rnnjax._unroll.remat import Checkpoint
-from rnnjax.cell import C, Cell, P, PyTree
+from rnnjax.cell import C, Cell, P, PyTree, over_time
 
 
 @overload

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 from jax.typing import ArrayLike
 
-from rnnjax._arguments import over_time
 from rnnjax._unroll.composites import Composite, Part, is_causal, is_layer, parts_of, shapes_of
 from rnnjax._unroll.contract import make_whole
 from rnnjax._unroll.engines import Engine, choose_engine
@@ -15,7 +14,7 @@ from rnnjax._unroll.flops import matmul_flops
 from rnnjax._unroll.footprints import bytes_of, footprint_of
 from rnnjax._unroll.planning import Options, cuts_of, on_engines, share_of_budget
 from rnnjax._unroll.remat import Checkpoint, Cut
-from rnnjax.cell import Cell, PyTree
+from rnnjax.cell import Cell, PyTree, over_time
 
 
 @dataclasses.dataclass(frozen=True)

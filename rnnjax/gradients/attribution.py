@@ -15,9 +15,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from rnnjax._arguments import over_time
 from rnnjax._unroll.masking import StepInput, timed_step
-from rnnjax.cell import Cell, PyTree
+from rnnjax.cell import Cell, PyTree, over_time
 from rnnjax.gradients.finite import Reads, finite_steps, known_boundaries, only_known, pullback_reads
 from rnnjax.gradients.sequence import Loss, in_input_order, inexact, prepare
 

@@ -19,8 +19,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from rnnjax._arguments import over_time
-from rnnjax.cell import Cell, PyTree
+from rnnjax.cell import Cell, PyTree, over_time
 from rnnjax.gradients.adjoint_clipping import check_no_clipping
 from rnnjax.gradients.lyapunov import checked_k, first_rows, growth_by_interval
 from rnnjax.gradients.orthonormal import orthonormalise

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from rnnjax._arguments import over_time
 from rnnjax._unroll.masking import StepInput, timed_step
-from rnnjax.cell import Cell, PyTree
+from rnnjax.cell import Cell, PyTree, over_time
 from rnnjax.gradients.finite import Reads, any_reads, finite_steps, only_known, pullback_reads
 from rnnjax.gradients.sequence import Loss, gradient_of_outputs, inexact, prepare
 from rnnjax.gradients.slopes import AccurateCell, as_cell

@@ -20,8 +20,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from rnnjax._arguments import over_time
-from rnnjax.cell import Cell, PyTree
+from rnnjax.cell import Cell, PyTree, over_time
 from rnnjax.gradients.dimension import entropy_rate, kaplan_yorke_dimension
 from rnnjax.gradients.finite import only_known
 from rnnjax.gradients.orthonormal import orthonormalise

@@ -24,9 +24,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from rnnjax._arguments import over_time
 from rnnjax._unroll import Composite
-from rnnjax.cell import Cell, PyTree
+from rnnjax.cell import Cell, PyTree, over_time
 from rnnjax.gradients.adjoint import trajectory_and_adjoint
 from rnnjax.gradients.adjoint_clipping import check_no_clipping
 from rnnjax.gradients.finite import only_known

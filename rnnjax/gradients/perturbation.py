@@ -11,9 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from rnnjax._arguments import over_time
 from rnnjax._unroll.masking import StepInput, select, timed_step
-from rnnjax.cell import Cell, PyTree
+from rnnjax.cell import Cell, PyTree, over_time
 from rnnjax.gradients.finite import finite_steps, known_boundaries, only_known, pullback_reads
 from rnnjax.gradients.sequence import Loss, in_input_order, inexact, outputs_in_carry, prepare
 

@@ -14,9 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from rnnjax._arguments import over_time
 from rnnjax._unroll import unroll
-from rnnjax.cell import PyTree, check_size
+from rnnjax.cell import PyTree, check_size, over_time
 from rnnjax.training import architecture, manifest
 from rnnjax.training.arrays import load_arrays, save_arrays, stored_as
 from rnnjax.training.faults import leaf_names

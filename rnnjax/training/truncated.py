@@ -20,8 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from rnnjax._arguments import over_time
-from rnnjax.cell import PyTree, check_size
+from rnnjax.cell import PyTree, check_size, over_time
 from rnnjax.tasks import Batch
 from rnnjax.training.norms import parts, scaled_norm
 
