@@ -1,4 +1,4 @@
-"""Whatever Optax calls an optimizer: which of its names train under `fit`, which do not, and why.
+"""Every optimizer of Optax: which train under `fit`, which do not, and why.
 
 python -m tests.training.optimizers            writes docs/optimizers.md, which `test_optimizers` compares
 """
@@ -21,7 +21,7 @@ TABLE = Path(__file__).parents[2] / "docs" / "optimizers.md"
 
 
 def scaled(*transformations: Any) -> Any:
-    """A transformation of gradients that leaves the step size to another."""
+    """Adds a step size to a transformation that has none."""
     return optax.chain(*transformations, optax.scale(-0.1))
 
 
@@ -34,7 +34,7 @@ def as_a_schedule(step: Any) -> Any:
 
 
 def in_two_groups(matrix: Any = None) -> Any:
-    """Each parameter's group by its rank."""
+    """Matrices and vectors under different optimizers."""
     groups: dict[Any, Any] = {"matrix": optax.adam(0.1) if matrix is None else matrix, "vector": descent()}
     return optax.partition(
         groups, lambda tree: jax.tree.map(lambda leaf: "matrix" if leaf.ndim > 1 else "vector", tree)
@@ -54,7 +54,7 @@ def always(step: Any, **extra_args: Any) -> Any:
 
 
 def call(name: str, **arguments: Any) -> Callable[[], Any]:
-    """`optax.name(**arguments)`, or `optax.contrib`'s where the name says so."""
+    """`optax.name(**arguments)`, or the same of `optax.contrib` for a name that starts with "contrib."."""
     home = contrib if name.startswith("contrib.") else optax
     return lambda: getattr(home, name.removeprefix("contrib."))(**arguments)
 
@@ -70,10 +70,10 @@ signum sm3 yogi contrib.acprop contrib.ademamix contrib.adopt contrib.galore con
 contrib.momo_adam contrib.muon contrib.schedule_free_adamw contrib.schedule_free_sgd contrib.simplified_ademamix
 contrib.sophia
 """
-"""What takes a learning rate."""
+"""Names that take a learning rate."""
 
 RATES = {"adadelta": 100.0, "lars": 100.0, "contrib.simplified_ademamix": 0.002}
-"""The learning rate, where 0.1 is not of the right size."""
+"""Learning rates other than 0.1."""
 
 SCALES = """
 centralize identity normalize_by_update_norm scale_by_adam scale_by_adamax scale_by_adan
@@ -83,12 +83,12 @@ scale_by_rms scale_by_rss scale_by_sign scale_by_sm3 scale_by_stddev scale_by_tr
 add_decayed_weights apply_every contrib.normalize contrib.reduce_on_plateau contrib.scale_by_acprop
 contrib.scale_by_ademamix contrib.scale_by_adopt contrib.scale_by_galore
 """
-"""What takes nothing, and leaves the step size to another."""
+"""Names that take no arguments and need a separate step size."""
 
 TRAIN: dict[str, Callable[[], Any]] = {
     **{name: call(name, learning_rate=RATES.get(name, 0.1)) for name in OPTIMIZERS.split()},
     **{name: scaled_call(name) for name in SCALES.split()},
-    # which take something else
+    # names with other arguments
     "GradientTransformation": lambda: optax.GradientTransformation(*optax.sgd(0.1)),
     "GradientTransformationExtraArgs": lambda: optax.GradientTransformationExtraArgs(*optax.sgd(0.1)),
     "MultiSteps": lambda: optax.MultiSteps(optax.polyak_sgd(0.2), 2),
@@ -158,14 +158,14 @@ TRAIN: dict[str, Callable[[], Any]] = {
     "contrib.schedule_free": lambda: contrib.schedule_free(descent(), 0.1),
     "contrib.split_real_and_imaginary": lambda: contrib.split_real_and_imaginary(descent()),
 }
-"""Names of `optax`, and of `optax.contrib` with that before them, and what is trained with each."""
+"""Names of `optax`, and of `optax.contrib` with the prefix "contrib.", and the optimizer that is trained for each."""
 
 DO_NOT: dict[str, str] = {
-    "contrib.differentially_private_aggregate": "it needs the gradient of each example by itself",
-    "contrib.dpsgd": "it needs the gradient of each example by itself",
-    "differentially_private_aggregate": "the former place of `optax.contrib.differentially_private_aggregate`",
-    "dpsgd": "the former place of `optax.contrib.dpsgd`",
-    "lookahead": "it needs parameters of a type of its own, `optax.LookaheadParams`, of which the loss sees a half",
+    "contrib.differentially_private_aggregate": "it needs per-example gradients",
+    "contrib.dpsgd": "it needs per-example gradients",
+    "differentially_private_aggregate": "the old name of `optax.contrib.differentially_private_aggregate`",
+    "dpsgd": "the old name of `optax.contrib.dpsgd`",
+    "lookahead": "its parameters are `optax.LookaheadParams`, and the loss takes only one half of them",
 }
 """Names that do not train under `fit`, and why."""
 
@@ -179,13 +179,13 @@ NO_OPTIMIZERS = {
     "update_moment_per_elem_norm",
     "contrib.schedule_free_eval_params",
 }
-"""Names that look like a maker of optimizers, as they have no return type, or an `init` and `update`, and are none."""
+"""Names without a return type, or with `init` and `update`, that do not make optimizers."""
 
 
 def exported() -> set[str]:
-    """The names of `optax` and `optax.contrib` that make a gradient transformation, or are not known to make none."""
+    """The names of `optax` and `optax.contrib` that make, or may make, a gradient transformation."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of a name that will go
+        warnings.simplefilter("ignore", DeprecationWarning)  # names to be removed
         found = {
             prefix + name: getattr(home, name)
             for prefix, home in (("", optax), ("contrib.", contrib))
@@ -212,29 +212,30 @@ def table() -> str:
     return f"""# Which of Optax's optimizers train
 
 Written by `python -m tests.training.optimizers` and checked by `tests/training/test_optimizers.py`, which trains a
-small problem with each of these under `fit` and `fit_many`, and fails when Optax exports a name that is not below. Of
-Optax 0.2.8's {of} names that make an optimizer or a part of one, {len(TRAIN)} train ({100 * len(TRAIN) / of:.0f}%).
+small problem with each optimizer under `fit` and `fit_many`, and fails if Optax exports a name that is not listed here.
+{len(TRAIN)} of the {of} names in Optax 0.2.8 that make an optimizer or a part of one train ({len(TRAIN) / of:.0%}).
 
-## Which train
+## Supported
 
 {train}
 
-## Which do not, and why
+## Not supported
 
-| name | why |
+| name | reason |
 |---|---|
 {refused}
 
-## What `fit` hands to `update`
+## Arguments of `update`
 
-`value`, `grad`, `value_fn`, `obj_fn` and `grad_fn`, of the step's own batch and key; `rnnjax/training/optimizers.py`
-says how. A transformation that is given one of them and does not take it, as `optax.contrib.sam`, is called without.
+`fit` passes `value`, `grad`, `value_fn`, `obj_fn` and `grad_fn` for the step's own batch and key (see
+`rnnjax/training/optimizers.py`). A transformation that does not accept one of them, such as `optax.contrib.sam`, is
+called without it.
 
-- A step with a loss or gradient that is not finite stops training or is left out before an optimizer could treat it:
-  `apply_if_finite` and `zero_nans` never see one.
-- `contrib.galore` decomposes matrices by LAPACK at some updates; in a program with a time loop that may stop dead on a
-  CPU, unless `OPENBLAS_NUM_THREADS=1`.
-- Parameters of integers, booleans or PRNG keys are not trained, and no optimizer sees them.
+- `fit` stops at, or skips, a step with a non-finite loss or gradient before the optimizer runs: `apply_if_finite` and
+  `zero_nans` never receive one.
+- `contrib.galore` calls LAPACK at some updates; in a program with a time loop this can deadlock on a CPU unless
+  `OPENBLAS_NUM_THREADS=1`.
+- Integer, boolean and PRNG-key parameters are not trained and are not passed to the optimizer.
 """
 
 
