@@ -90,7 +90,7 @@ __all__ = [
 
 if typing.TYPE_CHECKING:
     from rnnjax import converters, flax, gradients, initializers, processes, sharding, tasks, training
-else:  # a type checker would take every misspelt name for a submodule
+else:  # type checkers must not see this: any misspelt name would count as a submodule
 
     def __getattr__(name: str) -> types.ModuleType:
         """Imports a submodule on first use: `rnnjax.training` needs Optax, which `import rnnjax` should not load."""

@@ -1,11 +1,11 @@
-"""Names that were given against names that are known, for messages that say which is wrong and what it should be."""
+"""Compares given names with known names, for error messages that suggest the right one."""
 
 import difflib
 from collections.abc import Collection, Iterable
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A remark on the known name that is most like `name`; nothing where none is like it.
+    """A suggestion of the known name closest to `name`; empty if none is close.
 
     Example:
 
@@ -19,10 +19,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def discrepancies(given: Collection[str], expected: Collection[str], others: Collection[str] = ()) -> str:
-    """Which names are unknown and which are missing, in words; nothing where both are the same.
+    """Describes which names are unknown and which are missing; empty if there are none.
 
     Args:
-      others: names that could have been given as well, to be named where one is the nearest.
+      others: further valid names, which may be suggested too.
 
     Example:
 

@@ -1,13 +1,13 @@
-"""What a cell is, and the checks that every cell makes of its input.
+"""The cell protocol, and the input checks that all cells share.
 
-A cell is its step, written as a textbook has it. What can leave the time loop, and how its gradient runs, is read from
-the step's equations (`rnnjax.explain` says what was found).
+A cell defines its step as in a textbook. rnnjax traces the step to find what can leave the time loop and how to compute
+its gradient (see `rnnjax.explain`).
 
-One step takes `(cell, params, carry, x)`, as `jax.lax.scan` has it. A function over time takes
-`(cell, params, xs, ..., *, carry=None)`: most calls start from the cell's initial carry.
+Functions of one step take `(cell, params, carry, x)`, like `jax.lax.scan`. Functions over time take
+`(cell, params, xs, ..., *, carry=None)`, because most calls start from the cell's initial carry.
 
-Shape letters, here and everywhere: T time steps, B batch, D input features, H hidden units, L layers, S seeds; `*batch`
-is any number of batch axes, also none.
+Shape letters, used everywhere: T time steps, B batch, D input features, H hidden units, L layers, S seeds; `*batch` is
+any number of batch axes, including none.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ PyTree = Any
 """Any pytree of arrays: parameters, carries, outputs."""
 
 
-if TYPE_CHECKING:  # a `Cell` without brackets is a `Cell[Any, Any]`; at run time Python 3.11 knows no such default
+if TYPE_CHECKING:  # `Cell` without brackets means `Cell[Any, Any]`; Python 3.11 has no such defaults at run time
     from typing_extensions import TypeVar as TypeVarWithDefault
 
     P = TypeVarWithDefault("P", default=Any)
@@ -39,15 +39,15 @@ Returned = TypeVar("Returned")
 
 @runtime_checkable
 class Cell(Protocol[P, C]):
-    """A recurrence as a value: hyperparameters in the fields, pure functions as the methods, no arrays inside.
+    """A recurrent cell: hyperparameters as fields, pure functions as methods, and no arrays.
 
-    Cells are frozen dataclasses, so they hash and compare by value: an equal one does not compile again, whether it is
-    passed to a jitted function as a static argument or to `rnnjax.unroll` eagerly. What `step` reads beside its
-    arguments must stay as it is, as under `jax.jit`; arrays that it closes over may change. `step` must act on every
-    batch row alone, give back a carry of the shapes and dtypes that it was given, and stay finite at x = 0 (a masked
-    step is given a zero input).
+    Cells are frozen dataclasses, so they hash and compare by value. Equal cells share a compiled program, both as
+    static arguments of a jitted function and in an eager `rnnjax.unroll`. As under `jax.jit`, Python values that `step`
+    reads besides its arguments must not change; arrays that it closes over may change. `step` must treat batch rows
+    independently, return a carry of the same shapes and dtypes as its input carry, and stay finite at x = 0 (masked
+    steps get a zero input).
 
-    To a type checker it is generic in its parameters and its carry: an `LSTM` is a `Cell[LSTMParams, LSTMCarry]`.
+    For type checkers, `Cell` is generic in its parameters and carry: `LSTM` is a `Cell[LSTMParams, LSTMCarry]`.
     """
 
     def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> P:
@@ -59,21 +59,22 @@ class Cell(Protocol[P, C]):
         ...
 
     def step(self, params: P, carry: C, x: Array) -> tuple[C, PyTree]:
-        """`(carry_{t-1}, x_t)` to `(carry_t, y_t)`."""
+        """One step: maps `(carry_{t-1}, x_t)` to `(carry_t, y_t)`."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class StepCell:
-    """A cell made of a bare step; as fast as the same step in a class.
+    """A cell made from functions; as fast as the same step in a class.
 
-    It is known again by its functions: one that is made anew in each call, of new lambdas, compiles at each eager call,
-    as does a step that closes over arrays. Make it once, or call `unroll` under `jax.jit`.
+    Two `StepCell`s are equal if their functions are. Creating one from new lambdas before every eager `unroll`
+    therefore compiles every time, and so does a step that closes over arrays. Create it once, or call `unroll` under
+    `jax.jit`.
 
     Attributes:
       step_function: `(params, carry, x) -> (carry, y)`.
       initial_carry_function: `(params, batch_shape) -> carry`.
-      init_function: `(key, input_size, dtype) -> params`; leave it out when you bring your own parameters.
+      init_function: `(key, input_size, dtype) -> params`; not needed if you create the parameters yourself.
 
     Example: a leaky integrator, h_t = a h_{t-1} + x_t.
 
@@ -92,7 +93,7 @@ class StepCell:
 
     def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> PyTree:
         if self.init_function is None:
-            raise TypeError("this StepCell has no init_function; pass one, or make the parameters yourself.")
+            raise TypeError("this StepCell has no init_function; pass one, or create the parameters yourself.")
         return self.init_function(key, input_size, dtype)
 
     def initial_carry(self, params: PyTree, batch_shape: tuple[int, ...] = ()) -> PyTree:
@@ -103,14 +104,14 @@ class StepCell:
 
 
 def over_time(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
-    """Makes a call in the former order, `f(cell, params, carry, xs, ...)`, raise a TypeError that names the new one.
+    """Raises a helpful TypeError for calls in the old argument order, `f(cell, params, carry, xs, ...)`.
 
     Args:
-      function: takes `xs`, or what holds it, by position, and `carry` as a keyword.
+      function: takes `xs` (or a batch that holds it) by position, and `carry` as a keyword.
     Returns:
-      The same function, with its signature and docstring.
+      The function with the check, and with the same signature and docstring.
     Raises:
-      TypeError: at a call: more positional arguments than the function has, or what is not `xs` in its place.
+      TypeError: when called with too many positional arguments, or with a carry in the place of `xs`.
 
     Example:
 
@@ -135,7 +136,7 @@ steps(cell, params, xs, carry=carry)
             return True
         if len(args) <= place:
             return False
-        # a carry is None or a tree; where it is one array, `xs` stands in the place of a function such as `loss`
+        # The carry is None or a tree. If it is a single array, `xs` is where a function such as `loss` should be.
         found, *rest = args[place:]
         return found is None or isinstance(found, tuple | dict) or not all(map(callable, rest))
 
@@ -152,9 +153,9 @@ steps(cell, params, xs, carry=carry)
 
 
 def per_row(b: Array, x: Array) -> Array:
-    """A bias `b` `[N]` as `[*batch, N]`, for an input `x` `[*batch, D]`.
+    """Broadcasts a bias `b` `[N]` to `[*batch, N]`, for an input `x` `[*batch, D]`.
 
-    It is what JAX does with `x @ w + b`, written out: under `jax.numpy_rank_promotion("raise")` JAX refuses to do it.
+    JAX does the same in `x @ w + b`, but not under `jax.numpy_rank_promotion("raise")`.
 
     Example:
 
@@ -165,11 +166,11 @@ def per_row(b: Array, x: Array) -> Array:
 
 
 def check_input(name: str, xs: Array, w_x: Array) -> None:
-    """Refuses an input that these parameters were not made for, before a shape rule broadcasts it in silence.
+    """Raises if an input does not fit the parameters, where it could otherwise broadcast silently.
 
     Args:
-      name: what the caller calls `xs`, for the message.
-      xs: should be `[..., D]` in the dtype of `w_x`.
+      name: the caller's name of `xs`, for the message.
+      xs: expected to be `[..., D]` in the dtype of `w_x`.
       w_x: the input weight `[D, ...]`.
     Raises:
       TypeError: `xs` is not floating, or not of the parameters' dtype.
@@ -185,25 +186,25 @@ def check_input(name: str, xs: Array, w_x: Array) -> None:
     if xs.ndim == 0 or xs.shape[-1] != width:
         raise ValueError(
             f"`{name}` is {list(xs.shape)}, but these parameters expect {width} features on its last axis; "
-            f"pass `[..., {width}]`, or draw parameters for what you have with `init(key, input_size=...)`."
+            f"pass `[..., {width}]`, or draw parameters for this width with `init(key, input_size=...)`."
         )
     if xs.dtype != w_x.dtype:
         raise TypeError(
-            f"`{name}` is {xs.dtype} and the parameters are {dtype}; one recurrence has one dtype: cast with "
+            f"`{name}` is {xs.dtype} and the parameters are {dtype}; both must have the same dtype: cast with "
             f"`{name}.astype({dtype!r})`, or draw parameters with `init(..., dtype={xs.dtype.name!r})`."
         )
 
 
 def check_state(name: str, state: Array, x: Array, size: int) -> None:
-    """Refuses a part of a carry for other rows than the input's, before it would broadcast in silence.
+    """Raises if a part of the carry does not fit the rows of the input, where it could otherwise broadcast silently.
 
     Args:
-      name: what the caller calls it, for the message.
-      state: should be `[*batch, size]`.
+      name: the caller's name of `state`, for the message.
+      state: expected to be `[*batch, size]`.
       x: the input of the step, `[*batch, D]`.
-      size: how many units it has.
+      size: the number of units.
     Raises:
-      ValueError: another shape.
+      ValueError: `state` has another shape.
     """
     expected = (*x.shape[:-1], size)
     if jnp.shape(state) != expected:
@@ -214,18 +215,18 @@ def check_state(name: str, state: Array, x: Array, size: int) -> None:
 
 
 def check_params(cell: object, params: Any, kind: type, **shapes: tuple[int | str, ...]) -> None:
-    """Raises unless `params` are those of this cell, before another cell's would broadcast without a word.
+    """Raises if `params` are not parameters of this cell, where they could otherwise broadcast silently.
 
-    Any record with the fields of `kind` will do, such as one that a subclass adds to.
+    Any object with the fields of `kind` is accepted, such as a record to which a subclass adds fields.
 
     Args:
-      cell: whose class and `hidden_size` the message names.
-      params: as they were given.
-      kind: what `cell.init` returns, a `NamedTuple` such as `LSTMParams`.
-      **shapes: for each field its shape; a word, such as "D", for an axis of any length.
+      cell: the cell, whose class and `hidden_size` appear in the message.
+      params: the parameters.
+      kind: the return type of `cell.init`, a `NamedTuple` such as `LSTMParams`.
+      **shapes: the shape of each field; an axis given as a string, such as "D", may have any length.
     Raises:
-      TypeError: `params` lack a field.
-      ValueError: a field has another shape.
+      TypeError: `params` lacks a field.
+      ValueError: a field has the wrong shape.
     """
     of = f"{type(cell).__name__}(hidden_size={getattr(cell, 'hidden_size', '?')})"
     fix = "draw them with this cell's `init(key, input_size)`, or use the cell that they were drawn for."
@@ -245,13 +246,13 @@ def check_params(cell: object, params: Any, kind: type, **shapes: tuple[int | st
 
 
 def check_size(name: str, size: Any) -> None:
-    """Refuses a size that is not a positive integer."""
+    """Raises if a size is not a positive integer."""
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ValueError(f"{name} is {size!r}; it must be a positive integer.")
 
 
 def float_dtype(dtype: DTypeLike | None) -> jnp.dtype:
-    """The dtype asked for, or JAX's default float; raises where it is not floating."""
+    """`dtype`, or JAX's default float if None; raises if it is not floating point."""
     resolved = jnp.dtype(jax.dtypes.canonicalize_dtype(float if dtype is None else dtype))
     if not jnp.issubdtype(resolved, jnp.floating):
         raise TypeError(f"dtype is {resolved}; parameters must be floating point, such as float32 or bfloat16.")

@@ -1,7 +1,7 @@
-"""Composites of cells: layers on top of each other, and two directions side by side.
+"""Composites of cells: stacked layers, and bidirectional layers.
 
-Both are frozen dataclasses like the cells they hold, so the nested repr is the architecture, and `unroll` runs each
-part over all of time on its own. Parameters and carries are tuples in the order of the parts.
+Both are frozen dataclasses like the cells they hold, so the nested repr shows the architecture. `unroll` runs each part
+over all of time before the next. Parameters and carries are tuples with one entry per part.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ from rnnjax.cell import Cell, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """Layers: the outputs of each are the inputs of the next.
+    """Stacked layers: the outputs of each layer are the inputs of the next.
 
     Attributes:
-      cells: the layers, first to last; each a cell or a composite of cells.
+      cells: the layers, bottom to top; each a cell or a composite of cells.
 
     Example:
 
@@ -36,13 +36,13 @@ class Stack:
     cells: tuple[Cell | Composite, ...]
 
     def __post_init__(self) -> None:
-        cells: Any = self.cells  # whatever was passed
+        cells: Any = self.cells  # may have any type
         if not isinstance(cells, tuple) or not cells:
             raise ValueError(f"cells is {cells!r}; pass a tuple of at least one cell: Stack((LSTM(64), LSTM(64))).")
 
     @property
     def causal(self) -> bool:
-        """Whether every layer is: then time can be cut for all of them at once."""
+        """Whether every layer is causal; if so, all layers can share remat segments."""
         return all(is_causal(cell) for cell in self.cells)
 
     def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> tuple[PyTree, ...]:
@@ -58,10 +58,10 @@ class Stack:
         return tuple(cell.initial_carry(p, batch_shape) for cell, p in zip(self.cells, params, strict=True))
 
     def step(self, params: PyTree, carry: PyTree, x: Array) -> tuple[tuple[PyTree, ...], PyTree]:
-        """One step of every layer, bottom to top: `(carry_{t-1}, x_t)` to `(carry_t, y_t)`, y_t the top layer's.
+        """One step of every layer, bottom to top: maps `(carry_{t-1}, x_t)` to `(carry_t, y_t)`, y_t of the top layer.
 
         Raises:
-          TypeError: a layer needs the whole sequence (`Bidirectional`) and so has no step.
+          TypeError: a layer has no single step because it needs the whole sequence (`Bidirectional`).
         """
         carries: list[PyTree] = []
         for cell, p, c in zip(self.cells, params, carry, strict=True):
@@ -85,7 +85,7 @@ class Stack:
 
 
 class BothWays(NamedTuple):
-    """The two halves of a `Bidirectional`'s parameters or carry."""
+    """Parameters or carries of the two directions of a `Bidirectional`."""
 
     forward: PyTree
     backward: PyTree
@@ -93,10 +93,10 @@ class BothWays(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Bidirectional:
-    """Two cells over the same input, one from each end; outputs are side by side: [forward, backward] on the last axis.
+    """Runs one cell forwards and one backwards, and concatenates their outputs on the last axis: [forward, backward].
 
-    Padding stays where it is: the backward half starts at each row's own end. With `resets`, the episodes are the same
-    for both halves, so no state crosses a boundary in either direction.
+    Padding stays in place: the backward cell starts at each row's own end. With `resets`, both directions see the same
+    episodes, so no state crosses a boundary.
 
     Example:
 
@@ -141,4 +141,4 @@ def _check_parts(name: str, parts: PyTree, expected: int) -> None:
     kind, count = type(parts).__name__, len(parts) if hasattr(parts, "__len__") else None
     if not isinstance(parts, tuple) or count != expected:
         given = kind if count is None else f"{count} parts"
-        raise ValueError(f"`{name}` is a {kind} of {given}; expected a tuple of {expected}, one a part.")
+        raise ValueError(f"`{name}` is a {kind} of {given}; expected a tuple of {expected}, one per part.")

@@ -1,7 +1,7 @@
-"""How weights are drawn: frozen dataclasses called as `initializer(key, (rows, columns), dtype)`.
+"""Weight initialisers: frozen dataclasses called as `initializer(key, (rows, columns), dtype)`.
 
-Weights multiply from the right (`x @ w`), so the first axis is the fan-in and the second the fan-out. Cells with gates
-draw each gate by itself and concatenate (`per_gate`): an orthogonal [H, 4H] is not four orthogonal [H, H].
+Weights multiply from the right (`x @ w`), so the first axis is the fan-in and the second the fan-out. Gated cells draw
+each gate separately and concatenate (`per_gate`), because an orthogonal [H, 4H] is not four orthogonal [H, H].
 Half-precision weights are drawn in float32 and rounded, since LAPACK has no half-precision QR or eigenvalues.
 """
 
@@ -25,7 +25,7 @@ class Initializer(Protocol):
 
 
 def per_gate(initializer: Initializer, key: Array, shape: tuple[int, int], gates: int, dtype: DTypeLike) -> Array:
-    """Draws one matrix `[rows, columns]` a gate and stacks them on the last axis: `[rows, gates * columns]`.
+    """Draws one matrix `[rows, columns]` per gate and concatenates them on the last axis: `[rows, gates * columns]`.
 
     Example:
 
@@ -39,7 +39,7 @@ def per_gate(initializer: Initializer, key: Array, shape: tuple[int, int], gates
 
 @dataclasses.dataclass(frozen=True)
 class Normal:
-    """Gaussian by gain g: entries N(0, g²/rows). A square one has spectral radius near g (the circular law).
+    """Gaussian with gain g: entries N(0, g²/rows). A square matrix has a spectral radius near g (the circular law).
 
     Reference: Sompolinsky, Crisanti and Sommers, Chaos in random neural networks, Phys. Rev. Lett. 61 (1988), 259.
     """
@@ -56,7 +56,7 @@ class Normal:
 
 @dataclasses.dataclass(frozen=True)
 class Orthogonal:
-    """Scale times a uniformly (Haar) drawn orthogonal matrix: every singular value is `scale`.
+    """`scale` times a random (Haar) orthogonal matrix: every singular value is `scale`.
 
     Reference: Saxe, McClelland and Ganguli, Exact solutions to the nonlinear dynamics of learning, ICLR 2014.
     """
@@ -72,7 +72,7 @@ class Orthogonal:
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """Scale times the identity; with ReLU units, the IRNN. Square shapes only.
+    """`scale` times the identity; with ReLU units, the IRNN. Square shapes only.
 
     Reference: Le, Jaitly and Hinton, A simple way to initialize recurrent networks of rectified linear units, 2015.
     """
@@ -89,9 +89,9 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True)
 class SpectralRadius:
-    """Gaussian, then rescaled so that the largest |eigenvalue| is exactly `radius`. Square shapes only.
+    """Gaussian, rescaled so that the largest |eigenvalue| is exactly `radius`. Square shapes only.
 
-    The eigenvalues are those of a non-symmetric matrix, which not every accelerator computes: draw on the CPU there.
+    Not every accelerator computes eigenvalues of non-symmetric matrices; draw on the CPU there.
 
     Reference: Jaeger, The echo state approach to analysing and training recurrent neural networks, GMD 148 (2001).
     """
@@ -109,7 +109,7 @@ class SpectralRadius:
 
 @dataclasses.dataclass(frozen=True)
 class GlorotUniform:
-    """Uniform on ±sqrt(6 / (rows + columns)): Xavier's, Keras's default.
+    """Uniform on ±sqrt(6 / (rows + columns)): Xavier initialisation, Keras's default.
 
     Reference: Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks,
     AISTATS 2010, eq. 16.
@@ -143,7 +143,7 @@ class LeCunNormal:
 
 @dataclasses.dataclass(frozen=True)
 class HiddenUniform:
-    """Uniform on ±1/sqrt(columns), columns = H of one gate: what PyTorch draws every recurrent weight from."""
+    """Uniform on ±1/sqrt(columns), where columns is H of one gate: PyTorch's default for recurrent layers."""
 
     def __call__(self, key: Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Array:
         bound = 1 / math.sqrt(shape[1])
@@ -166,4 +166,4 @@ def _check_scale(name: str, value: float) -> None:
 
 def _check_square(name: str, shape: tuple[int, int]) -> None:
     if shape[0] != shape[1]:
-        raise ValueError(f"{name} draws square matrices, but was asked for {list(shape)}; use it for `w_h`.")
+        raise ValueError(f"{name} draws square matrices, but the shape is {list(shape)}; use it for `w_h`.")

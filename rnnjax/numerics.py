@@ -1,7 +1,7 @@
-"""Vectors too long or too short for floating point, held as a unit vector and the log of a norm.
+"""Vectors beyond the range of floating point, represented as a unit vector and the log of the norm.
 
-A norm squares, so in float32 entries below 2^-63 already give 0 and above 2^64 inf. Here the largest entry is divided
-out first, and sums of such vectors stay in log form, so nothing under- or overflows on the way.
+A norm squares its entries, so in float32 entries below 2^-63 give 0 and entries above 2^64 give inf. Here the largest
+entry is divided out first, and sums of such vectors stay in log form, so nothing underflows or overflows.
 """
 
 import functools
@@ -18,10 +18,10 @@ def normalise(tree: PyTree, batch_ndim: int) -> tuple[PyTree, Array]:
 
     Args:
       tree: leaves `[*batch, ...]`.
-      batch_ndim: how many leading axes are batch axes.
+      batch_ndim: the number of leading batch axes.
     Returns:
-      `(unit, log_norm)`: the same tree, and `[*batch]`. A zero vector gives a zero "unit" and -inf, which is its log;
-      one with NaN gives NaN, one with an infinite entry +inf and no direction (NaN).
+      `(unit, log_norm)`: the same tree, and `[*batch]`. A zero vector gives a zero "unit" and a log norm of -inf. A
+      vector with NaN gives NaN; one with an infinite entry gives +inf and a NaN direction.
 
     Example:
 
@@ -31,7 +31,7 @@ def normalise(tree: PyTree, batch_ndim: int) -> tuple[PyTree, Array]:
     """
     largest = functools.reduce(jnp.maximum, [_over_row(jnp.max, jnp.abs(leaf), batch_ndim) for leaf in _leaves(tree)])
     zero = largest < jnp.finfo(largest.dtype).tiny  # XLA flushes subnormals; NaN is not zero
-    # XLA divides by multiplying with the reciprocal, which for the very largest numbers would be flushed to zero.
+    # XLA divides by multiplying with the reciprocal, which is flushed to zero for the very largest numbers.
     scale = jnp.where(zero, 1, jnp.minimum(largest, jnp.finfo(largest.dtype).max / 8))
     tree = jax.tree.map(lambda leaf: leaf / _expand(scale, leaf), tree)
     squares = sum(_over_row(jnp.sum, leaf * leaf, batch_ndim) for leaf in _leaves(tree))
@@ -41,7 +41,7 @@ def normalise(tree: PyTree, batch_ndim: int) -> tuple[PyTree, Array]:
 
 
 def add_scaled(terms: list[tuple[PyTree, Array]], batch_ndim: int) -> tuple[PyTree, Array]:
-    """The sum of vectors given as (unit, log norm), in the same form: Σ exp(log_norm_i) unit_i.
+    """Adds vectors given as (unit, log norm), in the same form: Σ exp(log_norm_i) unit_i.
 
     Example: e^1000 (1, 0) + e^1000 (0, 1).
 

@@ -1,9 +1,8 @@
-"""A recurrent network with a linear readout of every step: the smallest whole model.
+"""A recurrent network with a linear readout at every step: the smallest complete model.
 
     carry_t, h_t = cell(θ, carry_{t-1}, x_t)          y_t = h_t W_out + b_out
 
-It is used like the cell that it holds: `rnnjax.unroll(model, params, xs)` runs it over time, and it may be a layer of a
-`Stack`.
+It is used like a cell: `rnnjax.unroll(model, params, xs)` runs it over time, and it may be a layer of a `Stack`.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -25,7 +24,7 @@ class ReadoutParams(NamedTuple, Generic[P]):
     """Parameters of a `Readout`.
 
     Attributes:
-      rnn: the cell's.
+      rnn: the cell's parameters.
       w_out: `[H, K]`.
       b_out: `[K]`.
     """
@@ -37,13 +36,13 @@ class ReadoutParams(NamedTuple, Generic[P]):
 
 @dataclasses.dataclass(frozen=True)
 class Readout(Generic[P, C]):
-    """A cell and a linear readout of its outputs.
+    """A cell with a linear readout of its outputs.
 
-    Outputs are `[..., K]`, and zero at masked steps. The carry is the cell's. Over time the readout is one matmul for
+    Outputs are `[..., K]`, and zero at masked steps. The carry is the cell's. Over time, the readout is one matmul for
     all steps, outside the loop.
 
     Attributes:
-      cell: a cell, or cells put together. Over a `Bidirectional` the model has no single step.
+      cell: a cell or a composite of cells. With a `Bidirectional` the model has no single step.
       output_size: K.
 
     Example:
@@ -58,7 +57,7 @@ class Readout(Generic[P, C]):
 
     cell: Cell[P, C] | Composite[P, C]
     output_size: int
-    input_size: dataclasses.InitVar[None] = None  # the former Readout(cell, input_size, output_size), to refuse it
+    input_size: dataclasses.InitVar[None] = None  # rejects the old call Readout(cell, input_size, output_size)
 
     def __post_init__(self, input_size: None) -> None:
         if input_size is not None:
@@ -88,7 +87,7 @@ class Readout(Generic[P, C]):
         return self.cell.initial_carry(params.rnn, batch_shape)
 
     def step(self, params: ReadoutParams[P], carry: C, x: Array) -> tuple[C, Array]:
-        """One step: `(carry_{t-1}, x_t [*batch, D])` to `(carry_t, y_t [*batch, K])`.
+        """One step: maps `(carry_{t-1}, x_t [*batch, D])` to `(carry_t, y_t [*batch, K])`.
 
         Raises:
           TypeError: the cell needs the whole sequence (`Bidirectional`).
@@ -100,7 +99,7 @@ class Readout(Generic[P, C]):
         return carry, _read(params, h)
 
     def unroll_parts(self, run: Run, params: ReadoutParams[P], carry: C, xs: Array, masks: Masks) -> tuple[C, Array]:
-        """The cell over all of time, then the readout of all steps at once."""
+        """Runs the cell over all of time, then the readout of all steps at once."""
         carry, hs = run(self.cell, params.rnn, carry, xs, masks)
         return carry, blank(_read(params, hs), masks)
 
@@ -110,7 +109,7 @@ def _read(params: ReadoutParams[P], h: PyTree) -> Array:
     if not isinstance(h, Array) or h.shape[-1:] != params.w_out.shape[:1]:
         given = f"{list(h.shape)}" if isinstance(h, Array) else f"a {type(h).__name__}"
         raise ValueError(
-            f"the cell's output is {given}, but `params.w_out` is {list(params.w_out.shape)}: a readout takes one "
-            "array [..., H]; draw parameters for this cell with the readout's `init(key, input_size)`."
+            f"the cell's output is {given}, but `params.w_out` is {list(params.w_out.shape)}; a readout needs one "
+            "array [..., H]: draw parameters for this cell with the readout's `init(key, input_size)`."
         )
     return h @ params.w_out + per_row(params.b_out, h)

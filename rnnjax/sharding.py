@@ -1,23 +1,25 @@
-"""All cores, or all accelerators: the rows of a batch are independent, so each device runs its own.
+"""Several cores or accelerators: the rows of a batch are independent, so each device runs its own rows.
 
-    mesh = make_mesh()                                         one axis, "batch", over all devices
-    carry, ys = unroll(cell, params, xs, mesh=mesh)      as `rnnjax.unroll`; no communication at all
-    step = value_and_grad(loss, mesh)                          one all-reduce, of the loss and the gradient together
-    results = spread(run, mesh)(settings)                      a sweep: whole runs, some on each device
+    mesh = make_mesh()                                   one axis, "batch", over all devices
+    carry, ys = unroll(cell, params, xs, mesh=mesh)      like `rnnjax.unroll`, without communication
+    step = value_and_grad(loss, mesh)                    one all-reduce of loss and gradient
+    results = spread(run, mesh)(settings)                a sharded vmap: a sweep of whole runs, some on each device
 
-On a CPU a time loop runs on one core, as its matmuls are too small to share. Two JAX devices on two cores share
-nothing within a step, which beats threads that meet at every step. The same code runs on GPU and TPU meshes.
+On a CPU, a time loop uses one core because its matmuls are too small to split. Two JAX devices on two cores need no
+synchronisation within a step, which is faster than threads that synchronise at every step. The same code runs on GPU
+and TPU meshes.
 
-JAX sees a CPU as one device unless it is told otherwise before its first use, and so a script says at its top, once:
+JAX treats a CPU as one device unless it is configured before its first use, so call this once at the top of a script:
 
     rnnjax.sharding.setup_process(device_count=2)
 
-Importing rnnjax never does this, nor anything else to the process.
+Importing rnnjax never does this, and has no other effect on the process.
 
-Wait for one call with an all-reduce before the next that does not depend on it (`jax.block_until_ready`): on a CPU with
-jaxlib 0.10.2 two such programs in flight each hold a thread and wait for the other's, and the process stops dead. With
-two devices on two threads 160 calls in flight never returned, with `jax_cpu_enable_async_dispatch` on or off; waiting
-after each group of four cured it, and so did four threads or jaxlib 0.12. `rnnjax.training` waits after every chunk.
+Wait for a call with an all-reduce (`jax.block_until_ready`) before you start another that does not depend on it. On a
+CPU with jaxlib 0.10.2, two such programs can each hold a thread and wait for the other's, and the process deadlocks.
+With two devices on two threads, 160 calls in flight never returned, with `jax_cpu_enable_async_dispatch` on or off.
+Waiting after every fourth call prevented it, as did four threads or jaxlib 0.12. `rnnjax.training` waits after every
+dispatch.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -46,25 +48,25 @@ AXIS = "batch"
 
 
 class ProcessSetup(NamedTuple):
-    """What `setup_process` did."""
+    """The settings that `setup_process` applied."""
 
-    device_count: int | None  # CPU devices asked for; None: left as it was
-    allocator: bool  # whether the allocator was told to keep its memory
+    device_count: int | None  # requested CPU devices; None: unchanged
+    allocator: bool  # whether the allocator was configured to keep freed memory
 
 
 def setup_process(device_count: int | None = None, allocator: bool = True) -> ProcessSetup:
-    """Sets this process up for speed on a CPU; call it before anything else uses JAX.
+    """Configures this process for speed on a CPU; call it before anything else uses JAX.
 
     Args:
-      device_count: as how many JAX devices the CPU shall count; its number of cores is a good choice. None: as it is.
-      allocator: keep freed memory instead of giving it back to the kernel. glibc returns every large buffer at the end
-        of a call and pays for each of its pages again in the next; a training step of large layers spends up to half
-        of its time there. It holds for the whole process, and costs the memory that is kept. Only glibc has it.
+      device_count: the number of JAX devices on the CPU; its number of cores is a good choice. None: unchanged.
+      allocator: keep freed memory instead of returning it to the kernel. glibc returns every large buffer at the end of
+        a call and page-faults it in again at the next; a training step of large layers can spend half its time on this.
+        The setting applies to the whole process, costs the memory that is kept, and works only with glibc.
     Returns:
-      What was done.
+      The settings that were applied.
     Raises:
       ValueError: `device_count` is not positive.
-      RuntimeError: JAX is in use already, so its number of devices stands.
+      RuntimeError: JAX is already in use, so its number of devices is fixed.
     """
     if device_count is not None:
         if device_count < 1:
@@ -76,7 +78,7 @@ def setup_process(device_count: int | None = None, allocator: bool = True) -> Pr
 def _keep_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
-    # from glibc's malloc.h. One arena, since XLA also allocates from worker threads, whose arenas hold no large buffer.
+    # From glibc's malloc.h. A single arena, because worker threads' own arenas cannot hold large buffers.
     m_trim_threshold, m_top_pad, m_mmap_threshold, m_arena_max = -1, -2, -3, -8
     largest = 2**31 - 1
     settings = ((m_arena_max, 1), (m_mmap_threshold, largest), (m_trim_threshold, largest), (m_top_pad, 2**28))
@@ -86,15 +88,15 @@ def _keep_memory() -> bool:
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """One axis, "batch", over these devices, or over all there are."""
+    """A mesh with one axis, "batch", over the given devices, or all devices."""
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (AXIS,), (AxisType.Auto,), devices=devices)
 
 
 def place(tree: PyTree, mesh: Mesh, batch_axis: int | None = None) -> PyTree:
-    """Puts arrays on the mesh: cut along `batch_axis`, or a copy on every device (parameters).
+    """Puts arrays on the mesh: sharded along `batch_axis`, or replicated if None (parameters).
 
-    Data that is not where it is needed is moved at every call; what is used often is better placed once.
+    Data on the wrong device is moved at every call, so place what is used often once.
     """
     return jax.device_put(tree, NamedSharding(mesh, _cut(batch_axis)))
 
@@ -112,7 +114,7 @@ def unroll(
     resets: ArrayLike | None = None,
     **options: Any,
 ) -> tuple[PyTree, PyTree]:
-    """`rnnjax.unroll` with the first batch axis of everything cut over the mesh; differentiable like it.
+    """`rnnjax.unroll` with the first batch axis sharded over the mesh; differentiable in the same way.
 
     Args:
       xs: `[T, B, ..., D]`, B a multiple of the number of devices.
@@ -132,9 +134,9 @@ def unroll(
     """
     xs = as_array("xs", xs)
     if xs.ndim < 3:
-        raise ValueError(f"`xs` is {list(xs.shape)}; a mesh needs a batch axis to cut: [T, B, ..., D].")
+        raise ValueError(f"`xs` is {list(xs.shape)}; a mesh needs a batch axis to shard: [T, B, ..., D].")
     _check_rows("`xs`", xs.shape[1], mesh)
-    # only what is given is passed on, so that None keeps its meaning
+    # pass on only what is given, so that None keeps its meaning
     flags = {"lengths": (lengths, 0), "mask": (mask, 1), "resets": (resets, 1)}
     given = {name: jnp.asarray(value) for name, (value, _) in flags.items() if value is not None}
     specs = {name: _cut(flags[name][1]) for name in given}
@@ -150,13 +152,13 @@ def unroll(
 def value_and_grad(
     loss: Callable[..., Array], mesh: Mesh, *, batch_axes: int | tuple[int, ...] = 1
 ) -> Callable[..., tuple[Array, PyTree]]:
-    """`jax.value_and_grad(loss)` with the batch cut over the mesh.
+    """`jax.value_and_grad(loss)` with the batch sharded over the mesh.
 
     Args:
-      loss: `(params, *batch) -> scalar`, a *mean* over rows: the mean of the devices' means is then the mean.
-      batch_axes: where the rows of the batch arguments lie, one for all or one for each: 1 in `[T, B, ...]`.
+      loss: `(params, *batch) -> scalar`, a *mean* over rows, so that the mean over devices is the overall mean.
+      batch_axes: the axis of the rows in the batch arguments, one for all or one for each: 1 in `[T, B, ...]`.
     Returns:
-      `(params, *batch) -> (loss, gradient)`, both the same on every device, after one all-reduce of the two together.
+      `(params, *batch) -> (loss, gradient)`, both replicated on every device by a single all-reduce.
 
     Example:
 
@@ -184,7 +186,7 @@ def value_and_grad(
             mesh=mesh,
             in_specs=(P(), *map(_cut, axes)),
             out_specs=P(),
-            check_vma=False,  # the loops' first carries are the same on all devices, their later ones are not
+            check_vma=False,  # a loop's first carry is replicated, but its later ones differ between devices
         )
         def rows(params: PyTree, *batch: PyTree) -> tuple[Array, PyTree]:
             return lax.pmean(jax.value_and_grad(loss)(params, *batch), AXIS)
@@ -197,15 +199,15 @@ def value_and_grad(
 def spread(
     run: Callable[..., PyTree], mesh: Mesh | None = None, *, at_once: int | None = None
 ) -> Callable[..., PyTree]:
-    """`jax.jit(jax.vmap(run))` with the leading axis, the runs of a sweep, cut over the mesh; none waits for another.
+    """A sharded vmap: `jax.jit(jax.vmap(run))` with the leading axis, the runs of a sweep, sharded over the mesh.
 
     Args:
-      run: one run, of arrays without the leading axis.
+      run: a function of one run, whose arrays lack the leading axis.
       mesh: from `make_mesh`; None: one device.
-      at_once: how many runs a device has in hand, one such group after the other; None: all of its runs. On a CPU a
-        group that fits the core's own cache (1 MiB, say) is faster than more, and one of a few runs slower.
+      at_once: runs that a device vmaps together, one group after another; None: all of its runs. On a CPU, a group that
+        fits a core's cache (about 1 MiB) is faster than a larger one; a group of very few runs is slower.
     Returns:
-      `(*arguments) -> results`, every leaf with a leading axis `[R]`, R any number; every device has all results.
+      `(*arguments) -> results`, with a leading axis `[R]` on every leaf, for any R; results are replicated.
     Raises:
       ValueError: `at_once` below 1.
 
@@ -242,7 +244,7 @@ def spread(
 
 
 def padded(runs: PyTree, mesh: Mesh) -> PyTree:
-    """The last run once more, as often as it takes for a multiple of the devices; leaves `[R, ...]`."""
+    """Repeats the last run until the number of runs is a multiple of the devices; leaves `[R, ...]`."""
     count = jax.tree.leaves(runs)[0].shape[0]
     which = [min(i, count - 1) for i in range(count + -count % mesh.size)]
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[jnp.array(which, jnp.int32)], runs)
@@ -255,6 +257,6 @@ def _cut(axis: int | None) -> P:
 def _check_rows(name: str, rows: int, mesh: Mesh) -> None:
     if rows % mesh.size:
         raise ValueError(
-            f"{name} has {rows} rows for {mesh.size} devices; pad the batch to a multiple of {mesh.size} (with lengths "
-            "of 0, a padded row changes no sum), or make the mesh of fewer devices: make_mesh(jax.devices()[:n])."
+            f"{name} has {rows} rows for {mesh.size} devices; pad the batch to a multiple of {mesh.size} (a row with "
+            "length 0 changes no sum), or use a mesh of fewer devices: make_mesh(jax.devices()[:n])."
         )

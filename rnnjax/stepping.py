@@ -1,4 +1,4 @@
-"""One step under the contract of `unroll`: for an actor that waits for its next observation, or a stream."""
+"""A single step with the masking and resets of `unroll`, for actors and streams."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -23,24 +23,24 @@ def step(
 ) -> tuple[C, PyTree]:
     """One step of a cell: carry_t, y_t = step(params, carry_{t-1}, x_t).
 
-    T calls, each with the carry of the one before, give what one `rnnjax.unroll` gives. A masked row holds its carry
-    and gives exactly zero output; NaN or inf in its input changes no output and no gradient.
+    T calls, each with the carry of the previous one, give the same result as one `rnnjax.unroll`. A masked row keeps
+    its carry and outputs exactly zero; NaN or inf in its input affects no output and no gradient.
 
     Args:
-      cell: anything with a single step: a cell, or a `Stack` or `Readout` of cells.
+      cell: a cell with a single step, or a `Stack` or `Readout` of such cells.
       params: its parameters.
-      carry: the carry so far; `None` for `cell.initial_carry`.
-      x: `[*batch, D]`, any number of batch axes.
+      carry: the current carry; `None` for `cell.initial_carry`.
+      x: `[*batch, D]`, with any number of batch axes.
       mask: `[*batch]` booleans, False where a row has no input at this step.
-      resets: `[*batch]` booleans: the carry becomes the initial carry before this step, in masked rows too.
+      resets: `[*batch]` booleans, True where the carry is reset to the initial carry before this step, even if masked.
     Returns:
       `(carry, y)`: the carry after the step, and the output `[*batch, ...]`.
     Raises:
-      TypeError: a cell that needs the whole sequence (`Bidirectional`), another dtype than the parameters', a mask that
+      TypeError: the cell needs the whole sequence (`Bidirectional`), `x` and the parameters differ in dtype, or a mask
         is not boolean.
-      ValueError: a shape that does not fit.
+      ValueError: a shape does not fit.
 
-    Example: two environments, of which the second has just begun a new episode.
+    Example: two environments; the second has just started a new episode.
 
       >>> import jax, jax.numpy as jnp, rnnjax
       >>> cell = rnnjax.GRU(hidden_size=4)

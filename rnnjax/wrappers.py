@@ -1,4 +1,4 @@
-"""Cells that hold a cell and change one thing about it."""
+"""Cells that wrap another cell and change one property."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -19,9 +19,9 @@ class LearnedCarryParams(NamedTuple, Generic[P]):
     """Parameters of a `LearnedCarry`.
 
     Attributes:
-      cell: the cell's.
-      carry: the carry before the first step, with no batch axes; `None` in place of a leaf that is not floating, such
-        as a counter, which starts as the cell has it.
+      cell: the cell's parameters.
+      carry: the initial carry, without batch axes. A leaf that is not floating point, such as a counter, is `None` and
+        starts at the cell's own value.
     """
 
     cell: P
@@ -30,13 +30,13 @@ class LearnedCarryParams(NamedTuple, Generic[P]):
 
 @dataclasses.dataclass(frozen=True)
 class LearnedCarry(Generic[P, C]):
-    """A cell whose initial carry is a parameter, one for all rows.
+    """A cell whose initial carry is a parameter, shared by all rows.
 
-    It starts at the cell's own initial carry, and receives gradients wherever the initial carry is used: at the first
-    step of an `unroll` with no `carry`, and at every reset.
+    The parameter is initialised to the cell's own initial carry. It receives gradients wherever it is used: at the
+    first step of an `unroll` without `carry`, and at every reset.
 
     Attributes:
-      cell: anything with a single step. In a `Stack` wrap each layer, so that each keeps a loop of its own.
+      cell: a cell with a single step. In a `Stack`, wrap each layer, so that each layer keeps its own loop.
 
     Example:
 
@@ -60,13 +60,13 @@ class LearnedCarry(Generic[P, C]):
             )
 
     def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> LearnedCarryParams[P]:
-        """The cell's parameters as it draws them, and its initial carry."""
+        """The cell's parameters and its initial carry."""
         params = self.cell.init(key, input_size, dtype)
         carry = self.cell.initial_carry(params)
         return LearnedCarryParams(params, jax.tree.map(_if_learned, carry))
 
     def initial_carry(self, params: LearnedCarryParams[P], batch_shape: tuple[int, ...] = ()) -> C:
-        """The learned carry, the same for every row."""
+        """The learned carry, repeated for every row."""
 
         def start(own: Array, learned: Array | None) -> Array:
             return own if learned is None else jnp.broadcast_to(learned, own.shape)
@@ -79,12 +79,12 @@ class LearnedCarry(Generic[P, C]):
 
 @dataclasses.dataclass(frozen=True)
 class WithoutBias:
-    """A built-in cell that has no biases, as PyTorch's with `bias=False`: none to train, and none to convert.
+    """A built-in cell without biases, like PyTorch's with `bias=False`.
 
-    Its parameters are the cell's own record with `None` in place of each bias, so that no optimizer sees one.
+    Its parameters are the cell's record with `None` for each bias, so optimizers do not see any.
 
     Attributes:
-      cell: an `Elman`, `LSTM`, `GRU` or `LSTMProjected`. (The forget bias of an LSTM goes with the others.)
+      cell: an `Elman`, `LSTM`, `GRU` or `LSTMProjected`. (An LSTM's forget bias is removed too.)
 
     Example:
 
@@ -100,12 +100,12 @@ class WithoutBias:
     cell: Elman | LSTM | GRU | LSTMProjected
 
     def __post_init__(self) -> None:
-        cell: Any = self.cell  # whatever was passed
+        cell: Any = self.cell  # may have any type
         if not isinstance(cell, Elman | LSTM | GRU | LSTMProjected):
             raise TypeError(f"`cell` is {cell!r}; expected an Elman, LSTM, GRU or LSTMProjected.")
 
     def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> Any:
-        """The cell's parameters as it draws them, with `None` for each bias."""
+        """The cell's parameters, with `None` for each bias."""
         params: Any = self.cell.init(key, input_size, dtype)
         return params._replace(**dict.fromkeys(_biases(params)))
 
@@ -118,9 +118,9 @@ class WithoutBias:
         return cell.step(self._with_zeros(params), carry, x)
 
     def _with_zeros(self, params: Any) -> Any:
-        """The record that the cell takes."""
+        """The cell's parameters with zero biases."""
         if not hasattr(params, "_replace") or getattr(params, "w_h", None) is None:
-            return params  # the cell says what it expects
+            return params  # the cell raises the error
         given = [name for name in _biases(params) if getattr(params, name) is not None]
         if given:
             raise ValueError(
