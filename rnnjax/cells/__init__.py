@@ -1,4 +1,4 @@
-"""The built-in cells: one file a cell, each with its parameters, its carry, its maths and its frozen dataclass."""
+"""The built-in cells: one file per cell, with its parameters, carry, step function and frozen dataclass."""
 
 from rnnjax.cells.elman import (
     Elman,

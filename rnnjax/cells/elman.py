@@ -2,7 +2,7 @@
 
     h_t = φ(x_t W1 + h_{t-1} W2 + b1)        y_t = h_t
 
-W1 is `w_x`, W2 is `w_h` and b1 is `b`, all three shared by every time step; φ is the activation.
+W1 is `w_x`, W2 is `w_h` and b1 is `b`, shared by all time steps; φ is the activation.
 
 Reference: Elman, Finding structure in time, Cognitive Science 14 (1990), 179-211.
 """
@@ -22,7 +22,7 @@ from rnnjax.cell import Cell, check_input, check_params, check_size, check_state
 from rnnjax.initializers import Initializer, LeCunNormal, Orthogonal
 
 Activation = Literal["tanh", "relu", "linear"] | Callable[[Array], Array]
-"""The name of one of three, or any pointwise function of an array."""
+"""The name of a built-in activation, or any elementwise function of an array."""
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu, "linear": lambda z: z}
 
@@ -42,7 +42,7 @@ def elman_init(
     w_h: Initializer = Orthogonal(),  # noqa: B008
     dtype: DTypeLike | None = None,
 ) -> ElmanParams:
-    """Draws `w_x` [D, H] and `w_h` [H, H]; `b` [H] starts at zero."""
+    """Draws `w_x` [D, H] and `w_h` [H, H]; `b` [H] is zero."""
     check_size("input_size", input_size)
     dtype = float_dtype(dtype)
     key_x, key_h = jax.random.split(key)
@@ -59,16 +59,16 @@ def elman_initial_carry(params: ElmanParams, batch_shape: tuple[int, ...] = ()) 
 
 
 def elman_step(params: ElmanParams, h: Array, x: Array, activation: Activation = "tanh") -> tuple[Array, Array]:
-    """One step, in the order that `jax.lax.scan` wants: `(h_{t-1}, x_t)` to `(h_t, y_t)`, with y_t = h_t.
+    """One step with the signature of `jax.lax.scan`: `(h_{t-1}, x_t)` to `(h_t, y_t)`, with y_t = h_t.
 
     Args:
       h: hidden state `[*batch, H]`.
       x: input `[*batch, D]`.
     Raises:
-      ValueError: the last axis of `x` is not D, or the carry is for other rows. (Both might broadcast in silence.)
-      TypeError: `x` is not floating, or of another dtype than the parameters.
+      ValueError: the last axis of `x` is not D, or the carry does not fit the rows of `x`.
+      TypeError: `x` is not floating point, or differs in dtype from the parameters.
 
-    Example: the lecture's network after a low and a medium day predicts a high tomorrow (1.1 h = 0.99).
+    Example: after a low and a medium day, the lecture's network predicts a high price (1.1 h = 0.99).
 
       >>> params = ElmanParams(w_x=jnp.array([[1.8]]), w_h=jnp.array([[-0.5]]), b=jnp.array([0.0]))
       >>> days = jnp.array([[0.0], [0.5]])
@@ -83,13 +83,13 @@ def elman_step(params: ElmanParams, h: Array, x: Array, activation: Activation =
 
 
 def _activate(activation: Activation, z: Array) -> Array:
-    """φ(z), which must be of the shape and dtype of z."""
+    """φ(z), which must have the shape and dtype of z."""
     if not isinstance(activation, str):
         h = activation(z)
         if jnp.shape(h) != z.shape or jnp.result_type(h) != z.dtype:
             raise ValueError(
-                f"`activation` makes {jnp.result_type(h)} {list(jnp.shape(h))} of {z.dtype} {list(z.shape)}; "
-                "pass a pointwise function, such as `jnp.sin`."
+                f"`activation` maps {z.dtype} {list(z.shape)} to {jnp.result_type(h)} {list(jnp.shape(h))}; "
+                "pass an elementwise function, such as `jnp.sin`."
             )
         return h
     return _ACTIVATIONS[activation](z)
@@ -97,13 +97,13 @@ def _activate(activation: Activation, z: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Elman(Cell[ElmanParams, Array]):
-    """The Elman cell as a value: hyperparameters here, parameters apart.
+    """An Elman cell.
 
     Attributes:
       hidden_size: H.
-      activation: φ; "tanh", "relu" (the one in the lecture), "linear" (the case with closed-form gradients), or any
-        pointwise function of an array, such as `jax.nn.gelu`.
-      w_x, w_h: how the two matrices are drawn.
+      activation: φ; "tanh", "relu" (as in the lecture), "linear" (which has closed-form gradients), or any elementwise
+        function of an array, such as `jax.nn.gelu`.
+      w_x, w_h: initialisers of the two matrices.
 
     Example:
 

@@ -5,8 +5,8 @@
     n = tanh(x_t W_x^n + b^n + r (h_{t-1} W_h^n + b_hn))            candidate
     h_t = (1 - z) n + z h_{t-1}            y_t = h_t
 
-Gates are stacked on the last axis in the order r, z, n. Inside the reset gate's brackets the candidate needs a bias of
-its own, `b_hn`; for r and z a second bias would add up with the first, so there is none.
+Gates are stacked on the last axis in the order r, z, n. The candidate has a second bias, `b_hn`, which the reset gate
+multiplies; for r and z a second bias would merely add to the first, so there is none.
 
 References: Cho et al., Learning phrase representations using RNN encoder-decoder, EMNLP 2014; reset-after:
 Appleyard, Kocisky and Blunsom, Optimizing performance of recurrent neural networks on GPUs, 2016.
@@ -42,7 +42,7 @@ def gru_init(
     w_h: Initializer = Orthogonal(),  # noqa: B008
     dtype: DTypeLike | None = None,
 ) -> GRUParams:
-    """Draws `w_x` [D, 3H] and `w_h` [H, 3H] gate by gate; both biases start at zero."""
+    """Draws `w_x` [D, 3H] and `w_h` [H, 3H] gate by gate; both biases are zero."""
     check_size("input_size", input_size)
     dtype = float_dtype(dtype)
     key_x, key_h = jax.random.split(key)
@@ -60,16 +60,16 @@ def gru_initial_carry(params: GRUParams, batch_shape: tuple[int, ...] = ()) -> A
 
 
 def gru_step(params: GRUParams, h: Array, x: Array) -> tuple[Array, Array]:
-    """One step, in the order that `jax.lax.scan` wants: `(h_{t-1}, x_t)` to `(h_t, y_t)`, with y_t = h_t.
+    """One step with the signature of `jax.lax.scan`: `(h_{t-1}, x_t)` to `(h_t, y_t)`, with y_t = h_t.
 
     Args:
       h: hidden state `[*batch, H]`.
       x: input `[*batch, D]`.
     Raises:
-      ValueError: the last axis of `x` is not D, or the carry is for other rows. (Both might broadcast in silence.)
-      TypeError: `x` is not floating, or of another dtype than the parameters.
+      ValueError: the last axis of `x` is not D, or the carry does not fit the rows of `x`.
+      TypeError: `x` is not floating point, or differs in dtype from the parameters.
 
-    Example: an open update gate holds the state.
+    Example: with the update gate at 1, the state does not change.
 
       >>> params = GRUParams(jnp.zeros((1, 3)), jnp.zeros((1, 3)), b=jnp.array([0.0, 50.0, 0.0]), b_hn=jnp.zeros(1))
       >>> h, y = gru_step(params, jnp.array([0.7]), jnp.ones(1))
@@ -89,11 +89,11 @@ def gru_step(params: GRUParams, h: Array, x: Array) -> tuple[Array, Array]:
 
 @dataclasses.dataclass(frozen=True)
 class GRU(Cell[GRUParams, Array]):
-    """The GRU cell as a value: hyperparameters here, parameters apart.
+    """A GRU cell.
 
     Attributes:
       hidden_size: H.
-      w_x, w_h: how each gate's matrices are drawn.
+      w_x, w_h: initialisers of each gate's matrices.
 
     Example:
 

@@ -1,11 +1,11 @@
-"""The LSTM cell with forget gates: a cell state c that is carried by a gate, not by a matrix.
+"""The LSTM cell with forget gates, whose cell state c is multiplied by a gate instead of a matrix.
 
     i, f, g, o = split(x_t W_x + h_{t-1} W_h + b)          each [*batch, H]
     c_t = σ(f) c_{t-1} + σ(i) tanh(g)                      cell state, the lecture's long-term memory
     h_t = σ(o) tanh(c_t)            y_t = h_t              hidden state, its short-term memory
 
-Gates are stacked on the last axis in PyTorch's and cuDNN's order: input, forget, candidate, output. The forget bias
-lives in `b`, so the step has no hidden constant.
+Gates are stacked on the last axis in the order of PyTorch and cuDNN: input, forget, candidate, output. The forget bias
+is part of `b`, so the step has no hidden constant.
 
 References: Hochreiter and Schmidhuber, Long short-term memory, Neural Computation 9 (1997); the forget gate: Gers,
 Schmidhuber and Cummins, Learning to forget, Neural Computation 12 (2000); forget_bias = 1: Jozefowicz, Zaremba and
@@ -48,7 +48,7 @@ def lstm_init(
     w_h: Initializer = Orthogonal(),  # noqa: B008
     dtype: DTypeLike | None = None,
 ) -> LSTMParams:
-    """Draws `w_x` [D, 4H] and `w_h` [H, 4H] gate by gate; `b` [4H] is zero but for the forget gate's `forget_bias`."""
+    """Draws `w_x` [D, 4H] and `w_h` [H, 4H] gate by gate; `b` [4H] is zero except for the `forget_bias`."""
     check_size("input_size", input_size)
     dtype = float_dtype(dtype)
     key_x, key_h = jax.random.split(key)
@@ -62,20 +62,20 @@ def lstm_init(
 def lstm_initial_carry(params: LSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMCarry:
     """h_0 = c_0 = 0, each `[*batch, H]` in the parameters' dtype."""
     shape, dtype = (*batch_shape, params.w_h.shape[0]), params.w_h.dtype
-    return LSTMCarry(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))  # two buffers: either may be donated
+    return LSTMCarry(h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, dtype))  # separate buffers, so either can be donated
 
 
 def lstm_step(params: LSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
-    """One step, in the order that `jax.lax.scan` wants: `((h, c)_{t-1}, x_t)` to `((h, c)_t, y_t)`, with y_t = h_t.
+    """One step with the signature of `jax.lax.scan`: `((h, c)_{t-1}, x_t)` to `((h, c)_t, y_t)`, with y_t = h_t.
 
     Args:
       carry: `LSTMCarry`, each `[*batch, H]`.
       x: input `[*batch, D]`.
     Raises:
-      ValueError: the last axis of `x` is not D, or the carry is for other rows. (Both might broadcast in silence.)
-      TypeError: `x` is not floating, or of another dtype than the parameters.
+      ValueError: the last axis of `x` is not D, or the carry does not fit the rows of `x`.
+      TypeError: `x` is not floating point, or differs in dtype from the parameters.
 
-    Example: with the forget gate open and the input gate shut, the cell state is held.
+    Example: with the forget gate at 1 and the input gate at 0, the cell state does not change.
 
       >>> params = LSTMParams(w_x=jnp.zeros((1, 4)), w_h=jnp.zeros((1, 4)), b=jnp.array([-50.0, 50.0, 0.0, 50.0]))
       >>> carry, y = lstm_step(params, LSTMCarry(h=jnp.zeros(1), c=jnp.array([0.7])), jnp.ones(1))
@@ -93,13 +93,13 @@ def lstm_step(params: LSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry
 
 @dataclasses.dataclass(frozen=True)
 class LSTM(Cell[LSTMParams, LSTMCarry]):
-    """The LSTM cell as a value: hyperparameters here, parameters apart.
+    """An LSTM cell.
 
     Attributes:
       hidden_size: H.
-      forget_bias: what the forget gate's bias starts at; with no input and no recurrent weight the cell state's
-        gradient shrinks by σ(forget_bias) a step.
-      w_x, w_h: how each gate's matrices are drawn.
+      forget_bias: the initial bias of the forget gate. Without input and recurrent weights, the gradient of the cell
+        state shrinks by a factor σ(forget_bias) per step.
+      w_x, w_h: initialisers of each gate's matrices.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""The LSTM whose hidden state is projected: few units are fed back and given out, however many hold memory.
+"""The LSTM with a projected hidden state: fewer units are fed back and output than hold memory.
 
     i, f, g, o = split(x_t W_x + h_{t-1} W_h + b)          each [*batch, H]
     c_t = σ(f) c_{t-1} + σ(i) tanh(g)                      cell state, H units
@@ -49,7 +49,7 @@ def lstm_projected_init(
     w_p: Initializer = LeCunNormal(),  # noqa: B008
     dtype: DTypeLike | None = None,
 ) -> LSTMProjectedParams:
-    """Draws `w_x` [D, 4H] and `w_h` [P, 4H] gate by gate, and `w_p` [H, P]; `b` [4H] as `lstm_init` has it."""
+    """Draws `w_x` [D, 4H] and `w_h` [P, 4H] gate by gate, and `w_p` [H, P]; `b` [4H] is as in `lstm_init`."""
     check_size("input_size", input_size)
     dtype = float_dtype(dtype)
     key_x, key_h, key_p = jax.random.split(key, 3)
@@ -73,16 +73,16 @@ def lstm_projected_initial_carry(params: LSTMProjectedParams, batch_shape: tuple
 def lstm_projected_step(
     params: LSTMProjectedParams, carry: LSTMProjectedCarry, x: Array
 ) -> tuple[LSTMProjectedCarry, Array]:
-    """One step, in the order that `jax.lax.scan` wants: `((h, c)_{t-1}, x_t)` to `((h, c)_t, y_t)`, with y_t = h_t.
+    """One step with the signature of `jax.lax.scan`: `((h, c)_{t-1}, x_t)` to `((h, c)_t, y_t)`, with y_t = h_t.
 
     Args:
       carry: `LSTMProjectedCarry`, h `[*batch, P]` and c `[*batch, H]`.
       x: input `[*batch, D]`.
     Raises:
       ValueError: the last axis of `x` is not D. (A width of 1 would otherwise broadcast in silence.)
-      TypeError: `x` is not floating, or of another dtype than the parameters.
+      TypeError: `x` is not floating point, or differs in dtype from the parameters.
 
-    Example: two units of memory, given out as their difference.
+    Example: two memory units, projected to their difference.
 
       >>> params = LSTMProjectedParams(
       ...     w_x=jnp.zeros((1, 8)),
@@ -105,13 +105,13 @@ def lstm_projected_step(
 
 @dataclasses.dataclass(frozen=True)
 class LSTMProjected(Cell[LSTMProjectedParams, LSTMProjectedCarry]):
-    """The projected LSTM as a value: hyperparameters here, parameters apart.
+    """An LSTM cell with a projected hidden state.
 
     Attributes:
       hidden_size: H, units of the cell state.
-      projection_size: P, units of the hidden state and of the output.
-      forget_bias: what the forget gate's bias starts at.
-      w_x, w_h, w_p: how each gate's matrices, and the projection, are drawn.
+      projection_size: P, units of the hidden state and the output.
+      forget_bias: the initial bias of the forget gate.
+      w_x, w_h, w_p: initialisers of each gate's matrices, and of the projection.
 
     Example:
 

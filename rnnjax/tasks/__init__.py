@@ -1,11 +1,11 @@
-"""Tasks: what a recurrent network is asked to remember, each a pure function `(key, ...) -> Batch`.
+"""Memory tasks for recurrent networks, each a pure function `(key, ...) -> Batch`.
 
     batch = adding(key, 100, (32,))                   xs [T, *batch, D], targets, weights [T, *batch], lengths [*batch]
-    loss = squared_error(predictions, batch)          over the steps that count
-    adding_baseline()                                 what a predictor without memory gets
+    loss = squared_error(predictions, batch)          over the scored steps
+    adding_baseline()                                 the score of a predictor without memory
 
 Regressions are scored by `squared_error` (`adding`, `statland`, `windows`), classifications by `cross_entropy` and
-`accuracy` (`copy_memory`, `temporal_order`, `delayed_xor`, `parity`, `latch`). Beside each task stands its baseline.
+`accuracy` (`copy_memory`, `temporal_order`, `delayed_xor`, `parity`, `latch`). Each task has a baseline.
 """
 
 from rnnjax.tasks.adding import adding, adding_baseline

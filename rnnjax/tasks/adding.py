@@ -1,4 +1,4 @@
-"""The adding problem: two numbers of a long row are marked, and their sum is asked at the end."""
+"""The adding problem: two numbers in a long sequence are marked, and the target at the end is their sum."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -22,7 +22,7 @@ def adding(
 ) -> Batch:
     """Numbers from U(low, high), two of them marked; the target at the last step is the sum of the two.
 
-        x_t = (v_t, m_t)        target_T = Σ_t m_t v_t        m marks one step of each half
+        x_t = (v_t, m_t)        target_T = Σ_t m_t v_t        m marks one step in each half
 
     Args:
       key: PRNG key.
@@ -61,7 +61,7 @@ def adding(
 
 
 def adding_baseline(low: float = 0.0, high: float = 1.0) -> Baseline:
-    """Always saying the mean, low + high: the variance of two uniform numbers, (high - low)² / 6.
+    """Always predicting the mean, low + high: the variance of the sum of two uniform numbers, (high - low)² / 6.
 
     Example: 1/6 for U(0, 1), and 2/3 for U(-1, 1). (Papers print 0.1767 for the first.)
 

@@ -1,6 +1,6 @@
-"""What every task gives: one batch of sequences, with which steps are scored, and what a trivial predictor gets.
+"""The types that every task returns: a batch of sequences with weights for scoring, and a trivial baseline.
 
-Every task is a pure function `(key, ...) -> Batch`, and so may be jitted, vmapped over keys, and drawn inside a loop.
+Every task is a pure function `(key, ...) -> Batch`, so it can be jitted, vmapped over keys, and called inside a loop.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -14,13 +14,13 @@ from rnnjax.cell import check_size
 
 
 class Batch(NamedTuple):
-    """Sequences, time first, and what is asked of them.
+    """A batch of sequences, time first, with targets.
 
     Attributes:
-      xs: `[T, *batch, D]` floating.
-      targets: `[T, *batch]` class indices (int32), or `[T, *batch, K]` numbers to regress on.
-      weights: `[T, *batch]` floating: how much step t counts in the score; 0 where nothing is asked.
-      lengths: `[*batch]` int32: where each row ends, as `rnnjax.unroll` takes it.
+      xs: `[T, *batch, D]` floating point.
+      targets: `[T, *batch]` class indices (int32), or `[T, *batch, K]` regression targets.
+      weights: `[T, *batch]` floating point, the weight of step t in the score; 0 at steps without a target.
+      lengths: `[*batch]` int32, the length of each row, as for `rnnjax.unroll`.
     """
 
     xs: Array
@@ -30,11 +30,11 @@ class Batch(NamedTuple):
 
 
 class Baseline(NamedTuple):
-    """What a predictor gets that remembers nothing: the bar a trained network has to pass.
+    """The score of a predictor without memory, which a trained network has to beat.
 
     Attributes:
       loss: mean squared error for a regression, cross-entropy in nats for a classification; per scored step.
-      accuracy: share of scored steps that are right; None for a regression.
+      accuracy: the share of scored steps that are correct; None for a regression.
     """
 
     loss: float
@@ -42,7 +42,7 @@ class Baseline(NamedTuple):
 
 
 def last_step(steps: int, batch_shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-    """Weights `[T, *batch]` that score the last step alone."""
+    """Weights `[T, *batch]` that score only the last step."""
     return jnp.zeros((steps, *batch_shape), dtype).at[-1].set(1)
 
 
@@ -52,7 +52,7 @@ def whole_rows(steps: int, batch_shape: tuple[int, ...]) -> Array:
 
 
 def check_steps(steps: int, least: int, why: str) -> None:
-    """Refuses a number of steps too small for the task."""
+    """Raises if there are too few steps for the task."""
     check_size("steps", steps)
     if steps < least:
         raise ValueError(f"steps is {steps}, but {why}; pass at least {least}.")

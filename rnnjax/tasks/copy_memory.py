@@ -1,4 +1,4 @@
-"""Copy memory: ten symbols, a long silence, a sign, and then the ten symbols again."""
+"""Copy memory: ten symbols, a long delay, a cue, and then the same ten symbols."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -22,20 +22,20 @@ def copy_memory(
     memory: int = 10,
     dtype: DTypeLike | None = None,
 ) -> Batch:
-    """Symbols to hold for `delay` steps and to repeat in order; T = delay + 2 memory.
+    """Symbols to remember for `delay` steps and then repeat in order; T = delay + 2 memory.
 
-        input     s_1 ... s_m   blank x (delay - 1)   sign   blank x m
+        input     s_1 ... s_m   blank x (delay - 1)   cue    blank x m
         target    blank x (delay + m)                        s_1 ... s_m
 
-    Inputs are one-hot: the symbols, then blank, then the sign. Classes are the symbols, then blank. Every step is
-    scored, so that a network which has learned nothing but when to be silent sits at the baseline.
+    Inputs are one-hot: the symbols, then blank, then the cue. Classes are the symbols, then blank. Every step is
+    scored, so a network that has only learned when to output blanks reaches the baseline.
 
     Args:
       key: PRNG key.
       delay: steps between the last symbol and the first to be repeated, at least 1.
       batch_shape: `*batch`.
-      symbols: how many there are to choose from.
-      memory: how many are held.
+      symbols: the number of different symbols.
+      memory: the number of symbols to remember.
       dtype: of `xs` and `weights`; JAX's default float if None.
     Returns:
       A `Batch` with `xs` `[T, *batch, symbols + 2]` and `targets` `[T, *batch]` in 0..symbols.
@@ -64,7 +64,7 @@ def copy_memory(
 
 
 def copy_memory_baseline(delay: int, *, symbols: int = 8, memory: int = 10) -> Baseline:
-    """Silent when it should be, and guessing at the end: memory log(symbols) / (delay + 2 memory) nats per step.
+    """Correct blanks, then guesses: memory log(symbols) / (delay + 2 memory) nats per step.
 
     Example: 10 log 8 / (T + 20) for T = 1000.
 

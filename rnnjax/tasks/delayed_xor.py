@@ -1,4 +1,4 @@
-"""Delayed XOR: a stream of bits, and at every step the exclusive or of two bits of the past."""
+"""Delayed XOR: at every step of a stream of bits, the exclusive or of two past bits."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -29,7 +29,7 @@ def delayed_xor(
     Returns:
       A `Batch` with `xs` `[T, *batch, 1]` of 0 and 1, and `targets` `[T, *batch]` of 0 and 1.
     Raises:
-      ValueError: a delay below 2, or not fewer than `steps`.
+      ValueError: `delay` is below 2, or not below `steps`.
 
     Example:
 
@@ -39,12 +39,12 @@ def delayed_xor(
       (True, [0.0, 0.0, 0.0, 0.0, 1.0, 1.0])
 
     Reference: Engelken, Gradient flossing: improving gradient descent through dynamic control of Jacobians, NeurIPS
-    2023, the delayed temporal XOR task. The author's code (GradientFlossing_XOR.jl) calls the shorter lag the delay:
-    x_{t-d} xor x_{t-2d} there is `delay=2 * d` here.
+    2023, the delayed temporal XOR task. The author's code (GradientFlossing_XOR.jl) uses the shorter lag as the delay:
+    its x_{t-d} xor x_{t-2d} is `delay=2 * d` here.
     """
     check_size("delay", delay)
     if delay < 2:
-        raise ValueError(f"delay is {delay}; half of it must be a step: pass at least 2.")
+        raise ValueError(f"delay is {delay}; it must be at least 2, so that half of it is a step.")
     check_steps(steps, delay + 1, f"the first answer comes after delay = {delay} steps")
     dtype = float_dtype(dtype)
     bits = jax.random.bernoulli(key, 0.5, (steps, *batch_shape))
@@ -56,5 +56,5 @@ def delayed_xor(
 
 
 def delayed_xor_baseline() -> Baseline:
-    """Guessing a fair bit: log 2 nats, right half the time. (Saying 1/2 has a squared error of 1/4.)"""
+    """Guessing a fair bit: log 2 nats, accuracy 1/2. (Predicting 1/2 has a squared error of 1/4.)"""
     return Baseline(math.log(2), 0.5)

@@ -1,4 +1,4 @@
-"""The latch: the first steps say which of two classes it is, noise follows, and the class is asked at the end."""
+"""The latch: the first steps show one of two classes, noise follows, and the target at the end is the class."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -22,7 +22,7 @@ def latch(
     noise: float = 0.2,
     dtype: DTypeLike | None = None,
 ) -> Batch:
-    """A sign to hold for the whole row, against noise that never ends.
+    """A sign to remember for the whole sequence, under noise at every step.
 
         x_t = s [t < signal_steps] + noise ε_t        s = -1 for class 0 and +1 for class 1, ε_t ~ N(0, 1)
 
@@ -30,13 +30,13 @@ def latch(
       key: PRNG key.
       steps: T, above `signal_steps`.
       batch_shape: `*batch`.
-      signal_steps: how many steps carry the sign.
+      signal_steps: the number of steps with the sign.
       noise: standard deviation of the noise; 0 for none.
       dtype: of `xs` and `weights`; JAX's default float if None.
     Returns:
       A `Batch` with `xs` `[T, *batch, 1]` and `targets` `[T, *batch]` of 0 and 1; only the last step is scored.
     Raises:
-      ValueError: no step after the signal, or a noise that is negative or not finite.
+      ValueError: there is no step after the signal, or `noise` is negative or not finite.
 
     Example:
 
@@ -45,10 +45,10 @@ def latch(
       True
 
     Reference: Bengio, Simard and Frasconi, Learning long-term dependencies with gradient descent is difficult, IEEE
-    Trans. Neural Networks 5 (1994), section 3; there the signal is learned, here it is given.
+    Trans. Neural Networks 5 (1994), section 3, where the signal is learned; here it is given.
     """
     check_size("signal_steps", signal_steps)
-    check_steps(steps, signal_steps + 1, f"something must follow the {signal_steps} steps of signal")
+    check_steps(steps, signal_steps + 1, f"at least one step must follow the {signal_steps} signal steps")
     if not 0 <= noise < math.inf:
         raise ValueError(f"noise is {noise}; it must be a finite standard deviation, 0 or more.")
     dtype = float_dtype(dtype)
@@ -62,5 +62,5 @@ def latch(
 
 
 def latch_baseline() -> Baseline:
-    """Guessing a fair bit: log 2 nats, right half the time."""
+    """Guessing a fair bit: log 2 nats, accuracy 1/2."""
     return Baseline(math.log(2), 0.5)

@@ -1,4 +1,4 @@
-"""Parity: after every bit, is the number of ones so far odd?"""
+"""Parity: whether the number of ones so far is odd, after every bit."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -22,23 +22,23 @@ def parity(
     last_only: bool = False,
     dtype: DTypeLike | None = None,
 ) -> Batch:
-    """Fair bits; the class at step t is their sum so far, modulo 2.
+    """Fair bits; the class at step t is the sum so far, modulo 2.
 
         target_t = (Σ_{s <= t} x_s) mod 2
 
-    One forgotten or misread bit turns every later answer over, so there is no partial credit for a short memory.
+    One wrong bit flips all later targets, so a short memory earns nothing.
 
     Args:
       key: PRNG key.
       steps: T.
       batch_shape: `*batch`.
-      shortest: rows get lengths drawn from shortest..T; all are T long if None.
-      last_only: score only each row's last step.
+      shortest: draw the length of each row from shortest..T; if None, all rows have length T.
+      last_only: score only the last step of each row.
       dtype: of `xs` and `weights`; JAX's default float if None.
     Returns:
       A `Batch` with `xs` `[T, *batch, 1]` of 0 and 1, and `targets` `[T, *batch]` of 0 and 1.
     Raises:
-      ValueError: a size that is not a positive integer, or `shortest` above `steps`.
+      ValueError: a size is not a positive integer, or `shortest` is above `steps`.
 
     Example:
 
@@ -46,7 +46,7 @@ def parity(
       >>> bool((batch.targets == (jnp.cumsum(batch.xs[:, 0]) % 2).astype(jnp.int32)).all())
       True
     """
-    check_steps(steps, 1, "a row needs a step")
+    check_steps(steps, 1, "a row needs at least one step")
     shortest = steps if shortest is None else shortest
     check_size("shortest", shortest)
     if shortest > steps:
@@ -62,5 +62,5 @@ def parity(
 
 
 def parity_baseline() -> Baseline:
-    """Guessing a fair bit: log 2 nats, right half the time; nothing less than the whole row does better."""
+    """Guessing a fair bit: log 2 nats, accuracy 1/2, the best that is possible without the whole row."""
     return Baseline(math.log(2), 0.5)

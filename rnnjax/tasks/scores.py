@@ -1,9 +1,9 @@
-"""How well outputs meet a task, over the steps that count: one loss for every regression, one for every classification.
+"""Losses over the scored steps of a task: one for all regressions, one for all classifications.
 
     L = Σ_{t,b} w_{t,b} ℓ(y_{t,b}, target_{t,b}) / Σ_{t,b} w_{t,b}
 
-A step of weight zero adds exactly nothing, to the loss and to its gradient, whatever the output there. A batch that
-asks for nothing at all (a chunk from the middle of a row) costs 0.
+A step with weight zero contributes exactly nothing to the loss and its gradient, whatever the output. The loss of a
+batch without scored steps (such as a chunk from the middle of a row) is 0.
 """
 
 import jax
@@ -17,11 +17,11 @@ def squared_error(predictions: Array, batch: Batch) -> Array:
     """The mean squared error over scored steps: ℓ = mean_k (y_k - target_k)².
 
     Args:
-      predictions: `[T, *batch, K]`, as `batch.targets`.
+      predictions: `[T, *batch, K]`, like `batch.targets`.
     Returns:
       `[]`.
     Raises:
-      ValueError: the shapes differ. (A missing axis of 1 would otherwise broadcast in silence.)
+      ValueError: the shapes differ. (A missing axis of 1 would otherwise broadcast silently.)
 
     Example:
 
@@ -33,7 +33,7 @@ def squared_error(predictions: Array, batch: Batch) -> Array:
     if predictions.shape != batch.targets.shape:
         raise ValueError(
             f"`predictions` is {list(predictions.shape)} and `batch.targets` {list(batch.targets.shape)}; "
-            "one number for each target: [T, *batch, K]."
+            "pass one number for each target: [T, *batch, K]."
         )
     scored = batch.weights > 0
     error = jnp.where(scored[..., None], predictions - batch.targets, 0)
@@ -51,7 +51,7 @@ def cross_entropy(logits: Array, batch: Batch) -> Array:
       ValueError: the shapes do not fit.
       TypeError: the targets are not class indices.
 
-    Example: equal logits cost log K.
+    Example: equal logits have loss log K.
 
       >>> from rnnjax.tasks import temporal_order
       >>> batch = temporal_order(jax.random.key(0), 50, (3,))
@@ -67,7 +67,7 @@ def cross_entropy(logits: Array, batch: Batch) -> Array:
 def accuracy(logits: Array, batch: Batch) -> Array:
     """The share of scored steps (by weight) whose largest logit is the target's. `[T, *batch, K]` to `[]`.
 
-    A row of logits that holds NaN is wrong, whatever its target.
+    A row of logits with NaN counts as wrong.
 
     Example:
 
@@ -94,5 +94,5 @@ def _check_logits(logits: Array, batch: Batch) -> None:
     if logits.shape[:-1] != batch.targets.shape:
         raise ValueError(
             f"`logits` is {list(logits.shape)} and `batch.targets` {list(batch.targets.shape)}; "
-            "one row of logits for each target: [T, *batch, classes]."
+            "pass one row of logits for each target: [T, *batch, classes]."
         )

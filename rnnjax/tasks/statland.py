@@ -1,4 +1,4 @@
-"""StatLand, the lecture's market: two days of low, medium or high, and a rule for what tomorrow brings."""
+"""StatLand, the lecture's market: two days of low, medium or high prices, and a rule for tomorrow's price."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -12,11 +12,11 @@ from rnnjax.tasks.batch import Baseline, Batch, last_step, whole_rows
 
 LOW, MEDIUM, HIGH = 0.0, 0.5, 1.0
 RULES = ((LOW, LOW, LOW), (LOW, MEDIUM, HIGH), (HIGH, MEDIUM, LOW), (HIGH, HIGH, HIGH))
-"""(yesterday, today, tomorrow): low stays low, a rise goes on, a fall goes on, high stays high."""
+"""(yesterday, today, tomorrow): low stays low, a rise continues, a fall continues, high stays high."""
 
 
 def statland(key: Array, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike | None = None) -> Batch:
-    """Rows drawn evenly from the four rules: two days in, tomorrow's price asked after the second.
+    """Rows drawn uniformly from the four rules: two days as input, with tomorrow's price as the target of the second.
 
     Args:
       key: PRNG key.
@@ -38,7 +38,7 @@ def statland(key: Array, batch_shape: tuple[int, ...] = (), *, dtype: DTypeLike 
 
 
 def statland_rules(*, dtype: DTypeLike | None = None) -> Batch:
-    """All four rules, once each: a `Batch` with `xs` `[2, 4, 1]`. Nothing is drawn.
+    """All four rules, once each, without randomness: a `Batch` with `xs` `[2, 4, 1]`.
 
     Example:
 
@@ -49,12 +49,12 @@ def statland_rules(*, dtype: DTypeLike | None = None) -> Batch:
 
 
 def statland_baseline() -> Baseline:
-    """Always saying medium, the mean of tomorrow: a squared error of 1/4."""
+    """Always predicting medium, the mean of tomorrow's price: a squared error of 1/4."""
     return Baseline(0.25)
 
 
 def _rows(rows: Array) -> Batch:
-    """`[*batch, 3]` of (yesterday, today, tomorrow) to a batch."""
+    """Converts `[*batch, 3]` of (yesterday, today, tomorrow) to a batch."""
     batch_shape = rows.shape[:-1]
     xs = jnp.moveaxis(rows[..., :2], -1, 0)[..., None]
     targets = jnp.zeros_like(xs).at[-1, ..., 0].set(rows[..., 2])

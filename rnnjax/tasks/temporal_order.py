@@ -1,4 +1,4 @@
-"""Temporal order: two or three informative symbols far apart in noise; which came, in which order?"""
+"""Temporal order: two or three informative symbols far apart among distractors; the class is their order."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -13,7 +13,7 @@ from rnnjax.cell import float_dtype
 from rnnjax.tasks.batch import Baseline, Batch, check_steps, last_step, whole_rows
 
 WINDOWS = {2: ((1, 2), (5, 6)), 3: ((1, 2), (3, 4), (6, 7))}
-"""Where the informative symbols may lie, in tenths of T: [T/10, 2T/10) and so on."""
+"""Positions of the informative symbols, in tenths of T: [T/10, 2T/10) and so on."""
 
 _INFORMATIVE, _DISTRACTORS = 2, 4
 
@@ -21,24 +21,24 @@ _INFORMATIVE, _DISTRACTORS = 2, 4
 def temporal_order(
     key: Array, steps: int, batch_shape: tuple[int, ...] = (), *, symbols: int = 2, dtype: DTypeLike | None = None
 ) -> Batch:
-    """Distractors c, d, e, f at every step but two (or three), where A or B stands; the class is their order.
+    """A or B at two (or three) steps, distractors c, d, e, f at all others; the class is the order of A and B.
 
         class = Σ_i 2^(n-1-i) [s_i = B]        AA, AB, BA, BB are 0, 1, 2, 3
 
-    The first informative symbol lies in [T/10, 2T/10), the second in [5T/10, 6T/10); with three, in [T/10, 2T/10),
-    [3T/10, 4T/10) and [6T/10, 7T/10).
+    The two informative symbols are in [T/10, 2T/10) and [5T/10, 6T/10); three are in [T/10, 2T/10), [3T/10, 4T/10) and
+    [6T/10, 7T/10).
 
     Args:
       key: PRNG key.
       steps: T, at least 10.
       batch_shape: `*batch`.
-      symbols: n, how many informative ones: 2 (four classes) or 3 (eight).
+      symbols: n, the number of informative symbols: 2 (four classes) or 3 (eight).
       dtype: of `xs` and `weights`; JAX's default float if None.
     Returns:
       A `Batch` with `xs` `[T, *batch, 6]`, one-hot over A, B, c, d, e, f, and `targets` `[T, *batch]` in 0..2^n-1; only
       the last step is scored.
     Raises:
-      ValueError: fewer than 10 steps, or another number of symbols.
+      ValueError: fewer than 10 steps, or `symbols` is not 2 or 3.
 
     Example:
 
@@ -47,10 +47,11 @@ def temporal_order(
       ((100, 5, 6), [2.0, 2.0, 2.0, 2.0, 2.0])
 
     Reference: Hochreiter and Schmidhuber, Long short-term memory, Neural Computation 9 (1997), experiments 6a and 6b;
-    here as in Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, ICML 2013, whose
-    code (tempOrder.py, tempOrder3bit.py) has these places. In 1997 a row had 100 to 110 steps, a start and a trigger
-    symbol of their own (eight inputs), and with three symbols the places 10 to 20, 33 to 43 and 66 to 76. The numbering
-    of classes is ours: the first symbol counts most.
+    this version follows Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, ICML
+    2013, whose code (tempOrder.py, tempOrder3bit.py) has these positions. The 1997 task has 100 to 110 steps,
+    additional start and trigger symbols (eight inputs), and positions 10 to 20, 33 to 43 and 66 to 76 for three
+    symbols. The numbering of
+    the classes is ours: the first symbol is the most significant bit.
     """
     _check_symbols(symbols)
     check_steps(steps, 10, "the informative symbols lie in tenths of the row")
@@ -72,7 +73,7 @@ def temporal_order(
 
 
 def temporal_order_baseline(symbols: int = 2) -> Baseline:
-    """Guessing: n log 2 nats, right one time in 2^n.
+    """Guessing: n log 2 nats, accuracy 2^-n.
 
     Example:
 

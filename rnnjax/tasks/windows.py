@@ -1,7 +1,7 @@
-"""Windows over a real series: read a stretch of it, and say what comes next at every step.
+"""Windows over a real series: the target at every step is the value some steps later.
 
-A series is checked where its values are known, which is before training: an empty, ragged or too short one, or one that
-holds NaN, never reaches a network.
+A series is checked before training, while its values are known: an empty, ragged or too short series, or one with NaN,
+raises an error.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -20,11 +20,11 @@ from rnnjax.tasks.batch import Batch, whole_rows
 
 
 class SeriesBaseline(NamedTuple):
-    """Mean squared errors of the two predictors that need no network.
+    """Mean squared errors of two trivial predictors.
 
     Attributes:
-      mean: always saying the series' own mean; the better of the two for differences and returns.
-      persistence: always saying the last value seen; the better of the two for prices and levels.
+      mean: always predicting the mean of the series; the better one for differences and returns.
+      persistence: always predicting the last value; the better one for prices and levels.
     """
 
     mean: float
@@ -40,7 +40,7 @@ def windows(
     horizon: int = 1,
     dtype: DTypeLike | None = None,
 ) -> Batch:
-    """Windows that start anywhere in a series, evenly drawn; the target of each step lies `horizon` steps on.
+    """Windows with uniformly drawn starts in a series; the target of each step is the value `horizon` steps later.
 
         x_t = series[s + t]        target_t = series[s + t + horizon]        s ~ U{0, ..., N - T - horizon}
 
@@ -49,14 +49,14 @@ def windows(
       series: `[N]` or `[N, D]`, finite, equally spaced in time.
       steps: T.
       batch_shape: `*batch`.
-      horizon: how many steps ahead is asked, at least 1.
-      dtype: of the arrays given back; JAX's default float if None.
+      horizon: how many steps ahead to predict, at least 1.
+      dtype: of the returned arrays; JAX's default float if None.
     Returns:
       A `Batch` with `xs` and `targets` `[T, *batch, D]`; every step is scored.
     Raises:
-      TypeError: not numbers, or rows of different lengths.
-      ValueError: empty, not one or two axes, NaN or inf somewhere (where values are known), or fewer than T + horizon
-        points.
+      TypeError: the series is not numeric, or its rows differ in length.
+      ValueError: the series is empty, does not have one or two axes, has NaN or inf (if values are known), or has fewer
+        than T + horizon points.
 
     Example:
 
@@ -74,15 +74,15 @@ def windows(
 
 
 def split_series(series: Any, held_out: float = 0.2) -> tuple[Any, Any]:
-    """Cuts a series in time: the first part to train on, the last to test on, so that no window of one sees the other.
+    """Splits a series in time: the first part for training, the last part for testing.
 
     Args:
       series: `[N]` or `[N, D]`.
-      held_out: share of the points that are held out, between 0 and 1.
+      held_out: the share of points in the test part, between 0 and 1.
     Returns:
       `(train, test)`.
     Raises:
-      ValueError: a share outside (0, 1), or one part left empty.
+      ValueError: `held_out` is outside (0, 1), or one part is empty.
 
     Example:
 
@@ -100,7 +100,7 @@ def split_series(series: Any, held_out: float = 0.2) -> tuple[Any, Any]:
 
 
 def windows_baseline(series: Any, *, horizon: int = 1) -> SeriesBaseline:
-    """What needs no network on this series: its mean, and its last value.
+    """Mean squared errors of predicting the mean, and of predicting the last value.
 
     Args:
       series: `[N]` or `[N, D]`, known values.
@@ -108,7 +108,7 @@ def windows_baseline(series: Any, *, horizon: int = 1) -> SeriesBaseline:
     Returns:
       A `SeriesBaseline` over all points that can be a target.
 
-    Example: a random walk's steps have variance 1/3, and its levels a much larger one.
+    Example: the steps of a random walk have variance 1/3, its levels a much larger one.
 
       >>> walk = np.cumsum(np.random.default_rng(0).uniform(-1, 1, 5000))
       >>> baseline = windows_baseline(walk)
@@ -123,7 +123,7 @@ def windows_baseline(series: Any, *, horizon: int = 1) -> SeriesBaseline:
 
 
 def checked_series(series: Any, steps: int, horizon: int) -> Any:
-    """The series as `[N, D]`, refused where it cannot be read right."""
+    """The series as `[N, D]`; raises if it is not valid."""
     check_size("steps", steps)
     check_size("horizon", horizon)
     if not isinstance(series, jax.Array):
@@ -143,11 +143,11 @@ def checked_series(series: Any, steps: int, horizon: int) -> Any:
             bad = np.flatnonzero(~finite)
             raise ValueError(
                 f"`series` is not finite at {len(bad)} of {len(series)} time steps, first at {bad[0]}; drop or fill "
-                "them first, so that how is your choice."
+                "them first."
             )
     if series.shape[0] < steps + horizon:
         raise ValueError(
-            f"`series` has {series.shape[0]} points, but a window of {steps} steps and its target {horizon} on need "
-            f"{steps + horizon}; pass a longer series or fewer steps."
+            f"`series` has {series.shape[0]} points, but a window of {steps} steps with targets {horizon} steps later "
+            f"needs {steps + horizon}; pass a longer series or fewer steps."
         )
     return series[:, None] if series.ndim == 1 else series

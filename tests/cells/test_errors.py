@@ -68,7 +68,7 @@ def test_a_step_refuses_what_is_not_floating_or_of_another_dtype(name):
     for x in (jnp.zeros((3, 2), int), jnp.zeros((3, 2), bool), jnp.zeros((3, 2), complex)):
         parts = ["`x` is", x.dtype.name, "floating-point", "astype('float64')", "one_hot"]
         says(TypeError, parts, lambda x=x: step_of(name, x))
-    parts = ["`x` is float16", "parameters are float64", "one dtype", "astype('float64')", "dtype='float16'"]
+    parts = ["`x` is float16", "parameters are float64", "same dtype", "astype('float64')", "dtype='float16'"]
     says(TypeError, parts, lambda: step_of(name, jnp.zeros((3, 2), "float16")))
 
 
@@ -114,7 +114,7 @@ def test_parameters_that_are_none(make, params):
 @pytest.mark.parametrize(("activation", "made"), [(jnp.sum, "float64 []"), (lambda z: z > 0, "bool [2, 3]")])
 def test_an_activation_that_changes_shape_or_dtype(activation, made):
     cell, params = Elman(3, activation), Elman(3).init(KEY, 2)
-    parts = ["`activation`", made, "float64 [2, 3]", "pointwise", "jnp.sin"]
+    parts = ["`activation`", made, "float64 [2, 3]", "elementwise", "jnp.sin"]
     says(ValueError, parts, lambda: cell.step(params, jnp.zeros((2, 3)), jnp.zeros((2, 2))))
 
 

@@ -194,7 +194,7 @@ def test_baselines_are_what_a_memoryless_predictor_gets():
         ([[1.0, 2.0], [3.0]], TypeError, "ragged"),
         ([1.0, np.nan, 3.0, np.inf], ValueError, "2 of 4 time steps, first at 1"),
         (jnp.array([1.0, jnp.nan, 3.0]), ValueError, "1 of 3 time steps, first at 1"),
-        (np.ones(5), ValueError, "has 5 points.* need 11; pass a longer series or fewer steps"),
+        (np.ones(5), ValueError, "has 5 points.* needs 11; pass a longer series or fewer steps"),
         (np.ones((20, 2, 2)), ValueError, r"\[20, 2, 2\]; it must be \[N\] or \[N, D\]"),
         (["a", "b"], TypeError, "real numbers"),
         (np.ones(20) * 1j, TypeError, "real numbers"),
