@@ -30,7 +30,12 @@ class Row(dict[str, Any]):
 
     Values have been through strict JSON, so a fresh row and a reloaded one are equal: tuples are lists, and a number
     that is not finite is None, with the reason under `<name>_reason`.
+
+    Attributes:
+      seconds: what computing it took when it was computed; None for a row that the store has not seen.
     """
+
+    seconds: float | None = None
 
     def __init__(self, asked: Asked, values: Asked, arrays: Asked) -> None:
         super().__init__({**asked, **values, **arrays})
@@ -90,6 +95,7 @@ class Store:
         row, seconds = self._rows[key]
         self.reused += count
         self.seconds += seconds
+        row.seconds = seconds
         return row
 
     def put(self, name: str, entries: Sequence[tuple[str, Asked, Asked, Asked]], seconds: float) -> None:
