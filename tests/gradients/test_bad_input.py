@@ -66,7 +66,7 @@ def test_a_loss_is_one_real_number(function):
     ("error", "words", "change"),
     [
         (TypeError, ("`xs` is int64", "astype('float64')"), {"xs": np.ones((4, 2, 2), "int64")}),
-        (TypeError, ("float16", "one dtype"), {"xs": XS.astype("float16")}),
+        (TypeError, ("float16", "same dtype"), {"xs": XS.astype("float16")}),
         (ValueError, ("[4]", "time first"), {"xs": XS[:, 0, 0]}),
         (ValueError, ("no time steps",), {"xs": XS[:0]}),
         (ValueError, ("expect 2 features",), {"xs": XS[..., :1]}),

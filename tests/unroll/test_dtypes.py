@@ -59,7 +59,7 @@ def test_a_dtype_is_never_mixed():
     """float32 parameters refuse a float64 sequence (and the other way round) rather than widen it."""
     wide, narrow = sample("gru"), sample("gru", "float32")
     for params, xs in ((wide.params, narrow.xs), (narrow.params, wide.xs)):
-        with pytest.raises(TypeError, match="one recurrence has one dtype"):
+        with pytest.raises(TypeError, match="both must have the same dtype"):
             unroller("gru", "scan", False, NOTHING_SAID)(params, None, xs)
     with pytest.raises(TypeError, match=r"`carry` is float32, expected float64"):
         unroller("gru", "scan", False, NOTHING_SAID)(wide.params, narrow.carry, wide.xs)
