@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.lab import strict_json
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
 
 _SVG_LIMIT_BYTES = 1_000_000  # a larger drawing goes in as PNG
@@ -89,7 +90,7 @@ def is_number(text: str) -> bool:
 
 
 def residual(
-    quantity: str, measured: float, theory: float, *, unit: str = "", samples: Sequence[float] = ()
+    quantity: str, measured: float, theory: float, *, unit: str = "", samples: "Sequence[float] | np.ndarray" = ()
 ) -> dict[str, Any]:
     """One comparison: measured - theory, and relative to |theory| where theory is not zero.
 

@@ -30,6 +30,16 @@ def line(index: int) -> dict[str, Any]:
     return {name: values[index % len(values)] for name, values in pick.items()}
 
 
+def curve(index: int) -> dict[str, Any]:
+    """`line` without its marker, for theory."""
+    return line(index) | {"marker": ""}
+
+
+def markers(index: int) -> dict[str, Any]:
+    """Open markers without a line, for what is measured."""
+    return line(index) | {"linestyle": "none", "markerfacecolor": "white"}
+
+
 @contextlib.contextmanager
 def plotting() -> Iterator[None]:
     """The settings of `rnnjax.mplstyle`, inside the block only; a user's own matplotlib settings stay as they are."""
