@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from rnnjax._unroll import Composite, Masks, Run, is_causal, output_size
-from rnnjax._unroll.masking import blank
+from rnnjax._unroll.arguments import blank
 from rnnjax.cell import C, Cell, P, PyTree, check_size, float_dtype, per_row
 
 

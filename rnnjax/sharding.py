@@ -40,7 +40,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from rnnjax._unroll import unroll as _unroll
-from rnnjax._unroll.checks import as_array
+from rnnjax._unroll.arguments import as_array
 from rnnjax.cell import PyTree, over_time
 
 AXIS = "batch"

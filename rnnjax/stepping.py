@@ -6,9 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from rnnjax._unroll.checks import as_array, check_alike, check_cell
-from rnnjax._unroll.masking import StepInput, timed_step
-from rnnjax._unroll.placement import rows_like
+from rnnjax._unroll.arguments import StepInput, as_array, check_alike, check_cell, rows_like, timed_step
 from rnnjax.cell import C, Cell, P, PyTree
 
 

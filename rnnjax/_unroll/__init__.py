@@ -1,10 +1,8 @@
 """Applying a cell over time: one contract (`contract.py`), several engines, the same numbers from each."""
 
-from rnnjax._unroll.composites import Composite, Run, is_causal, output_size
-from rnnjax._unroll.contract import unroll
-from rnnjax._unroll.engines import Engine, NotHoistable
+from rnnjax._unroll.arguments import Composite, Masks, Run, is_causal, output_size
+from rnnjax._unroll.contract import Engine, NotHoistable, unroll
 from rnnjax._unroll.explanation import Explanation, explain
-from rnnjax._unroll.masking import Masks
 from rnnjax._unroll.remat import Checkpoint, MemoryBudget
 
 __all__ = [

@@ -8,17 +8,230 @@ and out' are the outputs that it is computed from. S, C and Q are the slopes of 
 the numbers: a masked step has S = C = Q = drive = 0 and holds dcarry (`hold`); a reset puts dcarry_{t-1}'s
 replacement, the tangent of the initial carry, into the drive, and zeros into C and into S of what multiplies the carry
 itself.
+
+`saving_run` is the run of the recurrence that it is built from, and `tangents` the loop of the derivative.
 """
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from rnnjax._unroll.diagonals import Diagonals, Leaves, carry_has_slope, held, sum_of, times
-from rnnjax._unroll.forward import Inputs, Layer, Primal
-from rnnjax._unroll.masking import select
+from rnnjax._unroll.arguments import select
+from rnnjax._unroll.diagonals import Diagonals, Gates, Leaves, carry_has_slope, counted, held, sum_of, times
+from rnnjax._unroll.gates import GateStructure
+from rnnjax._unroll.reading import Reading
+
+if TYPE_CHECKING:
+    from rnnjax._unroll.hoist import Inputs, Layer
+
+
+class Primal(NamedTuple):
+    """A run of the recurrence, from which its derivative is built; arrays are `[T, *rows, ...]`."""
+
+    inputs: "Inputs"
+    previous: list[Array]  # carry_{t-1}, after a reset; zeros for leaves that nobody reads
+    carries: list[Array]  # carry_t, held where a step is masked; zeros for leaves that nobody reads
+    outputs: dict[int, Array]  # the distinct outputs of the gates that y has or that products multiply
+    slopes: list[Diagonals]  # masked steps are written into them
+    gates: Gates | None  # None where the slopes were computed in the loop
+
+
+def saving_run(layer: "Layer", inputs: "Inputs") -> tuple[list[Array], Primal]:
+    """`(carry_T, primal)`."""
+    return _run_with_slopes(layer, inputs) if layer.slopes_in_loop else _run_then_slopes(layer, inputs)
+
+
+def _run_with_slopes(layer: "Layer", inputs: "Inputs") -> tuple[list[Array], Primal]:
+    """Every step leaves its slopes and what products and y read, which saves the passes of `_run_then_slopes`.
+
+    The loop has more kernels a step. Where a step is large that is cheaper than to read its arrays again later.
+    """
+    reading, structure, (fixed, xs, carry, counts, resets, start) = layer.reading, layer.structure, inputs
+    loop = reading.in_loop
+    pieces = layer.pieces(fixed, xs)
+    read = set(structure.mixed) | {leaf for leaf, k in enumerate(structure.carry_outs) if k in layer.stacked}
+    elsewhere = [k for k in sorted({*layer.stacked, *_lefts(structure)}) if k not in structure.carry_outs]
+    rs = [p.out for p in reading.products]
+    wanted = [*structure.outs, *reading.us, *rs]
+    step = layer.stepper(fixed, [*loop.late, *reading.inside], loop.pieces, wanted)
+    packing: list[_Packing] = []
+
+    def body(carry: list[Any], now: tuple[list[Any], Any, Any]):
+        pieces, counts, resets = now
+        if resets is not None:
+            carry = select(resets, start, carry)
+        found = step(carry, pieces)
+        outputs, us, rs = (
+            found[: len(structure.outs)],
+            found[len(structure.outs) : len(structure.outs) + len(reading.us)],
+            found[len(structure.outs) + len(reading.us) :],
+        )
+        gates = Gates(reading, structure, fixed, carry, us, rs, {}, len(layer.rows))
+        slopes = counted(structure, gates.slopes(outputs), counts, resets)
+        packing[:] = [_Packing.of(group) for group in slopes]
+        packed = [how.pack(group) for how, group in zip(packing, slopes, strict=True)]
+        new = [outputs[k] for k in structure.carry_outs]
+        new = new if counts is None else select(counts, new, carry)
+        return new, ({leaf: new[leaf] for leaf in read}, {k: outputs[k] for k in elsewhere}, packed)
+
+    last, (stored, outputs, packed) = layer.scan(body, carry, (pieces, counts, resets), xs)
+    slopes = [how.unpack(group) for how, group in zip(packing, packed, strict=True)]
+    carries = [
+        stored[i] if i in stored else jnp.zeros((xs.shape[0], *leaf.shape), leaf.dtype) for i, leaf in enumerate(carry)
+    ]
+    outputs |= {structure.carry_outs[leaf]: value for leaf, value in stored.items()}
+    return last, Primal(inputs, _previous(layer, inputs, carries), carries, outputs, slopes, None)
+
+
+class _Packing(NamedTuple):
+    """How the slopes of one step are stored in few arrays: as few outputs of the loop as can be.
+
+    Stored as [..., 1, n], so that XLA does not start this loop and the one that runs backwards from one array of zeros,
+    of which it would make a copy.
+    """
+
+    alike: dict[int, int]  # for leaves of u: the leaf of r that has the same slope
+    widths: list[int]  # of the other leaves of u, side by side in one array
+
+    @classmethod
+    def of(cls, slopes: Diagonals) -> "_Packing":
+        alike = {
+            i: next(j for j, r in enumerate(slopes.r) if r is u)
+            for i, u in enumerate(slopes.u)
+            if u is not None and any([r is u for r in slopes.r])
+        }
+        return cls(alike, [u.shape[-1] for i, u in enumerate(slopes.u) if u is not None and i not in alike])
+
+    def pack(self, slopes: Diagonals) -> Diagonals:
+        apart = [u for i, u in enumerate(slopes.u) if u is not None and i not in self.alike]
+        together: Leaves = [None if u is None or i in self.alike else () for i, u in enumerate(slopes.u)]
+        joined = [jnp.concatenate(apart, -1)] if len({u.dtype for u in apart}) == 1 else apart
+        packed = slopes._replace(u=[together, joined])
+        return jax.tree.map(lambda slope: slope[..., None, :], packed)
+
+    def unpack(self, packed: Diagonals) -> Diagonals:
+        packed = jax.tree.map(lambda slope: slope[..., 0, :], packed)
+        together, joined = packed.u
+        if len(joined) == 1:
+            edges = [sum(self.widths[:i]) for i in range(1, len(self.widths))]
+            joined = jnp.split(joined[0], edges, axis=-1) if edges else joined
+        parts = iter(joined)
+        u = [
+            packed.r[self.alike[i]] if i in self.alike else None if v is None else next(parts)
+            for i, v in enumerate(together)
+        ]
+        return packed._replace(u=u)
+
+
+def _run_then_slopes(layer: "Layer", inputs: "Inputs") -> tuple[list[Array], Primal]:
+    """The slopes of all steps at once, after the loop.
+
+    The loop has few outputs, as each costs a kernel a step. It stores the activations if the derivative can do with
+    them, else what the products give; and those leaves of the carry that cannot be had from these for all steps at
+    once, as the LSTM's h_t = σ(o) tanh(c_t) can.
+    """
+    reading, structure, (fixed, xs, carry, counts, resets, start) = layer.reading, layer.structure, inputs
+    n_carry, steps = len(carry), xs.shape[0]
+    us = layer.us(fixed, xs)  # where activations are stored nobody reads its values
+    if layer.remembers is not None:
+        loop = reading.in_loop
+        pieces, values = layer.pieces(fixed, xs), loop.pieces
+        equations = [*loop.late, *reading.inside]
+        saved_values = [reading.activations[i].t for i in layer.remembers]
+    else:
+        pieces, values, equations = us, reading.us, reading.inside
+        saved_values = [p.out for p in reading.products]
+    step = layer.stepper(fixed, equations, values, [*reading.carry_outs, *saved_values])
+    kept = _to_be_kept(structure) if counts is None else set(range(n_carry))
+
+    def body(carry: list[Any], now: tuple[list[Any], Any, Any]):
+        pieces, counts, resets = now
+        if resets is not None:
+            carry = select(resets, start, carry)
+        found = step(carry, pieces)
+        new = found[:n_carry] if counts is None else select(counts, found[:n_carry], carry)
+        return new, ({i: new[i] for i in kept}, found[n_carry:])
+
+    last, (stored, saved) = layer.scan(body, carry, (pieces, counts, resets), xs)
+    if layer.remembers is not None:
+        ts = dict(zip(layer.remembers, saved, strict=True))
+        rs = [jnp.zeros((steps, *layer.rows, *p.out.shape), p.out.dtype) for p in reading.products]  # not read yet
+    else:
+        ts, rs = {}, saved
+    axes = 1 + len(layer.rows)
+    if len(stored) < n_carry:  # none of the other leaves reads carry_{t-1}
+        unread = [jnp.zeros((steps, *leaf.shape), leaf.dtype) for leaf in carry]
+        known = {structure.carry_outs[leaf]: value for leaf, value in stored.items()}
+        all_outputs = Gates(reading, structure, fixed, unread, us, rs, ts, axes).outputs(known, as_inputs=True)
+        stored |= {i: all_outputs[k] for i, k in enumerate(structure.carry_outs) if i not in stored}
+    carries = [stored[leaf] for leaf in range(n_carry)]
+    previous = _previous(layer, inputs, carries)
+    if layer.remembers is not None:  # nobody reads their values, only their derivative, so they cost nothing
+        rs = Gates(reading, structure, fixed, previous, us, rs, ts, axes).products()
+    gates = Gates(reading, structure, fixed, previous, us, rs, ts, axes)
+    # a held carry is not what the gates gave
+    known = dict(zip(structure.carry_outs, carries, strict=True)) if counts is None else {}
+    outputs = [known.get(k, out) for k, out in enumerate(gates.outputs(known))]
+    slopes = counted(structure, gates.slopes(outputs), counts, resets)
+    return last, Primal(inputs, previous, carries, dict(enumerate(outputs)), slopes, gates)
+
+
+def _lefts(structure: GateStructure) -> set[int]:
+    """The outputs that products multiply."""
+    return {k for kind, k in structure.lefts if kind == "out"}
+
+
+def _to_be_kept(structure: GateStructure) -> set[int]:
+    """The leaves of the carry that cannot be computed from u, r and the others without carry_{t-1}."""
+    kept: set[int] = set()
+    from_carry: set[int] = set()  # outputs that read carry_{t-1}, also through one that is not stored
+    for out, needed in enumerate(structure.needs):
+        if any([block.kind == "carry" or (block.kind == "cut" and block.leaf in from_carry) for block in needed]):
+            stored = {leaf for leaf, of in enumerate(structure.carry_outs) if of == out}
+            kept |= stored
+            from_carry |= set() if stored else {out}
+    return kept
+
+
+def _previous(layer: "Layer", inputs: "Inputs", carries: list[Array]) -> list[Array]:
+    """carry_{t-1} for all t, `[T, *rows, H]`, after a reset."""
+
+    def shifted(one: Array, many: Array) -> Array:
+        return jnp.concatenate([many[1:], one[None]] if layer.reverse else [one[None], many[:-1]])
+
+    previous = [shifted(*both) for both in zip(inputs.carry, carries, strict=True)]
+    if inputs.resets is None or inputs.start is None:
+        return previous
+    start = [jnp.broadcast_to(s, p.shape) for s, p in zip(inputs.start, previous, strict=True)]
+    return select(inputs.resets, start, previous)
+
+
+def remembered(reading: Reading) -> tuple[int, ...] | None:
+    """The activations whose t can be stored for the derivative in place of what the products give.
+
+    That is so if the products do nothing but be added to something on their way into activations: neither values nor
+    slopes then need them. None if they do more, as the GRU's do, whose reset gate multiplies one.
+    """
+    direct = {p.out for p in reading.products}
+    products = {p.equation for p in reading.products}
+    bent = {activation.t: i for i, activation in enumerate(reading.activations)}
+    if not direct.isdisjoint([*reading.carry_outs, *reading.y_outs]):
+        return None
+    for eqn in reading.inside:
+        if not direct.isdisjoint(eqn.inputs) and not (eqn.name == "tanh" and eqn.output in bent):
+            if eqn in products or eqn.name not in _ADDITIVE:
+                return None
+            direct.update(eqn.outputs)
+            if not direct.isdisjoint([*reading.carry_outs, *reading.y_outs]):
+                return None
+    return tuple([i for i, activation in enumerate(reading.activations) if activation.scaled in direct])
+
+
+_ADDITIVE = frozenset(
+    ["add", "sub", "neg", "split", "slice", "concatenate", "reshape", "squeeze", "broadcast_in_dim", "scale"]
+)
 
 
 class StepLinear(NamedTuple):
@@ -31,7 +244,7 @@ class StepLinear(NamedTuple):
     hold: Leaves  # for each leaf of the carry: 1 where it is held and C does not say so, or None
 
 
-def tangents(layer: Layer, primal: Primal, tangent: Inputs) -> tuple[list[Array], dict[int, Array]]:
+def tangents(layer: "Layer", primal: Primal, tangent: "Inputs") -> tuple[list[Array], dict[int, Array]]:
     """The last dcarry, and the tangents of what is stacked, by output."""
     dus = jax.jvp(layer.us, (primal.inputs.fixed, primal.inputs.xs), (tangent.fixed, tangent.xs))[1]
     linear, scale = _linearize(layer, primal, tangent, dus)
@@ -40,7 +253,7 @@ def tangents(layer: Layer, primal: Primal, tangent: Inputs) -> tuple[list[Array]
     return last, dict(zip(layer.stacked, stacked, strict=True))
 
 
-def _linearize(layer: Layer, primal: Primal, tangent: Inputs, dus: list[Array]) -> tuple[StepLinear, Leaves]:
+def _linearize(layer: "Layer", primal: Primal, tangent: "Inputs", dus: list[Array]) -> tuple[StepLinear, Leaves]:
     """The coefficients of the tangent recurrence for all steps, and the C_1 that the first dcarry is multiplied by."""
     structure, slopes, resets = layer.structure, primal.slopes, primal.inputs.resets
     v: Leaves = _times_dweights(layer, primal, tangent)
@@ -76,7 +289,7 @@ def _same_slope(slopes: list[Diagonals], r: int) -> int | None:
     return None
 
 
-def _run(layer: Layer, primal: Primal, linear: StepLinear, dcarry: Leaves) -> tuple[list[Array], list[Array]]:
+def _run(layer: "Layer", primal: Primal, linear: StepLinear, dcarry: Leaves) -> tuple[list[Array], list[Array]]:
     """The loop. Returns the last dcarry, and the tangent of everything stacked, `[T, *rows, H]`."""
     structure = layer.structure
     multiply = _multiplications(layer, primal.inputs)
@@ -107,7 +320,7 @@ def _run(layer: Layer, primal: Primal, linear: StepLinear, dcarry: Leaves) -> tu
     return layer.scan(step, dcarry, linear, primal.inputs.xs)
 
 
-def _multiplications(layer: Layer, inputs: Inputs) -> list[Any]:
+def _multiplications(layer: "Layer", inputs: "Inputs") -> list[Any]:
     """dm to dm W for each product.
 
     Every matrix [K, N] is stored transposed, [N, K]: the loop that runs backwards then multiplies with a matrix as it
@@ -129,7 +342,7 @@ def _multiplications(layer: Layer, inputs: Inputs) -> list[Any]:
     return found
 
 
-def _times_dweights(layer: Layer, primal: Primal, tangent: Inputs) -> list[Array]:
+def _times_dweights(layer: "Layer", primal: Primal, tangent: "Inputs") -> list[Array]:
     """v_t for all t; one axis of rows, so that the transpose contracts one axis."""
     fixed = dict(zip(layer.reading.fixed, zip(primal.inputs.fixed, tangent.fixed, strict=True), strict=True))
     found = []
@@ -152,7 +365,7 @@ def _where_reset(resets: Array, value: Array) -> Array:
     return select(resets, over_time, jnp.zeros_like(over_time))
 
 
-def _timed(layer: Layer, linear: StepLinear, primal: Primal, dstart: Leaves | None) -> StepLinear:
+def _timed(layer: "Layer", linear: StepLinear, primal: Primal, dstart: Leaves | None) -> StepLinear:
     """Writes masked steps and resets into the coefficients; the slopes know of masked steps already."""
     structure, counts, resets = layer.structure, primal.inputs.counts, primal.inputs.resets
     n_carry = len(structure.carry_outs)
@@ -186,7 +399,7 @@ def _select(flags: Array, on_true: Any, on_false: Any) -> Any:
     return select(flags, zeros if on_true is None else on_true, zeros if on_false is None else on_false)
 
 
-def _carried_ahead(layer: Layer, linear: StepLinear) -> tuple[StepLinear, Leaves]:
+def _carried_ahead(layer: "Layer", linear: StepLinear) -> tuple[StepLinear, Leaves]:
     """Where a leaf of the carry enters the next step through its C alone, the loop carries C_{t+1} dcarry_t.
 
     That is the LSTM's cell state. The transpose then needs its gradient in one place, not two, which saves a kernel in

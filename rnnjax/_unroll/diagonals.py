@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from rnnjax._unroll.arguments import select
 from rnnjax._unroll.equations import evaluate
 from rnnjax._unroll.gates import Block, GateStructure
-from rnnjax._unroll.masking import select
 from rnnjax._unroll.reading import Reading
 
 Leaves = list[Any]

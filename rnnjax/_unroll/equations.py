@@ -15,7 +15,8 @@ import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, JaxprEqn, Literal
 
-from rnnjax._unroll.placement import varying_alike
+from rnnjax._unroll.arguments import varying_alike
+from rnnjax.cell import PyTree
 
 _CALLS = {
     "jit": "jaxpr",
@@ -119,18 +120,6 @@ def traced(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any]
     return Program(equations, inputs, closed_over, outputs), arrays, result, bool(closed.effects)
 
 
-def closes_over_arrays(closed: ClosedJaxpr) -> bool:
-    """Whether a traced function refers to arrays that are not among its arguments."""
-    if closed.consts:
-        return True
-    for eqn in closed.jaxpr.eqns:
-        for value in eqn.params.values():
-            for each in value if isinstance(value, tuple) else (value,):
-                if isinstance(each, ClosedJaxpr) and closes_over_arrays(each):
-                    return True
-    return False
-
-
 def _runner(eqn: JaxprEqn) -> Callable[..., Sequence[Any]]:
     """How one equation of a jaxpr is run, with the derivative rules that it brings."""
     primitive, params = eqn.primitive, eqn.params
@@ -206,6 +195,17 @@ def users_of(equations: Iterable[Equation]) -> dict[Value, list[Equation]]:
         for value in eqn.inputs:
             users.setdefault(value, []).append(eqn)
     return users
+
+
+def bytes_of(tree: PyTree) -> int:
+    """Of arrays, or of anything with a shape and a dtype."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        size = leaf.dtype.itemsize
+        for length in leaf.shape:
+            size = size * length
+        total = total + size
+    return total
 
 
 # Equations that a rewrite makes.

@@ -2,18 +2,18 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.typing import ArrayLike
 
-from rnnjax._unroll.composites import Composite, Part, is_causal, is_layer, parts_of, shapes_of
-from rnnjax._unroll.contract import make_whole
-from rnnjax._unroll.engines import Engine, choose_engine
-from rnnjax._unroll.flops import matmul_flops
-from rnnjax._unroll.footprints import bytes_of, footprint_of
-from rnnjax._unroll.planning import Options, cuts_of, on_engines, share_of_budget
-from rnnjax._unroll.remat import Checkpoint, Cut
+from rnnjax._unroll.arguments import Composite, Part, is_causal, is_layer, make_whole, shapes_of
+from rnnjax._unroll.contract import Engine, Options, choose_engine, on_engines
+from rnnjax._unroll.equations import bytes_of
+from rnnjax._unroll.remat import Checkpoint, Cut, cuts_of, footprint_of, parts_of, share_of_budget
 from rnnjax.cell import Cell, PyTree, over_time
 
 
@@ -175,13 +175,14 @@ def explain(
         return make_whole(cell, params, carry, xs, lengths, mask, resets, reverse)[1:]
 
     whole = Part(cell, *jax.eval_shape(whole_of, *_shapes((params, carry, xs, lengths, mask, resets))))
-    share = share_of_budget(options, whole)
+    share = share_of_budget(options.checkpoint, on_engines(options), whole)
     return Explanation(tuple(_segmented(options, part, share) for part in parts_of(whole, is_causal)))
 
 
 def _segmented(options: Options, part: Part, share: float) -> Segmented:
-    cuts = cuts_of(options, part, share)
-    footprint = footprint_of(on_engines(options), part)
+    engines = on_engines(options)
+    cuts = cuts_of(options.checkpoint, options.chunk, engines, part, share)
+    footprint = footprint_of(engines, part)
     at_once = min([footprint.steps, *(cut.length for cut in cuts)])
     return Segmented(
         layers=tuple(_layer(options, layer, at_once) for layer in parts_of(part, is_layer)),
@@ -213,9 +214,52 @@ def _layer(options: Options, part: Part, at_once: int) -> Layer:
     )
 
 
+def matmul_flops(function: Callable[..., Any], *args: Any) -> int:
+    """2 m n k for every product of an m × k with a k × n matrix; arguments may be `jax.ShapeDtypeStruct`s.
+
+    What is pointwise is left out, a scan counts for each of its steps, and of a conditional the dearest branch counts.
+
+    Example:
+
+      >>> matmul_flops(lambda x, w: jax.nn.relu(x @ w), jnp.ones((5, 3)), jnp.ones((3, 4)))
+      120
+    """
+    return _flops(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _flops(jaxpr: Jaxpr) -> int:
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            depth = math.prod(_shape_of(eqn.invars[0])[axis] for axis in contracted)
+            total += 2 * depth * math.prod(_shape_of(eqn.outvars[0]))
+            continue
+        inside = [_flops(inner) for inner in _inner(eqn.params.values())]
+        if inside:
+            total += max(inside) if eqn.primitive.name == "cond" else sum(inside) * eqn.params.get("length", 1)
+    return total
+
+
+def _inner(values: Any) -> list[Jaxpr]:
+    found = []
+    for value in values:
+        if isinstance(value, ClosedJaxpr):
+            found.append(value.jaxpr)
+        elif isinstance(value, Jaxpr):
+            found.append(value)
+        elif isinstance(value, tuple | list):
+            found += _inner(value)
+    return found
+
+
+def _shape_of(atom: Any) -> tuple[int, ...]:
+    return atom.aval.shape
+
+
 def _shapes(tree: PyTree) -> PyTree:
     """Arrays by their shapes; `jnp.asarray`'s dtypes for lists and NumPy arrays."""
-    return jax.tree.map(lambda a: a if isinstance(a, jax.ShapeDtypeStruct) else shapes_of(jax.numpy.asarray(a)), tree)
+    return jax.tree.map(lambda a: a if isinstance(a, jax.ShapeDtypeStruct) else shapes_of(jnp.asarray(a)), tree)
 
 
 def _cuts(part: Segmented) -> str:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from rnnjax._unroll.masking import Masks, StepInput, timed_step
+from rnnjax._unroll.arguments import Masks, StepInput, timed_step
 from rnnjax.cell import Cell, PyTree
 
 

@@ -24,7 +24,7 @@ from jax.typing import ArrayLike
 
 from rnnjax._unroll import Checkpoint, Engine
 from rnnjax._unroll import unroll as unroll_over_time
-from rnnjax._unroll.masking import make_masks, select
+from rnnjax._unroll.arguments import make_masks, select
 from rnnjax.cell import Cell, PyTree
 from rnnjax.cells import LSTMCarry
 from rnnjax.flax.recurrence import Hyperparameters, Kind, recurrence

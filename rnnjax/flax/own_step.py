@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax._unroll.masking import select
+from rnnjax._unroll.arguments import select
 from rnnjax.cell import PyTree
 from rnnjax.flax.cells import Started, StartingFrom
 from rnnjax.flax.conventions import Call

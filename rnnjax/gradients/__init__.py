@@ -14,7 +14,7 @@ every step of the backward pass.
 """
 
 from rnnjax.gradients import theory
-from rnnjax.gradients.adjoint import Adjoint, adjoint
+from rnnjax.gradients.adjoint import Adjoint, adjoint, adjoint_by_perturbation
 from rnnjax.gradients.adjoint_clipping import ClippedAdjoint, clip_adjoint
 from rnnjax.gradients.attribution import attribution
 from rnnjax.gradients.dimension import entropy_rate, kaplan_yorke_dimension
@@ -23,7 +23,6 @@ from rnnjax.gradients.jacobian_matrices import LagProducts, MatrixStatistics, ja
 from rnnjax.gradients.lags import LagAttribution, attribution_by_lag
 from rnnjax.gradients.lyapunov import LeadingExponent, LyapunovSpectrum, leading_exponent, lyapunov_spectrum
 from rnnjax.gradients.pascanu import NormRatios, norm_ratios, omega
-from rnnjax.gradients.perturbation import adjoint_by_perturbation
 from rnnjax.gradients.split import Split
 
 __all__ = [

@@ -10,8 +10,6 @@ too much of. Here what a step hands back is never longer than c, however many st
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -136,23 +134,3 @@ class ClippedAdjoint(Cell):
         one_row = jax.eval_shape(lambda p: self.cell.initial_carry(p, ()), params)
         batch_ndim = jnp.ndim(jax.tree.leaves(carry)[0]) - len(jax.tree.leaves(one_row)[0].shape)
         return clip_adjoint(carry, self.max_norm, batch_ndim)
-
-
-def check_no_clipping(cell: Any) -> None:
-    """Raises TypeError for a cell that clips, or that holds one which does."""
-    for clipped in _clipped_parts(cell):
-        raise TypeError(
-            f"{clipped!r} clips its adjoint, and what is clipped depends on the length that is divided out here; pass "
-            "the cell that it holds, or use `rnnjax.gradients.adjoint_by_perturbation`, which clips as it goes."
-        )
-
-
-def _clipped_parts(cell: Any) -> Iterator[ClippedAdjoint]:
-    """Every `ClippedAdjoint` in a cell, in the cells that it holds, and so on."""
-    if isinstance(cell, ClippedAdjoint):
-        yield cell
-    parts = cell if isinstance(cell, tuple | list) else ()
-    if dataclasses.is_dataclass(cell) and not isinstance(cell, type):
-        parts = [getattr(cell, field.name) for field in dataclasses.fields(cell)]
-    for part in parts:
-        yield from _clipped_parts(part)

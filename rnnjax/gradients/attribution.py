@@ -15,10 +15,19 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from rnnjax._unroll.masking import StepInput, timed_step
+from rnnjax._unroll.arguments import StepInput, timed_step
 from rnnjax.cell import Cell, PyTree, over_time
-from rnnjax.gradients.finite import Reads, finite_steps, known_boundaries, only_known, pullback_reads
-from rnnjax.gradients.sequence import Loss, in_input_order, inexact, prepare
+from rnnjax.gradients.sequence import (
+    Loss,
+    Reads,
+    finite_steps,
+    in_input_order,
+    inexact,
+    known_boundaries,
+    only_known,
+    prepare,
+    pullback_reads,
+)
 
 
 @over_time

@@ -20,9 +20,9 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from rnnjax.cell import Cell, PyTree, over_time
-from rnnjax.gradients.adjoint_clipping import check_no_clipping
 from rnnjax.gradients.lyapunov import checked_k, first_rows, growth_by_interval
 from rnnjax.gradients.orthonormal import orthonormalise
+from rnnjax.gradients.sequence import check_no_clipping
 from rnnjax.gradients.tangents import flow_of
 
 

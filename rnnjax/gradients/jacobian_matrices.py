@@ -14,7 +14,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from rnnjax.cell import Cell, PyTree, over_time
-from rnnjax.gradients.finite import only_known
+from rnnjax.gradients.sequence import only_known
 from rnnjax.gradients.tangents import flow_of, push
 
 

@@ -13,11 +13,21 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from rnnjax._unroll.masking import StepInput, timed_step
+from rnnjax._unroll.arguments import StepInput, timed_step
 from rnnjax.cell import Cell, PyTree, over_time
-from rnnjax.gradients.finite import Reads, any_reads, finite_steps, only_known, pullback_reads
-from rnnjax.gradients.sequence import Loss, gradient_of_outputs, inexact, prepare
-from rnnjax.gradients.slopes import AccurateCell, as_cell
+from rnnjax.gradients.sequence import (
+    AccurateCell,
+    Loss,
+    Reads,
+    any_reads,
+    as_cell,
+    finite_steps,
+    gradient_of_outputs,
+    inexact,
+    only_known,
+    prepare,
+    pullback_reads,
+)
 from rnnjax.numerics import normalise
 
 

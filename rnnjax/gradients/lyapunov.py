@@ -22,8 +22,8 @@ from jax.typing import ArrayLike
 
 from rnnjax.cell import Cell, PyTree, over_time
 from rnnjax.gradients.dimension import entropy_rate, kaplan_yorke_dimension
-from rnnjax.gradients.finite import only_known
 from rnnjax.gradients.orthonormal import orthonormalise
+from rnnjax.gradients.sequence import only_known
 from rnnjax.gradients.tangents import Flow, flow_of, push, unflat
 
 

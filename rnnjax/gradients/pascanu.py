@@ -27,9 +27,7 @@ from jax.typing import ArrayLike
 from rnnjax._unroll import Composite
 from rnnjax.cell import Cell, PyTree, over_time
 from rnnjax.gradients.adjoint import trajectory_and_adjoint
-from rnnjax.gradients.adjoint_clipping import check_no_clipping
-from rnnjax.gradients.finite import only_known
-from rnnjax.gradients.sequence import Loss, in_input_order, prepare
+from rnnjax.gradients.sequence import Loss, check_no_clipping, in_input_order, only_known, prepare
 from rnnjax.gradients.stages import Stages, linear_product
 
 Through = Literal["mix", "step"]

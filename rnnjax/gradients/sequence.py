@@ -1,16 +1,39 @@
-"""A sequence made ready for the instrument: checked, masked, and turned so that time runs forwards."""
+"""What the instruments follow: a sequence made ready, a step whose slopes are accurate, and which steps are finite.
 
+A sequence is checked, masked, and turned so that time runs forwards (`prepare`).
+
+JAX differentiates tanh as (1 + y)(1 - y) and the logistic function as y (1 - y), from the rounded y. At |x| = 8 that is
+6% off in float32, and it is exactly zero from 10 on (19 in float64), where the true slope is small but no zero: 1.7e-17
+at |x| = 20. An instrument for decaying gradients would call that a gradient that is gone. In an `AccurateCell` a step's
+equations are evaluated with the slopes
+
+    tanh'(x) = 4 e^(-2|x|)/(1 + e^(-2|x|))²            σ'(x) = e^(-|x|)/(1 + e^(-|x|))²
+
+which hold every digit as far as floating point reaches (|x| = 350, in float32 43). The cells and the engines, whose
+derivative is the one that training sees, are left as they are.
+
+A step is finite where its input is, the carry before and after it, and, for instruments that follow a loss, its output.
+A masked step holds its carry and counts as finite. The Jacobian of a step that is not finite is unknown, and what a
+program computes for it need not show that: the slope of a ReLU is 0 where it is given NaN, so a trajectory that
+overflows would look like one whose units are all off. So instruments give NaN for everything that passes through such a
+step (`only_known`), and the number of finite steps beside it. Only a derivative that depends on neither carry nor input
+is right all the same: that of a linear network, at any depth.
+"""
+
+import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
-from rnnjax._unroll.checks import check_carry, check_cell, checked_xs
-from rnnjax._unroll.masking import StepInput, blank, make_masks
+from rnnjax._unroll.arguments import StepInput, blank, check_carry, check_cell, checked_xs, held_cells, make_masks
+from rnnjax._unroll.equations import Equation, Value, evaluate, needed_for, traced, value_in
 from rnnjax.cell import Cell, PyTree
+from rnnjax.gradients.adjoint_clipping import ClippedAdjoint
 
 Loss = Callable[[PyTree], Array]
 """A scalar function of the outputs `ys` `[T, *batch, ...]`; it may weigh every step."""
@@ -81,6 +104,16 @@ def check_has_step(cell: Cell) -> None:
             f"{cell!r} has no single step, so no single carry whose gradient could be followed; take its halves one by "
             "one: the loss of one half is yours as a function of that half's outputs, with the other's held fixed."
         )
+
+
+def check_no_clipping(cell: Any) -> None:
+    """Raises TypeError for a cell that clips, or that holds one which does."""
+    for held in held_cells(cell):
+        if isinstance(held, ClippedAdjoint):
+            raise TypeError(
+                f"{held!r} clips its adjoint, and what is clipped depends on the length that is divided out here; pass "
+                "the cell that it holds, or use `rnnjax.gradients.adjoint_by_perturbation`, which clips as it goes."
+            )
 
 
 def check_floating(carry: PyTree) -> None:
@@ -157,3 +190,207 @@ def _origins(program: Any, given: list[tuple], path: tuple = ()) -> list[tuple]:
                 found = _origins(inner, [origin(variable) for variable in call.invars], (*path, id(call)))
                 known |= {id(variable): each for variable, each in zip(call.outvars, found, strict=True)}
     return [origin(variable) for variable in program.outvars]
+
+
+@dataclasses.dataclass(frozen=True)
+class AccurateCell:
+    """What the instrument needs of a cell, its step with the slopes above; for `timed_step`."""
+
+    cell: Cell
+
+    def initial_carry(self, params: PyTree, batch_shape: tuple[int, ...] = ()) -> PyTree:
+        return self.cell.initial_carry(params, batch_shape)
+
+    def step(self, params: PyTree, carry: PyTree, x: Array) -> tuple[PyTree, PyTree]:
+        return accurate(self.cell.step)(params, carry, x)
+
+
+def as_cell(accurate_cell: AccurateCell) -> Cell:
+    """For the type checker: `timed_step` asks a cell for no more than these two methods."""
+    return cast(Cell, accurate_cell)
+
+
+def accurate(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, in which tanh and the logistic function have the slopes above.
+
+    Those inside a loop or a branch of the function's own (`lax.scan`, `lax.cond`) keep JAX's.
+
+    Example: at 20 the float32 slope of tanh is 1.7e-17, which JAX rounds to zero.
+
+      >>> float(jax.grad(jnp.tanh)(20.0)), float(jax.grad(accurate(jnp.tanh))(20.0))
+      (0.0, 1.69934...e-17)
+    """
+
+    def run(*args: Any) -> Any:
+        leaves, tree = jax.tree.flatten(args)
+        shapes = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+        program, closed_over, result, _ = traced(lambda *leaves: function(*tree.unflatten(leaves)), *shapes)
+        env = dict(zip(program.inputs, leaves, strict=True)) | dict(zip(program.closed_over, closed_over, strict=True))
+        evaluate(program.equations, env, rules=accurate_rules(program.equations))
+        return jax.tree.structure(result).unflatten([value_in(env, v) for v in program.outputs])
+
+    return run
+
+
+def accurate_rules(equations: list[Equation]) -> dict[Value, Callable[[Array], Array]]:
+    """For `evaluate`: the slopes above in place of those of every tanh and logistic function."""
+    instead = {"tanh": tanh, "logistic": logistic}
+    return {eqn.output: instead[eqn.name] for eqn in equations if eqn.name in instead}
+
+
+@jax.custom_jvp
+def tanh(x: Array) -> Array:
+    """`jnp.tanh` with a derivative that does not cancel. Equal to it in value."""
+    return jnp.tanh(x)
+
+
+@tanh.defjvp
+def _tanh_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    small = jnp.exp(-2 * jnp.abs(x))
+    return tanh(x), dx * (4 * small / (1 + small) ** 2)
+
+
+@jax.custom_jvp
+def logistic(x: Array) -> Array:
+    """`jax.nn.sigmoid` with a derivative that does not cancel. Equal to it in value."""
+    return jax.lax.logistic(x)
+
+
+@logistic.defjvp
+def _logistic_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    small = jnp.exp(-jnp.abs(x))
+    return logistic(x), dx * (small / (1 + small) ** 2)
+
+
+class Reads(NamedTuple):
+    """Whether a derivative of a step depends on the carry, and on the input."""
+
+    carry: bool
+    x: bool
+
+
+class FiniteSteps(NamedTuple):
+    """Each `[T, *batch]` booleans, in scan order.
+
+    Attributes:
+      carry: whether the carry before and after a step is finite, and the output where there is one.
+      x: whether the input is.
+    """
+
+    carry: Array
+    x: Array
+
+    @property
+    def count(self) -> Array:
+        """`[*batch]` int32, how many steps are finite."""
+        return (self.carry & self.x).sum(0, dtype=jnp.int32)
+
+    def known(self, reads: Reads) -> Array | None:
+        """`[T, *batch]`, at which steps a derivative that depends on this is known; None: at all of them."""
+        flags = [flag for flag, read in zip(self, reads, strict=True) if read]
+        return functools.reduce(jnp.logical_and, flags) if flags else None
+
+
+def finite_steps(inputs: StepInput, carries: PyTree, last: PyTree, ys: list[Array]) -> FiniteSteps:
+    """Of a trajectory in scan order.
+
+    Args:
+      inputs: leaves `[T, *batch, ...]`.
+      carries: before each step, leaves `[T, *batch, ...]`; `last`: after the last one.
+      ys: floating outputs, `[T, *batch, ...]`.
+    """
+    ndim = inputs.x.ndim - 1
+    before = rows_finite(carries, ndim)
+    after = jnp.concatenate([before[1:], rows_finite(last, ndim - 1)[None]])
+    if inputs.resets is not None:
+        before = before | inputs.resets
+    found = FiniteSteps(before & after & rows_finite(ys, ndim), rows_finite(inputs.x, ndim))
+    return found if inputs.counts is None else FiniteSteps(*(flag | ~inputs.counts for flag in found))
+
+
+def rows_finite(tree: PyTree, batch_ndim: int) -> Array:
+    """`[*batch]`, whether a row is finite in all leaves `[*batch, ...]`."""
+    flags = [jnp.isfinite(leaf).all(tuple(range(batch_ndim, leaf.ndim))) for leaf in jax.tree.leaves(tree)]
+    return functools.reduce(jnp.logical_and, flags)
+
+
+def derivative_reads(derivative: Callable[..., Any], carry: PyTree, x: Any, *more: PyTree) -> list[Reads]:
+    """What each leaf of `derivative(carry, x, *more)` depends on, by its equations."""
+    program = traced(derivative, *jax.tree.map(_shape, (carry, x, *more)))[0]
+    carries = len(jax.tree.leaves(carry))
+    of_carry, of_x = set(program.inputs[:carries]), program.inputs[carries]
+    found: list[Reads] = []
+    for output in program.outputs:
+        read = {value for eqn in needed_for([output], program.equations) for value in eqn.inputs} | {output}
+        found.append(Reads(bool(of_carry & read), of_x in read))
+    return found
+
+
+def pullback_reads(
+    cell: Cell, params: PyTree, inputs: StepInput, carry: PyTree, followed: Callable[[PyTree], list[Array]]
+) -> tuple[Reads, PyTree]:
+    """What dL/d(carry) of a step depends on, and dL/dθ for each parameter: a `Reads`, and the parameters' tree of them.
+
+    Args:
+      followed: of an output, the leaves that a loss may depend on.
+    """
+    leaves, tree = jax.tree.flatten(params)
+    floating = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+    weights = [_shape(leaves[i]) for i in floating]
+    carry, x = jax.tree.map(_shape, carry), jax.ShapeDtypeStruct(inputs.x.shape[1:], inputs.x.dtype)
+
+    def step(weights: list[Array], carry: PyTree, x: Array) -> tuple[PyTree, list[Array]]:
+        merged = list(leaves)
+        for i, weight in zip(floating, weights, strict=True):
+            merged[i] = weight
+        new_carry, y = cell.step(tree.unflatten(merged), carry, x)
+        return new_carry, followed(y)
+
+    def pulled(carry: PyTree, x: Array, weights: list[Array], cotangents: PyTree) -> tuple[PyTree, PyTree]:
+        return jax.vjp(lambda weights, carry: step(weights, carry, x), weights, carry)[1](cotangents)
+
+    found = derivative_reads(pulled, carry, x, weights, jax.eval_shape(step, weights, carry, x))
+    of_params = [Reads(False, False)] * len(leaves)
+    for i, reads in zip(floating, found, strict=False):
+        of_params[i] = reads
+    return any_reads(found[len(floating) :]), tree.unflatten(of_params)
+
+
+def any_reads(each: list[Reads]) -> Reads:
+    return Reads(any([reads.carry for reads in each]), any([reads.x for reads in each]))
+
+
+def known_boundaries(known: Array | None, resets: Array | None) -> Array | None:
+    """`[T + 1, *batch]`: whether dL/d(carry) is known there; not where it passes through a step that is not.
+
+    Nothing passes through a reset, so what comes after it does not matter.
+    """
+    if known is None:
+        return None
+
+    def earlier(after: Array, at_t: tuple[Array, Array | None]) -> tuple[Array, Array]:
+        before, reset = at_t
+        passed = after if reset is None else after | reset
+        return passed & before, passed & before
+
+    before = jnp.concatenate([jnp.ones_like(known[:1]), known[:-1]])
+    _, found = lax.scan(earlier, known[-1], (before, resets), reverse=True)
+    return jnp.concatenate([found, known[-1:]])
+
+
+def only_known(tree: PyTree, known: Array | None) -> PyTree:
+    """The tree, leaves `[*known, ...]`, as NaN where it is not known: in value and derivative."""
+    if known is None:
+        return tree
+    factor = jnp.where(known, 1.0, jnp.nan)
+
+    def mark(leaf: Array) -> Array:
+        return leaf * factor.astype(leaf.dtype).reshape(known.shape + (1,) * (leaf.ndim - known.ndim))
+
+    return jax.tree.map(mark, tree)
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))

@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from rnnjax._unroll.masking import StepInput
+from rnnjax._unroll.arguments import StepInput
 from rnnjax.cell import Cell, PyTree
-from rnnjax.gradients.finite import only_known
+from rnnjax.gradients.sequence import only_known
 from rnnjax.gradients.stages import Stages
 from rnnjax.numerics import normalise
 

@@ -13,7 +13,7 @@ from jax import Array
 from rnnjax._unroll.equations import evaluate, value_in
 from rnnjax._unroll.reading import NOTHING_LEAVES, Product, read
 from rnnjax.cell import Cell, PyTree
-from rnnjax.gradients.slopes import accurate_rules
+from rnnjax.gradients.sequence import accurate_rules
 
 
 class Stages:

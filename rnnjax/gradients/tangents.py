@@ -17,11 +17,18 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from rnnjax._unroll.checks import check_carry, checked_xs
+from rnnjax._unroll.arguments import check_carry, checked_xs
 from rnnjax.cell import Cell, PyTree
-from rnnjax.gradients.finite import FiniteSteps, Reads, any_reads, derivative_reads, rows_finite
-from rnnjax.gradients.sequence import check_floating, check_has_step
-from rnnjax.gradients.slopes import AccurateCell
+from rnnjax.gradients.sequence import (
+    AccurateCell,
+    FiniteSteps,
+    Reads,
+    any_reads,
+    check_floating,
+    check_has_step,
+    derivative_reads,
+    rows_finite,
+)
 
 Step = Callable[[PyTree, Array], PyTree]
 

@@ -7,7 +7,7 @@ import pytest
 
 import rnnjax
 from rnnjax import gradients
-from rnnjax.gradients.slopes import accurate
+from rnnjax.gradients.sequence import accurate
 from tests.gradients.measured import QUICKLY
 from tests.registry import CELLS, sample
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax._unroll import engines
+from rnnjax._unroll import contract
 from tests.custom_cells import Leaky
 from tests.registry import CELLS, COMBINED, PLAIN, B, D, T, sample
 
@@ -86,7 +86,7 @@ def test_an_error_of_the_engine_is_not_hidden_behind_another(monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(engines, "unroll_hoisted", broken)
+    monkeypatch.setattr(contract, "unroll_hoisted", broken)
     with pytest.raises(RuntimeError, match="a fault"):
         rnnjax.unroll(Leaky(17), Leaky(17).init(jax.random.key(0), D), jnp.ones((T, D)))
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnjax._unroll.masking import Masks, make_masks
+from rnnjax._unroll.arguments import Masks, make_masks
 
 
 def flags(*rows: str) -> np.ndarray:

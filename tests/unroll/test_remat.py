@@ -15,7 +15,7 @@ from hypothesis import given
 
 import rnnjax
 from rnnjax import MemoryBudget
-from rnnjax._unroll.masking import make_masks
+from rnnjax._unroll.arguments import make_masks
 from rnnjax._unroll.remat import Cut, Footprint, in_segments, least_needed, lengths_within, sqrt_length
 from rnnjax._unroll.scan import unroll_loop, unroll_scan
 from tests.registry import (
