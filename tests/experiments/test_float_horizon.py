@@ -1,11 +1,9 @@
-"""Where floating point loses a gradient: what is foretold, what happens, and a run of it."""
+"""Where floating point loses a gradient: what is predicted, what happens, and what is reported."""
 
 import numpy as np
 import pytest
 
-from experiments.float_horizon.__main__ import EXPERIMENT
-from experiments.float_horizon.measure import closed_form_lag, death_lags, foretold_lags
-from tests.experiments.launched import launched, refused
+from experiments.float_horizon import closed_form_lag, death_lags, experiment, predicted_lags
 
 
 def test_the_lag_of_death_is_the_first_dead_one() -> None:
@@ -17,10 +15,10 @@ def test_the_lag_of_death_is_the_first_dead_one() -> None:
     (0.5, "norm", "float32", 64), (0.5, "gradient", "float32", 127), (0.5, "norm", "float64", 512),
     (2.0, "norm", "float32", 64), (2.0, "gradient", "float64", 1024), (0.25, "gradient", "float64", 512),
 ])  # fmt: skip
-def test_one_unit_is_foretold_as_numpy_has_it(scale: float, kind: str, dtype: str, lag: int) -> None:
+def test_one_unit_dies_as_numpy_has_it(scale: float, kind: str, dtype: str, lag: int) -> None:
     """scale^k in NumPy's own arithmetic, subnormals flushed as XLA does."""
     log_size = np.log(scale) * np.arange(1100)[None]
-    assert foretold_lags(kind, dtype, log_size, log_size)[0] == lag
+    assert predicted_lags(kind, dtype, log_size, log_size)[0] == lag
     value, count, tiny = np.ones((), dtype), 0, np.finfo(dtype).tiny
     with np.errstate(over="ignore", under="ignore"):
         while True:
@@ -31,10 +29,10 @@ def test_one_unit_is_foretold_as_numpy_has_it(scale: float, kind: str, dtype: st
     assert count == lag and abs(closed_form_lag(kind, dtype, scale) - lag) <= 1
 
 
-def test_a_run(tmp_path) -> None:
-    """The norm of every network dies at the lag foretold, within a step, and near the closed form."""
-    arguments = ("--cells", "linear", "--scales", "0.5", "2", "--seeds", "2", "--steps", "140", "--hidden-size", "8")
-    summary = launched(EXPERIMENT, tmp_path, *arguments)
+def test_what_is_reported() -> None:
+    """The norm of every network dies within a step of the predicted lag, and near the closed form."""
+    given = {"cells": ("linear",), "scales": (0.5, 2.0), "seeds": 2, "steps": 140, "hidden_size": 8}
+    summary = experiment.page(experiment(**given), **given).summary
     assert len(summary["rows"]) == 2 * 4 and len(summary["residuals"]) == 4  # float64 outlives 140 steps
     for row in summary["rows"]:
         assert row["one_foretold_other_not_count"] == 0
@@ -44,8 +42,3 @@ def test_a_run(tmp_path) -> None:
             assert row["worst_difference_steps"] <= (1 if row["what"] == "norm" else 3)
             assert abs(row["dies_at_lag_steps"] - row["closed_form_lag_steps"]) <= 4
     assert summary["exact_against_plain_float64_worst_nats"] < 1e-11
-
-
-def test_bad_options(tmp_path, capsys) -> None:
-    assert "choose from linear" in refused(EXPERIMENT, tmp_path, capsys, "--cells", "lstn")
-    assert "--steps is 0" in refused(EXPERIMENT, tmp_path, capsys, "--steps", "0")
