@@ -1,7 +1,7 @@
 """What `unroll` is given: checked, from shapes and dtypes alone, masked, and cut over a mesh.
 
-`make_whole` makes a `Part` of the arguments; every engine and instrument starts from one. What follows are its parts,
-in that order: cells and cells put together, `xs` and the carry, masking, meshes.
+`make_whole` makes a `Part` of the arguments of `unroll`, from which every engine starts. What it calls follows in that
+order: cells and cells put together, `xs` and the carry, masking, meshes.
 
 Three rules cover every combination of `lengths`, `mask`, `resets` and `reverse`, the same in every engine:
   - `lengths` says where a row ends. Nothing happens beyond it: no step, no reset.
@@ -373,7 +373,6 @@ def select(flags: Array, on_true: PyTree, on_false: PyTree) -> PyTree:
 # time needs a carry that keeps its type, and there a type says more than shape and dtype: along which axes of the mesh
 # an array is cut (`jax.make_mesh`'s default, "explicit"), and along which it differs from device to device (inside
 # `jax.shard_map`). A carry of zeros says neither, so it is given the type that a step gives it back in.
-
 
 _MOST_TURNS = 4
 """One for each mesh axis that may spread from the input to the carry, or from one leaf to another, and one to see."""

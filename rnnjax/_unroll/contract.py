@@ -2,7 +2,7 @@
 
 A call goes through this file from top to bottom: `unroll` checks what it is given; `run_program` keeps one compiled
 program for equal cells and options; `runner` cuts time into segments and gives every layer an engine; `choose_engine`
-says which, and why, from what is read of the cell's step; `run_layer` runs it.
+says which, and why, from what is read of the cell's step; `run_layer` runs it (`hoist.py`, `scan.py`).
 """
 
 import collections
@@ -213,13 +213,10 @@ def check_engine(engine: Any, unroll: Any) -> None:
         raise ValueError(f'unroll is {unroll}, but engine "loop" has no scan body; use engine="scan".')
 
 
-_MOST = 256
+_MOST_PROGRAMS = 256
 """How many pairs of cell and options keep their program; the oldest goes first."""
 
-
 _PROGRAMS: "collections.OrderedDict[Any, Callable[..., tuple[PyTree, PyTree]]]" = collections.OrderedDict()
-
-
 _CLOSE_OVER: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
 """Cells whose programs are not kept: they close over arrays, which may be others at the next call, and go with them."""
 
@@ -258,7 +255,7 @@ def _new_program(options: Options, cell: Any, arrays: list[Any]) -> Any:
             _CLOSE_OVER[cell] = True
         return None
     _PROGRAMS[options, cell] = program
-    if len(_PROGRAMS) > _MOST:
+    if len(_PROGRAMS) > _MOST_PROGRAMS:
         _PROGRAMS.popitem(last=False)
     return program
 

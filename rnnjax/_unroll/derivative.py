@@ -21,7 +21,6 @@ from jax import Array, lax
 from rnnjax._unroll.arguments import select
 from rnnjax._unroll.diagonals import Diagonals, Gates, Leaves, carry_has_slope, counted, held, sum_of, times
 from rnnjax._unroll.gates import GateStructure
-from rnnjax._unroll.reading import Reading
 
 if TYPE_CHECKING:
     from rnnjax._unroll.hoist import Inputs, Layer
@@ -206,32 +205,6 @@ def _previous(layer: "Layer", inputs: "Inputs", carries: list[Array]) -> list[Ar
         return previous
     start = [jnp.broadcast_to(s, p.shape) for s, p in zip(inputs.start, previous, strict=True)]
     return select(inputs.resets, start, previous)
-
-
-def remembered(reading: Reading) -> tuple[int, ...] | None:
-    """The activations whose t can be stored for the derivative in place of what the products give.
-
-    That is so if the products do nothing but be added to something on their way into activations: neither values nor
-    slopes then need them. None if they do more, as the GRU's do, whose reset gate multiplies one.
-    """
-    direct = {p.out for p in reading.products}
-    products = {p.equation for p in reading.products}
-    bent = {activation.t: i for i, activation in enumerate(reading.activations)}
-    if not direct.isdisjoint([*reading.carry_outs, *reading.y_outs]):
-        return None
-    for eqn in reading.inside:
-        if not direct.isdisjoint(eqn.inputs) and not (eqn.name == "tanh" and eqn.output in bent):
-            if eqn in products or eqn.name not in _ADDITIVE:
-                return None
-            direct.update(eqn.outputs)
-            if not direct.isdisjoint([*reading.carry_outs, *reading.y_outs]):
-                return None
-    return tuple([i for i, activation in enumerate(reading.activations) if activation.scaled in direct])
-
-
-_ADDITIVE = frozenset(
-    ["add", "sub", "neg", "split", "slice", "concatenate", "reshape", "squeeze", "broadcast_in_dim", "scale"]
-)
 
 
 class StepLinear(NamedTuple):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from rnnjax._unroll.arguments import Masks, select, varying_alike
-from rnnjax._unroll.derivative import remembered, saving_run, tangents
+from rnnjax._unroll.derivative import saving_run, tangents
 from rnnjax._unroll.equations import Equation, Value, bytes_of, evaluate, value_in
 from rnnjax._unroll.gates import GateStructure
 from rnnjax._unroll.reading import Read, Reading
@@ -65,7 +65,7 @@ def unroll_hoisted(
         out = _run_any_gates(reading, inputs, rows, masks.reverse, unroll, carries)
     else:
         slopes_in_loop = _large(reading, reading.gates, rows)
-        remembers = remembered(reading)
+        remembers = _remembered(reading)
         layer = Layer(reading, reading.gates, rows, masks.reverse, unroll, carries, remembers, slopes_in_loop)
         out = _recurrence(layer, inputs)
     tree = jax.tree.structure(carry)
@@ -229,6 +229,32 @@ def _ahead(x: Value, env: dict[Value, Any], xs: Array, equations: list[Equation]
 
     flat = jax.vmap(one, in_axes=(None, 0))(known, xs.reshape(-1, xs.shape[-1]))
     return [u.reshape(*xs.shape[:-1], *u.shape[1:]) for u in flat]
+
+
+def _remembered(reading: Reading) -> tuple[int, ...] | None:
+    """The activations whose t can be stored for the derivative in place of what the products give.
+
+    That is so if the products do nothing but be added to something on their way into activations: neither values nor
+    slopes then need them. None if they do more, as the GRU's do, whose reset gate multiplies one.
+    """
+    direct = {p.out for p in reading.products}
+    products = {p.equation for p in reading.products}
+    bent = {activation.t: i for i, activation in enumerate(reading.activations)}
+    if not direct.isdisjoint([*reading.carry_outs, *reading.y_outs]):
+        return None
+    for eqn in reading.inside:
+        if not direct.isdisjoint(eqn.inputs) and not (eqn.name == "tanh" and eqn.output in bent):
+            if eqn in products or eqn.name not in _ADDITIVE:
+                return None
+            direct.update(eqn.outputs)
+            if not direct.isdisjoint([*reading.carry_outs, *reading.y_outs]):
+                return None
+    return tuple([i for i, activation in enumerate(reading.activations) if activation.scaled in direct])
+
+
+_ADDITIVE = frozenset(
+    ["add", "sub", "neg", "split", "slice", "concatenate", "reshape", "squeeze", "broadcast_in_dim", "scale"]
+)
 
 
 _LARGE_STEP = 12_000
