@@ -1,25 +1,17 @@
-"""Temporal order: networks drawn as the authors drew them, Ω as their code has it, and a small run."""
-
-from pathlib import Path
+"""Temporal order: networks drawn as the authors drew them, and Ω as their code has it."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import harness
-from experiments.temporal_order import __main__ as main
-from experiments.temporal_order import network, training
+from experiments import lab
+from experiments import temporal_order as order
 from rnnjax import tasks
-from tests.experiments.quickly import quickly  # noqa: F401
-from tests.experiments.toy import read
-
-pytestmark = pytest.mark.usefixtures("quickly")
 
 
-@pytest.mark.parametrize("name", network.INITIALISATIONS)
+@pytest.mark.parametrize("name", ["sigmoid", "basic tanh", "smart tanh"])
 def test_networks_are_drawn_as_in_the_paper(name):
-    found = network.draw(name, 50, jax.random.key(3))
+    found = order.init_network(name, 50, jax.random.key(3))
     w_h = np.asarray(found.rnn.w_h)
     scale = 0.1 if name == "basic tanh" else 0.01
     assert 0.9 * scale < np.std(found.rnn.w_x) < 1.1 * scale and 0.8 * scale < np.std(found.w_out) < 1.2 * scale
@@ -31,32 +23,28 @@ def test_networks_are_drawn_as_in_the_paper(name):
         assert 0.9 * scale < w_h.std() < 1.1 * scale
 
 
-@pytest.mark.parametrize("name", ["sigmoid"])
-def test_omega_is_that_of_the_authors_code(name):
+def test_omega_is_that_of_the_authors_code():
     """In NumPy: squared norms of a_t φ'(z_t) W^T over those of a_t, and the gradient for W with all else held."""
-    cell = network.cell_of(name, 4)
-    drawn = network.draw(name, 4, jax.random.key(0))
-    drawn = jax.tree.map(lambda leaf: 8 * leaf, drawn)
+    cell = order.cell_of("sigmoid", 4)
+    drawn = jax.tree.map(lambda leaf: 8 * leaf, order.init_network("sigmoid", 4, jax.random.key(0)))
     batch = tasks.temporal_order(jax.random.key(1), 10, (3,))
-    value, found = jax.jit(jax.value_and_grad(lambda n: network.omega(cell, n, batch)))(drawn)
+    with jax.numpy_dtype_promotion("standard"):
+        value, found = jax.jit(jax.value_and_grad(lambda n: order.omega(cell, n, batch)))(drawn)
 
-    rnn, w = drawn.rnn, np.asarray(drawn.rnn.w_h)
-    h, hs = np.zeros((3, 4)), []
+    w, hs = np.asarray(drawn.rnn.w_h), [np.zeros((3, 4))]
     for x in np.asarray(batch.xs):
-        z = x @ rnn.w_x + h @ w + rnn.b
-        h = np.tanh(z) if name != "sigmoid" else 1 / (1 + np.exp(-z))
-        hs.append(h)
-    hs = np.stack(hs)
-    slopes = 1 - hs**2 if name != "sigmoid" else hs * (1 - hs)
+        hs.append(1 / (1 + np.exp(-(x @ drawn.rnn.w_x + hs[-1] @ w + drawn.rnn.b))))
     scores = hs[-1] @ drawn.w_out + drawn.b_out
     p = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    loss = -np.log(p[np.arange(3), batch.targets[-1]]).mean()
+    np.testing.assert_allclose(order.cross_entropy(order.logits(cell, drawn, batch), batch), loss, rtol=1e-12)
     a = (p - np.eye(4)[np.asarray(batch.targets[-1])]) @ np.asarray(drawn.w_out).T / 3
     total, gradient, count = 0.0, np.zeros((4, 4)), 0
-    for t in reversed(range(10)):
-        back = a * slopes[t]
+    for h in reversed(hs[1:]):
+        back = a * h * (1 - h)
         after = back @ w.T
         long, before = (after**2).sum(-1), (a**2).sum(-1)
-        counts = before >= network.FLOOR**2
+        counts = before >= order.FLOOR**2
         total += ((long / before - 1) ** 2)[counts].sum()
         weight = np.where(counts, 4 * (long / before - 1) / before, 0)
         gradient += np.einsum("b,bi,bj->ij", weight, after, back)
@@ -67,56 +55,19 @@ def test_omega_is_that_of_the_authors_code(name):
     assert not np.any(found.w_out) and not np.any(found.rnn.w_x)
 
 
-def test_the_loss_and_its_parts():
-    cell, drawn = network.cell_of("basic tanh", 4), network.draw("basic tanh", 4, jax.random.key(0))
-    batch = tasks.temporal_order(jax.random.key(1), 10, (5,))
-    plain, nothing = network.total_loss(cell, 0.0, drawn, batch)
-    assert nothing == {}
-    scores = network.logits(cell, drawn, batch)
-    whole = jnp.zeros((10, 5, 4)).at[-1].set(scores)
-    np.testing.assert_allclose(plain, tasks.cross_entropy(whole, batch), rtol=1e-12)
-    np.testing.assert_allclose(network.accuracy(cell, drawn, batch), tasks.accuracy(whole, batch))
-
-
-def made_up(asked, mesh=None):
-    """What `train` gives, in shape; a real one takes a quarter of a minute to compile (`--quick` runs it)."""
-    methods, seeds = training.methods_of(asked), asked["seeds"]
-    share = 0.995 if asked["omega"] else 0.4
-    values = {
-        method: {"solved": [asked["omega"]] * seeds, "test_accuracy": [share] * seeds}
-        | {"updates": [500 * (1 + i) for i in range(seeds)], "diverged": [False] * seeds}
-        for method in methods
-    }
-    return values, {"updates": np.array([500, 1000]), "accuracy": np.full((2, len(methods), seeds), share)}
-
-
-def test_tables_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """From rows to lines; every row once, and none computed again."""
-    monkeypatch.setattr(main, "train", made_up)
-    arguments = ["--lengths", "10", "20", "--seeds", "2", "--initialisations", "basic tanh", "--out", str(tmp_path)]
-    assert harness.launch(main.EXPERIMENT, arguments) == 0
-    summary = read(tmp_path)
-    assert [(row["steps"], row["method"]) for row in summary["rows"]] == [
-        (steps, method) for steps in (10, 20) for method in training.METHODS
+def test_lines_are_over_the_seeds_of_a_method():
+    """The median counts a network that did not solve the task as never done."""
+    seeds = [(True, 0.999, 500), (True, 0.995, 1500), (False, 0.4, 4000)]
+    rows = [
+        lab.Row(
+            {"initialisation": "sigmoid", "steps": 20, "method": method, "index": i},
+            {"solved": solved, "test_accuracy": right, "updates_done": updates, "diverged": not solved},
+            {"accuracy": np.array([0.3, right, np.nan])},
+        )
+        for method in order.METHODS[:2]
+        for i, (solved, right, updates) in enumerate(seeds if method == "SGD" else seeds[::2])
     ]
-    for row in summary["rows"]:
-        solved = "Ω" in row["method"]
-        assert row["solved_share"] == solved and row["mean_test_accuracy"] == (0.995 if solved else 0.4)
-        assert row["median_updates"] == (750 if solved else None)
-    assert summary["rows_computed_count"] == 4
-    assert harness.launch(main.EXPERIMENT, arguments) == 0
-    assert read(tmp_path)["rows_computed_count"] == 0
-    capsys.readouterr()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--lengths", "9"], "--lengths is"),
-        (["--initialisations", "orthogonal"], "choose from sigmoid"),
-        (["--rate", "-1"], "--rate is -1"),
-    ],
-)
-def test_bad_options_are_refused(arguments, said, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert harness.launch(main.EXPERIMENT, [*arguments, "--out", str(tmp_path)]) == 2
-    assert said in capsys.readouterr().err
+    plain, clipped = order.summarised(rows)
+    assert (plain["method"], plain["seeds"], plain["diverged"], plain["median_updates"]) == ("SGD", 3, 1, 1500)
+    assert clipped["solved_share"] == 0.5 and clipped["median_updates"] == np.inf
+    assert plain["best_held_out_accuracy_by_seed"] == [0.999, 0.995, 0.4]
