@@ -50,11 +50,6 @@ class NotACell:
         self.size = hidden_size
 
 
-class WantsMore(Readout):
-    def __init__(self, hidden_size, layers):
-        super().__init__(hidden_size)
-
-
 class SmallOnly(Readout):
     def __init__(self, hidden_size):
         raise ValueError("only small ones")
@@ -107,6 +102,12 @@ class Float32(Readout):
         return super().init(key, input_size, "float32")
 
 
-class NoDtype(Readout):
-    def init(self, key, input_size):  # type: ignore[override]
-        return super().init(key, input_size)
+class Impure(Readout):
+    """Its step counts its calls."""
+
+    calls = 0
+
+    def step(self, params, carry, x):
+        Impure.calls += 1
+        h = x @ params.w_x + carry @ params.w_h
+        return h, Impure.calls * h

@@ -1,9 +1,10 @@
-"""Gradient decay piece by piece: the sweep against NumPy and closed forms, the theory against the sweep.
+"""Gradient decay: the sweep against NumPy and closed forms, the lines by hand, and what a user may bring.
 
-Networks are drawn 8 units wide, for 3 inputs and 2 seeds, in all tests: what draws them is compiled for each shape.
+Networks are 8 units wide with 3 inputs and 2 seeds in most tests: what draws them is compiled for each shape.
 """
 
 import math
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,22 +12,39 @@ import numpy as np
 import pytest
 
 import rnnjax
-from experiments.gradient_decay import __main__ as main
-from experiments.gradient_decay import sweep
-from experiments.gradient_decay.cells import recurrent_weights, redraw, resolve
-from experiments.gradient_decay.options import Options
-from experiments.gradient_decay.scalar import scalar_case
-from experiments.gradient_decay.sweep import measure_cell
-from experiments.gradient_decay.table import curves_by_lag, row_by_lag, rows_by_length
-from experiments.gradient_decay.theory import Prediction, predict
+from experiments import gradient_decay, lab
+from experiments.gradient_decay import (
+    decay,
+    experiment,
+    float32_death,
+    line_by_lag,
+    line_by_length,
+    predicted,
+    read_csv,
+    recurrent_weights,
+    redraw,
+    resolve,
+    scalar_case,
+    verdict,
+)  # fmt: skip
 from tests.experiments.decay_cells import Readout, two_layers
 
 KINDS = ("orthogonal", "gain")
-KEY = jax.random.key(5)
+CELLS = "tests.experiments.decay_cells"
 
 
 def noise(steps: int, width: int = 3) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(steps, width))
+
+
+def sequences(cell: str, scales: Any, lengths: Any, kinds: Any = ("orthogonal",), seeds: int = 2) -> list[dict]:
+    shared = {"cell": cell, "hidden_size": 8, "seed": 5}
+    grid = [(k, s, t, i) for k in kinds for s in scales for t in lengths for i in range(seeds)]
+    return [shared | {"kind": k, "scale": s, "length": t, "index": i} for k, s, t, i in grid]
+
+
+def rows_of(asked: list[dict], xs: np.ndarray) -> list[lab.Row]:
+    return [lab.Row(each, found, {}) for each, found in zip(asked, decay(asked, xs), strict=True)]
 
 
 def by_hand(w_x, w_h, v, xs: np.ndarray) -> np.ndarray:
@@ -41,160 +59,85 @@ def by_hand(w_x, w_h, v, xs: np.ndarray) -> np.ndarray:
 
 
 def test_the_sweep_is_each_network_by_hand(monkeypatch):
-    """Kinds, scales, seeds and lengths in one program, lengths by masking: each as NumPy has it from a prefix alone.
+    """Kinds, scales, seeds and lengths in one program: each row is what NumPy has of a prefix and one network alone.
 
-    Eight networks go three at a time: the last call is filled up with copies, which must not come back.
+    Eight networks go three at a time: the last call is filled up with copies, which must not come back. A length that
+    is asked for alone gives the same row.
     """
-    monkeypatch.setattr(sweep, "_AT_ONCE", 3)
-    cell, xs, scales, lengths, told = rnnjax.Elman(8), noise(12), (0.4, 1.3), (2, 12, 7), []
-    measured = measure_cell(cell, xs, KINDS, scales, lengths, 2, KEY, told.append)
-    networks = sweep._draw(cell, KINDS, 2, KEY, xs)
-    assert told == [3, 3, 2] and all(len(each) == 8 for each in measured) and measured.curve.shape == (8, 13)
-    for n, (kind, scale, seed) in enumerate(np.ndindex(2, 2, 2)):
-        w_x, w_h, _ = (np.asarray(leaf[kind * 2 + seed]) for leaf in networks.params)
-        v = np.asarray(networks.direction[kind * 2 + seed])
+    monkeypatch.setattr(gradient_decay, "AT_ONCE", 3)
+    xs, asked = noise(12), sequences("tanh", (0.4, 1.3), (2, 12, 7), KINDS)
+    networks = gradient_decay._drawn(rnnjax.Elman(8), KINDS, 2, jax.random.key(5), xs)
+    for row in rows_of(asked, xs):
+        n = 2 * KINDS.index(row["kind"]) + row["index"]
+        w_x, w_h, _ = (np.asarray(leaf[n]) for leaf in networks.params)
+        v = np.asarray(networks.direction[n])
         np.testing.assert_allclose(np.linalg.norm(v), 1, rtol=1e-12)
-        network = w_x, scales[scale] * w_h, v
-        np.testing.assert_allclose(measured.curve[n], by_hand(*network, xs), rtol=1e-10, atol=1e-12)
-        for column, length in enumerate(lengths):
-            expected = by_hand(*network, xs[:length])[1]
-            np.testing.assert_allclose(measured.log_gradient[n, column], expected, rtol=1e-10)
-        np.testing.assert_allclose(measured.float32_norm[n], np.exp(measured.curve[n]), rtol=1e-4)
-        expected = np.log(scales[scale] * np.abs(np.linalg.eigvals(w_h)).max())
-        np.testing.assert_allclose(measured.log_spectral_radius[n], expected, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(measured.arrival, 0, atol=1e-12)
-    assert (measured.arrival_lag == 0).all() and (measured.finite_steps == 12).all()
-
-
-def test_what_is_drawn():
-    """Orthogonal means orthogonal; a seed keeps W1 and v over kinds, and differs from other seeds in all of them."""
-    networks = sweep._draw(rnnjax.Elman(8), KINDS, 2, KEY, noise(12))
-    w_h = np.asarray(networks.params.w_h).reshape(2, 2, 8, 8)
-    np.testing.assert_allclose(w_h[0] @ w_h[0].swapaxes(-1, -2), np.broadcast_to(np.eye(8), (2, 8, 8)), atol=1e-12)
-    assert np.linalg.norm(w_h[1] @ w_h[1].swapaxes(-1, -2) - np.eye(8)) > 0.5
-    for leaf in (networks.params.w_x, networks.direction):
+        expected = by_hand(w_x, row["scale"] * w_h, v, xs[: row["length"]])
+        np.testing.assert_allclose(row["log_norm"], expected, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(row["float32_norm"], np.exp(expected), rtol=1e-4)
+        radius = np.log(row["scale"] * np.abs(np.linalg.eigvals(w_h)).max())
+        np.testing.assert_allclose(row["log_spectral_radius"], radius, rtol=1e-10, atol=1e-12)
+        assert row["arrival_lag_steps"] == 0 and row["finite_steps_count"] == row["length"]
+        if row["kind"] == "orthogonal":
+            np.testing.assert_allclose(w_h @ w_h.T, np.eye(8), atol=1e-12)
+    for leaf in (networks.params.w_x, networks.direction):  # a seed keeps W1 and v over kinds
         same = np.asarray(leaf).reshape(2, 2, *leaf.shape[1:])
         np.testing.assert_array_equal(same[0], same[1])
-    for leaf in (networks.params.w_h, networks.params.w_x, networks.direction):
-        assert not np.allclose(leaf[0], leaf[1])
+        assert not np.allclose(same[0, 0], same[0, 1])
+    (alone,) = rows_of([asked[-1]], xs)
+    np.testing.assert_allclose(alone["log_norm"], rows_of(asked, xs)[-1]["log_norm"], rtol=1e-12, atol=1e-13)
 
 
 def test_layers_of_a_stack_are_drawn_apart():
     """One W2 in every layer would be another network than a stack; the first layer's is a lone layer's."""
     shapes = jax.eval_shape(lambda key: two_layers(8).init(key, 3), jax.random.key(0))
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes)
-    for kind in KINDS:
-        first, second = recurrent_weights(redraw(params, KEY, kind))
-        assert first.shape == second.shape == (8, 24) and not np.allclose(first, second)
-        (alone,) = recurrent_weights(redraw(params[0], KEY, kind))
-        np.testing.assert_array_equal(alone, first)
-        assert not np.allclose(first[:, :8], first[:, 8:16])
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("gru", rnnjax.GRU(8)),
-        ("relu", rnnjax.Elman(8, activation="relu")),
-        ("tests.experiments.decay_cells:Readout", Readout(8)),  # a class
-        ("tests.experiments.decay_cells:two_layers", two_layers(8)),  # a function that makes a cell
-        ("tests.experiments.decay_cells:INSTANCE", rnnjax.LSTM(3)),  # a cell, of a size of its own
-        ("rnnjax:LSTM", rnnjax.LSTM(8)),
-    ],
-)
-def test_cells_by_name(name, expected):
-    """Whatever is behind the name, a cell comes out, of the hidden size asked for if it does not have one."""
-    assert resolve(name, 8) == expected
-
-
-def by_options(name: str, **changes: Any) -> tuple[list, list, dict]:
-    """Rows, rows by lag and curves as a run has them."""
-    options = Options(**({"kinds": ("orthogonal",), "hidden_size": 8, "seeds": 2, "input": "gaussian"} | changes))
-    options.check()
-    xs, _ = main._input(options)
-    values, curves = main._measure(options, name, xs, lambda *args, **kwargs: None)
-    return values["rows"], values["lag_rows"], curves
-
-
-def flushed(values: np.ndarray) -> np.ndarray:
-    """float32 as XLA has it on a CPU: what is smaller than the smallest normal number is zero."""
-    return np.where(np.abs(values) < np.finfo(np.float32).tiny, np.float32(0), values)
+    first, second = recurrent_weights(redraw(params, jax.random.key(5), "gain"))
+    assert first.shape == second.shape == (8, 24) and not np.allclose(first, second)
+    (alone,) = recurrent_weights(redraw(params[0], jax.random.key(5), "gain"))
+    np.testing.assert_array_equal(alone, first)
+    assert not np.allclose(first[:, :8], first[:, 8:16])
 
 
 def test_an_orthogonal_linear_network_over_2000_steps():
-    """The rate is log(scale) to 1e-6 nats per step by length and by lag; its float32 norm dies where NumPy's does.
-
-    In float32 the entries 0.5^k live down to 2^-126, but their squares only to k = 63 or so.
-    """
-    scales = (0.1, 0.5, 1.0, 3.0)
-    rows, lag_rows, curves = by_options("linear", scales=scales, lengths=(5, 100, 2000))
-    assert len(rows) == 12 and {row["prediction"] for row in rows} == {"log scale"}
-    for row in rows + lag_rows:
-        assert row["rate_nats_per_step"] == pytest.approx(math.log(row["scale"]), abs=1e-10)
-        assert row["predicted_rate_nats_per_step"] == pytest.approx(math.log(row["scale"]), abs=1e-12)
-        assert row["rate_nats_per_step_std"] < 1e-10
-    for row in rows:
-        expected = (row["length"] - 1) * math.log10(row["scale"])
-        assert row["log10_gradient_mean"] == pytest.approx(expected, abs=1e-8) and row["surviving_fraction"] == 1
-    assert [row["forward_overflow_fraction"] for row in rows if row["length"] == 2000] == [0, 0, 0, 1]
-    for scale in scales:
-        np.testing.assert_allclose(curves[f"orthogonal/{scale}/mean"], curves[f"orthogonal/{scale}/theory"], atol=1e-8)
-
-    cell, xs = rnnjax.Elman(8, activation="linear"), np.zeros((2000, 3))
-    networks = sweep._draw(cell, ("orthogonal",), 2, jax.random.key(0), xs)
-    deaths = []
-    for w_h, v in zip(np.asarray(networks.params.w_h), np.asarray(networks.direction), strict=True):
-        w_h, gradient, lag = (0.5 * w_h).astype(np.float32), v.astype(np.float32), 0
-        while np.sqrt(flushed(gradient * gradient).sum()) > 0:
-            gradient, lag = flushed(w_h @ gradient), lag + 1
-        deaths.append(lag)
-    found = {row["scale"]: row["float32_norm_dies_at_lag_steps"] for row in lag_rows}
-    assert found[0.5] == np.median(deaths) and 60 <= found[0.5] <= 66
-    assert found[1.0] is None and found[0.1] == pytest.approx(63 / math.log2(10), abs=2)
-    assert found[3.0] == pytest.approx(64 / math.log2(3), abs=2)
+    """The rate is log(scale) to 1e-10 nats per step by length and by lag; float32 dies where squares of 0.5^k do."""
+    rows = rows_of(sequences("linear", (0.5, 3.0), (100, 2000)), np.zeros((2000, 3)))
+    for start, (scale, dies) in enumerate([(0.5, 63), (3.0, 64 / math.log2(3))]):
+        own = rows[4 * start : 4 * start + 4]
+        growth, source = predicted("linear", "orthogonal", scale, np.zeros((2000, 3)), 0.0)
+        assert growth is not None and source == "log scale"
+        lag_line = line_by_lag(own[2:], growth)
+        for line in (line_by_length(own[:2], growth, source), line_by_length(own[2:], growth, source), lag_line):
+            assert line["rate_nats_per_step"] == pytest.approx(math.log(scale), abs=1e-10)
+            assert line["predicted_rate_nats_per_step"] == pytest.approx(math.log(scale), abs=1e-12)
+            assert line["surviving_fraction"] == 1 and line["rate_nats_per_step_std"] < 1e-10
+        assert lag_line["float32_norm_dies_at_lag_steps"] == pytest.approx(dies, abs=3)
+    assert line_by_length(rows[6:], None, None)["forward_overflow_fraction"] == 0  # the input is zero
 
 
 def test_an_output_apart_from_the_carry():
     """y = 2h is computed after the carry, so the gradient enters it one step earlier; the rate is log(scale) still."""
-    measured = measure_cell(Readout(8), noise(30), ("orthogonal",), (0.5,), (2, 3, 30), 2, KEY)
-    assert (measured.arrival_lag == 1).all() and (measured.curve[:, -1] == -np.inf).all()
-    rows = rows_by_length({}, measured, (2, 3, 30), None, linear=False)
-    assert rows[0]["rate_nats_per_step"] is None and rows[0]["log10_gradient_mean"] is not None
-    assert [row["rate_nats_per_step"] for row in rows[1:]] == pytest.approx([math.log(0.5)] * 2, abs=1e-12)
-    lag_row = row_by_lag({}, measured, None, linear=False)
-    assert lag_row["rate_nats_per_step"] == pytest.approx(math.log(0.5), abs=1e-12)
-    assert lag_row["surviving_fraction"] == 1 and lag_row["float32_norm_dies_at_lag_steps"] is None
-    assert np.isnan(curves_by_lag(measured)["mean"][0]) and np.isfinite(curves_by_lag(measured)["mean"][1:]).all()
+    rows = rows_of(sequences(f"{CELLS}:Readout", (0.5,), (2, 30)), noise(30))
+    assert all(row["arrival_lag_steps"] == 1 and row["log_norm"][-1] == -np.inf for row in rows)
+    assert line_by_length(rows[:2], None, None)["rate_nats_per_step"] is None
+    for line in (line_by_length(rows[2:], None, None), line_by_lag(rows[2:], None)):
+        assert line["rate_nats_per_step"] == pytest.approx(math.log(0.5), abs=1e-12)
 
 
 def test_the_theory_stands_at_the_right_step():
     """Quiet input, then strong: the measured growth of each single step is the predicted one, not its neighbour's."""
     rng = np.random.default_rng(1)
     xs = np.concatenate([0.1 * noise(12), 4 * np.sign(noise(8)), 0.1 * noise(12)])
-    prediction = predict("tanh", "gain", 1.0, xs, np.zeros(1))
-    assert prediction is not None and not prediction.exact and np.ptp(prediction.rates) > 1
+    growth, _ = predicted("tanh", "gain", 1.0, xs, 0.0)
+    assert growth is not None and np.ptp(growth) > 1
     curves = []
     for _ in range(8):
         w_x, w_h, v = rng.normal(size=(3, 100)) / 3**0.5, rng.normal(size=(100, 100)) / 10, rng.normal(size=100)
         curves.append(by_hand(w_x, w_h, v / np.linalg.norm(v), xs))
-    curve = np.mean(curves, axis=0)
-    assert np.abs(-np.diff(curve) - prediction.rates).max() < 0.2
-    np.testing.assert_allclose(prediction.by_lag(), np.cumsum([0, *prediction.rates[::-1]]))
-    assert prediction.over(32) * 31 == pytest.approx(prediction.by_lag()[31])
-    assert (curve[1] - curve[-1]) / 31 == pytest.approx(prediction.over(32), abs=0.05)
-
-
-def test_what_closed_forms_there_are():
-    """log s, log ρ, mean field for tanh and ReLU; none for gated cells or a user's own."""
-    xs, radius = noise(7), np.log([0.8, 1.2])
-    exact = predict("linear", "orthogonal", 0.5, xs, radius)
-    assert exact is not None and exact.exact and (exact.rates == math.log(0.5)).all()
-    drawn = predict("linear", "gain", 0.5, xs, radius)
-    assert drawn is not None and not drawn.exact and drawn.over(5) == pytest.approx(radius.mean())
-    relu = predict("relu", "gain", 2**0.5, xs, radius)
-    assert relu is not None and relu.over(7) == pytest.approx(0, abs=1e-12)
-    assert [predict(name, "gain", 1.0, xs, radius) for name in ("lstm", "gru", "mine:Cell")] == [None] * 3
-    assert Prediction(np.arange(4.0), "", True).over(3) == 1.5
+    assert np.abs(-np.diff(np.mean(curves, axis=0)) - growth).max() < 0.2
+    relu, _ = predicted("relu", "gain", 2**0.5, xs, 0.0)
+    assert relu is not None and np.abs(relu).max() < 1e-12
+    assert predicted("lstm", "gain", 1.0, xs, 0.0) == (None, None)
 
 
 @pytest.mark.parametrize("w2", [0.5, 2.0])
@@ -202,3 +145,172 @@ def test_the_scalar_case_is_exact(w2):
     case = scalar_case(w2)
     assert case["gradient"] == case["closed_form"] == w2**50
     assert case["log_gradient_nats"] == pytest.approx(case["log_closed_form_nats"], rel=1e-12)
+
+
+def straight(rates: Any, steps: int, finite: Any = None) -> list[lab.Row]:
+    """Rows whose log gradient falls by a rate per step."""
+    asked = {"cell": "x", "kind": "gain", "scale": 1.0, "length": steps}
+    finite = finite or [steps] * len(rates)
+    curves = [rate * np.arange(steps, -1, -1.0) for rate in rates]
+    values = [{"arrival_lag_steps": 0, "finite_steps_count": count} for count in finite]
+    arrays = [{"log_norm": curve, "float32_norm": np.exp(curve)} for curve in curves]
+    return [lab.Row(asked, *each) for each in zip(values, arrays, strict=True)]
+
+
+def test_lines_are_arithmetic():
+    """Mean and spread over seeds (with 1/N), half-lives, and the rate from the lag that was travelled."""
+    rows = straight([-0.1, -0.3], 11)
+    line = line_by_length(rows, None, None)
+    assert line["log10_gradient_mean"] == pytest.approx(-2 / math.log(10)) and line["verdict"] == "stable"
+    assert line["log10_gradient_std"] == pytest.approx(1 / math.log(10))
+    for each in (line, line_by_lag(rows, None)):
+        assert each["rate_nats_per_step"] == pytest.approx(-0.2)
+        assert each["rate_nats_per_step_std"] == pytest.approx(0.1)
+        assert each["half_life_steps"] == pytest.approx(math.log(2) / 0.2) and each["doubling_time_steps"] is None
+    grown = line_by_length(straight([0.5], 100), None, None)
+    assert grown["verdict"] == "exploding" and grown["doubling_time_steps"] == pytest.approx(math.log(2) / 0.5)
+
+
+def test_seeds_that_die_or_overflow_are_counted_and_left_out():
+    """Exact zeros and states beyond floating point are no numbers to average; a linear cell's state does not matter."""
+    rows = straight([-0.1, -0.3, 0.7], 20, finite=[20, 20, 15])
+    rows[0]["log_norm"][:8] = -np.inf  # from lag 13 on
+    line = line_by_length(rows, None, None)
+    assert line["surviving_fraction"] == line["forward_overflow_fraction"] == pytest.approx(1 / 3)
+    for each in (line, line_by_lag(rows, None)):
+        assert each["rate_nats_per_step"] == pytest.approx(-0.3)
+    for row in rows:
+        row["cell"] = "linear"
+    assert line_by_length(rows, None, None)["surviving_fraction"] == pytest.approx(2 / 3)
+    rows[1]["log_norm"][:-1] = rows[2]["log_norm"][:-1] = -np.inf
+    line = line_by_length(rows, None, None)
+    assert line["verdict"] == "zero" and line["log10_gradient_mean"] is None and line["half_life_steps"] is None
+
+
+@pytest.mark.parametrize(
+    ("log10_gradient", "overflow", "expected"),
+    [(1.0, 0, "stable"), (1.001, 0, "exploding"), (-1.001, 0, "vanishing"), (None, 0.5, "zero"), (None, 1, "overflow")],
+)
+def test_verdicts(log10_gradient, overflow, expected):
+    assert verdict(log10_gradient, overflow) == expected
+
+
+def test_float32_dies_where_half_of_the_seeds_have():
+    """The median over seeds of the first dead lag; zeros that are true are not counted."""
+    norms, curve = np.ones((3, 6)), np.zeros((3, 6))
+    norms[0, 2:], norms[1, 4:] = 0, np.inf
+    assert float32_death(norms, curve) == 4.0
+    curve[0, 2:] = -np.inf
+    assert float32_death(norms, curve) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("relu", rnnjax.Elman(8, activation="relu")),
+        (f"{CELLS}:Readout", Readout(8)),  # a class
+        (f"{CELLS}:two_layers", two_layers(8)),  # a function that makes a cell
+        (f"{CELLS}:INSTANCE", rnnjax.LSTM(3)),  # a cell, of a size of its own
+    ],
+)
+def test_cells_by_name(name, expected):
+    assert resolve(name, 8) == expected
+
+
+REFUSED = {
+    "MyCell": "write package.module:name",
+    "no_such_module:MyCell": "cannot be imported",
+    f"{CELLS}:Missing": "has no attribute 'Missing'",
+    "math:pi": "calling it with hidden_size=8 failed",
+    f"{CELLS}:NotACell": "has no init, initial_carry, step",
+    f"{CELLS}:SmallOnly": "only small ones",
+    f"{CELLS}:Unhashable": "unhashable",
+    f"{CELLS}:Unscalable": "none of its parameters is called `w_h`",
+    f"{CELLS}:Diagonal": "its `w_h` is [8]",
+    f"{CELLS}:TwoOutputs": "its output must be one vector",
+    f"{CELLS}:Float32": "three steps of it in float64 fail",
+    f"{CELLS}:Impure": "is the step pure?",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_cells_that_cannot_be_measured(name):
+    with pytest.raises(lab.UsageError) as error:
+        resolve(name, 8)
+    assert name in str(error.value) and REFUSED[name] in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"cells": ("lstn",)}, "--cells lstn: unknown"),
+        ({"cells": ()}, "name at least one"),
+        ({"scales": (0.0,)}, "--scales is 0.0: it should be greater than 0"),
+        ({"lengths": (1,)}, "--lengths is 1: it should be greater than or equal to 2"),
+        ({"lengths": (5, 3270)}, "--lengths has 3270, but the input has only 3269 steps"),
+        ({"tickers": ("XYZ",)}, "XYZ"),
+    ],
+)
+def test_options_that_make_no_sense(given, says):
+    with pytest.raises(lab.UsageError) as error:
+        gradient_decay.Options(**given)
+    assert says in str(error.value)
+
+
+def test_scales_as_a_range():
+    assert gradient_decay.Options(scales=("0.5:2:4", 3.0)).scales == (0.5, 1.0, 1.5, 2.0, 3.0)  # pyright: ignore
+    with pytest.raises(lab.UsageError, match="--scales"):
+        gradient_decay.Options(scales=("0.5:2",))  # pyright: ignore
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("header", ["", "day,a,b\n"])
+def test_a_csv_of_ones_own(tmp_path, header):
+    path = written(tmp_path / "my.csv", header + "mon,1,10\ntue,2,30\nwed,4,20\n")
+    xs, record = read_csv(path, raw=True)
+    assert xs.tolist() == [[1, 10], [2, 30], [4, 20]] and record["columns"] == 2 and len(record["sha256"]) == 64
+    standardized, _ = read_csv(path)
+    np.testing.assert_allclose(standardized.std(axis=0), 1)
+    np.testing.assert_allclose(standardized.mean(axis=0), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a,b\n1,2\n3,nan\n5,6\n7,8\n", "line 3, column b: 'nan'"),
+        ("1,2\n3,4\n5,\n7,8\n", "line 3, column 2: ''"),
+        ("1,2\n3,oops\n5,6\n7,8\n", "line 2, column 2: 'oops'"),
+        ("1,2\n3,inf\n5,6\n7,8\n", "line 2, column 2: 'inf'"),
+        ("a,b\nx,y\nz,w\n", "no column of numbers"),
+        ("1,2\n1,3\n1,4\n", "column 1 is constant"),
+        ("1,2\n1,3,4\n", "cannot be read"),
+    ],
+)
+def test_a_csv_that_is_refused(tmp_path, text, says):
+    with pytest.raises(lab.UsageError) as error:
+        read_csv(written(tmp_path / "my.csv", text))
+    assert says in str(error.value)
+
+
+def test_a_new_scale_seed_or_length_is_computed_alone(tmp_path):
+    """... from a CSV of one's own; and its rows are those of a run that asks for all at once."""
+    data = written(tmp_path / "my.csv", "\n".join(f"{a},{b},{c}" for a, b, c in noise(9)))
+    given: Any = {"cells": ("linear",), "kinds": ("gain",), "hidden_size": 8, "data": data, "seed": 5}
+    whole = {"scales": (0.5, 2.0), "seeds": 3, "lengths": (5, 9)}
+    parts = [{"scales": (0.5,), "seeds": 2, "lengths": (5,)}]
+    parts += [parts[-1] | {name: value} for name, value in whole.items()]
+    counts = []
+    for part in [*parts, whole]:
+        experiment(out=tmp_path / "run", **given, **part)
+        counts.append(len((tmp_path / "run" / "rows.jsonl").read_text().splitlines()))
+    assert counts == [2 + 2, 2 + 4, 2 + 5, 2 + 7, 2 + 12]
+    for row, alone in zip(
+        experiment(out=tmp_path / "run", **given, **whole), experiment(**given, **whole), strict=True
+    ):
+        assert row.asked == alone.asked
+        for name in row.arrays:
+            np.testing.assert_allclose(row[name], alone[name], rtol=1e-6)

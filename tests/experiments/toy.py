@@ -1,71 +1,62 @@
-"""A small experiment for the tests of the harness, and a strict reader of JSON."""
+"""A small experiment for the tests of the harness, which counts what it computes and can be interrupted."""
 
-import dataclasses
-import json
 import math
-from pathlib import Path
+import os
+import signal
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import harness
+from experiments import lab
+
+squared: list[int] = []
+STOP: dict[str, int] = {}  # "at": the number at which Ctrl-C is pressed; "kill": at which the process is killed
 
 
-def strictly(text: str) -> Any:
-    """Reads JSON as the standard has it: NaN and Infinity are errors."""
-
-    def refuse(token: str) -> None:
-        raise AssertionError(f"{token} is not JSON")
-
-    return json.loads(text, parse_constant=refuse)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(harness.CommonOptions):
+@lab.options(quick={"numbers": (1,)})
+class Options(lab.ProcessOptions):
     """Options of the toy."""
 
-    numbers: tuple[int, ...] = (1, 2, 3)
+    numbers: lab.Distinct[int] = (1, 2, 3)
     """What to square [1]."""
 
     def check(self) -> None:
         super().check()
-        if not self.numbers:
-            raise ValueError("--numbers is empty;\ngive one.")
+        if 13 in self.numbers:
+            raise lab.UsageError("--numbers has 13;\ngive another.")
 
 
-squared: list[int] = []
-
-
-def measure(run: harness.Run[Options]) -> harness.Outcome:
-    rows = []
-    for number in run.options.numbers:
-
-        def work(number: int = number) -> dict[str, Any]:
-            if number == STOP_AT[0]:
-                raise KeyboardInterrupt
-            squared.append(number)
-            return {"square": number**2, "log": math.log(number) if number else -math.inf}
-
-        rows.append(run.rows.compute({"number": number}, work))
-    table = run.show(harness.Table.of([row.flat for row in rows], caption="Squares <of> numbers"))
-    with harness.plotting():
-        fig, ax = harness.figure()
-        ax.plot(
-            [row.options["number"] for row in rows], [row.values["square"] for row in rows], **harness.line(0)._asdict()
-        )
-        picture = run.figure("squares", fig, alt="A parabola, <rising>.", caption="Squares")
+def square(number: int) -> dict[str, Any]:
+    if number == STOP.get("at"):
+        raise KeyboardInterrupt
+    if number == STOP.get("kill"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    squared.append(number)
     assert jax.numpy.ones(()).dtype == np.float64
-    return harness.Outcome(
-        {"rows": [row.flat for row in rows], "quick": run.options.quick},
-        [harness.Text("Squares & more"), picture, table],
-    )
+    log = math.log(number) if number else -math.inf
+    return {"square": number**2, "log": log, "pair": (number, number), "curve": number * np.arange(3.0)}
 
 
-STOP_AT = [-1]  # the number at which Ctrl-C is pressed
-DOC = "A toy.\n\nQuestion: what is a square?\nCommand: python -m experiments.toy\nMinutes: 0\nExpected: n squared.\n"
-TOY = harness.Experiment("toy", DOC, Options, measure, quick={"numbers": (1,)}, code=("rnnjax.cell",), x64=True)
+def squares(asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same, of several numbers at once."""
+    return [square(**each) for each in asked]
 
 
-def read(path: Path, name: str = "summary.json") -> Any:
-    return strictly((path / name).read_text())
+def measure(options: Options, run: lab.Run) -> list[lab.Row]:
+    return run.rows(square, [{"number": number} for number in options.numbers], "numbers")
+
+
+def draw(rows: list[lab.Row], page: lab.Page) -> None:
+    from experiments.lab import style
+
+    page.text("Squares & more", ["First paragraph."], anchor="a<b")
+    page.contents({"a<b": "First & last"})
+    fig, ax = style.figure(3, 2)
+    ax.plot([row["number"] for row in rows], [row["square"] for row in rows], **style.line(0))
+    page.figure("squares", fig, alt="A parabola, <rising>.", caption="Squares.")
+    page.table(rows, {"number": "n", "square": "n²", "log": "log n"}, "Squares <of> numbers")
+    page.summary |= {"rows": [row.plain for row in rows], "quick": page.options.quick}
+
+
+TOY = lab.Experiment(Options, measure, draw, x64=True)

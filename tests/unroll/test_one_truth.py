@@ -7,6 +7,7 @@ class that has a `gate`, `mix` or `project` in place of a step is refused.
 
 import dataclasses
 import functools
+import json
 from typing import Any
 
 import jax
@@ -16,10 +17,8 @@ import pytest
 from jax import lax
 
 import rnnjax
-from experiments import harness
-from experiments.gradient_decay import __main__ as gradient_decay
+from experiments import gradient_decay
 from rnnjax import LSTMCarry, gradients
-from tests.experiments.toy import read
 from tests.registry import assert_close, normal
 from tests.unroll.random_steps import growth_of_rows, quickly
 
@@ -296,8 +295,8 @@ class PlainLeaky:
 def gradient_decay_rows(tmp_path, *arguments: str) -> list[dict[str, Any]]:
     """Rows of the experiment from its command line."""
     more = ["--kinds", "gain", "--scales", "2", "--lengths", "5", "40", "--seeds", "2", "--hidden-size", "4"]
-    assert harness.launch(gradient_decay.EXPERIMENT, [*arguments, *more, "--quick", "--out", str(tmp_path)]) == 0
-    return read(tmp_path)["rows"]
+    assert gradient_decay.experiment.launch([*arguments, *more, "--quick", "--out", str(tmp_path)]) == 0
+    return json.loads((tmp_path / "summary.json").read_text())["rows"]
 
 
 def test_gradient_decay_measures_a_users_cell(tmp_path):
@@ -407,7 +406,7 @@ def test_a_gate_without_a_step_is_refused(former, stacked):
 def test_gradient_decay_refuses_a_gate_without_a_step(tmp_path, capsys):
     """Before any work, with the error's words."""
     arguments = ["--cells", "tanh", "--cell", f"{__name__}:GateOnly", "--quick", "--out", str(tmp_path / "new")]
-    assert harness.launch(gradient_decay.EXPERIMENT, arguments) == 2
+    assert gradient_decay.experiment.launch(arguments) == 2
     said = capsys.readouterr()
     assert "step" in said.err + said.out and "GateOnly" in said.err + said.out
 
