@@ -1,4 +1,4 @@
-"""Parameters from and to other libraries' layouts, as NumPy arrays: none of those libraries is imported.
+"""Converts parameters to and from the layouts of other libraries, as NumPy arrays, without importing the libraries.
 
 For Flax see `rnnjax.flax` (`from_linen`, `to_linen`, `from_nnx`, `to_nnx`).
 """

@@ -3,15 +3,15 @@
     PyTorch                                                  rnnjax
     weight_ih_l{k} [nH, D]                                   w_x [D, nH]: its transpose, gates in the same order
     weight_hh_l{k} [nH, H]                                   w_h [H, nH]
-    bias_ih_l{k}, bias_hh_l{k} [nH]                          b [nH]: their sum, since only that enters
-      GRU, candidate                                         b: bias_ih alone; b_hn: bias_hh
-      none, as with bias=False                               `WithoutBias` of the cell: None in place of b and b_hn
-    weight_hr_l{k} [P, H], as with proj_size=P               w_p [H, P] of an `LSTMProjected`
-    ..._reverse                                              the backward half of a `Bidirectional`
+    bias_ih_l{k}, bias_hh_l{k} [nH]                          b [nH]: their sum
+      GRU, candidate                                         b: bias_ih; b_hn: bias_hh
+      none, with bias=False                                  `WithoutBias` of the cell: None for b and b_hn
+    weight_hr_l{k} [P, H], with proj_size=P                  w_p [H, P] of an `LSTMProjected`
+    ..._reverse                                              the backward cell of a `Bidirectional`
     layers k = 0, 1, ...                                     the parts of a `Stack`
 
-n is 4 for an LSTM (i, f, g, o), 3 for a GRU (r, z, n) and 1 for an RNN. The way back puts the whole bias into
-`bias_ih`. Either way every weight is accounted for: one that is unknown, missing or there twice is refused by name.
+n is 4 for an LSTM (i, f, g, o), 3 for a GRU (r, z, n) and 1 for an RNN. `to_torch` puts the whole bias into `bias_ih`.
+Both directions check every weight, and raise for a name that is unknown, missing or duplicated.
 """
 
 import warnings
@@ -43,23 +43,23 @@ _RECORDS = (LSTMParams, GRUParams, ElmanParams, LSTMProjectedParams)
 def from_torch(
     state_dict: Any, *, prefix: str = "", activation: Activation | None = None
 ) -> tuple[Cell | Stack | Bidirectional, PyTree]:
-    """The cell that a PyTorch module or state dict describes, and its parameters.
+    """Converts a PyTorch module or state dict to a cell and its parameters.
 
     Args:
-      state_dict: a recurrent module or a model that holds one; or its state dict, tensors or arrays by PyTorch's names.
-        A module also says what its weights do not: the `nonlinearity` of an RNN.
-      prefix: where the recurrent module is in the model: `"encoder.lstm."`.
-      activation: what a `torch.nn.RNN` was made with, where only its state dict is given; by default "tanh", as in
+      state_dict: a recurrent module, a model that contains one, or a state dict of tensors or arrays. Only a module
+        contains the `nonlinearity` of an RNN.
+      prefix: the name of the recurrent module in the model, such as `"encoder.lstm."`.
+      activation: the nonlinearity of a `torch.nn.RNN` if only its state dict is given; "tanh" by default, as in
         PyTorch.
     Returns:
-      `(cell, params)`: a cell for one layer, a `Stack` for several, with a `Bidirectional` for each that runs both
-      ways. The arrays are NumPy's, in the dtype they came in; `jax.device_put(params)` makes them JAX's.
+      `(cell, params)`: a cell for one layer, a `Stack` for several, with a `Bidirectional` for each bidirectional
+      layer. The arrays are NumPy arrays of unchanged dtype; `jax.device_put(params)` converts them to JAX arrays.
     Raises:
-      ValueError: a name that is no recurrent weight, or is missing, or there twice; shapes that fit no cell; an
-        `activation` that the module contradicts.
-      TypeError: neither a state dict nor a recurrent module.
+      ValueError: a name is not a recurrent weight, is missing or duplicated; the shapes fit no cell; or `activation`
+        contradicts the module.
+      TypeError: `state_dict` is neither a state dict nor a recurrent module.
     Warns:
-      UserWarning: the module has a `batch_first` or a `dropout`, which is not part of the cell.
+      UserWarning: the module has `batch_first` or `dropout`, which are not part of the cell.
 
     Example:
 
@@ -85,7 +85,7 @@ def from_torch(
             raise ValueError(f"activation is {activation!r}, but the weights are {found.kind}'s; leave it out.")
     else:
         raise TypeError(
-            f"`state_dict` is a {type(state_dict).__name__}; expected a module of PyTorch or its `state_dict()`."
+            f"`state_dict` is a {type(state_dict).__name__}; expected a PyTorch module or its `state_dict()`."
         )
     converted = []
     for layer in found.layers:
@@ -102,19 +102,21 @@ def from_torch(
 
 
 def to_torch(params: PyTree, *, prefix: str = "") -> dict[str, np.ndarray]:
-    """A PyTorch state dict of NumPy arrays; `module.load_state_dict({k: torch.from_numpy(v) for ...})` takes it in.
+    """Converts parameters to a PyTorch state dict of NumPy arrays.
+
+    Load it with `module.load_state_dict({k: torch.from_numpy(v) for k, v in ...})`.
 
     Args:
       params: `LSTMParams`, `GRUParams`, `ElmanParams` or `LSTMProjectedParams`, a `BothWays` of two, or a tuple of
-        layers of one kind. Those of a `WithoutBias` cell, `None` for each bias, are for a module with `bias=False`.
-      prefix: what to put before each name.
+        layers of one kind. Parameters of a `WithoutBias` cell are for a module with `bias=False`.
+      prefix: a prefix for each name.
     Returns:
-      `weight_ih_l0` and so on. `bias_hh` is zero but for the candidate of a GRU; `from_torch` gives `params` back. (The
-      activation of an `Elman` is not among its parameters: make the `torch.nn.RNN` with the `nonlinearity` it has.)
+      `weight_ih_l0` and so on. `bias_hh` is zero except for the candidate of a GRU; `from_torch` is the inverse. (The
+      activation of an `Elman` is not part of its parameters: create the `torch.nn.RNN` with the same `nonlinearity`.)
     Raises:
-      ValueError: layers or directions that one PyTorch module cannot hold: of different kinds or widths, or with biases
-        here and none there; arrays that do not fit each other.
-      TypeError: parameters of a cell that PyTorch does not have.
+      ValueError: the layers or directions do not fit into one PyTorch module, because they differ in kind or width or
+        only some have biases; or the arrays do not fit each other.
+      TypeError: PyTorch has no such cell.
 
     Example:
 
@@ -129,8 +131,8 @@ def to_torch(params: PyTree, *, prefix: str = "") -> dict[str, np.ndarray]:
     for half in halves:
         if type(half) not in _RECORDS:
             raise TypeError(
-                f"`params` holds a {type(half).__name__}; PyTorch has places for "
-                f"{', '.join(record.__name__ for record in _RECORDS)}, for layers of one and for a BothWays of two."
+                f"`params` holds a {type(half).__name__}; PyTorch has cells for "
+                f"{', '.join(record.__name__ for record in _RECORDS)}, for a tuple of layers and for a BothWays of two."
             )
     kinds = {(type(half), np.shape(half.w_h), half.b is None) for half in halves}
     if len(kinds) != 1 or len({len(layer) for layer in layers}) > 1:
@@ -147,7 +149,7 @@ def to_torch(params: PyTree, *, prefix: str = "") -> dict[str, np.ndarray]:
     try:
         read(state, "")
     except ValueError as error:
-        raise ValueError(f"`params` are not those of one module, by PyTorch's names: {error}") from None
+        raise ValueError(f"`params` do not fit one PyTorch module; in PyTorch's names: {error}") from None
     return {f"{prefix}{name}": array for name, array in state.items()}
 
 
@@ -183,7 +185,7 @@ def _to_one(params: Any) -> Weights:
     if isinstance(params, GRUParams) and (b_hn is None) != (params.b is None):
         raise ValueError(
             f"`params` holds {_shown(params)} with b_hn {'left out' if b_hn is None else 'given'}; a GRU of PyTorch "
-            "has both of its biases or none: put zeros in place of the one."
+            "has both biases or none: use zeros for the missing one."
         )
     if params.b is not None:
         b = np.asarray(params.b)
@@ -207,7 +209,7 @@ def _warn(batch_first: bool, dropout: float) -> None:
         remarks.append("batch_first=True: rnnjax takes time first, so pass `xs.swapaxes(0, 1)`")
     if dropout:
         remarks.append(
-            f"dropout={dropout} between its layers, which a Stack does not have: it computes what eval() does"
+            f"dropout={dropout} between its layers, which a Stack does not have: the result is that of eval()"
         )
     if remarks:
         warnings.warn(f"the PyTorch module has {'; and '.join(remarks)}", stacklevel=3)

@@ -1,4 +1,4 @@
-"""A PyTorch state dict read whole: every name of a recurrent module accounted for, and every shape."""
+"""Reads a PyTorch state dict and checks every name and shape of a recurrent module."""
 
 import itertools
 import re
@@ -11,17 +11,17 @@ from rnnjax._names import discrepancies, nearest
 
 Kind = Literal["LSTM", "GRU", "RNN"]
 Weights = dict[str, np.ndarray]
-"""Of one layer and direction: `weight_ih`, `weight_hh`, and where there are any `bias_ih`, `bias_hh`, `weight_hr`."""
+"""Weights of one layer and direction: `weight_ih`, `weight_hh`, and optionally `bias_ih`, `bias_hh`, `weight_hr`."""
 
 GATES: dict[int, Kind] = {4: "LSTM", 3: "GRU", 1: "RNN"}
 _NAME = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?:_l(0|[1-9]\d*)(_reverse)?)?")
 
 
 class Recurrent(NamedTuple):
-    """What a state dict says of its module.
+    """A recurrent module as described by its state dict.
 
     Attributes:
-      layers: for each layer the weights of each direction.
+      layers: the weights of each direction, for each layer.
       projection: the width of the projected hidden state; `None` without a projection.
     """
 
@@ -33,11 +33,11 @@ class Recurrent(NamedTuple):
 
 
 def read(state_dict: Mapping[str, Any], prefix: str) -> Recurrent:
-    """The recurrent module whose names begin with `prefix`.
+    """Reads the recurrent module whose names start with `prefix`.
 
     Raises:
-      ValueError: no recurrent weights there; a name that is unknown, missing or there twice; a shape that does not fit
-        the others.
+      ValueError: there are no recurrent weights; a name is unknown, missing or duplicated; a shape does not fit the
+        others.
     """
     names = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
     _check_prefix(list(state_dict), prefix)
@@ -51,8 +51,8 @@ def read(state_dict: Mapping[str, Any], prefix: str) -> Recurrent:
     if wrong:
         under = f" under prefix={prefix!r}" if prefix else ""
         raise ValueError(
-            f"`state_dict`{under} is not that of one recurrent module: {wrong}. Of a model, name the recurrent module "
-            "by `prefix`, such as 'encoder.lstm.'."
+            f"`state_dict`{under} is not that of one recurrent module: {wrong}. For a model, name the recurrent module "
+            "with `prefix`, such as 'encoder.lstm.'."
         )
     halves: dict[tuple[int, str], Weights] = {}
     for name, (layer, way, part) in expected.items():
@@ -62,7 +62,7 @@ def read(state_dict: Mapping[str, Any], prefix: str) -> Recurrent:
 
 
 def _check_prefix(keys: list[str], prefix: str) -> None:
-    """Raises unless recurrent weights stand right behind `prefix`."""
+    """Raises unless names of recurrent weights directly follow `prefix`."""
     holders = {key[: match.start()] for key in keys if (match := _at_the_end(key))}
     if prefix in holders:
         return
@@ -72,28 +72,28 @@ def _check_prefix(keys: list[str], prefix: str) -> None:
         )
     if prefix:
         raise ValueError(
-            f"no recurrent weights stand behind prefix={prefix!r} in `state_dict`{nearest(prefix, holders)}; those of "
-            f"this one stand behind {_listed(sorted(holders))}."
+            f"`state_dict` has no recurrent weights under prefix={prefix!r}{nearest(prefix, holders)}; it has some "
+            f"under {_listed(sorted(holders))}."
         )
     unknown = next(key for key in keys if not _NAME.fullmatch(key))
     raise ValueError(
-        f"`state_dict` holds {unknown!r}, no name of a recurrent module: it is a model's. Name the recurrent module by "
-        f"`prefix`: {_listed(sorted(holders))}."
+        f"`state_dict` holds {unknown!r}, which is not part of a recurrent module, so it is that of a model. Name the "
+        f"recurrent module with `prefix`: {_listed(sorted(holders))}."
     )
 
 
 def _at_the_end(key: str) -> re.Match[str] | None:
-    """The name of a recurrent weight behind a prefix, which is empty or ends with a dot."""
+    """Matches the name of a recurrent weight after a prefix, which is empty or ends with a dot."""
     return re.search(rf"(?:^|(?<=\.)){_NAME.pattern}$", key)
 
 
 def _outline(names: list[str]) -> tuple[int, list[str], list[str], bool]:
-    """How many layers, which directions and which weights there should be, judged by all names together.
+    """Infers the number of layers, the directions and the expected weights from all names together.
 
     Returns:
-      `(layers, ways, parts, by_cell)`; `by_cell` where the names are those of a single-step cell, without a layer.
+      `(layers, ways, parts, by_cell)`; `by_cell` if the names are those of a single-step cell, without a layer number.
     Raises:
-      ValueError: names of a cell beside those of layers; a layer that is left out.
+      ValueError: names of cells and of layers are mixed, or a layer is missing.
     """
     matches = [match for match in map(_NAME.fullmatch, names) if match]
     of_cell = [match[0] for match in matches if match[2] is None]
@@ -112,14 +112,14 @@ def _outline(names: list[str]) -> tuple[int, list[str], list[str], bool]:
     absent = next(layer for layer in range(len(layers) + 1) if layer not in layers)
     if absent < len(layers):
         raise ValueError(
-            f"`state_dict` holds layers {sorted(layers)}, but no `weight_ih_l{absent}`; layers are counted from 0, and "
-            "none is left out."
+            f"`state_dict` holds layers {sorted(layers)}, but no `weight_ih_l{absent}`; layers must be numbered from 0 "
+            "without gaps."
         )
     return len(layers), ways, parts, bool(of_cell)
 
 
 def _measured(layers: list[list[Weights]], name_of: Any) -> Recurrent:
-    """The sizes, which the first layer gives, after a look at whether all weights have them."""
+    """Reads the sizes from the first layer, and checks that all weights have them."""
     first = layers[0][0]
     for part in ("weight_ih", "weight_hh", *(["weight_hr"] if "weight_hr" in first else [])):
         if first[part].ndim != 2:
@@ -142,14 +142,14 @@ def _measured(layers: list[list[Weights]], name_of: Any) -> Recurrent:
             if array.shape != wanted:
                 below = f" over a layer of {width} outputs" if layer and part == "weight_ih" else ""
                 raise ValueError(
-                    f"`{name_of(part, layer, way)}` is {list(array.shape)}, but of this {GATES[gates]} with {size} "
+                    f"`{name_of(part, layer, way)}` is {list(array.shape)}, but in this {GATES[gates]} with {size} "
                     f"hidden units{below} it should be {list(wanted)}."
                 )
     return Recurrent(GATES[gates], size, projection, "bias_ih" in first, layers)
 
 
 def as_numpy(value: Any) -> np.ndarray:
-    """A tensor or an array as NumPy has it; a bfloat16 tensor, which NumPy cannot be given, goes through float32."""
+    """Converts a tensor or array to NumPy; a bfloat16 tensor goes through float32, since NumPy does not support it."""
     if not hasattr(value, "detach"):
         return np.asarray(value)
     tensor = value.detach().cpu()

@@ -1,4 +1,4 @@
-"""What a PyTorch module says of itself beyond its weights; PyTorch is not imported, its attributes are read."""
+"""Reads the hyperparameters of a PyTorch module from its attributes, without importing PyTorch."""
 
 from typing import Any, NamedTuple
 
@@ -15,11 +15,11 @@ _CELLS: dict[str, Kind] = {"LSTMCell": "LSTM", "GRUCell": "GRU", "RNNCell": "RNN
 
 
 class Told(NamedTuple):
-    """A module's own account.
+    """Hyperparameters of a module.
 
     Attributes:
-      activation: an RNN's `nonlinearity`; `None` of an LSTM and a GRU.
-      batch_first, dropout: what its weights do not show, and a cell of rnnjax does not have.
+      activation: the `nonlinearity` of an RNN; `None` for an LSTM or a GRU.
+      batch_first, dropout: settings that are not visible in the weights and that rnnjax's cells do not have.
     """
 
     kind: Kind
@@ -38,11 +38,11 @@ def is_module(value: Any) -> bool:
 
 
 def told(module: Any, prefix: str) -> Told:
-    """What the recurrent module at `prefix` of `module` was made with.
+    """The hyperparameters of the recurrent module at `prefix` of `module`.
 
     Raises:
-      ValueError: there is none at this name.
-      TypeError: what is there is not recurrent.
+      ValueError: there is no module of this name.
+      TypeError: the module is not recurrent.
     """
     found: Any = module
     for name in prefix.rstrip(".").split(".") if prefix else ():
@@ -56,7 +56,7 @@ def told(module: Any, prefix: str) -> Told:
         )
         error = TypeError if found is not None else ValueError
         raise error(
-            f"{fix}, which is no LSTM, GRU or RNN of PyTorch{nearest(prefix, names)}; {held}: name it by `prefix`."
+            f"{fix}, which is no LSTM, GRU or RNN of PyTorch{nearest(prefix, names)}; {held}: pass its `prefix`."
         )
     return Told(
         kind=kind,
@@ -72,7 +72,7 @@ def told(module: Any, prefix: str) -> Told:
 
 
 def check_told(told: Told, read: Recurrent) -> None:
-    """Raises ValueError unless the weights are those of the module as it says it was made."""
+    """Raises ValueError unless the weights match the module's hyperparameters."""
     seen = {
         "kind": read.kind,
         "hidden_size": read.hidden_size,
@@ -86,7 +86,7 @@ def check_told(told: Told, read: Recurrent) -> None:
             names = {"layers": "num_layers", "ways": "number of directions", "projection": "proj_size"}
             raise ValueError(
                 f"the module's {names.get(what, what)} is {getattr(told, what)!r}, but its state dict is that of "
-                f"{value!r}: weights were added, removed or exchanged; pass the state dict alone to go by the weights."
+                f"{value!r}: weights were added, removed or exchanged; pass the state dict to use only the weights."
             )
 
 

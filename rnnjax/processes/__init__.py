@@ -1,11 +1,11 @@
-"""Several processes that work as one: `jax.distributed`, and an end that says what to do when one of them dies.
+"""Training over several processes: `jax.distributed`, with a clear message and exit when one process dies.
 
     with rnnjax.processes.joined("10.0.0.1:9911", count=2, index=0):     # before anything uses JAX
-        mesh = rnnjax.sharding.make_mesh()                               # the devices of all of them
+        mesh = rnnjax.sharding.make_mesh()                               # the devices of all processes
         ...                                                              # every process runs the same program
 
-Each holds the same parameters and draws the same batches, of which it keeps its own rows. Process 0 alone writes.
-Collectives go through Gloo on a CPU and through NCCL on GPUs.
+Every process holds the same parameters, draws the same batches, and keeps its own rows of each batch. Only process 0,
+the coordinator, writes files. Collectives use Gloo on CPUs and NCCL on GPUs.
 """
 
 from rnnjax.processes.joining import joined, leads, several

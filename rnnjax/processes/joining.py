@@ -1,4 +1,4 @@
-"""The explicit set-up of one process among several, and its end."""
+"""Setup and shutdown of one process among several."""
 
 import contextlib
 import os
@@ -16,10 +16,10 @@ from rnnjax.processes.sharing import from_leader
 from rnnjax.processes.watch import Watch, end_process
 from rnnjax.sharding import setup_process
 
-RESUME = "Run the same command again in every process to go on from what is saved."
+RESUME = "Run the same command again in every process to resume from what was saved."
 
-_HEARTBEAT_SECONDS = 10  # jax's own is 100, and a survivor without our watch would hang for as long
-_VERDICT_SECONDS = 15.0  # keep-alive takes ten to find out that a machine is gone
+_HEARTBEAT_SECONDS = 10  # JAX's default is 100, for which a survivor could hang if our watch failed
+_VERDICT_SECONDS = 15.0  # keep-alive takes ten seconds to detect that a machine is gone
 
 
 @contextlib.contextmanager
@@ -32,26 +32,28 @@ def joined(
     resume: str = RESUME,
     start_seconds: int = 120,
 ) -> Iterator[None]:
-    """Within the block this process is number `index` of `count`, and `jax.devices()` are those of all of them.
+    """Within the block, this process is number `index` of `count`, and `jax.devices()` has the devices of all
+    processes.
 
-    It is said before anything else uses JAX, once in the life of a process, and does this and no more:
-    `jax.distributed.initialize` with a heartbeat of ten seconds; Gloo for collectives on a CPU; JAX's preemption
-    service off, since it would swallow SIGTERM; `setup_process(device_count)`; a thread that notices a peer's death.
+    Enter the block once per process, before anything else uses JAX. It calls `jax.distributed.initialize` with a
+    heartbeat of ten seconds, selects Gloo for collectives on a CPU, turns off JAX's preemption service (which would
+    swallow SIGTERM), calls `setup_process(device_count)`, and starts a thread that detects the death of a peer.
 
-    If a peer dies, this process writes one line to its standard error, which process and what to do, and ends with
-    `LOST_STATUS`, whatever it was doing; work on the disk is kept. An error that leaves the block ends the process at
-    once with its traceback and status 1, as waiting at exit for peers that wait for this one would take minutes.
+    If a peer dies, this process writes one line to standard error, with the number of the dead process and what to do,
+    and exits with `LOST_STATUS`, whatever it was doing. Checkpoints on disk are kept. If an error leaves the block, the
+    process exits at once with its traceback and status 1, because waiting for the peers at exit could take minutes.
 
     Args:
-      coordinator: `host:port` of process 0, the same in every process; the port has to be free there.
-      count: how many processes there are.
-      index: which of them this is, from 0. Process 0 is the one that others meet at.
-      device_count: as how many devices this process's CPU counts. None: as it is.
-      resume: what the line about a lost peer says to do.
-      start_seconds: how long to wait for the others to start; after that the process ends as if one were lost.
+      coordinator: `host:port` of process 0, the same in every process. The port must be free there.
+      count: the number of processes.
+      index: the number of this process, from 0. Process 0 is the coordinator.
+      device_count: the number of devices on this process's CPU. None: unchanged.
+      resume: the instruction in the message about a lost peer.
+      start_seconds: how long to wait for the other processes to start; after that, this process exits with
+        `LOST_STATUS`.
     Raises:
-      ValueError: numbers that make no sense.
-      RuntimeError: JAX is in use already, or the port is.
+      ValueError: the arguments are inconsistent.
+      RuntimeError: JAX or the port is already in use.
     """
     host, _ = _address(coordinator)
     if not 0 <= index < count:
@@ -67,15 +69,15 @@ def joined(
         yield
     except BaseException as error:
         if _may_be_of_a_peer(error):
-            time.sleep(_VERDICT_SECONDS)  # did it fail since a peer died? Then the watch ends this process meanwhile
+            time.sleep(_VERDICT_SECONDS)  # if a dead peer caused the error, the watch ends this process meanwhile
         _end(watch, error)
     watch.say_bye()
-    jax.distributed.shutdown()  # waits for all
+    jax.distributed.shutdown()  # waits for all processes
     watch.close()
 
 
 def leads() -> bool:
-    """Whether this is the process that writes: number 0, or the only one.
+    """Whether this process is the coordinator: number 0, or the only process. Only the coordinator writes files.
 
     Example:
 
@@ -102,10 +104,10 @@ def _initialize(coordinator: str, count: int, index: int, seconds: int) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)
     message = (
-        f"error: process {index} of {count} has not met the others at {coordinator} within {seconds} s; start all "
-        f"{count} processes within that time, with the same coordinator and numbers 0 to {count - 1}, each once.\n"
+        f"error: process {index} of {count} could not connect to the others at {coordinator} within {seconds} s; "
+        f"start all {count} processes within that time, with the same coordinator and numbers 0 to {count - 1}.\n"
     )
-    patience = threading.Timer(seconds, end_process, [message])  # JAX itself would abort, with a page of its log
+    patience = threading.Timer(seconds, end_process, [message])  # JAX itself would abort with a page of log
     patience.daemon = True
     patience.start()
     jax.distributed.initialize(
@@ -121,7 +123,7 @@ def _initialize(coordinator: str, count: int, index: int, seconds: int) -> None:
 
 
 def _check_free(coordinator: str) -> None:
-    """JAX would end the process without a word of Python."""
+    """Raises if the port is taken; JAX would abort the process without a Python error."""
     _, port = _address(coordinator)
     try:
         with socket.create_server(("", port)):
@@ -132,9 +134,9 @@ def _check_free(coordinator: str) -> None:
 
 @contextlib.contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """At the first collective Gloo prints a line to the standard output, which belongs to results."""
+    """Redirects standard output: Gloo prints a line there at the first collective."""
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError, ValueError):  # there may be none
+        with contextlib.suppress(OSError, ValueError):  # there may be no standard output
             sys.stdout.flush()
             kept = os.dup(1)
             stack.callback(os.close, kept)
@@ -144,7 +146,7 @@ def _stdout_to_stderr() -> Iterator[None]:
 
 
 def _watching(host: str, count: int, index: int, resume: str, seconds: float) -> Watch:
-    """Connects every process to process 0, at a port that the processes tell each other through JAX."""
+    """Connects every process to process 0, at a port that the processes exchange through JAX."""
     watch = Watch(index, count, resume)
     if index == 0:
         family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
@@ -166,12 +168,12 @@ def _address(coordinator: str) -> tuple[str, int]:
 
 
 def _may_be_of_a_peer(error: BaseException) -> bool:
-    """Whether a collective failed; Gloo's failure comes as a ValueError where it is noticed before the call returns."""
+    """Whether a collective failed. Gloo raises a ValueError if it notices the failure before the call returns."""
     return isinstance(error, jax.errors.JaxRuntimeError) or (isinstance(error, ValueError) and "Gloo " in str(error))
 
 
 def _end(watch: Watch, error: BaseException) -> None:
-    """Lets the peers go, and ends this process as its error would."""
+    """Releases the peers, and exits as the error would."""
     watch.close()
     status = 1
     if isinstance(error, SystemExit):

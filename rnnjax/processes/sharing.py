@@ -1,6 +1,6 @@
-"""What processes tell each other outside of training: bytes of process 0 or of all, and whether all agree.
+"""Communication between processes outside of training: broadcast, gather, maximum, and a check for equal values.
 
-Each call is a collective: every process makes the same calls in the same order. With one process they are free.
+Each call is a collective: every process must make the same calls in the same order. With one process they cost nothing.
 """
 
 import json
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def from_leader(data: bytes) -> bytes:
-    """What process 0 passed in, in every process.
+    """Broadcasts `data` of process 0 to every process.
 
     Example:
 
@@ -31,7 +31,7 @@ def from_leader(data: bytes) -> bytes:
 
 
 def from_all(data: bytes) -> list[bytes]:
-    """What every process passed in, by its number, in every process; all of one length.
+    """Gathers `data` of all processes, in order, in every process; all must have the same length.
 
     Example:
 
@@ -47,7 +47,7 @@ def from_all(data: bytes) -> list[bytes]:
 
 
 def largest(number: int) -> int:
-    """The largest of the processes' numbers (of 32 bits, from 0 on), in every process.
+    """The largest `number` of all processes (32 bits, non-negative), in every process.
 
     Example:
 
@@ -58,13 +58,13 @@ def largest(number: int) -> int:
 
 
 def agree(what: Mapping[str, Any], told: str = "options") -> None:
-    """Lets nobody go on unless all processes were given the same.
+    """Raises unless all processes hold equal values.
 
     Args:
       what: names and JSON values.
-      told: what these are, for the message.
+      told: what the values are, for the message.
     Raises:
-      ValueError: in every process. Where it differs, names what, with process 0's value and its own.
+      ValueError: in every process. A process that differs names the values, its own and those of process 0.
     """
     if jax.process_count() == 1:
         return
@@ -76,10 +76,10 @@ def agree(what: Mapping[str, Any], told: str = "options") -> None:
         values = "; ".join(f"{name} is {first.get(name)!r} there, {mine.get(name)!r} here" for name in names)
         raise ValueError(
             f"process {jax.process_index()} has other {told} than process 0: {values}. "
-            "Start every process with the same command but for its number."
+            "Start every process with the same command except for its number."
         )
     if differs:
         raise ValueError(
-            f"process {', '.join(map(str, differs))} has other {told} than process 0, and says which in its own "
-            "output. Start every process with the same command but for its number."
+            f"process {', '.join(map(str, differs))} has other {told} than process 0; its own output lists them. "
+            "Start every process with the same command except for its number."
         )

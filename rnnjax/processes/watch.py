@@ -1,8 +1,8 @@
-"""Notices at once when another process dies, says so in one line, and ends this one.
+"""Detects at once when another process dies, reports it in one line, and exits.
 
-Every process holds one TCP connection to process 0. Whatever kills a process, its kernel closes the connection; where a
-machine leaves the network, keep-alive packets go unanswered. Without this a survivor waits in a collective for
-`jax.distributed` to abort it, with a page of its log.
+Every process holds one TCP connection to process 0. When a process is killed, its kernel closes the connection; when a
+machine leaves the network, keep-alive packets go unanswered. Without this watch, a survivor would wait in a collective
+until `jax.distributed` aborts it with a page of log.
 
     peer to process 0:     "<token> <number>"  once,    "bye"  when its work is done
     process 0 to peers:    "lost <number>"     once,    "bye"  when its work is done
@@ -17,9 +17,9 @@ import threading
 from dataclasses import dataclass, field
 
 LOST_STATUS = 75
-"""Exit status of a survivor; EX_TEMPFAIL of sysexits.h: worth trying again."""
+"""Exit status of a survivor: EX_TEMPFAIL of sysexits.h, which means that a retry may succeed."""
 
-_ALIVE_IDLE, _ALIVE_EVERY, _ALIVE_TRIES = 4, 2, 3  # seconds, seconds, packets: gone in ten
+_ALIVE_IDLE, _ALIVE_EVERY, _ALIVE_TRIES = 4, 2, 3  # seconds, seconds, packets: detects a lost machine after ten seconds
 
 
 @dataclass
@@ -27,8 +27,8 @@ class Watch:
     """The connections of this process, and the thread that reads them.
 
     Attributes:
-      index: this process's number. count: how many there are.
-      resume: what the message says to do.
+      index: the number of this process. count: the number of processes.
+      resume: the instruction in the message.
     """
 
     index: int
@@ -38,7 +38,7 @@ class Watch:
     _leaving: bool = False
 
     def lead(self, server: socket.socket, token: str, timeout: float) -> None:
-        """Process 0: takes the calls of all others."""
+        """Process 0: accepts the connections of all others."""
         server.settimeout(timeout)
         while len(self._links) < self.count - 1:
             link, _ = server.accept()
@@ -47,12 +47,12 @@ class Watch:
             if len(words) == 2 and words[0] == token and words[1].isdecimal():
                 self._links[int(words[1])] = link
             else:
-                link.close()  # not one of ours
+                link.close()  # not one of our processes
         server.close()
         self._start()
 
     def follow(self, host: str, port: int, token: str, timeout: float) -> None:
-        """The others: call process 0."""
+        """The other processes: connect to process 0."""
         link = socket.create_connection((host, port), timeout)
         link.sendall(f"{token} {self.index}\n".encode())
         self._links[0] = link
@@ -84,20 +84,20 @@ class Watch:
                         return
 
     def _end(self, lost: int) -> None:
-        """Says that process `lost` is gone, to the reader and to the peers, and ends this process."""
+        """Reports that process `lost` is gone, to the user and to the peers, and exits."""
         for index, link in self._links.items():
             if self.index == 0 and index != lost:
                 with contextlib.suppress(OSError):
                     link.sendall(f"lost {lost}\n".encode())
-        if self._leaving:  # this one ends by an error of its own, which is told instead
+        if self._leaving:  # this process exits with its own error, which is reported instead
             return
         end_process(
-            f"error: process {lost} of {self.count} is gone (killed, or stopped by an error that its output tells); "
-            f"process {self.index} cannot go on alone and ends here. {self.resume}\n"
+            f"error: process {lost} of {self.count} is gone (killed, or stopped by an error in its output); "
+            f"process {self.index} cannot continue alone and stops. {self.resume}\n"
         )
 
     def say_bye(self) -> None:
-        """This process has done its work: when its connections close now, nothing is lost."""
+        """Announces that this process is done, so that closing its connections is not an error."""
         for link in self._links.values():
             with contextlib.suppress(OSError):
                 link.sendall(b"bye\n")
@@ -111,9 +111,9 @@ class Watch:
 
 
 def end_process(message: str) -> None:
-    """Writes one message and ends this process at once, whatever its other threads wait for."""
+    """Writes a message and exits at once, even if other threads are waiting."""
     os.write(2, message.encode())
-    flushed = threading.Thread(target=sys.stdout.flush, daemon=True)  # may wait for a full pipe
+    flushed = threading.Thread(target=sys.stdout.flush, daemon=True)  # may block on a full pipe
     flushed.start()
     flushed.join(1.0)
     os._exit(LOST_STATUS)
@@ -134,5 +134,5 @@ def _keep_alive(link: socket.socket) -> None:
         return
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("KEEPIDLE", _ALIVE_IDLE), ("KEEPINTVL", _ALIVE_EVERY), ("KEEPCNT", _ALIVE_TRIES)):
-        if hasattr(socket, f"TCP_{name}"):  # not on every system
+        if hasattr(socket, f"TCP_{name}"):  # not available on every system
             link.setsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}"), value)

@@ -1,6 +1,6 @@
 """Training as pure functions: clipping, a compiled loop, many runs at once, truncated backpropagation, checkpoints.
 
-Imported by its own name, as it needs Optax: `from rnnjax import training`.
+It loads on first use, because it needs Optax: `from rnnjax import training`.
 """
 
 from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning

@@ -1,9 +1,9 @@
-"""An architecture as JSON, and back: frozen dataclasses of hyperparameters by the name of their class.
+"""Converts an architecture to JSON and back: frozen dataclasses of hyperparameters, identified by class name.
 
     Elman(hidden_size=128, ...)  ⇄  {"class": "Elman", "fields": {"hidden_size": 128, "activation": "tanh", ...}}
 
-No code is looked up by what a file says: a name stands for one of rnnjax's own cells and initializers, or for a class
-that the reader passes.
+Loading a file never imports code: a name refers to one of rnnjax's cells and initialisers, or to a class that the
+caller passes.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ _OURS: dict[str, type] = {
 
 
 def encode(value: Any) -> Any:
-    """The JSON of an architecture.
+    """Converts an architecture to JSON.
 
     Raises:
-      TypeError: something in it is neither a frozen dataclass, a number, text, None nor a tuple of these; two classes
-        have the same name, or one of your own has the name of one of rnnjax's.
+      TypeError: a value is not a frozen dataclass, number, string, None or tuple of these; two classes have the same
+        name; or a user's class has the name of an rnnjax class.
 
     Example:
 
@@ -41,7 +41,7 @@ def _encode(value: Any, classes: dict[str, type]) -> Any:
         name = type(value).__name__
         if classes.setdefault(name, type(value)) is not type(value):
             raise TypeError(
-                f"{value!r} is of {_full_name(type(value))}, and would be taken for a {_full_name(classes[name])} when "
+                f"{value!r} is a {_full_name(type(value))}, and would be taken for a {_full_name(classes[name])} when "
                 "it is loaded: give one of the two classes another name."
             )
         fields = {f.name: _encode(getattr(value, f.name), classes) for f in dataclasses.fields(value) if f.init}
@@ -51,8 +51,8 @@ def _encode(value: Any, classes: dict[str, type]) -> Any:
     if value is None or type(value) in (bool, int, float, str):
         return value
     raise TypeError(
-        f"{value!r} is {type(value).__name__}, which a saved architecture cannot hold; it is made of frozen "
-        "dataclasses, numbers, text and tuples. (A `StepCell`, or an `Elman` with an activation of your own, holds "
+        f"{value!r} is {type(value).__name__}, which cannot be saved; an architecture consists of frozen "
+        "dataclasses, numbers, strings and tuples. (A `StepCell`, or an `Elman` with an activation of your own, holds "
         "functions: write it as a dataclass with methods.)"
     )
 
@@ -62,14 +62,14 @@ def _full_name(kind: type) -> str:
 
 
 def decode(content: Any, classes: Iterable[type] = ()) -> Any:
-    """The architecture again.
+    """Restores an architecture from JSON.
 
     Args:
       content: from `encode`.
-      classes: dataclasses of your own, known by their name.
+      classes: additional dataclasses, identified by their names.
     Raises:
-      ValueError: a class that is not known; two classes of the same name.
-      TypeError: a class whose fields are others by now.
+      ValueError: a class is unknown, or two classes have the same name.
+      TypeError: the fields of a class have changed.
     """
     known = dict(_OURS)
     for each in classes:
@@ -86,7 +86,7 @@ def _decode(content: Any, known: Mapping[str, type]) -> Any:
         return tuple(_decode(each, known) for each in content["tuple"])
     name = content["class"]
     if name not in known:
-        raise ValueError(f"the saved model has a {name}, which is none of rnnjax's: pass classes=({name},).")
+        raise ValueError(f"the saved model has a {name}, which is not an rnnjax class: pass classes=({name},).")
     fields = {field: _decode(each, known) for field, each in content["fields"].items()}
     try:
         return known[name](**fields)

@@ -1,4 +1,4 @@
-"""Named arrays on the disk, by Orbax; of several processes, the work of the one that calls."""
+"""Saves and loads named arrays with Orbax. With several processes, only the calling process takes part."""
 
 import contextlib
 import re
@@ -12,7 +12,7 @@ _ORDINARY = re.compile(r"(?!.{200})[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
 
 
 def stored_as(names: Iterable[str]) -> dict[str, str]:
-    """The names on the disk of the arrays whose own a file format could take for something else, or refuse.
+    """Names on disk for arrays whose own names a file format could misinterpret or reject.
 
     Example:
 
@@ -23,17 +23,19 @@ def stored_as(names: Iterable[str]) -> dict[str, str]:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes the arrays, each under its name or what `stored_as` has in its place."""
-    from orbax.checkpoint import v1 as orbax  # a second or more to import, and few runs need it
+    """Writes the arrays, each under its name or its replacement in `stored_as`."""
+    from orbax.checkpoint import v1 as orbax  # takes a second or more to import, and few runs need it
 
     stored = stored_as(arrays)
-    content = {stored.get(name, name): array for name, array in arrays.items() if array.size}  # it refuses empty ones
+    content = {
+        stored.get(name, name): array for name, array in arrays.items() if array.size
+    }  # Orbax rejects empty ones
     with _by_this_process():
         orbax.save(str(path), content)
 
 
 def load_arrays(path: Path, like: Mapping[str, np.ndarray], stored: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The arrays again, shaped like `like`; `stored` as when they were saved."""
+    """Loads arrays with the shapes of `like`; `stored` must be as when they were saved."""
     from orbax.checkpoint import v1 as orbax
 
     there = {name: stored.get(name, name) for name, array in like.items() if array.size}
@@ -45,10 +47,10 @@ def load_arrays(path: Path, like: Mapping[str, np.ndarray], stored: Mapping[str,
 
 @contextlib.contextmanager
 def _by_this_process() -> Iterator[None]:
-    """Tells Orbax, which would wait for all processes, that no other takes part.
+    """Restricts Orbax to this process; by default it waits for all processes.
 
-    Orbax 0.12 compares the paths of all processes, even of those that it was told take no part: a collective that
-    nobody answers. It is left out here, where the one path is that of the one process.
+    Orbax 0.12 still compares the paths of all processes, in a collective that no other process joins. This comparison
+    is disabled here, since only one process has a path.
     """
     if jax.process_count() == 1:
         yield

@@ -1,14 +1,14 @@
-"""Checkpoints: a run killed at any moment goes on from its last good step, to the same bits.
+"""Checkpoints: a run that is killed at any moment resumes from its last good step, bit for bit.
 
-    folder/step_000000300/arrays/            the `TrainState`, by Orbax
+    folder/step_000000300/arrays/            the `TrainState`, written by Orbax
     folder/step_000000300/manifest.json      its leaves, the run's config, and the SHA-256 of every file
-    folder/lock                              held while a run uses the folder
+    folder/lock                              locked while a run uses the folder
 
-A step is written aside and then renamed, so it is there whole or not at all. At load the hashes are compared; a damaged
-step is told and the one before it used, since Orbax alone would load wrong numbers without a word.
+A step is written to a temporary folder and then renamed, so it is either complete or absent. Loading compares the
+hashes: corrupt steps are reported and skipped, since Orbax alone would silently load wrong numbers.
 
-Where JAX runs over several processes, process 0 alone reads and writes, and hands what it read to the others, so that
-all go on from the same step and no disk need be shared. Before a step is written, all must hold the same state.
+With several processes, only process 0 reads and writes. It sends what it read to the others, so all resume from the
+same step without a shared disk. Before a step is written, all processes must hold the same state.
 """
 
 import contextlib
@@ -38,18 +38,18 @@ _ASIDE = ".aside_"
 
 
 class CheckpointWarning(UserWarning):
-    """A step was damaged and an earlier one used, or could not be written and training goes on."""
+    """A corrupt step was skipped, or a step could not be written and training continues."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoints:
-    """Where a run keeps its steps, how often and how many; pass it to `fit`, which then saves, and resumes by itself.
+    """Where and how often to save a run; pass it to `fit`, which then saves and resumes automatically.
 
     Attributes:
-      folder: made if it is not there. One run at a time.
-      every: updates between two checkpoints; they come at the end of a chunk.
-      keep: how many steps stay, at least 2: the newest, and one to fall back to.
-      config: what the run is, as JSON; a folder of another config is refused.
+      folder: created if it does not exist. Only one run at a time can use it.
+      every: updates between two checkpoints, which are written at the end of a dispatch.
+      keep: the number of steps to keep, at least 2: the newest, and one to fall back to.
+      config: the configuration of the run, as JSON; a folder with another config is rejected.
     """
 
     folder: str | os.PathLike[str]
@@ -61,15 +61,15 @@ class Checkpoints:
         check_size("every", self.every)
         check_size("keep", self.keep)
         if self.keep < 2:
-            raise ValueError("keep is 1; with a single step there is none to fall back to if it is damaged: pass 2.")
+            raise ValueError("keep is 1; a single step leaves none to fall back to if it is damaged: pass 2.")
         json.dumps(dict(self.config), sort_keys=True, allow_nan=False)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator["Store"]:
-        """Holds the folder for one run.
+        """Locks the folder for one run.
 
         Raises:
-          CheckpointError: it cannot be made or written to, or another run has it.
+          CheckpointError: the folder cannot be created or written to, or another run uses it.
         """
         if not processes.several():
             with self._held() as folder:
@@ -81,8 +81,8 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[Path]:
-        """Makes and locks the folder."""
-        import fcntl  # not on every system
+        """Creates and locks the folder."""
+        import fcntl  # not available on every system
 
         folder = Path(self.folder).absolute()
         try:
@@ -103,24 +103,24 @@ class Checkpoints:
             _sweep(folder)
             yield folder
         finally:
-            os.close(lock)  # the lock goes with it, and with the process however that ends
+            os.close(lock)  # also releases the lock; so does the end of the process
 
 
 class Store:
-    """A folder of checkpoints that is held; made by `Checkpoints.opened`."""
+    """A locked folder of checkpoints; created by `Checkpoints.opened`."""
 
     def __init__(self, folder: Path, options: Checkpoints) -> None:
         self._folder, self._options = folder, options
 
     def due(self, before: int, now: int) -> bool:
-        """Whether a multiple of `every` lies in (before, now]."""
+        """Whether (before, now] contains a multiple of `every`."""
         return now // self._options.every > before // self._options.every
 
     def save(self, state: TrainState) -> Path:
-        """Writes a step, whole or not at all, and lets go of the oldest.
+        """Writes a step atomically, and removes the oldest.
 
         Raises:
-          CheckpointError: it could not be written; what was there before is still there.
+          CheckpointError: the step could not be written; earlier steps are unchanged.
         """
         arrays, keys = flatten(state)
         final = self._folder / _name(int(state.step))
@@ -136,11 +136,11 @@ class Store:
                 "versions": {"jax": jax.__version__, "numpy": np.__version__},
             }
             manifest.write(aside, content)
-            if final.exists():  # damaged, or we would have gone on from it
+            if final.exists():  # it is corrupt, or the run would have resumed from it
                 final.rename(self._folder / f"{_ASIDE}old_{final.name}")
             aside.rename(final)
             manifest.sync(self._folder)
-        except Exception as error:  # Orbax and the file system have many ways to say no
+        except Exception as error:  # Orbax and the file system raise many types
             _sweep(self._folder)
             there = steps(self._folder)
             left = f"the newest on the disk is step {there[-1]}" if there else "there is none on the disk"
@@ -153,25 +153,25 @@ class Store:
         return final
 
     def load(self, template: TrainState) -> TrainState | None:
-        """The newest good step, or None in an empty folder; warns of each damaged one that it passes over.
+        """Loads the newest good step, or None if there is none; warns of each corrupt step that it skips.
 
         Raises:
-          CheckpointError: every step is damaged, or the good one is of another architecture or config.
+          CheckpointError: all steps are corrupt, or the good step has another architecture or config.
         """
         return load(self._folder, template, config=self._options.config)
 
 
 class SharedStore(Store):
-    """The same for one of several processes: process 0 does the work, and all have its result."""
+    """A `Store` for several processes: process 0 reads and writes, and all receive the result."""
 
     def save(self, state: TrainState) -> Path:
-        state = local(state)  # what follows is the work of one process
+        state = local(state)  # the following runs in one process
         mine = _digest(flatten(state)[0])
         others = [i for i, each in enumerate(processes.from_all(mine)) if each != mine]
         if others:
             raise CheckpointError(
                 f"the processes hold different states at step {int(state.step)}: {', '.join(map(str, others))} and "
-                f"{jax.process_index()} differ. Nothing was written. Data and parameters have to be the same functions "
+                f"{jax.process_index()} differ. Nothing was written. Data and parameters must be the same functions "
                 "of the same keys in every process; start from the last checkpoint."
             )
         return Path(_of_process_0(lambda: str(super(SharedStore, self).save(state))))
@@ -186,7 +186,7 @@ class SharedStore(Store):
 
 
 def _of_process_0(work: Callable[[], Any]) -> Any:
-    """What `work` gives in process 0, in every process; or the error that it raises there."""
+    """Runs `work` in process 0, and returns its result, or raises its error, in every process."""
     result, error = None, None
     if processes.leads():
         try:
@@ -210,19 +210,19 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
 def load(
     folder: str | os.PathLike[str], template: TrainState, *, config: Mapping[str, Any] | None = None
 ) -> TrainState | None:
-    """The newest good step in a folder of checkpoints; needs no lock, and writes nothing.
+    """Loads the newest good step in a folder of checkpoints, without locking or writing.
 
     Args:
       folder: as `Checkpoints.folder`.
-      template: a state of the same shapes and dtypes, as from `init_state`.
-      config: where given, what the checkpoint's must equal.
+      template: a state of the same shapes and dtypes, such as one from `init_state`.
+      config: if given, it must equal the checkpoint's config.
     Returns:
-      The state, or None where there is no step.
+      The state, or None if there is no step.
     Raises:
-      CheckpointError: every step is damaged, or the good one is of another architecture or config.
+      CheckpointError: all steps are corrupt, or the good step has another architecture or config.
       ValueError: two leaves of `template` have the same name (keys of one node with the same `repr`).
     Warns:
-      CheckpointWarning: of each damaged step that is passed over.
+      CheckpointWarning: for each corrupt step that is skipped.
     """
     folder = Path(folder).absolute()
     arrays, keys = flatten(template)
@@ -234,18 +234,18 @@ def load(
             _check_config(content["config"], config, path)
             check_fit(content["leaves"], describe(arrays, keys), str(path))
             if damaged:
-                told = f"{'; '.join(damaged)}. Training goes on from step {step}, the newest that is whole."
+                told = f"{'; '.join(damaged)}. Training resumes from step {step}, the newest intact one."
                 warnings.warn(told, CheckpointWarning, stacklevel=2)
             found = load_arrays(path / _ARRAYS, arrays, content.get("stored_as", {}))
             return unflatten(template, found)
         damaged.append(f"checkpoint {path} is damaged: {', '.join(problems)}")
     if damaged:
-        raise CheckpointError(f"no checkpoint in {folder} is whole: {'; '.join(damaged)}. Use another folder.")
+        raise CheckpointError(f"no checkpoint in {folder} is intact: {'; '.join(damaged)}. Use another folder.")
     return None
 
 
 def steps(folder: str | os.PathLike[str]) -> list[int]:
-    """The steps that are there, whole or damaged, oldest first."""
+    """The steps in the folder, intact or corrupt, oldest first."""
     paths = Path(folder).glob("step_*")
     return sorted(int(path.name[5:]) for path in paths if path.name[5:].isdecimal() and path.is_dir())
 
@@ -255,7 +255,7 @@ def _name(step: int) -> str:
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what a killed run was writing or letting go of."""
+    """Removes unfinished writes and removals of a killed run."""
     for path in folder.glob(f"{_ASIDE}*"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -263,8 +263,10 @@ def _sweep(folder: Path) -> None:
 def _check_config(saved: Mapping[str, Any], wanted: Mapping[str, Any] | None, path: Path) -> None:
     if wanted is None:
         return
-    now: dict[str, Any] = json.loads(json.dumps(dict(wanted)))  # tuples are lists there
+    now: dict[str, Any] = json.loads(json.dumps(dict(wanted)))  # JSON turns tuples into lists
     names = sorted(name for name in saved.keys() | now.keys() if saved.get(name) != now.get(name))
     if names:
         told = "; ".join(f"{name} was {saved.get(name)!r}, is {now.get(name)!r}" for name in names)
-        raise CheckpointError(f"{path} is of another run: {told}. Use another folder, or the config it was made with.")
+        raise CheckpointError(
+            f"{path} belongs to another run: {told}. Use another folder, or the config that it was made with."
+        )

@@ -1,20 +1,21 @@
-"""Gradient clipping that is safe where Optax's is not, and equals it, to rounding, where that is right.
+"""Gradient clipping that is safe for overflowing and non-finite gradients; otherwise it equals Optax's, to rounding.
 
     clip_by_global_norm     g ← g min(1, c / ‖g‖)           ‖g‖ over all leaves together
-    clip_by_norm            g_i ← g_i min(1, c / ‖g_i‖)     each leaf by itself
+    clip_by_norm            g_i ← g_i min(1, c / ‖g_i‖)     each leaf separately
     clip_by_value           g ← max(-c, min(g, c))          each entry
-    clip_adaptive           g_u ← g_u min(1, c max(‖w_u‖, ε) / ‖g_u‖)     each unit, by its own weights
+    clip_adaptive           g_u ← g_u min(1, c max(‖w_u‖, ε) / ‖g_u‖)     each unit, relative to its weights
 
-Optax transformations, to put before an optimizer with `optax.chain`. Three things differ from Optax's own:
+These are Optax transformations; put them before an optimizer with `optax.chain`. They differ from Optax's in three
+ways:
 
-* No norm overflows or underflows: a float32 gradient of 1e30 is scaled down, where Optax makes it an all-zero update.
-* A gradient with NaN or inf anywhere has no direction, so *every* leaf becomes NaN, where Optax mixes NaN with zeros
-  or bounds an inf as if it were a number. `fit` and `skip_nonfinite` catch such a step before it is applied.
-* A complex number is bounded by its modulus and keeps its phase. Leaves of integers have no norm and pass unchanged.
+* No norm overflows or underflows: a float32 gradient of 1e30 is scaled down, whereas Optax gives an all-zero update.
+* A gradient with NaN or inf has no direction, so *every* leaf becomes NaN. Optax mixes NaN with zeros, or clips an inf
+  like a number. `fit` and `skip_nonfinite` catch such a step before it is applied.
+* A complex number is clipped by its modulus and keeps its phase. Integer leaves have no norm and are not changed.
 
-A tree without leaves, as `optax.multi_transform` makes for an empty group, has norm zero, and nothing is clipped.
+A tree without leaves, which `optax.multi_transform` makes for an empty group, has norm zero and is not clipped.
 
-Each keeps a `ClipState`: how many steps were clipped, and the global norm before and after.
+Each transformation has a `ClipState` with the number of clipped steps and the global norm before and after.
 """
 
 import math
@@ -34,14 +35,14 @@ from rnnjax.training.norms import accumulator, is_inexact, norm, scaled_norm
 
 
 class ClipState(NamedTuple):
-    """What a clip has done so far.
+    """Counts and norms of a clipping transformation.
 
     Attributes:
-      steps: `[]` int32, updates seen.
+      steps: `[]` int32, updates so far.
       clipped: `[]` int32, updates that were changed.
-      nonfinite: `[]` int32, updates with NaN or inf in them.
-      norm_before: `[]` global norm of the last gradient. NaN where that is not finite.
-      norm_after: `[]` global norm of what was made of it.
+      nonfinite: `[]` int32, updates with NaN or inf.
+      norm_before: `[]` global norm of the last gradient; NaN if not finite.
+      norm_after: `[]` global norm after clipping.
     """
 
     steps: Array
@@ -52,12 +53,13 @@ class ClipState(NamedTuple):
 
 
 def clip_by_global_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
-    """Scales the whole gradient down to a norm of at most `max_norm`; its direction stays.
+    """Scales the whole gradient down to a norm of at most `max_norm`, and keeps its direction.
 
         g ← g min(1, c / ‖g‖)        c = max_norm, ‖g‖ the Euclidean norm over all leaves
 
     Args:
-      max_norm: c > 0; inf never clips. May be traced, as in a sweep: then zero freezes, and a bad one gives NaN.
+      max_norm: c > 0; inf never clips. If traced, as in a sweep, zero gives zero updates and an invalid value gives
+        NaN.
     Returns:
       An `optax.GradientTransformation` with a `ClipState`.
     Raises:
@@ -83,14 +85,14 @@ def clip_by_global_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
 
 
 def clip_by_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
-    """Scales each leaf down to a norm of at most `max_norm` by itself; a large leaf leaves the others alone.
+    """Scales each leaf down separately to a norm of at most `max_norm`.
 
         g_i ← g_i min(1, c / ‖g_i‖)        for every leaf i
 
     Args:
       max_norm: c > 0, as in `clip_by_global_norm`.
     Returns:
-      An `optax.GradientTransformation` with a `ClipState`; a step counts as clipped if any leaf was.
+      An `optax.GradientTransformation` with a `ClipState`; a step counts as clipped if any leaf is.
     Raises:
       ValueError: `max_norm` is zero, negative or NaN.
 
@@ -114,7 +116,7 @@ def clip_by_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
 
 
 def clip_by_value(max_delta: ArrayLike) -> optax.GradientTransformation:
-    """Bounds each entry: g ← max(-c, min(g, c)), and g min(1, c / |g|) where it is complex. The direction changes.
+    """Clips each entry: g ← max(-c, min(g, c)), or g min(1, c / |g|) if complex. The direction changes.
 
     Args:
       max_delta: c > 0, as in `clip_by_global_norm`.
@@ -135,10 +137,10 @@ def clip_by_value(max_delta: ArrayLike) -> optax.GradientTransformation:
     def clip(updates: PyTree, params: PyTree) -> tuple[PyTree, Array]:
         def bound(leaf: Array) -> Array:
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
-                return _to_norm(leaf, max_delta, axis=())[0]  # the modulus of each entry; integers as they are
+                return _to_norm(leaf, max_delta, axis=())[0]  # by the modulus of each entry; integers are unchanged
             most = jnp.asarray(max_delta, leaf.dtype)
-            most = jnp.where(most >= 0, most, jnp.nan)  # a traced bound below zero is no bound
-            inside = jnp.abs(leaf) <= most  # kept as it is: a clip would flush what is subnormal
+            most = jnp.where(most >= 0, most, jnp.nan)  # a negative traced bound is invalid
+            inside = jnp.abs(leaf) <= most  # unchanged, because jnp.clip would flush subnormal numbers
             return jnp.where(inside, leaf, jnp.clip(leaf, -most, most))
 
         bounded = jax.tree.map(bound, updates)
@@ -149,17 +151,17 @@ def clip_by_value(max_delta: ArrayLike) -> optax.GradientTransformation:
 
 
 def clip_adaptive(clipping: ArrayLike, eps: float = 1e-3) -> optax.GradientTransformation:
-    """Bounds the gradient of each unit by a share of the norm of the unit's weights.
+    """Clips the gradient of each unit relative to the norm of the unit's weights.
 
         g_u ← g_u min(1, c max(‖w_u‖, ε) / ‖g_u‖)        u a column of a matrix, or a whole vector
 
     Args:
       clipping: c > 0, as `max_norm` in `clip_by_global_norm`.
-      eps: ε > 0, so that weights that start at zero can move.
+      eps: ε > 0, so that weights can leave zero.
     Returns:
       An `optax.GradientTransformation` with a `ClipState`; its `update` needs `params`.
     Raises:
-      ValueError: a bound that is zero, negative or NaN; `update` without `params`.
+      ValueError: a bound is zero, negative or NaN, or `update` is called without `params`.
 
     Example:
 
@@ -177,7 +179,7 @@ def clip_adaptive(clipping: ArrayLike, eps: float = 1e-3) -> optax.GradientTrans
 
     def clip(updates: PyTree, params: PyTree) -> tuple[PyTree, Array]:
         if params is None:
-            raise ValueError("clip_adaptive measures a gradient by its weights: call update(gradient, state, params).")
+            raise ValueError("clip_adaptive needs the weights: call update(gradient, state, params).")
 
         def bound(leaf: Array | None, weights: Array) -> tuple[Array | None, Array]:
             if leaf is None or not is_inexact(leaf):
@@ -195,21 +197,21 @@ def clip_adaptive(clipping: ArrayLike, eps: float = 1e-3) -> optax.GradientTrans
 
 
 def clip_states(opt_state: PyTree) -> list[ClipState]:
-    """Every `ClipState` inside the state of an optimizer, in order."""
+    """All `ClipState`s in the state of an optimizer, in order."""
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, ClipState))
     return [node for node in nodes if isinstance(node, ClipState)]
 
 
 def _to_norm(tree: PyTree, max_norm: ArrayLike, axis: int | tuple[int, ...] | None = None) -> tuple[PyTree, Array]:
-    """The tree (or each unit of a leaf, with `axis`) scaled down to `max_norm`, and whether any of it was."""
+    """Scales the tree (or each unit of a leaf, with `axis`) down to `max_norm`; also returns whether it changed."""
     scale, unscale, size = scaled_norm(tree, axis)
     bound = jnp.asarray(max_norm, size.dtype)
-    bound = jnp.where(bound >= 0, bound, jnp.nan)  # a traced bound below zero is no bound
+    bound = jnp.where(bound >= 0, bound, jnp.nan)  # a negative traced bound is invalid
     within = (scale * size < bound) | (bound == jnp.inf)
     divisor = jnp.where(size == 0, 1, size)
 
     def short(part: Array) -> Array:
-        # in this order it rounds as (g / ‖g‖) c does, since a power of two does not round
+        # this order rounds like (g / ‖g‖) c, since scaling by a power of two is exact
         return (part.astype(size.dtype) * unscale / divisor * bound).astype(part.dtype)
 
     def shorten(leaf: Array) -> Array:

@@ -1,4 +1,4 @@
-"""A step that is not finite: found, named by step and leaf, and never applied."""
+"""Detects non-finite steps, reports the step and leaf, and never applies them."""
 
 import collections
 from collections.abc import Sequence
@@ -16,31 +16,31 @@ from rnnjax.training.optimizers import call, transformation
 
 
 class NonFiniteError(FloatingPointError):
-    """Training met NaN or inf and halted before applying it.
+    """Training found NaN or inf and stopped before applying the update.
 
     Attributes:
-      step: the update that would have been it, counted from 0.
-      leaves: what was not finite, by name: "loss", "gradient of rnn/w_h", ...
-      state: the `TrainState` just before that update, whole and finite; training can go on from it.
-      history: the metrics up to there.
+      step: the number of the update, counted from 0.
+      leaves: names of what was not finite: "loss", "gradient of rnn/w_h", ...
+      state: the finite `TrainState` before that update, from which training can continue.
+      history: the metrics so far.
     """
 
     def __init__(self, step: int, leaves: Sequence[str], state: Any, history: Sequence[Any] = ()) -> None:
         super().__init__(
-            f"step {step}: not finite: {', '.join(leaves)}. The state before that step is whole (error.state). "
-            "Clip the gradient, lower the learning rate, or pass nonfinite='skip' to leave such steps out."
+            f"step {step}: not finite: {', '.join(leaves)}. The state before that step is finite (error.state). "
+            "Clip the gradient, lower the learning rate, or pass nonfinite='skip' to skip such steps."
         )
         self.step, self.leaves, self.state, self.history = step, tuple(leaves), state, list(history)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """What pickle and copy make it of again: by itself `Exception` would keep the message alone."""
+        """Lets pickle and copy keep all attributes; `Exception` alone would keep only the message."""
         return type(self), (self.step, self.leaves, self.state, self.history), vars(self)
 
 
 def leaf_names(tree: PyTree) -> list[str]:
-    """A name for each leaf: `rnn/w_h`, and the whole path where two would read alike.
+    """A name for each leaf, such as `rnn/w_h`, or its whole path if two names would be equal.
 
-    Two leaves share a name only where two keys of one node have the same `repr`.
+    Two leaves share a name only if two keys of one node have the same `repr`.
 
     Example:
 
@@ -59,7 +59,7 @@ def _utf8(name: str) -> str:
 
 
 def names(params: PyTree, opt_state: PyTree) -> tuple[str, ...]:
-    """What each entry of `finite_by_leaf` is about."""
+    """The name of each entry of `finite_by_leaf`."""
 
     def of(tree: PyTree) -> list[str]:
         both = zip(leaf_names(tree), jax.tree.leaves(tree), strict=True)
@@ -76,7 +76,7 @@ def names(params: PyTree, opt_state: PyTree) -> tuple[str, ...]:
 def finite_by_leaf(value: Array, gradient: PyTree, new: PyTree, old: PyTree) -> Array:
     """`[leaves]` booleans, in the order of `names`, for `(params, opt_state)` before and after the update.
 
-    What was inf before may stay so: a bound of inf that never clips, a best value that is still to come.
+    Entries that were inf before may stay inf, such as a clipping bound, or a best value before the first evaluation.
     """
     first = [jnp.isfinite(leaf).all() for leaf in (value, *_inexact(gradient))]
     after, before = ([*_inexact(params), *_inexact(memory(opt_state))] for params, opt_state in (new, old))
@@ -84,7 +84,7 @@ def finite_by_leaf(value: Array, gradient: PyTree, new: PyTree, old: PyTree) -> 
 
 
 def _as_finite(new: Array, old: Array) -> Array:
-    """Whether no entry became inf that was finite, or NaN that was a number."""
+    """Whether no finite entry became inf, and no number became NaN."""
     worse = (jnp.isnan(new) & ~jnp.isnan(old)) | (jnp.isinf(new) & jnp.isfinite(old))
     return ~worse.any()
 
@@ -103,7 +103,7 @@ REPORTS: dict[type, tuple[str, ...]] = {
     optax.ScaleByZoomLinesearchState: ("value", "grad", "info"),
     optax.SnapshotState: ("measurement",),
 }
-"""What optimizers are set to, or report, beside what they remember: there an infinity may come up at any time."""
+"""Fields with which optimizers are configured or report values, in which an infinity is allowed at any time."""
 
 
 def memory(opt_state: PyTree) -> PyTree:
@@ -118,19 +118,19 @@ def memory(opt_state: PyTree) -> PyTree:
 
 
 def select(flag: Array, new: PyTree, old: PyTree) -> PyTree:
-    """`new` where the flag holds, else `old`, leaf by leaf; NaN in the one not chosen does not matter."""
+    """`new` if the flag is set, else `old`, leaf by leaf; NaN in the other one has no effect."""
     return jax.tree.map(lambda a, b: jnp.where(flag, a, b), new, old)
 
 
 class SkipState(NamedTuple):
-    """What `skip_nonfinite` has met.
+    """Counts of `skip_nonfinite`.
 
     Attributes:
-      inner: the state of the optimizer inside.
-      steps: `[]` int32, updates seen.
-      skipped: `[]` int32, updates left out.
-      last: `[]` int32, the last one left out, counted from 0; -1: none.
-      by_leaf: the gradient's tree of `[]` int32: how often each leaf was the culprit.
+      inner: the state of the inner optimizer.
+      steps: `[]` int32, updates so far.
+      skipped: `[]` int32, skipped updates.
+      last: `[]` int32, the last skipped update, counted from 0; -1: none.
+      by_leaf: the gradient's tree of `[]` int32, the number of updates in which each leaf was not finite.
     """
 
     inner: PyTree
@@ -141,13 +141,13 @@ class SkipState(NamedTuple):
 
 
 def skip_nonfinite(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Leaves out every update whose gradient, or what `inner` makes of it, is not finite; for loops other than `fit`.
+    """Skips every update whose gradient, or whose result of `inner`, is not finite; for loops other than `fit`.
 
-    The parameters get a zero update, the optimizer's memory stays as it was, and `SkipState` says how often, when last
-    and by whose fault; `blame` says it in words.
+    A skipped update is zero and leaves the optimizer's state unchanged. `SkipState` counts skipped updates by leaf;
+    `blame` formats it as text.
 
     Args:
-      inner: any Optax transformation; it is given what extra arguments `update` is.
+      inner: any Optax transformation; extra arguments of `update` are passed on.
     Returns:
       An `optax.GradientTransformationExtraArgs` with a `SkipState`.
 
@@ -157,7 +157,7 @@ def skip_nonfinite(inner: optax.GradientTransformation) -> optax.GradientTransfo
       >>> w = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
       >>> update, state = rule.update({"a": jnp.array([1.0, jnp.inf]), "b": jnp.ones(1)}, rule.init(w), w)
       >>> update["b"].tolist(), blame(state)
-      ([0.0], '1 of 1 updates left out, the last at step 0: a (1)')
+      ([0.0], '1 of 1 updates skipped, the last at step 0: a (1)')
     """
 
     rule = transformation(inner)
@@ -186,8 +186,8 @@ def skip_nonfinite(inner: optax.GradientTransformation) -> optax.GradientTransfo
 
 
 def blame(state: SkipState) -> str:
-    """What `skip_nonfinite` met, in one line; for a state whose values are known."""
+    """Describes a concrete `SkipState` in one line."""
     counts = [(name, int(n)) for name, n in zip(leaf_names(state.by_leaf), jax.tree.leaves(state.by_leaf), strict=True)]
-    culprits = ", ".join(f"{name} ({n})" for name, n in counts if n) or "only in what the optimizer made of it"
-    total = f"{int(state.skipped)} of {int(state.steps)} updates left out"
+    culprits = ", ".join(f"{name} ({n})" for name, n in counts if n) or "only in the optimizer's update"
+    total = f"{int(state.skipped)} of {int(state.steps)} updates skipped"
     return f"{total}, the last at step {int(state.last)}: {culprits}" if int(state.skipped) else total

@@ -1,4 +1,4 @@
-"""A training state as named NumPy arrays, and back: what a checkpoint holds, and what it must fit."""
+"""Converts a training state to named NumPy arrays and back, and checks that a checkpoint fits a run."""
 
 import collections
 from typing import Any
@@ -15,8 +15,8 @@ class CheckpointError(RuntimeError):
     """A checkpoint cannot be written, read, or used for this run.
 
     Attributes:
-      state: where training had finished work that is not on the disk, the `TrainState`; else None.
-      history: the metrics up to there.
+      state: the `TrainState`, if it has progress that is not on disk; else None.
+      history: the metrics so far.
     """
 
     state: Any = None
@@ -27,7 +27,7 @@ def flatten(state: PyTree) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """`({name: array}, {name: implementation of a PRNG key})`; a key's array is its data.
 
     Raises:
-      ValueError: two leaves have the same name, so that one would be lost.
+      ValueError: two leaves have the same name, so one would be lost.
     """
     names, leaves = leaf_names(state), jax.tree.leaves(state)
     double = [name for name, times in collections.Counter(names).items() if times > 1]
@@ -41,16 +41,16 @@ def flatten(state: PyTree) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def unflatten(template: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
-    """The arrays in the places of `template`, bit for bit."""
+    """Puts the arrays into the structure of `template`, bit for bit."""
     leaves, tree = jax.tree.flatten(template)
     names = leaf_names(template)
     return tree.unflatten([_placed(arrays[name], leaf) for name, leaf in zip(names, leaves, strict=True)])
 
 
 def local(state: PyTree) -> PyTree:
-    """The same on this process's default device, where it lay on several devices, and as free to move as new arrays.
+    """Moves a state from several devices to this process's default device, as uncommitted arrays.
 
-    Every device has to hold the whole of each array, as after data parallel training.
+    Every array must be fully replicated, as after data-parallel training.
     """
     if all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(state)):
         return state
@@ -58,15 +58,15 @@ def local(state: PyTree) -> PyTree:
 
 
 def describe(arrays: dict[str, np.ndarray], keys: dict[str, str]) -> dict[str, list[Any]]:
-    """`{name: [shape, dtype, PRNG implementation or ""]}`, as JSON has it."""
+    """`{name: [shape, dtype, PRNG implementation or ""]}`, as JSON."""
     return {name: [list(a.shape), a.dtype.name, keys.get(name, "")] for name, a in arrays.items()}
 
 
 def check_fit(saved: dict[str, list[Any]], wanted: dict[str, list[Any]], where: str) -> None:
-    """Refuses a checkpoint of another architecture or optimizer.
+    """Checks that a checkpoint has the architecture and optimizer of this run.
 
     Raises:
-      CheckpointError: names the leaves, with both shapes.
+      CheckpointError: leaves differ; the message gives both shapes.
     """
     lines = []
     for name in sorted(saved.keys() | wanted.keys(), key=lambda name: (not name.startswith("params"), name)):
@@ -76,8 +76,8 @@ def check_fit(saved: dict[str, list[Any]], wanted: dict[str, list[Any]], where: 
     if lines:
         more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
         raise CheckpointError(
-            f"{where} is of another architecture: {'; '.join(lines[:5])}{more}. Build the model and the optimizer it "
-            "was saved with, or use another folder."
+            f"{where} has another architecture: {'; '.join(lines[:5])}{more}. Use the model and the optimizer it "
+            "was saved with, or another folder."
         )
 
 

@@ -1,9 +1,9 @@
-"""How a gradient fares on its way back through time, measured while training goes on.
+"""The decay rate of the gradient through time, measured during training.
 
-    rate = slope of log ‖dL/d(carry_t)‖ against the lag T - t        nats per step back: below 0 it vanishes
+    rate = slope of log ‖dL/d(carry_t)‖ against the lag T - t        nats per step back: below 0 the gradient vanishes
 
-`fit(..., health=adjoint_health(...))` puts it into each line of metrics, beside the norm of the gradient and the share
-of clipped updates; it runs inside the compiled step, on the step's own batch and loss.
+`fit(..., health=adjoint_health(...))` adds it to each line of metrics, next to the gradient norm and the share of
+clipped updates. It runs inside the compiled step, on the step's own batch and loss.
 """
 
 from collections.abc import Callable
@@ -25,17 +25,17 @@ def adjoint_health(
 
     Args:
       cell: the cell, or a `Stack`.
-      rnn: `params -> the cell's own parameters`.
-      loss: `(params, ys, batch) -> []`, the training loss from the outputs of the cell on.
+      rnn: `params -> the cell's parameters`.
+      loss: `(params, ys, batch) -> []`, the training loss as a function of the cell's outputs.
     Returns:
-      `(params, batch) -> metrics`; `batch` has `xs` and `lengths`, as a `rnnjax.tasks.Batch`. The metrics are
+      `(params, batch) -> metrics`; `batch` has `xs` and `lengths`, like a `rnnjax.tasks.Batch`. The metrics are
 
-      * adjoint_rate: nats per step back, by least squares over the steps that a gradient reaches, mean over rows. NaN
-        if none reaches two.
-      * adjoint_log_norm: nats, log ‖dL/d(carry_0)‖, mean over the rows in which something arrives there.
-      * adjoint_arrives: share of rows in which something arrives at the first step (all units of a ReLU may be shut).
+      * adjoint_rate: nats per step back, by least squares over the steps with a nonzero gradient, mean over rows. NaN
+        if no row has two such steps.
+      * adjoint_log_norm: nats, log ‖dL/d(carry_0)‖, mean over the rows where it is nonzero.
+      * adjoint_arrives: the share of rows with a nonzero gradient at the first step (all ReLU units may be inactive).
 
-      All three are NaN where a row's trajectory leaves floating point.
+      All three are NaN if the trajectory of a row is not finite.
 
     Example:
 
@@ -66,7 +66,7 @@ def adjoint_health(
 
 
 def _slopes(log_norm: Array, reached: Array) -> Array:
-    """Least squares of each column against the lag, over the entries reached; NaN with fewer than two."""
+    """Least-squares slope of each column against the lag, over the reached entries; NaN with fewer than two."""
     steps = log_norm.shape[0]
     lag = jnp.arange(steps - 1, -1, -1, dtype=log_norm.dtype)[:, None]
     weight = reached.astype(log_norm.dtype)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request, which training meets after its current chunk: save, then leave."""
+"""Treats SIGTERM and Ctrl-C as a request to save and exit after the current dispatch."""
 
 import contextlib
 import signal
@@ -8,17 +8,17 @@ from types import FrameType
 
 
 class Request:
-    """Whether somebody asked the process to end.
+    """A request to exit.
 
     Attributes:
-      signal: the signal's number, or None.
+      signal: the number of the signal, or None if there was none.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     def leave(self) -> None:
-        """Ends the process as the signal would have: KeyboardInterrupt, or exit status 128 + signal."""
+        """Exits as the signal would have: KeyboardInterrupt, or exit status 128 + signal."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         if self.signal is not None:
@@ -27,9 +27,9 @@ class Request:
 
 @contextlib.contextmanager
 def listening() -> Iterator[Request]:
-    """Within the block SIGTERM and a first Ctrl-C are only noted; a second Ctrl-C interrupts at once.
+    """Within the block, SIGTERM and the first Ctrl-C are only recorded; a second Ctrl-C interrupts at once.
 
-    Handlers belong to the main thread: elsewhere nothing is changed, and nothing noted.
+    Only the main thread can have signal handlers; in other threads this does nothing.
     """
     request = Request()
 

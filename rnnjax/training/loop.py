@@ -1,4 +1,4 @@
-"""`fit`: many updates to a dispatch, watched from outside between dispatches."""
+"""`fit`: many updates per dispatch, with logging, evaluation and checkpoints between dispatches."""
 
 import contextlib
 import dataclasses
@@ -20,12 +20,12 @@ from rnnjax.training.flat import CheckpointError, local
 from rnnjax.training.interrupts import listening
 from rnnjax.training.metrics import JsonLines
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState
-from rnnjax.training.steps import Interval, Problem, look, run_intervals
+from rnnjax.training.steps import Interval, Problem, evaluate_held_out, run_intervals
 from rnnjax.training.watch import Line, Watch, first_fault
 
 
 class Fitted(NamedTuple):
-    """What `fit` gives back.
+    """The result of `fit`.
 
     Attributes:
       state: the `TrainState` after the last update.
@@ -52,45 +52,46 @@ def fit(
     log: str | os.PathLike[str] | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> Fitted:
-    """Trains: `options.steps` updates, a chunk of them in each dispatch, each a pure function of the one before.
+    """Trains for `options.steps` updates, many per dispatch.
 
         θ_{t+1} = θ_t + optimizer(∇ loss(θ_t, data(key_t, t)))
 
-    Data is a function of a key and of the step, so it is drawn inside the compiled loop, needs no loader, and a run
-    that resumes at step t sees what it would have seen. A fixed data set is a function that draws indices.
+    Data is a function of a key and the step. It is drawn inside the compiled loop, without a loader, and a run that
+    resumes at step t gets the same data as one that was never interrupted. For a fixed data set, draw indices.
 
     Args:
-      loss: `(params, batch) -> []`, or `([], metrics)` with a dict of scalars to report. It may ask by name for `key`
-        (fresh at every step) and for `carry`: then it returns `(loss, carry)` or `(loss, carry, metrics)`, and the
-        carry, cut off from the gradient, goes into the next step.
-      state: from `init_state`, or the state of an earlier `fit`, which goes on from its step.
-      optimizer: any Optax transformation, or an object with its `init` and `update`; put a clip of `rnnjax.training` in
-        front with `optax.chain`. Its `update` is given, where it takes them, `value` (the loss), `grad`, `value_fn`
-        and `obj_fn` (the loss of the same batch and key at other parameters), and `grad_fn` (its gradient). Of a
-        complex parameter it is given the conjugate of what `jax.grad` gives, so that the loss falls, and `grad` as
-        `jax.grad` gives it: what Optax asks for. docs/optimizers.md lists what of Optax trains.
-      data: `(key, step) -> batch`, any pytree; `key` is fresh every `options.data_period` steps.
+      loss: `(params, batch) -> []`, or `([], metrics)` with a dict of scalars to report. It may have an argument `key`
+        (fresh at every step) and an argument `carry`. With `carry` it returns `(loss, carry)` or
+        `(loss, carry, metrics)`, and the carry is passed to the next step without a gradient.
+      state: from `init_state`, or the state of an earlier `fit`, which continues from its step.
+      optimizer: any Optax transformation, or an object with `init` and `update`; put clipping from `rnnjax.training`
+        before it with `optax.chain`. If it accepts them, its `update` receives `value` (the loss), `grad`, `value_fn`
+        and `obj_fn` (the loss of the same batch and key at other parameters), and `grad_fn` (its gradient). For complex
+        parameters the gradient is the conjugate of `jax.grad`'s, so that the loss decreases, and `grad` is that of
+        `jax.grad`, as Optax expects. docs/optimizers.md lists the supported optimizers.
+      data: `(key, step) -> batch`, any pytree; `key` changes every `options.data_period` steps.
       options: `FitOptions`.
-      gradient: in place of differentiating `loss`: `(params, batch, ...) -> (what loss returns, gradient)`, such as
-        `rnnjax.sharding.value_and_grad(...)`, or one that adds a term of its own to the gradient (of a complex
-        parameter as `jax.grad` gives it).
-      held_out: `(key, index) -> batch`, looked at after each chunk; the same batches at every look.
-      measure: `(params, batch) -> []` or a dict of scalars, on held-out batches; the loss if None.
-      until: `(held-out metrics) -> bool`, traced: training is done once it holds.
-      health: `(params, batch) -> dict of scalars`, at the first update of each line: `rnnjax.training.adjoint_health`.
-      report: called with each line of metrics, as it comes.
-      log: a file for the lines as JSON, written by process 0. What is there is kept up to the step that training
-        starts from.
-      checkpoints: where to keep steps. If the folder holds some, training goes on from the newest good one in place of
-        `state`, to the bits that it would have reached uninterrupted. SIGTERM and Ctrl-C save after the running chunk
-        and leave; a second Ctrl-C leaves at once.
+      gradient: replaces the differentiation of `loss`: `(params, batch, ...) -> (what loss returns, gradient)`, such as
+        `rnnjax.sharding.value_and_grad(...)`, or a function that adds a term to the gradient (for complex parameters in
+        the convention of `jax.grad`).
+      held_out: `(key, index) -> batch`, evaluated after each dispatch; the same batches at every evaluation.
+      measure: `(params, batch) -> []` or a dict of scalars, for held-out batches; the loss if None.
+      until: `(held-out metrics) -> bool`, traced; training stops once it is True.
+      health: `(params, batch) -> dict of scalars`, at the first update of each line of metrics, such as
+        `rnnjax.training.adjoint_health`.
+      report: called with each line of metrics.
+      log: a JSON-lines file for the metrics, written by process 0. Existing lines up to the first step are kept.
+      checkpoints: where to save. If the folder has checkpoints, training resumes from the newest good one instead of
+        `state`, and gives the same bits as an uninterrupted run. SIGTERM and Ctrl-C save after the current dispatch and
+        exit; a second Ctrl-C exits at once.
     Returns:
       `Fitted(state, history)`.
     Raises:
-      NonFiniteError: with `nonfinite="stop"`; names step and leaf, and holds the last good state and the history.
-      CheckpointError: the folder cannot be used, or is of another model or config; or the last step could not be saved
-        (then `error.state` and `error.history` hold the work).
-      ValueError, TypeError: a loss that is not one number, options that do not fit.
+      NonFiniteError: a step was not finite, with `nonfinite="stop"`; has the step, the leaf, the last good state and
+        the history.
+      CheckpointError: the folder cannot be used, or has another model or config; or the last step could not be saved
+        (then the progress is in `error.state` and `error.history`).
+      ValueError, TypeError: the loss is not a scalar, or options are inconsistent.
 
     Example: a line through the origin, w = 3.
 
@@ -131,7 +132,7 @@ def fit(
             fault = int(state.stopped)
             if fault != GOING_ON:
                 state = state._replace(stopped=jnp.full_like(state.stopped, GOING_ON))
-            if request is not None:  # all processes leave if one is asked to
+            if request is not None:  # all processes exit if one received a signal
                 request.signal = processes.largest(request.signal or 0) or None
             leaving = fault != GOING_ON or (request is not None and request.signal is not None)
             now = int(state.step)
@@ -147,7 +148,7 @@ def fit(
 
 
 def _save(store: Store, state: TrainState, history: list[Line], *, final: bool, saved: int | None) -> int | None:
-    """Saves what is not saved; a save that fails is told; where no later one follows, raised with the work."""
+    """Saves the state if needed. A failure is a warning, or, at the last save, an error that holds the state."""
     step = int(state.step)
     if step == saved:
         return saved
@@ -157,16 +158,16 @@ def _save(store: Store, state: TrainState, history: list[Line], *, final: bool, 
         if final:
             error.state, error.history = state, history
             raise
-        warnings.warn(f"{error} Training goes on, and will try again.", CheckpointWarning, stacklevel=3)
+        warnings.warn(f"{error} Training continues, and will try again.", CheckpointWarning, stacklevel=3)
         return saved
     return step
 
 
 def pieces(step: int, options: FitOptions) -> Iterator[tuple[int, int]]:
-    """`(intervals, updates in each)` of the dispatches from `step` on; they end at multiples of the chunk.
+    """`(intervals, updates in each)` of the dispatches from `step` on, which end at multiples of `options.chunk`.
 
-    So a run that resumes makes the same dispatches as one that was never interrupted. A second program is compiled only
-    where `steps` is no multiple of the chunk.
+    A resumed run therefore makes the same dispatches as an uninterrupted one. A second program is compiled only if
+    `steps` is not a multiple of the chunk.
 
     Example:
 
@@ -176,7 +177,7 @@ def pieces(step: int, options: FitOptions) -> Iterator[tuple[int, int]]:
     every = options.interval
     while step < options.steps:
         size = min(options.chunk - step % options.chunk, options.steps - step)
-        short = min(-step % every, size)  # up to the next line, if a state comes in between two
+        short = min(-step % every, size)  # up to the next line of metrics, if the run starts between two
         if short:
             yield 1, short
         elif size >= every:
@@ -188,14 +189,15 @@ def pieces(step: int, options: FitOptions) -> Iterator[tuple[int, int]]:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(problem: Problem, options: FitOptions) -> Callable[..., tuple[TrainState, Interval, dict[str, Any]]]:
-    """One program for equal functions and options, in a later `fit` too; few are kept, as functions hold their data.
+    """Compiles one program for equal functions and options, also across calls of `fit`.
 
-    Equal are those that `recognised` takes for the same; a lambda made anew is not.
+    `recognised` defines equality; two lambdas with the same code are not equal. The cache is small because functions
+    may hold data.
     """
 
     def run(state: TrainState, intervals: int, every: int) -> tuple[TrainState, Interval, dict[str, Any]]:
         state, interval = run_intervals(problem, options, state, None, intervals, every)
-        state, held = look(problem, options, state, None)
+        state, held = evaluate_held_out(problem, options, state, None)
         return state, interval, held
 
     return jax.jit(run, static_argnums=(1, 2))

@@ -1,8 +1,8 @@
-"""A loss as its author wrote it, called with what it asks for.
+"""Calls a user's loss with the arguments in its signature.
 
-    loss(params, batch)          and by name, where its signature has them: key, carry, setting
+    loss(params, batch)          and, if the signature has them: key, carry, setting
 
-and it may return the scalar alone, or with it what it wants to hand on or to report.
+The loss returns the scalar alone, or together with a carry or metrics.
 """
 
 import functools
@@ -19,7 +19,7 @@ Metrics = dict[str, Array]
 
 
 def asks_for(function: Callable[..., Any], name: str) -> bool:
-    """Whether `function` has an argument of this name that is not given yet (a `**kwargs` does not count)."""
+    """Whether `function` has an unbound argument of this name (`**kwargs` does not count)."""
     try:
         return name in inspect.signature(function).parameters and name not in _given(function)
     except (TypeError, ValueError):  # a builtin, or a compiled function that hides its signature
@@ -31,22 +31,22 @@ def _given(function: Callable[..., Any]) -> Mapping[str, Any]:
 
 
 def with_extras(function: Callable[..., Any], extras: Mapping[str, Any]) -> Callable[..., Any]:
-    """`function` with those of `extras` bound by name that it asks for."""
+    """Binds those `extras` that are arguments of `function`."""
     wanted = {name: value for name, value in extras.items() if asks_for(function, name)}
     return lambda *args: function(*args, **wanted)
 
 
 def unpack(result: Any, has_carry: bool) -> tuple[Array, PyTree, Metrics]:
-    """`(value, carry, metrics)` from what a loss returned.
+    """`(value, carry, metrics)` from the result of a loss.
 
     Raises:
-      TypeError: it is neither of the forms that `fit` names.
-      ValueError: the value is not one number.
+      TypeError: the result has none of the forms that `fit` documents.
+      ValueError: the value is not a scalar.
     """
     parts = result if isinstance(result, tuple) else (result,)
     value, rest = jnp.asarray(parts[0]), list(parts[1:])
     if has_carry and not rest:
-        raise TypeError("this loss asks for `carry`, so it must return (loss, carry) or (loss, carry, metrics).")
+        raise TypeError("this loss has an argument `carry`, so it must return (loss, carry) or (loss, carry, metrics).")
     carry = rest.pop(0) if has_carry else None
     metrics = rest.pop(0) if rest else {}
     if rest or not isinstance(metrics, Mapping):

@@ -1,9 +1,9 @@
-"""A folder that can tell whether it is still what was written: the SHA-256 of every file in it, and of the list itself.
+"""A manifest with the SHA-256 of every file in a folder, and a hash of the manifest itself.
 
-    manifest.json            what the checkpoint holds, and {file: sha256} of every other file
-    manifest.json.sha256     the hash of manifest.json, as `sha256sum -c` reads it
+    manifest.json            a description of the checkpoint, and {file: sha256} of every other file
+    manifest.json.sha256     the hash of manifest.json, in the format of `sha256sum -c`
 
-Compared byte by byte, so that any flipped bit, any cut-off end, any file lost or added shows.
+It detects every flipped bit, truncated file, and missing or added file.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ _SEAL = NAME + ".sha256"
 
 
 def write(folder: Path, content: Mapping[str, Any]) -> None:
-    """Lists every file in `folder` beside `content`, seals the list, and pushes all of it to the disk."""
+    """Writes the manifest with `content` and the hash of every file in `folder`, and syncs all files to disk."""
     found = {name: _sha256(folder / name) for name in _files(folder)}
     text = json.dumps({**content, "files": found}, indent=1, sort_keys=True, allow_nan=False).encode()
     (folder / NAME).write_bytes(text)
@@ -29,7 +29,7 @@ def write(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def check(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """`(content, problems)`; with no problems every byte is as it was written."""
+    """Returns `(content, problems)`; without problems, every byte is as written."""
     try:
         text, seal = (folder / NAME).read_bytes(), (folder / _SEAL).read_bytes()
     except OSError as error:
@@ -51,7 +51,7 @@ def check(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def sync(path: Path) -> None:
-    """Pushes a file, or a folder's list of names, to the disk."""
+    """Syncs a file, or the entries of a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

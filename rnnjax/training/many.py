@@ -1,4 +1,4 @@
-"""`fit_many`: whole training runs, vmapped over seeds, learning rates, scales of W2, or whatever a setting holds."""
+"""`fit_many`: whole training runs, vmapped over seeds, learning rates, scales of W2, or any other setting."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,16 +19,16 @@ from rnnjax.training.loop import pieces
 from rnnjax.training.metrics import plain
 from rnnjax.training.optimizers import resolve
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState, init_state
-from rnnjax.training.steps import Problem, look, run_intervals
+from rnnjax.training.steps import Problem, evaluate_held_out, run_intervals
 
 
 class FittedMany(NamedTuple):
-    """What `fit_many` gives back; R runs.
+    """The result of `fit_many` for R runs.
 
     Attributes:
-      state: a `TrainState` whose every leaf has a leading axis `[R]`.
-      history: name to `[lines, R]`, NumPy; "step" is `[lines]`. A run that is over repeats no number: it gives NaN.
-      faults: for each run what was not finite where it halted, or None: `(step, ("gradient of w_h", ...))`.
+      state: a `TrainState` with a leading axis `[R]` on every leaf.
+      history: name to a NumPy array `[lines, R]`; "step" is `[lines]`. Entries of a finished run are NaN.
+      faults: for each run, `(step, ("gradient of w_h", ...))` if it stopped at a non-finite step, else None.
     """
 
     state: TrainState
@@ -57,23 +57,24 @@ def fit_many(
     """Trains R runs at once, each as `fit` would, in one compiled program.
 
     Args:
-      loss: as for `fit`; it may ask by name for `setting` as well, this run's.
+      loss: as for `fit`; it may also have an argument `setting`, the setting of its run.
       init: `(key, setting) -> params`.
-      optimizer: as for `fit`, or a function `setting -> transformation`: learning rates and clips may be traced.
-      data: `(key, step) -> batch`, as for `fit`; may ask for `setting`. Each run has a key of its own.
-      settings: a tree of arrays with a leading axis `[R]`, such as `{"learning_rate": ..., "scale": ...}`. A leaf
-        `"key"` of PRNG keys `[R]` in a dict gives each run its key, so that runs may share one.
-      options: `FitOptions`. With `nonfinite="stop"` a run that meets NaN or inf halts alone, and is named in `faults`.
-      key: the runs' keys are split from it, unless `settings` brings them.
-      carry: `params -> carry`, for a loss that hands its carry on.
-      gradient, held_out, measure, until, health: as for `fit`; each may ask for `setting`.
-      report: called with each line of metrics; a value is a list of R numbers.
-      mesh: from `rnnjax.sharding.make_mesh`: the runs are cut over its devices, perhaps those of several processes. R
-        need be no multiple of them. Nothing is communicated but the metrics, after each chunk.
+      optimizer: as for `fit`, or a function `setting -> transformation`; learning rates and clipping norms may be
+        traced.
+      data: `(key, step) -> batch`, as for `fit`; may have an argument `setting`. Each run has its own key.
+      settings: a tree of arrays with a leading axis `[R]`, such as `{"learning_rate": ..., "scale": ...}`. In a dict, a
+        leaf `"key"` of PRNG keys `[R]` sets the key of each run, so that runs may share one.
+      options: `FitOptions`. With `nonfinite="stop"`, only the run with NaN or inf stops, and is listed in `faults`.
+      key: split into one key per run, unless `settings` contains the keys.
+      carry: `params -> carry`, for a loss with a carry.
+      gradient, held_out, measure, until, health: as for `fit`; each may have an argument `setting`.
+      report: called with each line of metrics; each value is a list of R numbers.
+      mesh: from `rnnjax.sharding.make_mesh`; the runs are sharded over its devices, which may belong to several
+        processes. R need not be a multiple of the devices. Only metrics are communicated, after each dispatch.
     Returns:
       `FittedMany(state, history, faults)`.
     Raises:
-      ValueError: settings of different lengths, or none.
+      ValueError: the settings differ in length, or there are none.
 
     Example: three learning rates, from three starts.
 
@@ -106,7 +107,7 @@ def fit_many(
 
     def run(state: TrainState, setting: PyTree, intervals: int, every: int) -> tuple[TrainState, Any]:
         state, interval = run_intervals(problem, options, state, setting, intervals, every)
-        state, held = look(problem, options, state, setting)
+        state, held = evaluate_held_out(problem, options, state, setting)
         return state, (interval, held, state.done | (state.stopped != GOING_ON))
 
     program = _program(run, mesh)
@@ -141,7 +142,7 @@ def fit_many(
 
 
 def _program(run: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
-    """`(states, settings, intervals, every) -> (states, what is looked at)`, over all runs."""
+    """`(states, settings, intervals, every) -> (states, metrics)`, over all runs."""
 
     def program(states: TrainState, settings: PyTree, intervals: int, every: int) -> tuple[TrainState, Any]:
         runs = jax.vmap(lambda state, setting: run(state, setting, intervals, every))
@@ -156,11 +157,11 @@ def _program(run: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
 
 
 def _drawn(init: Callable[..., PyTree], keys: Array, settings: PyTree) -> PyTree:
-    """The weights of every run, from keys that no step's data comes from.
+    """Draws the weights of every run, from keys that are not used for data.
 
-    In a program of their own, as drawing may call LAPACK, which must not share one with a time loop; and one run after
-    the other, as the gates' decompositions, each a batch over the runs, wait for each other's threads for good on a CPU
-    of two cores (jaxlib 0.10.2, one draw of a sweep of six LSTMs in fifteen).
+    Drawing runs in its own program because it may call LAPACK, which must not share a program with a time loop. It
+    draws one run at a time because batched decompositions of several gates can deadlock on a CPU with two cores (jaxlib
+    0.10.2, one in fifteen draws of a sweep of six LSTMs).
     """
 
     @jax.jit
@@ -176,7 +177,7 @@ def _runs(settings: PyTree) -> int:
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(settings)}
     if len(sizes) != 1 or () in sizes:
         shapes = [list(jnp.shape(leaf)) for leaf in jax.tree.leaves(settings)]
-        raise ValueError(f"`settings` has leaves {shapes}; each needs the same leading axis, one entry a run.")
+        raise ValueError(f"`settings` has leaves {shapes}; each needs the same leading axis, one entry per run.")
     return sizes.pop()[0]
 
 

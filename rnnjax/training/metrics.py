@@ -1,7 +1,7 @@
-"""Metrics as JSON lines: one object a line, appended and flushed, readable by anything while the run goes on.
+"""Metrics as JSON lines: one object per line, flushed at once, so that the file is readable during the run.
 
-A number that JSON cannot hold becomes null, and `<name>_reason` says what it was. When a run resumes, lines from beyond
-the step it resumes at are cut off, and so is a torn last line: each step is told once.
+A number that JSON cannot represent becomes null, with its value in `<name>_reason`. When a run resumes, later lines and
+an incomplete last line are removed, so each step appears once.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """A NumPy or JAX number, or an array of them, as Python's own."""
+    """Converts NumPy or JAX numbers and arrays to Python numbers and lists."""
     array = np.asarray(value)
     return array.item() if array.ndim == 0 else array.tolist()
 
 
 def encode(line: Mapping[str, Any]) -> str:
-    """One line of strict JSON, without its newline.
+    """One line of strict JSON, without a newline.
 
     Example:
 
@@ -45,14 +45,14 @@ def encode(line: Mapping[str, Any]) -> str:
 
 
 class JsonLines:
-    """Appends lines to a file. A full disk ends no training: the line is lost, which is told once.
+    """Appends lines to a file. If the disk is full, training continues, lines are lost, and one warning is given.
 
     Args:
       path: the file; its folder must exist.
-      keep_until: lines of a `step` beyond this are dropped first.
+      keep_until: existing lines with a later `step` are removed first.
 
     Attributes:
-      kept: the lines that were there and stay.
+      kept: the existing lines that were kept.
     """
 
     def __init__(self, path: str | os.PathLike[str], keep_until: int) -> None:
@@ -64,16 +64,16 @@ class JsonLines:
         self._file = self._path.open("ab", buffering=0)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        text = ("\n" if self._lost else "") + encode(line) + "\n"  # a torn line before it stays a line of its own
+        text = ("\n" if self._lost else "") + encode(line) + "\n"  # keeps an incomplete previous line separate
         try:
             written = self._file.write(text.encode())
             if written != len(text.encode()):
-                raise OSError(f"only {written} bytes of a line went in")
+                raise OSError(f"only {written} bytes of a line were written")
         except OSError as error:
             self._lost += 1
             if self._lost == 1:
                 reason = error.strerror or error
-                warnings.warn(f"metrics cannot be written to {self._path}: {reason}; training goes on.", stacklevel=4)
+                warnings.warn(f"metrics cannot be written to {self._path}: {reason}; training continues.", stacklevel=4)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -81,7 +81,7 @@ class JsonLines:
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The lines of a file that are whole; none if there is no file."""
+    """The complete lines of a file; empty if there is no file."""
     path = Path(path)
     if not path.exists():
         return []

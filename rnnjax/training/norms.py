@@ -1,9 +1,8 @@
-"""Norms that neither overflow nor underflow, and equal the plain ones to the last bit where those are right.
+"""Norms that neither overflow nor underflow, and equal plain norms bit for bit where those are valid.
 
     ‖g‖ = s sqrt(Σ (g_i / s)²)        s = the largest power of two that is not above max |g_i|
 
-A power of two scales without rounding, so as long as no square of the plain sum leaves the range of floating point,
-both sums round alike.
+Scaling by a power of two is exact, so both sums round in the same way unless a plain square overflows or underflows.
 """
 
 import functools
@@ -17,31 +16,31 @@ from rnnjax.cell import PyTree
 
 
 def is_inexact(leaf: Any) -> bool:
-    """Whether the leaf holds floating numbers, real or complex."""
+    """Whether the leaf has a real or complex floating dtype."""
     return jnp.issubdtype(leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf), jnp.inexact)
 
 
 def parts(tree: PyTree) -> list[Array]:
-    """The floating numbers of a tree: a complex leaf is its two parts, one of integers or keys is none."""
+    """The real floating leaves of a tree: complex leaves are split into two, integers and keys are left out."""
     found = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
     pairs = [(leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,) for leaf in found]
     return [part for pair in pairs for part in pair]
 
 
 def accumulator(tree: PyTree) -> jnp.dtype:
-    """The widest floating dtype among the leaves, and float32 at least."""
+    """The widest floating dtype among the leaves, at least float32."""
     wide = any(part.dtype == jnp.float64 for part in parts(tree))
     return jnp.dtype(jnp.float64 if wide else jnp.float32)
 
 
 class ScaledNorm(NamedTuple):
-    """A norm as `scale * size`, which are both finite wherever the tree is.
+    """A norm as `scale * size`; both are finite if the tree is.
 
     Attributes:
-      scale: a power of two near the largest entry; 1 for zero.
+      scale: a power of two near the largest entry; 1 for a zero tree.
       unscale: 1 / scale, exactly.
-      size: the norm of the tree times `unscale`, from 1 to the square root of the number of entries, about; 0 for zero,
-        NaN if there is NaN or inf.
+      size: the norm of the tree times `unscale`, between about 1 and the square root of the number of entries; 0 for a
+        zero tree, NaN if there is NaN or inf.
     """
 
     scale: Array
@@ -50,13 +49,13 @@ class ScaledNorm(NamedTuple):
 
 
 def scaled_norm(tree: PyTree, axis: int | tuple[int, ...] | None = None) -> ScaledNorm:
-    """The norm over all leaves together: zero for no leaves, of both parts for complex ones, without those of integers.
+    """The norm over all leaves together. It is zero without leaves, includes both complex parts, and ignores integers.
 
     Args:
       tree: array leaves.
-      axis: for a single array: the axes that one norm runs over, kept as 1; None: over everything.
+      axis: for a single array, the axes of one norm, kept with size 1; None: all axes.
 
-    Example: 1e30 squared is beyond float32.
+    Example: the square of 1e30 overflows in float32.
 
       >>> scale, _, size = scaled_norm(jnp.full(4, 1e30, jnp.float32))
       >>> bool(jnp.isinf(jnp.linalg.norm(jnp.full(4, 1e30, jnp.float32)))), round(float(scale * size) / 1e30, 5)
@@ -77,21 +76,21 @@ def scaled_norm(tree: PyTree, axis: int | tuple[int, ...] | None = None) -> Scal
 
 
 def norm(tree: PyTree) -> Array:
-    """‖tree‖ over all leaves together; inf only where the norm itself is out of range, NaN for NaN or inf inside."""
+    """‖tree‖ over all leaves together; inf only if the norm itself overflows, NaN if there is NaN or inf."""
     scale, _, size = scaled_norm(tree)
     return scale * size
 
 
 def all_finite(tree: PyTree) -> Array:
-    """Whether no leaf holds NaN or inf."""
+    """Whether no leaf has NaN or inf."""
     return functools.reduce(jnp.logical_and, [jnp.isfinite(part).all() for part in parts(tree)], jnp.array(True))
 
 
 def _power_of_two(x: Array) -> tuple[Array, Array]:
-    """The largest power of two not above x > 0, short of the last four, and its reciprocal; both exact and normal.
+    """The largest power of two not above x > 0, except the last four, and its reciprocal; both exact and normal.
 
-    By their bits: XLA may merge one division with the next, or turn it into a product with a reciprocal that it flushes
-    to zero. It cannot see through these.
+    It uses bit operations because XLA may merge divisions, or replace one by a product with a reciprocal that it
+    flushes to zero.
     """
     unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
     info = jnp.finfo(x.dtype)

@@ -1,14 +1,14 @@
-"""Any Optax optimizer as `fit` calls it: one place for what Optax leaves to whoever writes the loop.
+"""Calls any Optax optimizer with the arguments and conventions that Optax expects from a training loop.
 
     g        = ∂L/∂θ                                       as `jax.grad` gives it
     u, state = update(g*, state, θ, value=L, grad=g, value_fn=L(·), obj_fn=L(·), grad_fn=g*(·))
     θ        ← θ + u
 
-g* is the complex conjugate: for z = x + iy `jax.grad` gives ∂L/∂x - i ∂L/∂y, and L falls fastest along minus its
-conjugate. Optax's optimizers expect g*, and its line searches g beside it. For real parameters the two are one.
+g* is the complex conjugate: for z = x + iy `jax.grad` gives ∂L/∂x - i ∂L/∂y, and L decreases fastest along minus its
+conjugate. Optax's optimizers expect g*, and its line searches also g. For real parameters both are equal.
 
-Leaves of θ that are no floating numbers (integers, booleans, PRNG keys) have no gradient: the optimizer does not see
-them, as if by `optax.masked`, and they stay as they are.
+Leaves of θ that are not floating point (integers, booleans, PRNG keys) have no gradient. They are hidden from the
+optimizer, like by `optax.masked`, and stay unchanged.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from rnnjax.training.norms import is_inexact
 
 
 def transformation(optimizer: Any) -> optax.GradientTransformationExtraArgs:
-    """`optimizer` with an `update` that may be given extra arguments: an Optax transformation, or what looks like one.
+    """Makes the `update` of an Optax transformation, or a similar object, accept extra arguments.
 
     Raises:
       TypeError: `optimizer` has no `init` and `update`.
@@ -41,7 +41,7 @@ def transformation(optimizer: Any) -> optax.GradientTransformationExtraArgs:
 
 
 def resolve(optimizer: Any, setting: PyTree) -> optax.GradientTransformationExtraArgs:
-    """The optimizer itself, or what a function of the setting makes."""
+    """The optimizer itself, or the result of a function of the setting."""
     return transformation(optimizer if setting is None or _looks_like_one(optimizer) else optimizer(setting))
 
 
@@ -51,13 +51,13 @@ def _looks_like_one(optimizer: Any) -> bool:
 
 
 def trained(params: PyTree, tree: PyTree = None) -> PyTree:
-    """What an optimizer sees of `params` (or of a `tree` of their structure): the leaves that have a gradient."""
+    """The leaves of `params` (or of a `tree` of the same structure) that have a gradient; others are masked."""
     tree = params if tree is None else tree
     return jax.tree.map(lambda param, leaf: leaf if is_inexact(param) else optax.MaskedNode(), params, tree)
 
 
 def joined(seen: PyTree, params: PyTree) -> PyTree:
-    """`params` with those leaves that an optimizer sees taken from `seen`."""
+    """`params` with its trained leaves replaced by those of `seen`."""
     return jax.tree.map(lambda new, old: old if _is_masked(new) else new, seen, params, is_leaf=_is_masked)
 
 
@@ -66,12 +66,12 @@ def _is_masked(node: Any) -> bool:
 
 
 def conjugate(gradient: PyTree) -> PyTree:
-    """g*, the direction in which the loss rises fastest."""
+    """g*, the direction in which the loss increases fastest."""
     return jax.tree.map(lambda leaf: jnp.conj(leaf) if jnp.iscomplexobj(leaf) else leaf, gradient)
 
 
 def init(optimizer: optax.GradientTransformationExtraArgs, params: PyTree) -> PyTree:
-    """The optimizer's state before the first update, with every leaf that it has after it."""
+    """The optimizer's state before the first update, with the same leaves as after it."""
     seen = trained(params)
     with _as_optax_computes():
         state = optimizer.init(seen)
@@ -93,9 +93,9 @@ def update(
 
     Args:
       optimizer: from `transformation`.
-      gradient: of the loss by `trained(params)`, as `jax.grad` gives it.
-      state: from `init`, or the update before; leaves keep their dtypes.
-      params: the whole parameters.
+      gradient: of the loss with respect to `trained(params)`, from `jax.grad`.
+      state: from `init` or the previous update; leaves keep their dtypes.
+      params: all parameters.
       value: `[]`, the loss.
       value_fn: `params -> []`, the loss of this step at other parameters. gradient_fn: its gradient, as `gradient`.
     Raises:
@@ -103,7 +103,7 @@ def update(
     """
 
     def value_at(seen: PyTree, *, obj_fn: Any = None, grad_fn: Any = None) -> Any:
-        # a line search wants a function that takes all the extra arguments which it does not know
+        # a line search passes on extra arguments that it does not know
         return value_fn(joined(seen, params))
 
     def gradient_at(seen: PyTree, step: Any = None) -> PyTree:
@@ -121,7 +121,7 @@ def update(
 
 @contextlib.contextmanager
 def _as_optax_computes() -> Iterator[None]:
-    """Adam, among others, multiplies its count with floats."""
+    """Allows dtype promotion: Adam, for example, multiplies its integer count with floats."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
@@ -133,10 +133,10 @@ def call(
     params: PyTree,
     extra: Mapping[str, Any],
 ) -> tuple[PyTree, PyTree]:
-    """Calls `update` with those extra arguments that it takes.
+    """Calls `update` with the extra arguments that it accepts.
 
-    Optax asks every `update` to take all of them, but not all do (`optax.contrib.sam` takes `grad_fn` alone), and from
-    outside a chain it cannot be seen what the transformations in it take.
+    Optax requires every `update` to accept all of them, but not all do (`optax.contrib.sam` takes only `grad_fn`), and
+    the signature of a chain does not show what its transformations accept.
     """
     while True:
         try:
@@ -149,19 +149,19 @@ def call(
 
 
 def _check_shapes(params: PyTree, change: PyTree) -> None:
-    """An update of another shape would be broadcast over the parameters without a word."""
+    """Raises if an update has another shape than its parameter, which would broadcast silently."""
     paths, leaves = zip(*jax.tree.leaves_with_path(params), strict=True) if jax.tree.leaves(params) else ((), ())
     for path, leaf, step in zip(paths, leaves, jax.tree.leaves(change), strict=True):
         if jnp.shape(step) != leaf.shape:
             raise ValueError(
                 f"the optimizer's update of params{jax.tree_util.keystr(path)} {list(leaf.shape)} is "
-                f"{list(jnp.shape(step))}; one that aggregates the gradients of single examples, as "
-                "`optax.contrib.dpsgd`, cannot train here, where it is given the gradient of the loss."
+                f"{list(jnp.shape(step))}; optimizers that aggregate per-example gradients, such as "
+                "`optax.contrib.dpsgd`, are not supported, since they are given the gradient of the loss."
             )
 
 
 def _like(new: PyTree, old: PyTree) -> PyTree:
-    """`new` in the dtypes of `old`, as a compiled loop needs it."""
+    """Casts `new` to the dtypes of `old`, as a compiled loop requires."""
     if jax.tree.structure(new) != jax.tree.structure(old):
         before, after = ({jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(t)} for t in (old, new))
         raise TypeError(
@@ -181,7 +181,7 @@ def _is_monitor(node: Any) -> bool:
 
 
 def _with_measurements(optimizer: optax.GradientTransformationExtraArgs, state: PyTree, seen: PyTree) -> PyTree:
-    """`optax.monitor` has no measurements before the first update: here they begin at zero."""
+    """Starts the measurements of `optax.monitor` at zero; it has none before the first update."""
 
     def value_at(seen: PyTree, *, obj_fn: Any = None, grad_fn: Any = None) -> Any:
         return sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(seen))

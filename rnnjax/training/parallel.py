@@ -1,9 +1,9 @@
-"""Data parallel training: the rows of every batch cut over a mesh, parameters and optimizer on every device alike.
+"""Data-parallel training: every batch is sharded over a mesh; parameters and optimizer are replicated.
 
-    g = Σ_d c_d g_d / Σ_d c_d        g_d the gradient of device d's own rows, c_d what these rows count
+    g = Σ_d c_d g_d / Σ_d c_d        g_d the gradient of the rows on device d, c_d their weight
 
-One all-reduce an update, of the loss, the gradient and the counts together. The mesh may span processes: the batch is a
-pure function of key and step, so every process draws the same one and keeps its own rows.
+Each update has one all-reduce, of loss, gradient and weights together. The mesh may span processes: the batch is a pure
+function of key and step, so every process draws the same batch and keeps its own rows.
 """
 
 import functools
@@ -22,7 +22,7 @@ from rnnjax.tasks import Batch
 from rnnjax.training.optimizers import joined, trained
 
 BATCH_AXES = Batch._make((1, 1, 1, 0))
-"""Where the rows of a task's batch lie."""
+"""The axis of the rows in a task's batch."""
 
 
 def data_parallel(
@@ -32,18 +32,18 @@ def data_parallel(
     batch_axes: Any = BATCH_AXES,
     count: Callable[[Any], Array] | None = None,
 ) -> Callable[[PyTree, Any], tuple[Array, PyTree]]:
-    """`gradient` for `fit`: that of `loss`, with the batch cut over the mesh.
+    """The `gradient` argument of `fit` for data-parallel training.
 
     Args:
-      loss: `(params, batch) -> []`, a mean over what `count` counts.
+      loss: `(params, batch) -> []`, a mean with total weight `count`.
       mesh: from `rnnjax.sharding.make_mesh`.
-      batch_axes: a tree like the batch, or a prefix of it, of the axis that rows lie on.
-      count: `batch -> []`, what the mean runs over, so that the means of unequal devices are weighed right; the sum of
-        `batch.weights` for a task's `Batch`, and the number of rows if None for any other.
+      batch_axes: the axis of the rows, as a tree like the batch or a prefix of it.
+      count: `batch -> []`, the total weight of the mean, by which the devices' means are averaged. If None, the sum of
+        `batch.weights` for a task's `Batch`, or the number of rows.
     Returns:
-      `(params, batch) -> (loss, gradient)`, the same on every device and, to rounding, as without a mesh.
+      `(params, batch) -> (loss, gradient)`, replicated, and equal to rounding to the result without a mesh.
     Raises:
-      ValueError: the rows are no multiple of the devices.
+      ValueError: the number of rows is not a multiple of the number of devices.
 
     Example:
 
@@ -58,7 +58,7 @@ def data_parallel(
     """
 
     def gradient(params: PyTree, batch: Any) -> tuple[Array, PyTree]:
-        axes = jax.tree.broadcast(batch_axes, batch)  # one axis a leaf
+        axes = jax.tree.broadcast(batch_axes, batch)  # one axis per leaf
         for axis, leaf in zip(jax.tree.leaves(axes), jax.tree.leaves(batch), strict=True):
             if leaf.shape[axis] % mesh.size:
                 raise ValueError(

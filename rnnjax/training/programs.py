@@ -1,7 +1,7 @@
-"""By what a function is recognised as one whose program is there already.
+"""Cache keys for functions, so that an equal function reuses its compiled program.
 
-JAX keeps programs by the functions that they were made of, and asks these for their hash. An object that holds arrays
-has none; it is recognised by what it holds.
+JAX caches programs by the hash of their functions. Objects that hold arrays have no hash; here they are identified by
+their contents.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 
 
 class _This:
-    """Equal to another of the same object, which it keeps alive so that no other gets its `id`."""
+    """Compares an object by identity, and keeps it alive so that its `id` is not reused."""
 
     def __init__(self, one: Any) -> None:
         self.one = one
@@ -28,11 +28,11 @@ class _This:
 
 
 def recognised(value: Any) -> Hashable:
-    """A key that two values share only if they are the same to a program.
+    """A cache key, which two values share only if they give the same program.
 
-    A value with a hash is its own key. One without is recognised by its type and what it holds at this moment: a JAX
-    array by identity, as it cannot change, a NumPy array by its contents. What holds anything else that has no hash is
-    never recognised: its program is compiled anew.
+    A hashable value is its own key. Other values are identified by their type and current contents: JAX arrays by
+    identity, since they are immutable, and NumPy arrays by value. A value that holds anything else without a hash gets
+    a unique key, so its program is compiled again.
 
     Example:
 
@@ -45,7 +45,7 @@ def recognised(value: Any) -> Hashable:
       >>> key == recognised(Windows(series)), key == recognised(Windows(-series))
       (True, False)
     """
-    if isinstance(value, types.MethodType):  # has a hash even where its object has none
+    if isinstance(value, types.MethodType):  # hashable even if its object is not
         return value.__func__, recognised(value.__self__)
     if isinstance(value, (tuple, list)):
         return type(value), *map(recognised, value)
@@ -54,7 +54,7 @@ def recognised(value: Any) -> Hashable:
     except TypeError:
         pass
     else:
-        return type(value), value  # 1, 1.0 and True are equal, but not to a program
+        return type(value), value  # 1, 1.0 and True are equal, but give different programs
     if isinstance(value, jax.Array):
         return _This(value)
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:

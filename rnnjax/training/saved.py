@@ -1,7 +1,7 @@
-"""A trained model as a folder that says what it is: load it and run it, without the code that trained it.
+"""Saves a trained model in a self-describing folder, to load and run without the training code.
 
-folder/arrays/            the parameters, by Orbax
-folder/manifest.json      the architecture, what was said of the model, and the SHA-256 of every file
+folder/arrays/            the parameters, written by Orbax
+folder/manifest.json      the architecture, the user's information, and the SHA-256 of every file
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class SavedModel:
     Attributes:
       model: the architecture: a cell, such as a `rnnjax.Readout`.
       params: its parameters.
-      info: what was said of it when it was saved.
+      info: the information that was saved with it.
       input_size: D.
     """
 
@@ -54,22 +54,22 @@ def save_model(
     *,
     input_size: int,
 ) -> Path:
-    """Writes a model, whole or not at all; one that is there is replaced.
+    """Writes a model atomically, replacing an existing one.
 
     Args:
-      folder: made with its parents.
-      model: a cell, such as a `rnnjax.Readout`, or cells put together; of rnnjax, or frozen dataclasses of your own.
-      params: its parameters, of one dtype.
-      info: anything JSON can hold: the options of the run, the score.
-      input_size: D, which the parameters were drawn for.
+      folder: created with its parents.
+      model: a cell, such as a `rnnjax.Readout`, or a composite; cells of rnnjax or your own frozen dataclasses.
+      params: its parameters, all of one dtype.
+      info: any JSON value, such as the options of the run and the score.
+      input_size: D, for which the parameters were drawn.
     Returns:
       The folder.
     Raises:
-      CheckpointError: `params` are not this model's (names the leaf and both shapes), or nothing can be written.
-      TypeError: the architecture holds what has no JSON form.
-      ValueError: `input_size` is not a positive integer; two parameters have the same name.
+      CheckpointError: `params` do not fit the model (with the leaf and both shapes), or writing failed.
+      TypeError: the architecture contains a value without a JSON form.
+      ValueError: `input_size` is not a positive integer, or two parameters have the same name.
 
-    Example: saved, loaded and run.
+    Example: save, load and run a model.
 
       >>> import tempfile, jax.numpy as jnp, rnnjax
       >>> model = rnnjax.Readout(rnnjax.GRU(8), output_size=2)
@@ -113,25 +113,25 @@ def save_model(
 
 
 def load_model(folder: str | os.PathLike[str], *, model: Any = None, classes: Iterable[type] = ()) -> SavedModel:
-    """The model that a folder holds, ready to run: `carry, outputs = load_model(folder)(xs)`.
+    """Loads a model, ready to run: `carry, outputs = load_model(folder)(xs)`.
 
     Args:
-      folder: as `save_model` wrote it.
-      model: where given, the architecture that it must be.
-      classes: dataclasses of your own that the architecture is made of, beside rnnjax's.
+      folder: written by `save_model`.
+      model: if given, the expected architecture.
+      classes: your own dataclasses in the architecture, besides those of rnnjax.
     Returns:
       A `SavedModel`.
     Raises:
-      CheckpointError: there is no model, a byte of it has changed, or it is of another architecture than `model`
-        (names each leaf and both shapes).
-      ValueError: the architecture has a class that is neither rnnjax's nor in `classes`.
+      CheckpointError: there is no model, it is corrupt, or its architecture is not `model` (with each leaf and both
+        shapes).
+      ValueError: the architecture has a class that is neither in rnnjax nor in `classes`.
     """
     folder = Path(folder).absolute()
     if not (folder / manifest.NAME).is_file():
         raise CheckpointError(f"there is no saved model in {folder}; `save_model` writes one.")
     content, problems = manifest.check(folder)
     if problems:
-        raise CheckpointError(f"the model in {folder} is damaged: {', '.join(problems)}. Train or copy it anew.")
+        raise CheckpointError(f"the model in {folder} is damaged: {', '.join(problems)}. Train it or copy it again.")
     if "architecture" not in content:
         raise CheckpointError(f"{folder} holds a step of training, not a model; `load_checkpoint` reads those.")
     dtype = content["dtype"]
@@ -149,15 +149,15 @@ def load_model(folder: str | os.PathLike[str], *, model: Any = None, classes: It
 
 
 def _with_input_size(content: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The content as it is written now; rnnjax 0.1 had the input size among the fields of `Readout`."""
+    """Converts old content to the current format; rnnjax 0.1 had the input size as a field of `Readout`."""
     if "input_size" in content:
         return content
     saved = content["architecture"]
     fields = dict(saved.get("fields", {}))
     if saved.get("class") != "Readout" or "input_size" not in fields:
         raise CheckpointError(
-            f"the model in {folder} was saved by an earlier rnnjax that kept no input size, and it is no `Readout`: "
-            "save it anew with `save_model(..., input_size=D)`."
+            f"the model in {folder} was saved by an earlier rnnjax and has no input size, since it is not a `Readout`: "
+            "save it again with `save_model(..., input_size=D)`."
         )
     input_size = fields.pop("input_size")
     return {**content, "architecture": {**saved, "fields": fields}, "input_size": input_size}

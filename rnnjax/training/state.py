@@ -1,4 +1,4 @@
-"""What training carries from step to step, and how a run is asked for."""
+"""The training state, and the options of a run."""
 
 import dataclasses
 from typing import Any, Literal, NamedTuple
@@ -12,21 +12,21 @@ from rnnjax.cell import PyTree, check_size
 from rnnjax.training.optimizers import init, transformation
 
 GOING_ON = -1
-"""`TrainState.stopped` of a run that met nothing non-finite."""
+"""`TrainState.stopped` of a run without non-finite steps."""
 
 
 class TrainState(NamedTuple):
-    """All that a run needs to go on, bit for bit: save it, load it, and the next step is the same.
+    """The complete state of a run: after saving and loading it, training continues bit for bit.
 
     Attributes:
-      params: what is trained.
-      opt_state: the optimizer's memory.
-      carry: the recurrent carry handed to the next batch, or None where every batch starts afresh.
-      key: `[]` PRNG key of the run; every step's randomness is `fold_in` of it and of `step`, so it never changes.
-      step: `[]` int32, updates tried: also the position in the data.
-      skipped: `[]` int32, updates left out because something was not finite.
-      stopped: `[]` int32, the step at which something was not finite and the run halted; -1: none.
-      done: `[]` bool, whether the criterion is met.
+      params: the parameters.
+      opt_state: the optimizer's state.
+      carry: the recurrent carry passed to the next batch, or None if every batch starts from the initial carry.
+      key: `[]` PRNG key of the run. It never changes: the randomness of each step comes from `fold_in(key, step)`.
+      step: `[]` int32, attempted updates, which is also the position in the data.
+      skipped: `[]` int32, updates skipped because they were not finite.
+      stopped: `[]` int32, the non-finite step at which the run stopped; -1: none.
+      done: `[]` bool, whether the stopping criterion is met.
     """
 
     params: PyTree
@@ -42,16 +42,16 @@ class TrainState(NamedTuple):
 def init_state(
     params: PyTree, optimizer: optax.GradientTransformation | optax.MultiSteps, key: Array, carry: PyTree | None = None
 ) -> TrainState:
-    """The state before the first step. Each leaf is a copy, in a buffer of its own: the state may be donated.
+    """The state before the first step. Each leaf is a copy in its own buffer, so the state can be donated.
 
     Args:
-      params: what is trained: real and complex leaves. Others (integers, booleans, keys) stay as they are, and the
-        optimizer does not see them.
-      optimizer: any Optax transformation, or an object with its `init` and `update`, such as `optax.MultiSteps`.
-      key: `[]` typed PRNG key (`jax.random.key(seed)`); data and randomness of the whole run follow from it.
-      carry: for a loss that hands its carry on (see `fit`).
+      params: the parameters. Real and complex leaves are trained; others (integers, booleans, keys) stay unchanged and
+        are hidden from the optimizer.
+      optimizer: any Optax transformation, or an object with `init` and `update`, such as `optax.MultiSteps`.
+      key: `[]` typed PRNG key (`jax.random.key(seed)`), from which all data and randomness of the run are derived.
+      carry: for a loss with a carry (see `fit`).
     Raises:
-      TypeError: `key` is no typed PRNG key; `optimizer` has no `init` and `update`.
+      TypeError: `key` is not a typed PRNG key, or `optimizer` has no `init` and `update`.
 
     Example:
 
@@ -75,7 +75,7 @@ def init_state(
 
 
 def _own(leaf: Any) -> Array:
-    """A copy with a dtype of its own: a weak one, as `jnp.asarray(0.0)` has, is lost in a checkpoint."""
+    """A copy with a strong dtype, since weak types, as of `jnp.asarray(0.0)`, are lost in a checkpoint."""
     leaf = jnp.asarray(leaf)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_own(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
@@ -84,18 +84,18 @@ def _own(leaf: Any) -> Array:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """How long and how closely watched a run is.
+    """The length of a run, and how often it is logged and evaluated.
 
     Attributes:
-      steps: updates in all; a state that comes in at step 300 gets `steps - 300` more.
-      chunk: updates between two looks from outside: one dispatch, in one compiled `lax.scan`. Held-out data, the
-        criterion and checkpoints come after each chunk.
-      metrics_every: updates that one line of metrics is the mean of; divides `chunk`. None: one line a chunk.
-      nonfinite: what a step does whose loss, gradient or result holds NaN or inf: "stop" halts before it and raises
-        `NonFiniteError`; "skip" leaves it out and says so in the metrics. Never is such an update applied.
-        Where an optimizer remembers an infinity from before, or is set to one or reports one, that is no fault.
-      data_period: how many consecutive steps share one data key, such as the chunks of one sequence.
-      held_out_batches: how many batches a look at held-out data is the mean of.
+      steps: the total number of updates; a state at step 300 gets `steps - 300` more.
+      chunk: updates per dispatch, in one compiled `lax.scan`. Evaluation, the stopping criterion and checkpoints follow
+        each dispatch.
+      metrics_every: updates per line of metrics, which has their means; divides `chunk`. None: one line per dispatch.
+      nonfinite: what to do if a step's loss, gradient or result has NaN or inf: "stop" raises `NonFiniteError` before
+        the update, "skip" skips it and counts it in the metrics. Non-finite updates are never applied. An infinity that
+        an optimizer's state already has, is configured with or reports is allowed.
+      data_period: the number of consecutive steps that share one data key, such as the chunks of one sequence.
+      held_out_batches: the number of batches per evaluation on held-out data.
     """
 
     steps: int
@@ -117,5 +117,5 @@ class FitOptions:
 
     @property
     def interval(self) -> int:
-        """Updates to a line of metrics."""
+        """Updates per line of metrics."""
         return self.chunk if self.metrics_every is None else self.metrics_every

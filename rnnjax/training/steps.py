@@ -1,4 +1,4 @@
-"""One update, and the compiled program of many: a pure function from state to state.
+"""One update, and the compiled program of many updates: pure functions from state to state.
 
 batch_t    = data(key_t, t)                              key_t = fold_in(key, t): the position is the step number
 g_t        = ∂ loss(params_t, batch_t) / ∂ params
@@ -24,12 +24,12 @@ from rnnjax.training.optimizers import update as optimizer_update
 from rnnjax.training.programs import recognised
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState
 
-_DATA, _LOSS, _HELD_OUT = 0, 1, 2  # what a key is folded with, so that no two uses share one
+_DATA, _LOSS, _HELD_OUT = 0, 1, 2  # folded into the key, so that no two uses share one
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
-    """The functions of a run; see `fit` for what each is given. Equal if the functions are (`recognised`)."""
+    """The functions of a run; `fit` documents their arguments. Equal if the functions are equal (`recognised`)."""
 
     loss: Callable[..., Any]
     optimizer: Any
@@ -52,17 +52,17 @@ class Problem:
 
 
 class Interval(NamedTuple):
-    """The metrics of the updates between two lines, reduced where they were made.
+    """The metrics of the updates of one line, reduced inside the compiled program.
 
     Attributes:
-      counted: `[]` int32, updates applied.
-      means: name to `[]`: means over the updates applied; NaN if there was none.
-      gradient_norm_max: `[]` over the updates applied.
+      counted: `[]` int32, applied updates.
+      means: name to `[]`: means over the applied updates; NaN if there are none.
+      gradient_norm_max: `[]` over the applied updates.
       health: name to `[]`, at the first update of the interval.
       skipped: `[]` int32.
-      fault_step: `[]` int32, the first update that was not finite, or -1.
-      fault: `[leaves]` bool, what was not finite there.
-      stopped: `[]`, done: `[]`: the state's, at the end.
+      fault_step: `[]` int32, the first non-finite update, or -1.
+      fault: `[leaves]` bool, the non-finite leaves of that update.
+      stopped: `[]`, done: `[]`: from the state at the end.
     """
 
     counted: Array
@@ -77,7 +77,7 @@ class Interval(NamedTuple):
 def run_intervals(
     problem: Problem, options: FitOptions, state: TrainState, setting: PyTree, intervals: int, every: int
 ) -> tuple[TrainState, Interval]:
-    """`intervals` times `every` updates as one scan of scans; every leaf of the `Interval` gains `[intervals]`."""
+    """Runs `intervals` times `every` updates as nested scans; leaves of `Interval` get an axis `[intervals]`."""
 
     def interval(state: TrainState, _: None) -> tuple[TrainState, Interval]:
         health = {}
@@ -91,7 +91,7 @@ def run_intervals(
 
 
 def draw(problem: Problem, options: FitOptions, state: TrainState, setting: PyTree) -> tuple[PyTree, dict[str, Any]]:
-    """The batch of the state's step, and what a loss may ask for by name."""
+    """The batch of the state's step, and the optional arguments of a loss."""
     extras: dict[str, Any] = {"carry": state.carry, "setting": setting}
     key = data_key(state.key, state.step // options.data_period)
     batch = with_extras(problem.data, extras)(key, state.step)
@@ -100,12 +100,12 @@ def draw(problem: Problem, options: FitOptions, state: TrainState, setting: PyTr
 
 
 def data_key(key: Array, step: Array) -> Array:
-    """The key that the data of a step is drawn with, for whoever wants to see a run's batches."""
+    """The key for the data of a step; use it to reproduce the batches of a run."""
     return jax.random.fold_in(jax.random.fold_in(key, _DATA), step)
 
 
 class Record(NamedTuple):
-    """What one update leaves behind."""
+    """The record of one update."""
 
     applied: Array  # [] bool
     tried: Array  # [] bool
@@ -115,7 +115,7 @@ class Record(NamedTuple):
 
 
 def update(problem: Problem, options: FitOptions, state: TrainState, setting: PyTree) -> tuple[TrainState, Record]:
-    """One update of the parameters, or of nothing where the run is over or something is not finite."""
+    """One update; the parameters do not change if the run is over or something is not finite."""
     batch, extras = draw(problem, options, state, setting)
     optimizer = resolve(problem.optimizer, setting)
     (value, carry, metrics), gradient = differentiate(problem, state.params, batch, extras)
@@ -152,7 +152,7 @@ def update(problem: Problem, options: FitOptions, state: TrainState, setting: Py
 def differentiate(
     problem: Problem, params: PyTree, batch: PyTree, extras: dict[str, Any]
 ) -> tuple[tuple[Array, PyTree, Metrics], PyTree]:
-    """`((value, carry, metrics), gradient by the trained leaves)`, by `problem.gradient` where it is given."""
+    """`((value, carry, metrics), gradient of the trained leaves)`, by `problem.gradient` if given."""
     has_carry = asks_for(problem.loss if problem.gradient is None else problem.gradient, "carry")
     if problem.gradient is not None:
         result, gradient = with_extras(problem.gradient, extras)(params, batch)
@@ -175,7 +175,7 @@ def evaluate(problem: Problem, params: PyTree, batch: PyTree, extras: dict[str, 
 
 
 def clip_metrics(before: PyTree, after: PyTree) -> Metrics:
-    """Share of clipped updates and the norm that came out, of the first clip in the optimizer."""
+    """The share of clipped updates and the norm after clipping, of the first clip in the optimizer."""
     old, new = clip_states(before), clip_states(after)
     if not new:
         return {}
@@ -184,7 +184,7 @@ def clip_metrics(before: PyTree, after: PyTree) -> Metrics:
 
 
 def reduce(records: Record, health: Metrics) -> Interval:
-    """A scan's records `[every]` to one line."""
+    """Reduces the records `[every]` of a scan to one line of metrics."""
     counted = records.applied.sum(dtype=jnp.int32)
 
     def mean(values: Array) -> Array:
@@ -206,8 +206,10 @@ def reduce(records: Record, health: Metrics) -> Interval:
     )
 
 
-def look(problem: Problem, options: FitOptions, state: TrainState, setting: PyTree) -> tuple[TrainState, Metrics]:
-    """Means over held-out batches, which are the same at every look, and the criterion on them."""
+def evaluate_held_out(
+    problem: Problem, options: FitOptions, state: TrainState, setting: PyTree
+) -> tuple[TrainState, Metrics]:
+    """Means over the held-out batches, which are the same at every evaluation, and the stopping criterion."""
     if problem.held_out is None:
         return state, {}
     key = jax.random.fold_in(state.key, _HELD_OUT)

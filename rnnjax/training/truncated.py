@@ -1,11 +1,11 @@
-"""Truncated backpropagation through time: an update every k1 steps, from a gradient that reaches k2 steps back.
+"""Truncated backpropagation through time: an update every k1 steps, with a gradient that reaches k2 steps back.
 
-    carry_{t+1}, y_t = f(θ, carry_t, x_t)          values run on over all of time
-    g_j = ∂/∂θ Σ_{t in chunk j} ℓ(y_t)             through the last k2 steps only: carries before them are constants
+    carry_{t+1}, y_t = f(θ, carry_t, x_t)          the carry continues over all of time
+    g_j = ∂/∂θ Σ_{t in chunk j} ℓ(y_t)             through the last k2 steps only; earlier carries are constants
 
-k1 is the length of a chunk, k2 >= k1 that of the window which ends with it. With k2 = k1 windows do not overlap, and
-the carry goes from one to the next. With k2 no shorter than the whole past the gradient is the full one; else it is
-biased, by what lags beyond the window would add, and `truncation_bias` says by how much.
+k1 is the length of a chunk, and k2 >= k1 the length of the window that ends with it. With k2 = k1, windows do not
+overlap, and the carry passes from one to the next. If k2 covers the whole past, the gradient is exact. Otherwise it is
+biased because larger lags are missing; `truncation_bias` measures this bias.
 
 Reference: Williams and Peng, An efficient gradient-based algorithm for on-line training of recurrent network
 trajectories, Neural Computation 2 (1990), 490-501: BPTT(h; h'), h = k2 and h' = k1.
@@ -32,14 +32,14 @@ Score = Callable[[PyTree, "Chunk"], Array]
 
 
 class Chunk(NamedTuple):
-    """A stretch of time out of longer rows.
+    """Consecutive steps of longer rows.
 
     Attributes:
       xs: `[k, *batch, D]`.
       targets: `[k, *batch, ...]`.
       weights: `[k, *batch]`.
-      mask: `[k, *batch]` bool, False beyond the end of a row.
-      resets: `[k, *batch]` bool, True at the first step of a row: nothing from before it counts.
+      mask: `[k, *batch]` bool, False after the end of a row.
+      resets: `[k, *batch]` bool, True at the first step of a row, which starts from the initial carry.
     """
 
     xs: Array
@@ -50,11 +50,11 @@ class Chunk(NamedTuple):
 
 
 class Window(NamedTuple):
-    """What goes from one update to the next.
+    """The state that one update passes to the next.
 
     Attributes:
       carry: the carry at the start of the next window.
-      xs, mask, resets: the k2 - k1 steps that lie between there and the next chunk.
+      xs, mask, resets: the k2 - k1 steps between the start of the window and the next chunk.
     """
 
     carry: PyTree
@@ -65,11 +65,11 @@ class Window(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedBPTT:
-    """How far gradients reach; made by `tbptt`.
+    """The lengths of chunks and windows; created by `tbptt`.
 
     Attributes:
-      k1: steps to an update.
-      k2: steps that its gradient reaches back.
+      k1: steps per update.
+      k2: steps that the gradient reaches back.
     """
 
     k1: int
@@ -79,16 +79,16 @@ class TruncatedBPTT:
         check_size("k1", self.k1)
         check_size("k2", self.k2)
         if self.k2 < self.k1:
-            raise ValueError(f"k2 is {self.k2} and k1 {self.k1}; a window covers its own chunk: k2 >= k1.")
+            raise ValueError(f"k2 is {self.k2} and k1 {self.k1}; a window contains its own chunk: k2 >= k1.")
 
     def loss(self, apply: Apply, score: Score) -> Callable[..., tuple[Array, Window]]:
-        """A loss for `fit` that hands its carry on: `(params, chunk, carry) -> (loss, carry)`.
+        """A loss for `fit` with a carry: `(params, chunk, carry) -> (loss, carry)`.
 
         Args:
           apply: `(params, xs, *, carry, mask, resets) -> (carry, outputs)`, such as `partial(rnnjax.unroll, model)`.
-          score: `(outputs, chunk) -> []`, of the chunk's own k1 steps.
+          score: `(outputs, chunk) -> []`, for the k1 steps of the chunk.
         Raises:
-          TypeError: `apply` takes other arguments than these.
+          TypeError: `apply` does not accept these arguments.
         """
         _check_apply(apply)
         k1 = self.k1
@@ -111,7 +111,7 @@ class TruncatedBPTT:
         return loss
 
     def initial(self, carry: PyTree, chunk: Chunk) -> Window:
-        """What goes into the first update: `carry` for `init_state`.
+        """The carry for `init_state`, before the first update.
 
         Args:
           carry: the carry before the first step, an array tree (`cell.initial_carry(params, batch_shape)`).
@@ -121,15 +121,15 @@ class TruncatedBPTT:
         xs, mask, resets = (
             jnp.zeros((before, *leaf.shape[1:]), leaf.dtype) for leaf in (chunk.xs, chunk.mask, chunk.resets)
         )
-        return Window(carry, xs, mask, resets)  # all masked: nothing happens there
+        return Window(carry, xs, mask, resets)  # all steps are masked
 
     def value_and_grad(self, apply: Apply, score: Score) -> Callable[..., tuple[Array, PyTree]]:
-        """The truncated gradient of whole rows, summed over chunks, with parameters held still.
+        """The truncated gradient of whole rows, summed over chunks, with constant parameters.
 
         Args:
           apply, score: as for `loss`; the loss of the rows is the *sum* of the chunks' scores.
         Returns:
-          `(params, chunk, *, carry) -> (loss, gradient)`, with T a multiple of k1. For T <= k2 it is the full gradient.
+          `(params, chunk, *, carry) -> (loss, gradient)`, with T a multiple of k1. For T <= k2 the gradient is exact.
         """
         step = jax.value_and_grad(self.loss(apply, score), has_aux=True)
 
@@ -152,12 +152,12 @@ class TruncatedBPTT:
 
 
 def tbptt(k1: int, k2: int | None = None) -> TruncatedBPTT:
-    """An update every `k1` steps, whose gradient reaches `k2` steps back (k1, if None).
+    """Truncated BPTT with an update every `k1` steps and a gradient that reaches `k2` steps back (k1 if None).
 
     Raises:
-      ValueError: not positive integers, or k2 < k1.
+      ValueError: k1 or k2 is not a positive integer, or k2 < k1.
 
-    Example: chunks of 5 steps out of rows of 20, trained by `fit`.
+    Example: train with `fit` on chunks of 5 steps of rows of 20.
 
       >>> import optax, rnnjax
       >>> from rnnjax import tasks, training
@@ -181,14 +181,14 @@ def tbptt(k1: int, k2: int | None = None) -> TruncatedBPTT:
 
 
 def chunks(data: Callable[..., Batch], steps: int, k1: int) -> Callable[..., Chunk]:
-    """Turns whole rows into the chunks of a stream: chunk j of a row is drawn at step t with t mod (T / k1) = j.
+    """Splits whole rows into a stream of chunks: at training step t, chunk j = t mod (T / k1).
 
     Use it with `FitOptions(data_period=steps // k1)`, so that all chunks of a row come from one key.
 
     Args:
       data: `(key, step) -> Batch` of rows with T = `steps`.
       steps: T, a multiple of k1.
-      k1: steps to a chunk.
+      k1: steps per chunk.
     Returns:
       `(key, step) -> Chunk`, with a reset at the first step of every row.
     Raises:
@@ -197,7 +197,7 @@ def chunks(data: Callable[..., Batch], steps: int, k1: int) -> Callable[..., Chu
     check_size("k1", k1)
     check_size("steps", steps)
     if steps % k1:
-        raise ValueError(f"steps is {steps}, which is no multiple of k1 = {k1}; the last chunk would be short.")
+        raise ValueError(f"steps is {steps}, which is not a multiple of k1 = {k1}; the last chunk would be short.")
 
     def chunk(key: Array, step: Array) -> Chunk:
         step = jnp.asarray(step)
@@ -211,7 +211,7 @@ def chunks(data: Callable[..., Batch], steps: int, k1: int) -> Callable[..., Chu
 
 
 def whole_rows(batch: Batch) -> Chunk:
-    """A task's batch as one chunk: lengths as a mask, and a reset at the first step."""
+    """Converts a task's batch to one chunk, with a mask for its lengths and a reset at the first step."""
     steps, batch_shape = batch.xs.shape[0], batch.xs.shape[1:-1]
     at = jnp.arange(steps, dtype=batch.lengths.dtype).reshape(steps, *[1] * len(batch_shape))
     resets = jnp.zeros((steps, *batch_shape), bool).at[0].set(True)
@@ -219,11 +219,11 @@ def whole_rows(batch: Batch) -> Chunk:
 
 
 class TruncationBias(NamedTuple):
-    """The truncated gradient beside the full one.
+    """The truncated gradient compared with the full one.
 
     Attributes:
       relative_error: `[]`, ‖truncated - full‖ / ‖full‖.
-      cosine: `[]`, of the angle between the two.
+      cosine: `[]`, the cosine of the angle between them.
       norm_truncated: `[]`. norm_full: `[]`.
     """
 
@@ -237,22 +237,22 @@ class TruncationBias(NamedTuple):
 def truncation_bias(
     truncated: TruncatedBPTT, apply: Apply, score: Score, params: PyTree, chunk: Chunk, *, carry: PyTree
 ) -> TruncationBias:
-    """How far the truncated gradient of these rows is from the full one, at these parameters.
+    """Compares the truncated gradient of whole rows with the full gradient, at given parameters.
 
     Args:
       truncated: from `tbptt`.
       apply, score: as for `TruncatedBPTT.value_and_grad`; the loss is the sum of the scores over chunks of k1 steps.
-      params: where to measure.
+      params: the parameters at which to compare.
       chunk: whole rows (`whole_rows`), T a multiple of k1.
-      carry: before their first step.
+      carry: the carry before the first step.
     Returns:
-      A `TruncationBias`; all zero error and cosine 1 for T <= k2.
+      A `TruncationBias`; for T <= k2, the error is zero and the cosine is 1.
     """
     steps = chunk.xs.shape[0]
     full = TruncatedBPTT(truncated.k1, max(steps, truncated.k1))
     _, ours = truncated.value_and_grad(apply, score)(params, chunk, carry=carry)
     _, true = full.value_and_grad(apply, score)(params, chunk, carry=carry)
-    ours, true = parts(ours), parts(true)  # a complex number as its two parts
+    ours, true = parts(ours), parts(true)  # complex numbers as two parts
     ours_norm, true_norm = scaled_norm(ours), scaled_norm(true)
     difference = scaled_norm(jax.tree.map(jnp.subtract, ours, true))
 
@@ -269,10 +269,10 @@ def truncation_bias(
 
 
 def _cut(chunk: Chunk, k1: int) -> Chunk:
-    """`[T, ...]` to `[T / k1, k1, ...]`."""
+    """Reshapes `[T, ...]` to `[T / k1, k1, ...]`."""
     steps = chunk.xs.shape[0]
     if steps % k1:
-        raise ValueError(f"`chunk` has {steps} steps, which is no multiple of k1 = {k1}.")
+        raise ValueError(f"`chunk` has {steps} steps, which is not a multiple of k1 = {k1}.")
     return jax.tree.map(lambda leaf: leaf.reshape(steps // k1, k1, *leaf.shape[1:]), chunk)
 
 
@@ -283,7 +283,7 @@ def _check_apply(apply: Apply) -> None:
     except TypeError as error:
         raise TypeError(
             f"`apply` takes {signature}, but is called as apply(params, xs, carry=carry, mask=mask, resets=resets): "
-            f"{error}; give it these arguments, as `functools.partial(rnnjax.unroll, model)` has them."
+            f"{error}; it must accept these arguments, like `functools.partial(rnnjax.unroll, model)`."
         ) from error
 
 

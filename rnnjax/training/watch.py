@@ -1,4 +1,4 @@
-"""What training says while it runs: lines of metrics, to the caller, to a file, and kept."""
+"""Lines of metrics during training: passed to the caller, written to a file, and kept."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +14,10 @@ Line = dict[str, Any]
 
 
 class Watch:
-    """Gathers the lines of one run.
+    """Collects the lines of one run.
 
     Attributes:
-      history: the lines so far, those of earlier sessions that the file holds among them.
+      history: the lines so far, including lines of earlier sessions from the file.
     """
 
     def __init__(self, report: Callable[[Line], None] | None, file: JsonLines | None) -> None:
@@ -25,7 +25,7 @@ class Watch:
         self.history: list[Line] = [] if file is None else list(file.kept)
 
     def lines(self, before: int, every: int, interval: Interval, held: dict[str, Any], leaves: tuple[str, ...]) -> None:
-        """Tells the lines of one dispatch, which began after `before` updates."""
+        """Reports the lines of one dispatch, which started after `before` updates."""
         count = len(interval.counted)
         for i in range(count):
             line: Line = {"step": before + (i + 1) * every}
@@ -40,7 +40,7 @@ class Watch:
                 line |= {f"held_out_{name}": plain(value) for name, value in held.items()}
             self._tell(line)
             if "not_finite" in line and int(interval.counted[i]) + int(interval.skipped[i]) < every:
-                break  # halted there: what follows is no training
+                break  # the run stopped here
 
     def close(self) -> None:
         if self._file is not None:
@@ -55,7 +55,7 @@ class Watch:
 
 
 def first_fault(interval: Interval, leaves: tuple[str, ...]) -> list[str]:
-    """What was not finite at the first update of a dispatch that was not."""
+    """The non-finite leaves of the first non-finite update of a dispatch."""
     return _culprits(interval.fault[int(np.argmax(interval.fault_step != GOING_ON))], leaves)
 
 

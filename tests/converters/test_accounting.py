@@ -69,11 +69,11 @@ def test_each_weight_is_accounted_for(kind, name):
 @pytest.mark.parametrize(
     ("prefix", "says"),
     [
-        ("", r"'encoder\.lstm\.weight_ih_l0'.* by `prefix`: 'encoder\.lstm\.'"),
+        ("", r"'encoder\.lstm\.weight_ih_l0'.* with `prefix`: 'encoder\.lstm\.'"),
         ("encoder.lstm", r"prefix='encoder\.lstm' .*did you mean 'encoder\.lstm\.'\?"),
         ("encoder.ltsm.", r"did you mean 'encoder\.lstm\.'\?"),
-        ("encoder.lstm.weight", r"no recurrent weights stand behind"),
-        ("readout.", r"stand behind 'encoder\.lstm\.'"),
+        ("encoder.lstm.weight", r"no recurrent weights under prefix"),
+        ("readout.", r"some under 'encoder\.lstm\.'"),
     ],
 )
 def test_prefixes(prefix, says):
@@ -106,7 +106,7 @@ def test_what_is_no_module(change, says):
 
 def test_layers_of_two_kinds():
     other = {name.replace("l0", "l1"): array for name, array in state_dict("GRU").items()}
-    with pytest.raises(ValueError, match=r"`weight_ih_l1` is .* of this LSTM"):
+    with pytest.raises(ValueError, match=r"`weight_ih_l1` is .* in this LSTM"):
         from_torch(state_dict("LSTM") | other)
     with pytest.raises(ValueError, match=r"only an LSTM has a projection"):
         from_torch(state_dict("GRU") | {"weight_hr_l0": np.zeros((H, H))})
@@ -114,7 +114,7 @@ def test_layers_of_two_kinds():
 
 def test_what_is_no_state_dict():
     for nothing in ([1.0], None, {1: np.zeros(1)}):
-        with pytest.raises(TypeError, match="expected a module of PyTorch or its `state_dict"):
+        with pytest.raises(TypeError, match="expected a PyTorch module or its `state_dict"):
             from_torch(nothing)
     for other in ({}, {"fc.weight": np.zeros(1)}):
         with pytest.raises(ValueError, match=r"holds no recurrent weights .*but (nothing|'fc\.weight')"):

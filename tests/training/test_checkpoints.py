@@ -73,7 +73,7 @@ def test_fit_tells_and_repairs(tmp_path):
     """Training goes on from the step before, arrives at the same bits, and the damaged step is whole again."""
     toy.run(toy.steps(20), checkpoints=kept(tmp_path))
     damage.damage(tmp_path / "step_000000020", random.Random(0))
-    with pytest.warns(training.CheckpointWarning, match=r"step_000000020 is damaged: .* goes on from step 10"):
+    with pytest.warns(training.CheckpointWarning, match=r"step_000000020 is damaged: .* resumes from step 10"):
         fitted = toy.run(checkpoints=kept(tmp_path, keep=4))
     toy.same_bits(fitted.state, toy.uninterrupted().state)
     with warnings.catch_warnings():
@@ -100,7 +100,7 @@ def test_nothing_whole_is_an_error_not_a_fresh_start(tmp_path):
     for step in (10, 20):
         damage.damage(tmp_path / f"step_{step:09d}", random.Random(1))
     with pytest.raises(
-        training.CheckpointError, match=r"no checkpoint in .* is whole: .*000020.*000010.*another folder"
+        training.CheckpointError, match=r"no checkpoint in .* is intact: .*000020.*000010.*another folder"
     ):
         toy.run(checkpoints=kept(tmp_path))
 

@@ -125,7 +125,7 @@ class Own(rnnjax.GRU):
 def test_a_class_of_ones_own_is_passed_in(tmp_path: Path) -> None:
     model = rnnjax.Readout(Own(2, extra=0.25), 1)
     folder = save_model(tmp_path / "model", model, model.init(jax.random.key(0), 2), input_size=2)
-    with pytest.raises(ValueError, match=r"none of rnnjax's: pass classes=\(Own,\)"):
+    with pytest.raises(ValueError, match=r"not an rnnjax class: pass classes=\(Own,\)"):
         load_model(folder)
     assert load_model(folder, classes=(Own,)).model == model
 

@@ -139,9 +139,12 @@ def test_fit_hands_the_carry_on(k2):
     [
         (lambda: training.tbptt(5, 3), "k2 >= k1"),
         (lambda: training.tbptt(0), "k1 is 0"),
-        (lambda: training.chunks(rows, steps=7, k1=2), "no multiple of k1 = 2"),
+        (lambda: training.chunks(rows, steps=7, k1=2), "not a multiple of k1 = 2"),
         (lambda: training.chunks(rows, steps=8, k1=2)(jax.random.key(0), 0), "rows of 6 steps, but steps is 8"),
-        (lambda: training.tbptt(5).value_and_grad(apply, score)(PARAMS, whole(), carry=CARRY), "no multiple of k1 = 5"),
+        (
+            lambda: training.tbptt(5).value_and_grad(apply, score)(PARAMS, whole(), carry=CARRY),
+            "not a multiple of k1 = 5",
+        ),
         (lambda: training.tbptt(5).loss(apply, score)(PARAMS, whole(), None), "12 steps, but k1 is 5"),
     ],
 )
