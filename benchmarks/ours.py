@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import inspect
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,23 +13,19 @@ from jax import Array
 from jax.sharding import Mesh
 
 import rnnjax
-from benchmarks import harness
+from benchmarks import contest
 from benchmarks.problems import Problem
 from rnnjax import sharding
 from rnnjax._unroll import Engine
 
-_CELLS: dict[str, tuple[type, type]] = {
+CELLS: dict[str, tuple[type, type]] = {
     "lstm": (rnnjax.LSTM, rnnjax.LSTMParams),
     "gru": (rnnjax.GRU, rnnjax.GRUParams),
     "elman": (rnnjax.Elman, rnnjax.ElmanParams),
 }
 
-ENGINES: tuple[str, ...] = typing.get_args(Engine)
-"""Every engine that `rnnjax.unroll` knows, "auto" among them: a new one joins the benchmarks by itself."""
-
-FAST_ENGINES = tuple(engine for engine in ENGINES if engine not in ("auto", "loop", "scan"))
-
-HAS_CHECKPOINT = "checkpoint" in inspect.signature(rnnjax.unroll).parameters
+FAST_ENGINES = tuple(engine for engine in typing.get_args(Engine) if engine not in ("auto", "loop", "scan"))
+"""A new engine of `rnnjax.unroll` joins the benchmarks by itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +38,7 @@ class Way:
       devices: over how many devices the batch is split.
       jit: False runs it eagerly, as written.
       generic: the cell is given by the methods of the protocol alone, as a user's own would be.
-      last: the loss of a training step looks at the last output alone, not at every one.
+      last: the loss of a training step depends on the last output alone, not on every one.
     """
 
     engine: str = "auto"
@@ -71,38 +66,24 @@ class Generic:
 
 
 def contestant(
-    name: str,
-    problem: Problem,
-    way: Way,
-    *,
-    tasks: tuple[str, ...] = ("forward", "train"),
-    compiles: int = 2,
-    limit_bytes: int | None = None,
-) -> harness.Contestant:
+    name: str, problem: Problem, way: Way, *, tasks: tuple[str, ...] = ("forward", "train"), **compiling: Any
+) -> contest.Contestant:
     """`name` runs `problem` in this `way`; results in the shared form of `problem.weights`, "xs", "ys" and "loss"."""
 
-    def build() -> dict[str, harness.Program]:
+    def build() -> dict[str, contest.Program]:
         forward, train = functions(problem, way)
         arguments = placed(problem, way.devices)
-        chosen = {"forward": (forward, lambda ys: {"ys": ys}), "train": (train, shared_gradients)}
         programs = {}
-        for task in tasks:
-            function, shared = chosen[task]
-            if way.jit:
-                programs[task] = harness.compiled(
-                    function,
-                    *arguments,
-                    shared=shared,
-                    compiles=compiles,
-                    limit_bytes=limit_bytes,
-                    devices=way.devices,
-                )
-            else:
-                call = _eager(function, arguments)
-                programs[task] = harness.Program(call, shared)
+        for task, function, shared in (("forward", forward, outputs), ("train", train, gradients)):
+            if task in tasks and way.jit:
+                settings = {"devices": way.devices, **compiling}
+                programs[task] = contest.compiled(function, *arguments, shared=shared, **settings)
+            elif task in tasks:
+                call = functools.partial(lambda f: jax.block_until_ready(f(*arguments)), function)
+                programs[task] = contest.Program(call, shared)
         return programs
 
-    return harness.Contestant(name, build)
+    return contest.Contestant(name, build)
 
 
 def functions(problem: Problem, way: Way) -> tuple[Callable[..., Array], Callable[..., Any]]:
@@ -110,7 +91,7 @@ def functions(problem: Problem, way: Way) -> tuple[Callable[..., Array], Callabl
     cell = Generic(cell_of(problem)) if way.generic else cell_of(problem)
     unroll: Callable = rnnjax.unroll
     if way.devices > 1:
-        unroll = functools.partial(sharding.unroll, mesh=mesh_of(way.devices, problem))
+        unroll = functools.partial(sharding.unroll, mesh=mesh(way.devices, problem.point.B, "rows"))
 
     def run(params: Any, xs: Array, lengths: Array | None) -> tuple[Any, Array]:
         return unroll(cell, params, xs, lengths=lengths, engine=way.engine, **way.options)
@@ -127,7 +108,7 @@ def functions(problem: Problem, way: Way) -> tuple[Callable[..., Array], Callabl
 
 def cell_of(problem: Problem) -> Any:
     """The cell of a problem as rnnjax has it."""
-    return _CELLS[problem.cell][0](problem.point.H)
+    return CELLS[problem.cell][0](problem.point.H)
 
 
 def last_output(carry: Any) -> Array:
@@ -137,30 +118,29 @@ def last_output(carry: Any) -> Array:
 
 def placed(problem: Problem, devices: int) -> tuple[Any, Array, Array | None]:
     """`(params, xs, lengths)` on the device, or with the batch split over the first `devices`."""
-    _, params_type = _CELLS[problem.cell]
-    params = params_type(**{name: jnp.asarray(value) for name, value in problem.weights.items()})
+    params = CELLS[problem.cell][1](**{name: jnp.asarray(value) for name, value in problem.weights.items()})
     xs = jnp.asarray(problem.xs)
     lengths = None if problem.lengths is None else jnp.asarray(problem.lengths)
     if devices == 1:
         return params, xs, lengths
-    mesh = mesh_of(devices, problem)
-    lengths = None if lengths is None else sharding.place(lengths, mesh, 0)
-    return sharding.place(params, mesh), sharding.place(xs, mesh, 1), lengths
+    over = mesh(devices, problem.point.B, "rows")
+    lengths = None if lengths is None else sharding.place(lengths, over, 0)
+    return sharding.place(params, over), sharding.place(xs, over, 1), lengths
 
 
-def shared_gradients(result: tuple[Array, tuple[Any, Array]]) -> dict[str, Any]:
+def outputs(ys: Array) -> dict[str, Any]:
+    return {"ys": ys}
+
+
+def gradients(result: tuple[Array, tuple[Any, Array]]) -> dict[str, Any]:
     loss, (params, xs) = result
     return {**{name: np.asarray(value) for name, value in params._asdict().items()}, "xs": xs, "loss": loss}
 
 
-def mesh_of(devices: int, problem: Problem) -> Mesh:
-    """The first `devices` devices; raises `LeftOut` where there are fewer, or rows that do not go round."""
+def mesh(devices: int, count: int, what: str) -> Mesh:
+    """The first `devices` devices; raises `LeftOut` where there are fewer, or `count` things cannot be split evenly."""
     if len(jax.devices()) < devices:
-        raise harness.LeftOut(f"{devices} devices are asked for, JAX has {len(jax.devices())}")
-    if problem.point.B % devices:
-        raise harness.LeftOut(f"a batch of {problem.point.B} cannot be split evenly over {devices} devices")
+        raise contest.LeftOut(f"{devices} devices are asked for, JAX has {len(jax.devices())}")
+    if count % devices:
+        raise contest.LeftOut(f"{count} {what} cannot be split evenly over {devices} devices")
     return sharding.make_mesh(jax.devices()[:devices])
-
-
-def _eager(function: Callable, arguments: tuple[Any, ...]) -> Callable[[], Any]:
-    return lambda: jax.block_until_ready(function(*arguments))

@@ -1,4 +1,4 @@
-"""What is computed: a cell, a size, weights and inputs, the same for every contestant.
+"""What is computed: a cell, a size, weights and inputs, the same for every contestant, and the floor of their times.
 
 Shapes: B batch, T steps, D input features, H hidden units; `xs` is `[T, B, D]`. The training step is the loss
 L = Σ y², its gradient with respect to every weight and to `xs`. In a padded batch the steps beyond a row's length count
@@ -6,12 +6,17 @@ neither in the outputs nor in the loss.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+from pydantic import AfterValidator
 
-GATES = {"lstm": 4, "gru": 3, "elman": 1}
-"""How many gates a cell has; also the names of the cells."""
+from benchmarks import contest
+
+CellName = Literal["lstm", "gru", "elman"]
+
+GATES: dict[str, int] = {"lstm": 4, "gru": 3, "elman": 1}
+"""How many gates a cell has."""
 
 
 class Point(NamedTuple):
@@ -26,14 +31,34 @@ class Point(NamedTuple):
         try:
             point = cls(*(int(part) for part in text.split(",")))
         except (TypeError, ValueError):
-            raise ValueError(f"a point is {text!r}; write it as B,T,D,H, for example 8,200,32,64.") from None
+            raise ValueError("write a point as B,T,D,H, for example 8,200,32,64") from None
         if min(point) < 1:
-            raise ValueError(f"a point is {text!r}; its sizes must be 1 or more.")
+            raise ValueError("the sizes of a point are 1 or more")
         return point
+
+    @classmethod
+    def of_size(cls, size: str, T: int) -> "Point":
+        """B,D,H and T to a point."""
+        try:
+            return cls.parse(size.replace(",", f",{T},", 1))
+        except ValueError:
+            raise ValueError("write a size as B,D,H with numbers of 1 or more, for example 32,64,128") from None
 
     def __str__(self) -> str:
         return ",".join(map(str, self))
 
+
+def _is_point(text: str) -> str:
+    return str(Point.parse(text))
+
+
+def _is_size(text: str) -> str:
+    Point.of_size(text, 1)
+    return text
+
+
+PointText = Annotated[str, AfterValidator(_is_point)]
+SizeText = Annotated[str, AfterValidator(_is_size)]
 
 GRID = (
     Point(1, 500, 32, 64),
@@ -103,3 +128,30 @@ def make_problem(cell: str, point: Point, *, padded: bool = False, seed: int = 0
         lengths = random.integers(max(1, T // 4), T, B, endpoint=True).astype(np.int32)
         lengths[0] = T
     return Problem(cell, point, weights, xs, lengths)
+
+
+_LARGE = {"cpu": (2048, 512, 1024)}  # rows, inner, columns: large enough for the full rate, short enough to repeat
+
+
+def large_matmul() -> tuple[contest.Program, float]:
+    """One large matrix product, float32 at the default precision, and its floating-point operations.
+
+    At its rate, measured in the same rounds, the matmuls of a step alone are the floor: nothing that multiplies the
+    same matrices can be faster.
+    """
+    import jax
+
+    rows, inner, columns = _LARGE.get(jax.default_backend(), (8192, 8192, 8192))
+    random = np.random.default_rng(0)
+    left, right = (random.normal(size=size).astype(np.float32) for size in ((rows, inner), (inner, columns)))
+    return contest.compiled(lambda a, b: a @ b, left, right), 2.0 * rows * inner * columns
+
+
+def floor_row(median_ms: float, matmul_flops: float, forward_flops: float) -> dict[str, float]:
+    """The floor of a point: rate of the large product, and milliseconds by task at that rate."""
+    per_ms = matmul_flops / median_ms
+    return {
+        "gflops_per_s": 1e-6 * per_ms,
+        "forward_ms": forward_flops / per_ms,
+        "train_ms": 3 * forward_flops / per_ms,
+    }

@@ -1,12 +1,17 @@
-"""Who may be timed: only those whose numbers are the reference's."""
+"""Who may be timed, and how: only those whose numbers are the reference's, in interleaved rounds.
 
+The rounds are tested under a clock that the test turns by hand: no real time is measured.
+"""
+
+import gc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.harness import Contestant, LeftOut, Program, Unequal, absent, contest
-from benchmarks.harness.equality import check, errors
+from benchmarks import contest
+from benchmarks.contest import Contestant, Program, Unequal, interleave
 
 ONE = {"ys": np.array([1.0, -4.0]), "w_x": np.array([[2.0]])}
 
@@ -15,14 +20,9 @@ def gives(name: str, shared: Any, **options: Any) -> Contestant:
     return Contestant(name, lambda: {"train": Program(lambda: shared, lambda result: result)}, **options)
 
 
-def quickly(*contestants: Contestant, **options: Any):
-    entries, floor = contest(list(contestants), rounds=1, sample_s=0.0, **options)
-    return {entry.name: entry for entry in entries}, floor
-
-
-def test_errors_are_relative_to_the_largest_entry() -> None:
-    found = errors({"ys": np.array([1.0, -4.4]), "w_x": ONE["w_x"]}, ONE)
-    assert found["ys"] == pytest.approx(0.1) and found["w_x"] == 0.0
+def quickly(*contestants: Contestant, **options: Any) -> tuple[dict[str, Any], float | None]:
+    rows, floor = contest.run(contestants, rounds=1, sample_s=0.0, **options)
+    return {row["name"]: row for row in rows}, floor
 
 
 @pytest.mark.parametrize(
@@ -30,90 +30,144 @@ def test_errors_are_relative_to_the_largest_entry() -> None:
     [np.array([1.0, -4.01]), np.array([1.0, np.nan]), np.array([1.0, -np.inf]), np.array([1.0]), np.zeros(2)],
     ids=["value", "nan", "inf", "shape", "zeros"],
 )
-def test_other_numbers_are_refused_by_name(ys: np.ndarray) -> None:
-    with pytest.raises(Unequal, match=r"me .*ys by"):
-        check("me", {**ONE, "ys": ys}, ONE, 1e-4)
+def test_other_numbers_are_refused_by_name_and_get_no_time(ys: np.ndarray) -> None:
+    rows, _ = quickly(gives("reference", ONE), gives("wrong", {**ONE, "ys": ys}), gives("right", ONE))
+    assert rows["wrong"]["fault"].startswith("refused") and "ys by" in rows["wrong"]["fault"]
+    assert "median_ms" not in rows["wrong"]["tasks"]["train"] and "checked" not in rows["wrong"]
+    assert rows["reference"]["checked"] == "train: the reference"
+    assert rows["right"]["checked"] == "train: equal to reference within 0.0e+00"
+    assert rows["right"]["tasks"]["train"]["median_ms"] >= 0
 
 
-def test_a_shape_that_would_broadcast_is_refused() -> None:
-    with pytest.raises(Unequal, match="ys by inf"):
-        check("me", {"ys": np.full(2, 3.0)}, {"ys": np.full((2, 2), 3.0)}, 1e-4)
-
-
-def test_zero_equals_nothing_but_zero() -> None:
+def test_errors_are_relative_to_the_largest_entry_and_zero_equals_nothing_but_zero() -> None:
+    off = {"ys": np.array([1.0, -4.4])}
+    assert contest.largest_error("me", off, ONE, 0.2) == pytest.approx(0.1)
     nothing = {"ys": np.zeros(2)}
-    assert check("me", nothing, nothing, 1e-4) == 0.0
-    with pytest.raises(Unequal):
-        check("me", {"ys": np.full(2, 1e-30)}, nothing, 1e-4)
+    assert contest.largest_error("me", nothing, nothing, 1e-4) == 0.0
+    for got, expected in (
+        ({"ys": np.full(2, 1e-30)}, nothing),
+        ({"ys": np.full(2, 3.0)}, {"ys": np.full((2, 2), 3.0)}),  # would broadcast
+        ({}, ONE),
+    ):
+        with pytest.raises(Unequal):
+            contest.largest_error("me", got, expected, 1e-4)
 
 
-def test_a_missing_array_is_allowed_and_nothing_at_all_is_not() -> None:
-    assert check("me", {"ys": ONE["ys"]}, ONE, 1e-4) == 0.0
-    with pytest.raises(Unequal, match="nothing to compare"):
-        check("me", {}, ONE, 1e-4)
+def test_what_is_missing_is_said_and_another_function_is_marked() -> None:
+    other = gives("relu", {"ys": np.array([9.0, 9.0])}, unchecked="it is a ReLU", record={"settings": 3})
+    rows, _ = quickly(gives("reference", ONE), gives("less", {"ys": ONE["ys"]}), other)
+    assert rows["less"]["checked"].endswith("has no w_x")
+    assert rows["relu"]["checked"] == "not compared: it is a ReLU" and rows["relu"]["settings"] == 3
+    assert all("median_ms" in row["tasks"]["train"] for row in rows.values())
 
 
-def test_who_differs_gets_no_time_and_the_others_do() -> None:
-    wrong = {**ONE, "w_x": np.array([[2.001]])}
-    entries, _ = quickly(gives("reference", ONE), gives("wrong", wrong), gives("right", ONE))
-    assert not entries["wrong"].times and "refused" in entries["wrong"].fault and "w_x" in entries["wrong"].fault
-    assert set(entries["right"].times) == set(entries["reference"].times) == {"train"}
-    assert entries["reference"].checked == "train: the reference"
-    assert entries["right"].checked == "train: equal to reference within 0.0e+00"
-    row = entries["wrong"].row()
-    assert row["fault"] == entries["wrong"].fault and "median_ms" not in row["tasks"]["train"]
-
-
-def test_what_is_missing_is_said() -> None:
-    entries, _ = quickly(gives("reference", ONE), gives("less", {"ys": ONE["ys"]}))
-    assert entries["less"].checked.endswith("has no w_x") and entries["less"].times
-
-
-def test_another_function_is_timed_and_marked() -> None:
-    other = {"ys": np.array([9.0, 9.0])}
-    entries, _ = quickly(gives("reference", ONE), gives("relu", other, unchecked="it is a ReLU"))
-    assert entries["relu"].times and entries["relu"].checked == "not compared: it is a ReLU"
-
-
-def test_who_is_left_out_or_fails_is_named_and_stops_nobody() -> None:
+def test_one_that_is_left_out_or_fails_is_named_and_stops_no_other() -> None:
     def broken() -> dict[str, Program]:
         raise RuntimeError("no such layer")
 
-    def breaks_later() -> dict[str, Program]:
-        return {"train": Program(lambda: 1 / 0, lambda result: {})}
-
-    entries, _ = quickly(
-        gives("reference", ONE),
-        absent("missing", "not installed"),
+    large = Program(lambda: pytest.fail("it was run"), left_out="needs 9 GiB")
+    rows, floor = quickly(
+        Contestant("large", lambda: {"train": large}),
+        contest.absent("missing", "not installed"),
         Contestant("broken", broken),
-        Contestant("later", breaks_later),
+        Contestant("later", lambda: {"train": Program(lambda: 1 / 0)}),
+        gives("reference", ONE),
+        floor=Program(lambda: None),
     )
-    assert entries["missing"].left_out == "not installed" and not entries["missing"].fault
-    assert entries["broken"].fault.startswith("failed: RuntimeError: no such layer")
-    assert entries["later"].fault.startswith("failed: ZeroDivisionError")
-    assert [name for name, entry in entries.items() if entry.times] == ["reference"]
+    assert rows["missing"]["left_out"] == "not installed" and "fault" not in rows["missing"]
+    assert rows["broken"]["fault"].startswith("failed: RuntimeError: no such layer")
+    assert rows["later"]["fault"].startswith("failed: ZeroDivisionError")
+    assert rows["large"]["tasks"]["train"] == {"left_out": "needs 9 GiB"}
+    assert rows["reference"]["checked"] == "train: the reference" and floor is not None
 
-
-def test_ctrl_c_is_not_a_fault_of_a_contestant() -> None:
     def pressed() -> dict[str, Program]:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):  # Ctrl-C is not a fault of a contestant
         quickly(Contestant("a", pressed))
 
 
-def test_a_program_may_be_compiled_only() -> None:
-    large = Program(lambda: pytest.fail("it was run"), lambda result: {}, left_out="needs 9 GiB")
-    entries, _ = quickly(Contestant("large", lambda: {"train": large}), gives("small", ONE))
-    assert not entries["large"].times and entries["large"].row()["tasks"]["train"]["left_out"] == "needs 9 GiB"
-    assert entries["small"].checked == "train: the reference"
+class World:
+    """A clock, and programs that take time on it; `log` says which ran when."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.log: list[str] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.log.append("sleep")
+        self.now += seconds
+
+    def takes(self, name: str, seconds: Callable[[], float] | float, **options: Any) -> Program:
+        def call() -> None:
+            self.now += seconds() if callable(seconds) else seconds
+            self.log.append(name)
+
+        return Program(call, **options)
+
+    def run(self, seconds: dict[str, Any], **options: Any) -> dict[str, Any]:
+        programs = {name: self.takes(name, value) for name, value in seconds.items()}
+        return interleave(programs, clock=lambda: self.now, sleep=self.sleep, **options)
 
 
-def test_the_floor_is_timed_in_the_same_rounds() -> None:
-    entries, floor = quickly(gives("reference", ONE), floor=Program(lambda: None, lambda result: {}))
-    assert floor is not None and len(floor.seconds) == len(entries["reference"].times["train"].seconds) == 1
-    assert quickly(gives("reference", ONE))[1] is None
+def test_times_are_milliseconds_per_call_and_a_sample_is_long_enough() -> None:
+    drawn = iter([0.5, 0.5, 4.0, 0.5, 1.0, 0.5, 2.0, 0.5, 3.0])
+    times = World().run({"a": 0.002, "b": lambda: next(drawn)}, rounds=4, sample_s=0.03)
+    assert times["a"]["samples_ms"] == pytest.approx([2.0] * 4)
+    assert 30 <= 2.0 * times["a"]["calls_per_sample"] <= 70
+    assert times["b"]["calls_per_sample"] == 1 and times["b"]["samples_ms"] == pytest.approx([4e3, 1e3, 2e3, 3e3])
+    assert (times["b"]["min_ms"], times["b"]["median_ms"], times["b"]["iqr_ms"]) == pytest.approx((1e3, 2.5e3, 1.5e3))
 
 
-def test_left_out_is_an_exception_of_its_own() -> None:
-    assert not issubclass(LeftOut, ValueError) and not issubclass(Unequal, LeftOut)
+def test_each_takes_one_turn_per_round_in_an_order_that_changes_with_the_seed_alone() -> None:
+    def rounds_of(seed: int) -> list[list[str]]:
+        world = World()
+        world.run(dict.fromkeys("abcd", 0.1), rounds=20, sample_s=0.01, seed=seed)
+        turns = world.log[4:]  # the first four find out how long a call lasts
+        return [turns[i : i + 8 : 2] for i in range(0, len(turns), 8)]  # each turn: a call to warm up, and one timed
+
+    rounds = rounds_of(1)
+    assert len(rounds) == 20 and all(sorted(one) == list("abcd") for one in rounds)
+    assert {one[0] for one in rounds} == set("abcd") and len({tuple(one) for one in rounds}) > 5
+    assert rounds == rounds_of(1) != rounds_of(2)
+
+
+def test_drift_is_shared() -> None:
+    """A machine that gets three times slower under way: the ratio of medians of two contestants stays 2."""
+    world = World()
+    times = world.run({"a": lambda: 0.04 * (1 + world.now / 20), "b": lambda: 0.08 * (1 + world.now / 20)}, rounds=40)
+    assert max(times["a"]["samples_ms"]) > 1.5 * min(times["a"]["samples_ms"])
+    assert times["b"]["median_ms"] / times["a"]["median_ms"] == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_cold_start_is_not_timed() -> None:
+    """The first call after another contestant's is slow; only the second one counts."""
+    last = [""]
+
+    def cold(name: str) -> Callable[[], float]:
+        def seconds() -> float:
+            slow, last[0] = last[0] != name, name
+            return 0.9 if slow else 0.1
+
+        return seconds
+
+    times = World().run({name: cold(name) for name in "ab"}, rounds=5, sample_s=0.01)
+    assert times["a"]["samples_ms"] == pytest.approx([100.0] * 5)
+
+
+def test_the_budget_ends_the_rounds_but_not_before_three() -> None:
+    for rounds, budget_s, least, most in ((50, 1.0, 3, 3), (2, 1.0, 2, 2), (50, 21.0, 4, 14)):
+        times = World().run({"a": 2.0}, rounds=rounds, budget_s=budget_s)
+        assert least <= len(times["a"]["samples_ms"]) <= most
+
+
+def test_rest_after_a_sample_no_garbage_collection_in_it_and_calls_of_another_process() -> None:
+    world, seen = World(), []
+    spins = world.takes("spins", 0.1, settle_s=0.2)
+    looks = Program(lambda: seen.append(gc.isenabled()))
+    there = Program(lambda: None, sample=lambda calls: 2.0 * calls)
+    programs = {"spins": spins, "looks": looks, "there": there}
+    times = interleave(programs, rounds=6, sample_s=1e-9, clock=lambda: world.now, sleep=world.sleep)
+    assert world.log.count("sleep") == 6
+    assert seen[-1] is False and gc.isenabled()
+    assert times["there"]["samples_ms"] == [2000.0] * 6

@@ -1,0 +1,345 @@
+"""What the benchmarks share besides `contest`: options, command line, results, and how these are read and drawn.
+
+A benchmark is one file. Its docstring has a title, Question, Command, Minutes and Expected, and it has
+
+    @lab.options(quick={"steps": (10,)})
+    class Options(harness.Options):                     # adds --quick, --json, --figures, --rounds, --devices, ...
+        steps: lab.Distinct[PositiveInt] = (10, 100)
+        \"\"\"Lengths T to measure [steps].\"\"\"
+
+    def measure(options, run):
+        for T in options.steps:
+            run.add(run.contest({"T": T}, contestants(T)))          # into the JSON file at once
+
+    def tables(result, page):                           # from what is in the JSON file, so both can be made again
+        page.table(rows, columns, "Caption")
+
+    def draw(result, page):
+        page.figure("name", figure, alt="...", caption="...")
+
+    benchmark = harness.Benchmark(Options, measure, tables, draw)
+
+    if __name__ == "__main__":
+        benchmark.main()
+"""
+
+import dataclasses
+import datetime
+import inspect
+import math
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import numpy as np
+from annotated_types import Ge, Lt
+from pydantic import PositiveFloat, PositiveInt
+
+from benchmarks import contest
+from benchmarks.problems import floor_row, large_matmul
+from experiments import lab
+from experiments.lab import machine, page, strict_json, style
+from experiments.lab.options import described, parse
+
+_PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "dm-haiku", "equinox", "keras", "torch")
+
+
+@lab.options
+class Options:
+    """Options that every benchmark has."""
+
+    quick: bool = False
+    """Fewer points and rounds; options given by hand still count."""
+    json: Path | None = None
+    """File for the results, written again after every point."""
+    figures: Path | None = None
+    """Folder for the figures, as PNG and SVG."""
+    rounds: PositiveInt = 7
+    """Samples of each contestant [count]."""
+    sample_ms: PositiveFloat = 30.0
+    """A sample is as many calls in a row as last this long [ms]."""
+    budget_s: PositiveFloat = 120.0
+    """No new round at a point after this time, once there are three [s]."""
+    memory_gib: PositiveFloat = 4.0
+    """Programs with more temporary memory are compiled and not run [GiB]."""
+    devices: PositiveInt = min(2, contest.cores())
+    """CPU devices for the sharded contestants; all others use the first [count]."""
+    seed: Annotated[int, Ge(0), Lt(2**32)] = 0
+    """Of weights, inputs and the order of the contestants."""
+
+    def check(self) -> None:
+        """Raises `UsageError` for what annotations cannot say. Runs before any work."""
+        if self.figures is not None and self.figures.is_file():
+            raise lab.UsageError(f"--figures is {self.figures}, a file; name a folder.")
+        if self.json is not None and self.json.is_dir():
+            raise lab.UsageError(f"--json is {self.json}, a folder; name a file.")
+
+    @property
+    def limit_bytes(self) -> int:
+        return int(self.memory_gib * 2**30)
+
+
+@dataclasses.dataclass
+class Run:
+    """What a benchmark holds while it runs.
+
+    Attributes:
+      options: its own options, checked.
+      result: what is written to `--json`.
+    """
+
+    options: Any
+    result: dict[str, Any]
+
+    def say(self, text: str) -> None:
+        """One line for the reader, on stderr."""
+        print(text, file=sys.stderr, flush=True)
+
+    def contest(
+        self, where: Mapping[str, Any], contestants: Iterable[contest.Contestant], forward_flops: float | None = None
+    ) -> dict[str, Any]:
+        """A contest with this run's options, as a point of the result: `where`, `floor` and `contestants`.
+
+        Says who did not take part and why. With any fault the exit status is 1.
+
+        Args:
+          where: the point: `{"cell": "lstm", "T": 100}`.
+          contestants: the reference first.
+          forward_flops: of a forward pass; the floor is then measured in the same rounds.
+        """
+        o, matmul, flops = self.options, None, 0.0
+        if forward_flops is not None:
+            matmul, flops = large_matmul()
+        timing = {"rounds": o.rounds, "sample_s": 1e-3 * o.sample_ms, "budget_s": o.budget_s, "seed": o.seed}
+        rows, floor_ms = contest.run(list(contestants), floor=matmul, **timing)
+        for row in rows:
+            if "fault" in row:
+                self.result["faults"].append(f"{place(where)}: {row['name']} {row['fault']}")
+                self.say(f"! {self.result['faults'][-1]}")
+            if "left_out" in row:
+                self.say(f"  {place(where)}: {row['name']} left out: {row['left_out']}")
+            for task, values in row["tasks"].items():
+                if "left_out" in values:
+                    self.say(f"  {place(where)}: {row['name']}, {task}, not run: {values['left_out']}")
+        floor = {} if floor_ms is None else {"floor": floor_row(floor_ms, flops, forward_flops or 0.0)}
+        return {**where, **floor, "contestants": rows}
+
+    def add(self, point: Mapping[str, Any], said: str = "done") -> None:
+        """Keeps a finished point, in the file too: a run that is stopped leaves what it has."""
+        if not self.result["points"]:  # everything that takes part is loaded by now
+            self.result["machine"] = machine_record() | self.result["machine"]
+        self.result["points"].append(dict(point))
+        self.save()
+        self.say(f"{place(point)}: {point.get('left_out', said)}")
+
+    def save(self) -> None:
+        if self.options.json is not None:
+            self.options.json.parent.mkdir(parents=True, exist_ok=True)
+            strict_json.write(self.options.json, self.result)
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """A benchmark; its name and documentation are those of the file that it is in.
+
+    Attributes:
+      options: inherits from `Options`.
+      measure: does the work.
+      tables: shows a result in the terminal.
+      draw: draws its figures, with `--figures`.
+    """
+
+    options: type[Options]
+    measure: Callable[[Any, Run], None]
+    tables: Callable[[Mapping[str, Any], Any], None]
+    draw: Callable[[Mapping[str, Any], Any], None] | None = None
+
+    def main(self) -> NoReturn:
+        """Runs the benchmark from its command line, and ends the process."""
+        sys.exit(self.launch(sys.argv[1:]))
+
+    def launch(self, arguments: Sequence[str]) -> int:
+        """Runs the benchmark with these arguments; returns the exit status.
+
+        0: done. 1: done, but a contestant failed or was refused. 2: a wrong option. 130: stopped with Ctrl-C; finished
+        points are in the `--json` file.
+        """
+        name = Path(inspect.getfile(self.measure)).stem
+        doc = sys.modules[self.measure.__module__].__doc__ or ""
+        try:
+            options = parse(self.options, arguments, f"benchmarks.{name}", doc)
+        except lab.UsageError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        command = shlex.join(["python", "-m", f"benchmarks.{name}", *arguments])
+        result: dict[str, Any] = {
+            "benchmark": name,
+            "question": described(doc).get("Question"),
+            "command": re.sub(r" --(json|figures)[ =]('[^']*'|\S+)", "", command),  # where is not what
+            "options": {k: v for k, v in dataclasses.asdict(options).items() if k not in ("json", "figures")},
+            "started_utc": now(),
+            "finished_utc": None,
+            "machine": {"process": contest.prepare(options.devices), "load_at_start": machine.load()},
+            "figures": [],
+            "points": [],
+            "faults": [],
+        }
+        run = Run(options, result)
+        busy = result["machine"]["load_at_start"]
+        if busy is not None and busy > 0.5:
+            run.say(f"! other processes want the cores (load {busy}): compare ratios, and no single times.")
+        try:
+            with contest.float32():
+                self.measure(options, run)
+        except KeyboardInterrupt:
+            print(f"\nstopped after {len(result['points'])} points.", file=sys.stderr)
+            return 130
+        self.show(result, options.figures)
+        result["finished_utc"], result["machine"]["load_at_end"] = now(), machine.load()
+        run.save()
+        for fault in result["faults"]:
+            run.say(f"! {fault}")
+        return 1 if result["faults"] else 0
+
+    def show(self, result: dict[str, Any], folder: Path | None) -> None:
+        """Prints the tables of a result and saves its figures in `folder`, if given."""
+        shown = page.Page(folder=folder, out=page.console())
+        self.tables(result, shown)
+        if out := reasons(result["points"]):
+            shown.table(
+                [[who, len(where)] for who, where in out.items()], ["who and why", "points"], "Did not take part"
+            )
+        if folder is not None and self.draw is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            with style.plotting():
+                self.draw(result, shown)
+            result["figures"] = sorted(figure[kind] for figure in shown.figures for kind in ("png", "svg"))
+            result["captions"] = {figure["png"]: figure["caption"] for figure in shown.figures}
+
+
+def machine_record() -> dict[str, Any]:
+    """What a time depends on besides the code. Call it once JAX and the other libraries are loaded."""
+    import jax
+
+    torch = sys.modules.get("torch")
+    precision = jax.config.jax_default_matmul_precision or "default"  # pyright: ignore  (defined at run time)
+    threads = torch.get_num_threads() if torch else None
+    versions = {"versions": machine.versions(_PACKAGES)}
+    return {
+        **machine.device(),
+        "matmul_precision": precision,
+        "torch_threads": threads,
+        **versions,
+        **machine.git_commit(),
+    }
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def place(point: Mapping[str, Any]) -> str:
+    """A point in words, for messages."""
+    kept = {k: v for k, v in point.items() if isinstance(v, str | int) and k != "left_out"}
+    return " ".join(f"{k}={v}" for k, v in kept.items())
+
+
+def by_name(point: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The contestants' rows of a point, by name."""
+    return {row["name"]: row for row in point.get("contestants", ())}
+
+
+def names(points: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Every contestant that occurs, in the order of first appearance."""
+    return list(dict.fromkeys(row["name"] for point in points for row in point.get("contestants", ())))
+
+
+def number(point: Mapping[str, Any], name: str, task: str, key: str = "median_ms") -> float | None:
+    """A contestant's number at a point, or None where it was not measured.
+
+    Two keys are made of others: `compile_total_s` is tracing and compiling, `temp_mib` is `temp_bytes` in MiB.
+    """
+    values = by_name(point).get(name, {}).get("tasks", {}).get(task, {})
+    if key == "compile_total_s":
+        return values["trace_s"] + values["compile_s"] if "compile_s" in values else None
+    if key == "temp_mib":
+        return divided(values.get("temp_bytes"), 2**20)
+    return values.get(key)
+
+
+def floor_ms(point: Mapping[str, Any], task: str) -> float | None:
+    """The matmul floor of a task at a point, where it was measured."""
+    return (point.get("floor") or {}).get(f"{task}_ms")
+
+
+def divided(a: float | None, b: float | None) -> float | None:
+    """a / b, or None where either is missing."""
+    return None if a is None or b is None or b == 0 else a / b
+
+
+def geomean(values: Iterable[float]) -> float:
+    """The geometric mean of positive numbers; NaN of none.
+
+    Example:
+
+      >>> round(geomean([0.5, 8.0]), 6)
+      2.0
+    """
+    logs = [math.log(value) for value in values]
+    return math.exp(sum(logs) / len(logs)) if logs else math.nan
+
+
+def reasons(points: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Who was left out or at fault, and why: `{"name: reason": [points]}`, so that a reason is said once."""
+    found: dict[str, list[str]] = {}
+    for point in points:
+        if "left_out" in point:
+            found.setdefault(f"all: {point['left_out']}", []).append(place(point))
+        for row in point.get("contestants", ()):
+            for key in ("left_out", "fault"):
+                if key in row:
+                    found.setdefault(f"{row['name']}: {row[key]}", []).append(place(point))
+    return found
+
+
+def plot_lines(
+    ax: Any,
+    points: Sequence[Mapping[str, Any]],
+    x: str,
+    value: Callable[[Mapping[str, Any], str], float | None],
+    every: Sequence[str],
+) -> None:
+    """A line per contestant, on logarithmic axes with the measured `x` as ticks; `every` says which style is whose."""
+    for index, name in enumerate(every):
+        line = [(p[x], v) for p in points if (v := value(p, name)) is not None]
+        if line:
+            ax.plot(*zip(*line, strict=True), label=name, **style.line(index))
+    ax.set(xscale="log", yscale="log")
+    ticks = sorted({point[x] for point in points})
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=30 if len(ticks) > 4 else 0)
+    ax.minorticks_off()
+
+
+FLOOR: dict[str, Any] = {"color": style.GREY, "linewidth": 5.0, "alpha": 0.5, "solid_capstyle": "butt", "zorder": 0}
+"""How the matmul floor is drawn: a broad grey line, nothing below it is possible."""
+
+
+def plot_floor(ax: Any, points: Sequence[Mapping[str, Any]], x: str) -> None:
+    """The floor of a training step."""
+    line = [(p[x], v) for p in points if (v := floor_ms(p, "train")) is not None]
+    if line:
+        ax.plot(*zip(*line, strict=True), label="matmul floor", **FLOOR)
+
+
+def finish(figure: Any, axes: Any, title: str, columns: int = 3) -> None:
+    """Letters before the panels' titles, a title above all, and one legend below all."""
+    if np.size(axes) > 1:
+        style.letters(axes)
+    lines = [line for ax in np.ravel(axes) for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
+    handles = {line.get_label(): line for line in lines}
+    if handles:
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
+    figure.suptitle(title, x=0.01, ha="left")

@@ -1,0 +1,194 @@
+"""What a training step keeps between its forward and its backward pass, as the sequence grows.
+
+Question: how much temporary memory does a training step need at length T, with each engine and each checkpoint policy,
+and what does less memory cost in time?
+Command: python -m benchmarks.memory --json benchmarks/results/memory.json --figures benchmarks/results
+Minutes: about 25 on two cores; with --quick 2.
+Expected: memory grows in proportion to T without checkpoints, and as the square root of T with `checkpoint="sqrt"`,
+which at T = 10,000 needs 50 to 90 times less when the loss depends on the last output (target: 20, for at most 1.6
+times the time). When it depends on every output, these and their gradients are T times B times H numbers that no
+policy can save, and it is 7 to 10 times less.
+
+The memory is what XLA's buffer assignment plans for intermediate values: exact, and the same on a busy machine.
+Parameters, inputs and their gradients come on top and are the same for all. Beside our own policies are the two that
+people write by hand around `jax.lax.scan`: `jax.checkpoint` on the step, and a scan over checkpointed scans of √T
+steps.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from pydantic import PositiveFloat, PositiveInt
+
+import rnnjax
+from benchmarks import contest, harness, ours
+from benchmarks.harness import divided, number
+from benchmarks.problems import CellName, Point, Problem, SizeText, make_problem
+from experiments import lab
+from experiments.lab import style
+
+Step = Callable[[Any, Array], tuple[Any, Array]]
+
+
+@lab.options(quick={"steps": (100, 1000), "rounds": 3, "jitted_steps": 0})
+class Options(harness.Options):
+    """Options of memory."""
+
+    cell: CellName = "lstm"
+    """The cell."""
+    size: SizeText = "8,32,64"
+    """B,D,H."""
+    losses: lab.Distinct[Literal["last", "every"]] = ("last", "every")
+    """Whether the loss depends on the last output or on every one."""
+    steps: lab.Distinct[PositiveInt] = (100, 300, 1000, 3000, 10000, 30000, 100000)
+    """Lengths T [steps]."""
+    every: PositiveInt = 100
+    """A policy that keeps a carry every so many steps [steps]."""
+    budget_mib: PositiveFloat = 16.0
+    """A policy that keeps to this much memory [MiB]."""
+    jitted_steps: int = 100
+    """The jitted loop is left out beyond this length: its compile time grows faster than T [steps]."""
+
+
+def measure(options: Options, run: harness.Run) -> None:
+    for T in options.steps:
+        problem = make_problem(options.cell, Point.of_size(options.size, T), seed=options.seed)
+        for loss in options.losses:
+            where = {"cell": options.cell, "size": options.size, "loss": loss, "T": T}
+            run.add(run.contest(where, contestants(problem, options, loss == "last"), problem.forward_flops))
+
+
+def contestants(problem: Problem, options: Options, last: bool) -> list[contest.Contestant]:
+    """A plain scan first, then every engine with every policy, then what is written by hand."""
+    policies = {
+        f"every {options.every}": options.every,
+        "sqrt": "sqrt",
+        f"within {options.budget_mib:g} MiB": rnnjax.MemoryBudget(int(options.budget_mib * 2**20)),
+    }
+    ways = {}
+    for engine in ("scan", *ours.FAST_ENGINES):
+        ways[engine] = ours.Way(engine, last=last)
+        for policy, checkpoint in policies.items():
+            ways[f"{engine}, {policy}"] = ours.Way(engine, {"checkpoint": checkpoint}, last=last)
+    if options.jitted_steps >= problem.point.T:
+        ways["jitted loop"] = ours.Way("loop", last=last)
+    limit = options.limit_bytes
+    made = [ours.contestant(name, problem, way, tasks=("train",), limit_bytes=limit) for name, way in ways.items()]
+    if "jitted loop" not in ways:
+        reason = f"beyond --jitted-steps {options.jitted_steps}, its compile time grows faster than T"
+        made.append(contest.absent("jitted loop", reason))
+    made.append(contest.absent("eager loop", "not one program: nothing plans its memory"))
+    by_hand = {"by hand: checkpointed step": scan_of_steps, "by hand: √T stretches": scan_of_scans}
+    for name, unrolled in by_hand.items():
+        build = functools.partial(_written_by_hand, problem, unrolled, limit, last)
+        made.append(contest.Contestant(name, build))
+    return made
+
+
+def _written_by_hand(problem: Problem, unrolled: Callable, limit: int, last: bool) -> dict[str, contest.Program]:
+    cell = ours.cell_of(problem)
+    params, xs, _ = ours.placed(problem, 1)
+
+    def loss(params: Any, xs: Array) -> Array:
+        carry = cell.initial_carry(params, (problem.point.B,))
+        carry, ys = unrolled(lambda c, x: cell.step(params, c, x), carry, xs)
+        return ((ours.last_output(carry) if last else ys) ** 2).sum()
+
+    train = jax.value_and_grad(loss, argnums=(0, 1))
+    return {"train": contest.compiled(train, params, xs, shared=ours.gradients, limit_bytes=limit)}
+
+
+def scan_of_steps(step: Step, carry: Any, xs: Array) -> tuple[Any, Array]:
+    """Keeps the carries alone and computes everything else again, step by step, in the backward pass.
+
+    With `prevent_cse=False`, as JAX advises inside a scan: the loop itself keeps the two computations apart.
+    """
+    return lax.scan(jax.checkpoint(step, prevent_cse=False), carry, xs)
+
+
+def scan_of_scans(step: Step, carry: Any, xs: Array) -> tuple[Any, Array]:
+    """Keeps every k-th carry, k near √T, and runs each stretch of k steps again in the backward pass.
+
+    A rest that does not fill a stretch is run in a scan of its own.
+    """
+    steps = xs.shape[0]
+    k = max(1, math.isqrt(steps))
+    whole = steps // k * k
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def stretch(carry: Any, xs: Array) -> tuple[Any, Array]:
+        return lax.scan(step, carry, xs)
+
+    carry, ys = lax.scan(stretch, carry, xs[:whole].reshape(steps // k, k, *xs.shape[1:]))
+    ys = ys.reshape(whole, *ys.shape[2:])
+    if whole == steps:
+        return carry, ys
+    carry, rest = stretch(carry, xs[whole:])
+    return carry, jnp.concatenate([ys, rest])
+
+
+LOSSES = {"last": "loss of the last output", "every": "loss of every output"}
+
+
+def _by_loss(result: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    found = {name: [point for point in result["points"] if point["loss"] == loss] for loss, name in LOSSES.items()}
+    return {name: points for name, points in found.items() if points}
+
+
+def tables(result: Mapping[str, Any], page: Any) -> None:
+    """For each loss, memory and time by length, then both against a plain scan."""
+
+    def own(key: str) -> Any:
+        return lambda point, name: number(point, name, "train", key)
+
+    def of_scan(key: str) -> Any:
+        return lambda point, name: divided(number(point, name, "train", key), number(point, "scan", "train", key))
+
+    shown = {
+        "Temporary memory of a training step [MiB]": own("temp_mib"),
+        "Median time of a training step [ms]": own("median_ms"),
+        "Times less memory than a plain scan": lambda point, name: divided(1, of_scan("temp_bytes")(point, name)),
+        "Times as long as a plain scan": of_scan("median_ms"),
+    }
+    for loss, points in _by_loss(result).items():
+        for title, value in shown.items():
+            rows = [[name, *(value(point, name) for point in points)] for name in harness.names(points)]
+            if title.endswith("[ms]"):
+                rows.append(["floor", *(harness.floor_ms(point, "train") for point in points)])
+            rows = [row for row in rows if any(value is not None for value in row[1:])]
+            if rows:
+                page.table(rows, ["contestant", *(f"T = {point['T']}" for point in points)], f"{title}, {loss}")
+
+
+def draw(result: Mapping[str, Any], page: Any) -> None:
+    """A row of panels for each loss, over T: temporary memory, and time with the matmul floor."""
+    by_loss = _by_loss(result)
+    fig, axes = style.figures(len(by_loss), 2, 9.5, 3.1 * len(by_loss) + 1.6, sharex=True, sharey="col")
+    for row, (loss, points) in zip(axes, by_loss.items(), strict=True):
+        labels = {"temporary memory [MiB]": "temp_mib", "time of a training step [ms]": "median_ms"}
+        for ax, (label, key) in zip(row, labels.items(), strict=True):
+            every = harness.names(result["points"])
+            harness.plot_lines(ax, points, "T", lambda p, name, key=key: number(p, name, "train", key), every)
+            ax.set(ylabel=label, title=loss)
+        harness.plot_floor(row[1], points, "T")
+    for ax in axes[-1]:
+        ax.set_xlabel("length T [steps]")
+    cell, (B, D, H) = result["points"][0]["cell"].upper(), result["points"][0]["size"].split(",")
+    harness.finish(fig, axes, f"{cell}, batch {B}, {D} features, {H} hidden units: forward and gradient")
+    page.figure(
+        "memory",
+        fig,
+        alt="Temporary memory and time of a training step against length, by engine and checkpoint policy",
+        caption="Memory as the compiler planned it; times are medians over interleaved rounds.",
+    )
+
+
+benchmark = harness.Benchmark(Options, measure, tables, draw)
+
+if __name__ == "__main__":
+    benchmark.main()

@@ -1,0 +1,400 @@
+"""Lyapunov spectra of many networks: one program for all of them, or NumPy and SciPy step by step.
+
+Question: what do the Lyapunov exponents of a driven tanh network cost, when a sweep over gains and seeds is one
+program, and when it is the loop over steps with a QR decomposition in each that most people write?
+Command: python -m benchmarks.observatory --json benchmarks/results/observatory.json --figures benchmarks/results
+Minutes: about 7 on two cores; with --quick 1.
+Expected: the target is ten times less per network than the plain loop on two cores. The narrower the networks and the
+fewer the exponents, the more; for all exponents of wide networks both are near what matrix products cost.
+
+Every network is tanh(x_t + h W), W Gaussian with the given gain, x_t Gaussian with variance 1 in every unit, below the
+edge of chaos at gain 1.86: beyond it trajectories part at the last bit, and no two programs agree. All is float64, and
+the exponents are compared before anything is timed. Two tasks: the exponents asked for (a share of all H), and the
+leading one alone. Contestants:
+  one program                      vmap over networks; orthonormal again every few steps
+  ..., n at once                   groups that fit a core's cache, one after the other; nothing cut over threads
+  ..., n at once, 2 devices        each device its share of the networks
+  ..., n at once, 2 processes      each process its share, with a core and one thread of XLA's
+  the products alone               the same of the products with W and nothing else: the floor
+  NumPy                            a loop over networks and steps, `np.linalg.qr` at every step
+  SciPy                            the same with `scipy.linalg.qr`, economic, in place, unchecked
+  NumPy, QR as seldom              ... as in the program, which a plain loop leaves to its reader
+  NumPy, networks stacked          all networks in one array, loop over steps only, QR as seldom
+The three that loop over networks are run on --few of them.
+"""
+
+import dataclasses
+import functools
+import math
+import multiprocessing
+import os
+import weakref
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from annotated_types import Gt, Le
+from jax import Array
+from pydantic import NonNegativeInt, PositiveInt
+
+import rnnjax
+from benchmarks import contest, harness, ours
+from benchmarks.harness import divided, number
+from experiments import lab
+from experiments.lab import style
+from rnnjax import gradients, sharding
+
+REFERENCE, FLOOR = "one program", "the products alone"
+TASKS = ("spectrum", "leading")
+ALONE = {"xla_cpu_multi_thread_eigen": False}
+"""Small products and kernels are not cut over the threads that another device wants; on by default."""
+
+
+@lab.options(quick={"hidden": (32,), "gains": 4, "seeds": 4, "steps": 60, "few": 2, "rounds": 3})
+class Options(harness.Options):
+    """Options of observatory."""
+
+    hidden: lab.Distinct[PositiveInt] = (16, 32, 64, 128)
+    """Widths H [units]."""
+    shares: lab.Distinct[Annotated[float, Gt(0), Le(1)]] = (0.25, 1.0)
+    """Shares of the H exponents that are asked for [1]."""
+    intervals: tuple[PositiveInt, ...] = (10, 2)
+    """For each share: steps from one orthonormalisation to the next. Of all exponents the smallest is 16 nats and more
+    behind the largest after three [steps]."""
+    gain_low: float = 0.8
+    """Smallest gain of W [1]."""
+    gain_high: float = 1.7
+    """Largest gain of W; beyond 1.86 the networks are chaotic and no two programs agree [1]."""
+    gains: PositiveInt = 8
+    """How many gains [count]."""
+    seeds: PositiveInt = 8
+    """How many draws of weights and inputs for each [count]."""
+    steps: PositiveInt = 200
+    """Length T [steps]."""
+    at_once: PositiveInt = 16
+    """How many networks a device has in hand, where it does not do all at once [count]."""
+    processes: NonNegativeInt = 2
+    """Over how many processes the networks are spread, a core each; below 2 none of that kind takes part [count]."""
+    few: PositiveInt = 4
+    """How many networks the slow contestants are run on [count]."""
+
+    def check(self) -> None:
+        super().check()
+        if len(self.shares) != len(self.intervals):
+            raise lab.UsageError(f"--shares is {self.shares}; give one for each of --intervals, {self.intervals}.")
+        if self.steps < 2 * max(self.intervals):
+            raise lab.UsageError(f"--steps is {self.steps}; give two intervals or more, {2 * max(self.intervals)}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """All combinations of gains and seeds, drawn once in NumPy in float64; the drawing is in nobody's time.
+
+    Attributes:
+      hidden: H.
+      exponents: k, how many exponents.
+      gains: what a Gaussian W of variance 1/H is multiplied by.
+      seeds: each draws a matrix and an input of its own.
+      steps: T.
+      interval: steps from one orthonormalisation to the next, where it is not 1.
+      few: how many networks the slow contestants are run on.
+    """
+
+    hidden: int
+    exponents: int
+    gains: tuple[float, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    interval: int
+    few: int
+
+    def __len__(self) -> int:
+        return len(self.gains) * len(self.seeds)
+
+    @property
+    def uneven(self) -> int:
+        """Steps at the start that make no whole interval; they do not count in any spectrum."""
+        return self.steps % self.interval
+
+    @property
+    def chosen(self) -> list[int]:
+        """Which networks the slow contestants are run on, the seed running fastest: spread evenly over all."""
+        return sorted({round(i) for i in np.linspace(0, len(self) - 1, min(self.few, len(self)))})
+
+    @functools.cached_property
+    def drawn(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`(W [H, H] of gain 1, xs [steps, H])` by seed."""
+        rngs = [np.random.default_rng(seed) for seed in self.seeds]
+        size = self.hidden
+        w_h = [rng.normal(size=(size, size)) / np.sqrt(size) for rng in rngs]
+        return list(zip(w_h, [rng.normal(size=(self.steps, size)) for rng in rngs], strict=True))
+
+    def network(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """`(w_h, xs)` of one, its gain multiplied in."""
+        gain, seed = divmod(index, len(self.seeds))
+        w_h, xs = self.drawn[seed]
+        return self.gains[gain] * w_h, xs
+
+    def first(self, task: str) -> np.ndarray:
+        """The first perturbations as orthonormal rows `[k, H]`, as `lyapunov_spectrum` has them."""
+        k = 1 if task == "leading" else self.exponents
+        columns = np.random.default_rng(0).normal(size=(self.hidden, k))
+        return np.linalg.qr(columns)[0].T
+
+    def all_and_few(self, result: np.ndarray, task: str) -> dict[str, np.ndarray]:
+        """The exponents of all networks, and those of the networks that every contestant runs."""
+        return {f"all {task}": result, f"few {task}": result[self.chosen]}
+
+
+def measure(options: Options, run: harness.Run) -> None:
+    gains = tuple(float(g) for g in np.linspace(options.gain_low, options.gain_high, options.gains))
+    seeds = tuple(range(options.seed, options.seed + options.seeds))
+    with jax.enable_x64(True):
+        for H in options.hidden:
+            for share, interval in zip(options.shares, options.intervals, strict=True):
+                k = math.ceil(share * H)
+                networks = Networks(H, k, gains, seeds, options.steps, interval, options.few)
+                where = {"H": H, "k": k, "interval": interval, "networks": len(networks), "T": options.steps}
+                run.add(run.contest(where, contestants(networks, options)))
+
+
+def contestants(networks: Networks, options: Options) -> list[contest.Contestant]:
+    """One program for all first: it is the reference."""
+    devices, processes, at_once = options.devices, options.processes, options.at_once
+    one, groups = functools.partial(one_program, networks), f"{REFERENCE}, {at_once} at once"
+    interval = networks.interval
+    ways: dict[str, Callable[[str], contest.Program]] = {
+        REFERENCE: one,
+        groups: functools.partial(one, at_once=at_once),
+    }
+    if devices > 1:
+        ways[f"{groups}, {devices} devices"] = functools.partial(one, at_once=at_once, devices=devices)
+    if processes > 1:
+        ways[f"{groups}, {processes} processes"] = lambda task: in_processes(networks, options, exponents, task)
+    slow = {
+        "NumPy": lambda task: one_by_one(networks, task, 1, np.linalg.qr),
+        "SciPy": lambda task: one_by_one(networks, task, 1, scipy_qr),
+        "NumPy, QR as seldom": lambda task: one_by_one(networks, task, interval, np.linalg.qr),
+    }
+    ways |= slow | {"NumPy, networks stacked": lambda task: stacked(networks, task)}
+    if processes > 1:
+        ways[FLOOR] = lambda task: in_processes(networks, options, products, task)
+    return [
+        contest.Contestant(
+            name,
+            lambda way=way: {task: way(task) for task in TASKS},
+            unchecked="no exponents: the floor" if name == FLOOR else "",
+            record={"networks": len(networks.chosen) if name in slow else len(networks)},
+        )
+        for name, way in ways.items()
+    ]
+
+
+Way = Callable[[Networks, str, Array, Array], Array]
+"""`(networks, task, w_h, xs)` of one network, to its exponents."""
+
+
+def exponents(networks: Networks, task: str, w_h: Array, xs: Array) -> Array:
+    cell, size = rnnjax.Elman(networks.hidden), networks.hidden
+    params = rnnjax.ElmanParams(jnp.eye(size), w_h, jnp.zeros(size))
+    if task == "leading":
+        return gradients.leading_exponent(cell, params, xs).exponent[None]
+    asked: dict[str, Any] = {"transient": networks.uneven, "interval": networks.interval}
+    return gradients.lyapunov_spectrum(cell, params, xs, k=networks.exponents, **asked).exponents
+
+
+def products(networks: Networks, task: str, w_h: Array, xs: Array) -> Array:
+    """What no way can do without: a step's products with W, of the state and of the perturbations."""
+
+    def one_step(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+        h, rows = state
+        return (h @ w_h, rows @ w_h), None
+
+    start = xs[0], jnp.asarray(networks.first(task))
+    (h, rows), _ = jax.lax.scan(one_step, start, length=networks.steps)
+    return rows.sum(-1) + h.sum()
+
+
+def one_program(
+    networks: Networks,
+    task: str,
+    devices: int = 1,
+    at_once: int | None = None,
+    share: list[int] | None = None,
+    way: Way = exponents,
+) -> contest.Program:
+    """`vmap` over networks, or so many at once, on each device its share; of all networks, or those in `share`."""
+    given = [networks.network(index) for index in (range(len(networks)) if share is None else share)]
+    w_h, xs = (jnp.asarray(np.stack(each)) for each in zip(*given, strict=True))
+    mesh = None
+    if devices > 1:
+        mesh = ours.mesh(devices, len(networks), "networks")
+        w_h, xs = sharding.place((w_h, xs), mesh, 0)
+    return contest.compiled(
+        sharding.spread(functools.partial(way, networks, task), mesh, at_once=at_once),
+        w_h,
+        xs,
+        shared=lambda result: networks.all_and_few(np.asarray(result), task),
+        devices=devices,
+        compiler_options=None if at_once is None else ALONE,
+    )
+
+
+def in_processes(networks: Networks, options: Options, way: Way, task: str) -> contest.Program:
+    """A share of the networks in each of several processes, with a core and one thread of XLA's for each.
+
+    In one process XLA's devices share its threads, which costs programs of small kernels up to half of their speed. The
+    processes end when the program is forgotten.
+    """
+    cores, count = sorted(getattr(os, "sched_getaffinity", lambda _: ())(0)), options.processes
+    if len(cores) < count:
+        raise contest.LeftOut(f"{count} cores are asked for, this process may use {len(cores)}")
+    context = multiprocessing.get_context("spawn")
+    pipes: list[Connection] = []
+    for core, share in zip(cores, np.array_split(np.arange(len(networks)), count), strict=False):
+        here, there = context.Pipe()
+        build = functools.partial(one_program, networks, task, at_once=options.at_once, share=share.tolist(), way=way)
+        context.Process(target=_serve, args=(there, core, build), daemon=True).start()
+        there.close()
+        pipes.append(here)
+
+    def received(pipe: Connection) -> Any:
+        try:
+            found = pipe.recv()
+        except EOFError:
+            raise RuntimeError("a process of the observatory ended; its error is above.") from None
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def call() -> np.ndarray:
+        for pipe in pipes:
+            pipe.send("run")
+        return np.concatenate([received(pipe) for pipe in pipes])
+
+    weakref.finalize(call, lambda: [pipe.close() for pipe in pipes])
+    costs = [received(pipe) for pipe in pipes]
+    return contest.Program(call, lambda result: networks.all_and_few(result, task), costs[0])
+
+
+def _serve(pipe: Connection, core: int, build: Callable[[], contest.Program]) -> None:
+    os.sched_setaffinity(0, {core})
+    os.environ["PJRT_NPROC"] = "1"  # read where XLA starts its threads
+    sharding.setup_process(1)
+    with jax.enable_x64(True):
+        try:
+            program = build()
+            pipe.send(program.cost)
+            while pipe.recv():
+                pipe.send(np.asarray(program.call()))
+        except EOFError:  # nobody needs us any more
+            pass
+        except Exception as fault:
+            pipe.send(fault)
+
+
+Factor = Callable[[np.ndarray], Any]
+"""Columns to `(Q, R)`."""
+
+
+def scipy_qr(columns: np.ndarray) -> Any:
+    return scipy.linalg.qr(columns, overwrite_a=True, mode="economic", check_finite=False)
+
+
+def one_by_one(networks: Networks, task: str, interval: int, factor: Factor) -> contest.Program:
+    """A Python loop over networks and over steps, as in the textbooks."""
+    given = [networks.network(index) for index in networks.chosen]
+    start, first = networks.first(task).T, networks.uneven if task == "spectrum" else 0
+
+    def exponents(w_h: np.ndarray, xs: np.ndarray) -> np.ndarray:
+        h, columns, total = np.zeros(len(w_h)), start, np.zeros(start.shape[1])
+        transposed = np.ascontiguousarray(w_h.T)
+        for t, x in enumerate(xs, 1):
+            h = np.tanh(x + h @ w_h)
+            columns = (1 - h * h)[:, None] * (transposed @ columns)
+            if t == first or (t > first and (t - first) % interval == 0):
+                columns, r = factor(columns)
+                if t > first:
+                    total += np.log(np.abs(np.diagonal(r)))
+        return total / (len(xs) - first)
+
+    return contest.Program(lambda: np.stack([exponents(*each) for each in given]), lambda found: {f"few {task}": found})
+
+
+def stacked(networks: Networks, task: str) -> contest.Program:
+    """All networks in one array: a Python loop over steps only."""
+    first, interval = (networks.uneven, networks.interval) if task == "spectrum" else (0, 1)
+    given = [networks.network(index) for index in range(len(networks))]
+    transposed = np.stack([w_h.T for w_h, _ in given])
+    xs = np.stack([xs for _, xs in given], axis=1)
+    start = networks.first(task).T
+
+    def call() -> np.ndarray:
+        h, columns = np.zeros(xs.shape[1:]), np.broadcast_to(start, (len(given), *start.shape))
+        total = np.zeros((len(given), start.shape[1]))
+        for t, x in enumerate(xs, 1):
+            h = np.tanh(x + (transposed @ h[..., None])[..., 0])
+            columns = (1 - h * h)[..., None] * (transposed @ columns)
+            if t == first or (t > first and (t - first) % interval == 0):
+                columns, r = np.linalg.qr(columns)
+                if t > first:
+                    total += np.log(np.abs(np.diagonal(r, axis1=-2, axis2=-1)))
+        return total / (len(xs) - first)
+
+    return contest.Program(call, lambda result: networks.all_and_few(result, task))
+
+
+def per_network(point: Mapping[str, Any], name: str, task: str) -> float | None:
+    """Median milliseconds per network."""
+    row = harness.by_name(point).get(name, {})
+    return divided(number(point, name, task), row.get("networks"))
+
+
+def tables(result: Mapping[str, Any], page: Any) -> None:
+    """A table per point: milliseconds per network, and how many times one program, for both tasks."""
+    columns = ["contestant", "networks run"]
+    columns += [f"{task} {what}" for task in TASKS for what in ("[ms per network]", "× one program")] + ["compile [s]"]
+    for point in result["points"]:
+        lines = []
+        for name, row in harness.by_name(point).items():
+            line = [name, row["networks"]]
+            for task in TASKS:
+                ms = per_network(point, name, task)
+                line += [ms, divided(ms, per_network(point, REFERENCE, task))]
+            lines.append([*line, number(point, name, "spectrum", "compile_total_s")])
+        of = f"{point['k']} exponents of {point['networks']} networks, H = {point['H']}, {point['T']} steps"
+        page.table(lines, columns, f"{of}, interval {point['interval']}")
+
+
+def draw(result: Mapping[str, Any], page: Any) -> None:
+    """Milliseconds per network on logarithmic axes, one line per contestant; a panel per share, and the leading one."""
+    points = result["points"]
+    shares = sorted({round(point["k"] / point["H"], 2) for point in points})
+    panels = [("spectrum", share, f"{share:.0%} of the exponents") for share in shares]
+    panels.append(("leading", shares[0], "the leading one alone"))
+    fig, axes = style.figures(1, len(panels), 3.1 * len(panels) + 0.6, 4.6, sharey=True)
+    for ax, (task, share, title) in zip(axes[0], panels, strict=True):
+        chosen = [point for point in points if round(point["k"] / point["H"], 2) == share]
+        harness.plot_lines(
+            ax, chosen, "H", lambda p, name, task=task: per_network(p, name, task), harness.names(points)
+        )
+        ax.set(xlabel="width H [units]", title=title)
+    axes[0, 0].set_ylabel("time per network [ms]")
+    title = f"Lyapunov exponents of {points[0]['networks']} tanh networks over {points[0]['T']} steps, float64"
+    harness.finish(fig, axes, title)
+    page.figure(
+        "observatory",
+        fig,
+        alt="Time per network against width, by contestant; one program in groups is faster than NumPy at every width",
+        caption="Medians over interleaved rounds, divided by the networks that a call does.",
+    )
+
+
+benchmark = harness.Benchmark(Options, measure, tables, draw)
+
+if __name__ == "__main__":
+    benchmark.main()

@@ -1,0 +1,234 @@
+"""rnnjax beside Flax linen, Flax nnx, Haiku, Equinox, Keras on JAX, and PyTorch.
+
+Question: how long do a forward pass and a training step take, against the fastest of the peers at each point, against
+PyTorch, and against the matmuls alone?
+Command: python -m benchmarks.peers --json benchmarks/results/peers.json --figures benchmarks/results
+Minutes: about 40 on two cores; with --quick less than 5.
+Expected: the targets are a training step 2 times faster than the fastest JAX peer in the geometric mean over the
+reference grid and nowhere under 1.1, no LSTM point slower than PyTorch's, and at most 1.4 times the floor from H = 128
+and B = 16 on; what was reached is in benchmarks/results/peers.json.
+
+Every peer is given the same weights in its own layout, runs as its own documentation has it, in the layout of time and
+batch that costs it least, with the same allocator and cores, compiled ahead. Its outputs and gradients are compared
+with rnnjax's before it is timed. Where a peer's cell is another function (Haiku's GRU resets before the product, its
+vanilla RNN is a ReLU) it is timed and marked as not compared. Padded batches go through each peer's own lengths or
+mask: `seq_lengths` in Flax, `mask` in Keras, packed sequences in PyTorch; Haiku and Equinox have none.
+
+Install the peers with `pip install 'rnnjax[peers]'`; those that are missing are named and left out.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from benchmarks import contest, harness, libraries, ours
+from benchmarks.harness import divided, floor_ms, geomean, number
+from benchmarks.problems import GATES, GRID, CellName, Point, PointText, Problem, make_problem
+from experiments import lab
+from experiments.lab import style
+from rnnjax._unroll import Engine
+
+OURS, OURS_SPLIT, OURS_GENERIC = "rnnjax", "rnnjax, split", "rnnjax, generic"
+JAX_PEERS: dict[str, Callable[..., libraries.Programs]] = {
+    "Flax linen": libraries.flax_linen,
+    "Flax nnx": libraries.flax_nnx,
+    "Haiku": libraries.haiku,
+    "Equinox": libraries.equinox,
+    "Keras": libraries.keras,
+}
+TORCH = "PyTorch"
+DOORS = {"Flax linen": "rnnjax in linen", "Flax nnx": "rnnjax in nnx"}
+"""Flax's own RNN, and the same model with ours in its place."""
+TASKS = {"forward": "forward", "train": "training step"}
+
+_QUICK_POINTS = ("8,200,32,64", "32,100,64,128")
+
+
+@lab.options(quick={"points": _QUICK_POINTS, "rounds": 3, "generic": False, "doors": False})
+class Options(harness.Options):
+    """Options of peers."""
+
+    cells: lab.Distinct[CellName] = tuple(GATES)  # pyright: ignore[reportAssignmentType]
+    """The cells."""
+    points: lab.Distinct[PointText] = tuple(map(str, GRID))
+    """Sizes, each as B,T,D,H."""
+    batches: Literal["dense", "padded", "both"] = "both"
+    """Whole sequences, padded batches, or one after the other."""
+    engine: Engine = "auto"
+    """The engine of rnnjax that takes part."""
+    generic: bool = True
+    """Also the same cell without anything but the methods of the protocol, as a user's own would be."""
+    doors: bool = True
+    """Also Flax's modules with the RNN of `rnnjax.flax` in place of their own."""
+
+
+def measure(options: Options, run: harness.Run) -> None:
+    for problem, where in problems(options):
+        point = run.contest(where, contestants(problem, options), problem.forward_flops)
+        run.add({**point, "ratios": ratios(point)})
+    run.result["summary"] = overall(run.result["points"])
+
+
+def problems(options: Options) -> Iterator[tuple[Problem, dict[str, str | bool]]]:
+    """Every problem of a run. A padded batch of one row is just a shorter row, so B = 1 has none."""
+    kinds = {"dense": (False,), "padded": (True,), "both": (False, True)}[options.batches]
+    for padded in kinds:
+        points = options.points[-1:] if options.quick and padded and options.points == _QUICK_POINTS else options.points
+        for point in map(Point.parse, points):
+            for cell in options.cells:
+                if not (padded and point.B == 1):
+                    where = {"cell": cell, "point": str(point), "padded": padded}
+                    yield make_problem(cell, point, padded=padded, seed=options.seed), where
+
+
+def contestants(problem: Problem, options: Options) -> list[contest.Contestant]:
+    """rnnjax first: it is the reference."""
+    ways = {OURS: ours.Way(options.engine)}
+    if options.devices > 1:
+        ways[OURS_SPLIT] = ours.Way(options.engine, devices=options.devices)
+    if options.generic:
+        ways[OURS_GENERIC] = ours.Way(options.engine, generic=True)
+    made = [ours.contestant(name, problem, way) for name, way in ways.items()]
+    for name, build in JAX_PEERS.items():
+        unchecked = libraries.HAIKU_UNCHECKED.get(problem.cell, "") if name == "Haiku" else ""
+        made.append(contest.Contestant(name, functools.partial(build, problem), unchecked))
+    if options.doors:
+        for name, door in DOORS.items():
+            made.append(contest.Contestant(door, functools.partial(JAX_PEERS[name], problem, ours=True)))
+    made.append(contest.Contestant(TORCH, functools.partial(libraries.pytorch, problem)))
+    return made
+
+
+_MEANS = ("one_vs_peer", "best_vs_peer", "one_vs_torch", "best_vs_torch", "best_over_floor", "generic_over_one")
+_DOOR_KEYS = tuple(f"{door}_vs_flax" for door in DOORS.values())
+
+
+def ratios(point: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Both tasks of one point, ratios of medians over the same rounds; None where a contestant is missing.
+
+    A ratio above 1, of those to peers and PyTorch, says that rnnjax is faster. "One" is rnnjax on one device; "best" is
+    the better of one and several. Within ten per cent it is a tie.
+    """
+    found = {}
+    for task in TASKS:
+        ms = {name: number(point, name, task) for name in harness.by_name(point)}
+        one = ms.get(OURS)
+        best = min((t for t in (one, ms.get(OURS_SPLIT)) if t is not None), default=None)
+        peers = {name: t for name in JAX_PEERS if (t := ms.get(name)) is not None}
+        fastest = min(peers, key=peers.__getitem__) if peers else None
+        peer = peers[fastest] if fastest else None
+        floor = floor_ms(point, task)
+        found[task] = {
+            "fastest_peer": fastest,
+            "one_vs_peer": divided(peer, one),
+            "best_vs_peer": divided(peer, best),
+            "one_vs_torch": divided(ms.get(TORCH), one),
+            "best_vs_torch": divided(ms.get(TORCH), best),
+            "one_over_floor": divided(one, floor),
+            "best_over_floor": divided(best, floor),
+            "generic_over_one": divided(ms.get(OURS_GENERIC), one),
+            **{f"{door}_vs_flax": divided(ms.get(flax), ms.get(door)) for flax, door in DOORS.items()},
+        }
+    return found
+
+
+def overall(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Geometric means and the worst point of each ratio, for dense and padded batches, all cells and each."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for padded, kind in ((False, "dense"), (True, "padded")):
+        of_kind = [point for point in points if point["padded"] == padded]
+        if of_kind:
+            groups[f"{kind}, all cells"] = of_kind
+        for point in of_kind:
+            groups.setdefault(f"{kind}, {point['cell']}", []).append(point)
+    for point in points:
+        B, _, _, H = Point.parse(point["point"])
+        if B >= 16 and H >= 128 and not point["padded"]:
+            groups.setdefault("dense, B >= 16 and H >= 128", []).append(point)
+    groups["all but dense lstm"] = [p for p in points if p["padded"] or p["cell"] != "lstm"]
+    rows = []
+    for group, members in groups.items():
+        for task in TASKS:
+            row: dict[str, Any] = {"group": group, "task": task, "points": len(members)}
+            for key in (*_MEANS, *_DOOR_KEYS):
+                values = [v for p in members if (v := p["ratios"][task][key]) is not None]
+                worst = max if "_over_" in key else min
+                row[key] = {"geomean": geomean(values), "worst": worst(values), "of": len(values)} if values else None
+            rows.append(row)
+    return rows
+
+
+def tables(result: Mapping[str, Any], page: Any) -> None:
+    """Times by task, ratios by task, and means."""
+    points = result["points"]
+    every = harness.names(points)
+    places = [f"{point['cell']} {point['point']}{' padded' if point['padded'] else ''}" for point in points]
+    for task, title in TASKS.items():
+        times = [[*(number(point, name, task) for name in every), floor_ms(point, task)] for point in points]
+        rows = [[place, *row] for place, row in zip(places, times, strict=True)]
+        page.table(rows, ["point B,T,D,H", *every, "floor"], f"{title}, median [ms]")
+    columns = {
+        "fastest_peer": "fastest JAX peer",
+        "one_vs_peer": "peer / one",
+        "best_vs_peer": "peer / best",
+        "one_vs_torch": "torch / one",
+        "best_vs_torch": "torch / best",
+        "one_over_floor": "one / floor",
+        "best_over_floor": "best / floor",
+        "generic_over_one": "generic / one",
+    }
+    for task, title in TASKS.items():
+        found = [[point["ratios"][task].get(key) for key in columns] for point in points]
+        rows = [[place, *row] for place, row in zip(places, found, strict=True)]
+        caption = f"{title}, ratios of medians (above 1 before the floor: rnnjax is faster)"
+        page.table(rows, ["point B,T,D,H", *columns.values()], caption)
+    rows = []
+    for row in result["summary"]:
+        means = [row.get(key) for key in (*_MEANS, *_DOOR_KEYS)]
+        said = [f"{mean['geomean']:.2f} ({mean['worst']:.2f})" if mean else None for mean in means]
+        rows.append([f"{row['group']} ({row['points']})", TASKS[row["task"]], *said])
+    heads = [*(columns[key] for key in _MEANS), "linen / linen with ours", "nnx / nnx with ours"]
+    page.table(rows, ["points", "task", *heads], "Geometric means (and the worst point)")
+
+
+def draw(result: Mapping[str, Any], page: Any) -> None:
+    """A figure for each task and kind of batch: a panel per cell, a line of marks per point."""
+    for padded, batches in ((False, "whole sequences"), (True, "padded batches")):
+        points = [point for point in result["points"] if point["padded"] == padded and point.get("floor")]
+        for task in TASKS if points else ():
+            page.figure(
+                f"peers-{task}{'-padded' * padded}",
+                _drawn(points, task, f"{TASKS[task]}, {batches}: median time, less is better"),
+                alt=f"Time of a {TASKS[task]} over the matmul floor, for rnnjax and its peers, by cell and size",
+                caption="Medians over interleaved rounds, as multiples of the time of the matrix products alone.",
+            )
+
+
+def _drawn(points: list[Mapping[str, Any]], task: str, title: str) -> Any:
+    cells = list(dict.fromkeys(point["cell"] for point in points))
+    places = list(dict.fromkeys(point["point"] for point in points))
+    every = [name for name in harness.names(points) if name not in (OURS_GENERIC, *DOORS.values())]
+    width, height = 3.0 * len(cells) + 1.5, 0.36 * len(places) + 2.2
+    fig, axes = style.figures(1, len(cells), width, height, sharey=True, sharex=True)
+    for ax, cell in zip(axes[0], cells, strict=True):
+        for index, name in enumerate(every):
+            times = [
+                (p["point"], divided(number(p, name, task), floor_ms(p, task))) for p in points if p["cell"] == cell
+            ]
+            marks = [(multiple, places.index(place)) for place, multiple in times if multiple is not None]
+            if marks:
+                look = style.line(index) | {"linestyle": "none", "markersize": 9.0 if index == 0 else 6.0}
+                ax.plot(*zip(*marks, strict=True), **look, label=name)
+        ax.axvline(1.0, **harness.FLOOR, label="matmul floor")
+        ax.set(xscale="log", title=cell, xlabel="time / matmul floor [1]")
+    axes[0, 0].set_yticks(range(len(places)), places)
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_ylabel("B, T, D, H")
+    harness.finish(fig, axes, title[0].upper() + title[1:], 5)
+    return fig
+
+
+benchmark = harness.Benchmark(Options, measure, tables, draw)
+
+if __name__ == "__main__":
+    benchmark.main()

@@ -1,0 +1,107 @@
+"""Where the time of a training step goes, or of a sweep as one program, kernel by kernel.
+
+    python -m benchmarks.profile --cell lstm --point 128,50,64,128 --json benchmarks/results/profile.json
+    python -m benchmarks.profile --sweep 16 64 --json benchmarks/results/profile_sweep.json
+
+Runs rnnjax on one device under JAX's profiler. Kernels that run once per time step are those of the loops; matmuls are
+XLA's `dot` and what YNNPACK runs. Two kernels may run at once on two cores, so the sum can exceed the wall time; the
+profiler itself costs about half a microsecond per kernel, which swells small loops.
+"""
+
+import argparse
+import collections
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.profiler import ProfileData
+
+from benchmarks import contest, ours, sweep
+from benchmarks.problems import Point, make_problem
+
+_CALLS = 5
+_RUNTIME = (
+    "ThunkExecutor",
+    "SlinkyThreadPool",
+    "while",
+    "end: ",
+    "Pjit",
+    "CommonPjRt",
+    "PjRt",
+    "$",
+    "Thread",
+    "TfrtCpu",
+)
+
+
+def profile(cell: str, point: str) -> dict[str, Any]:
+    """Of a training step: milliseconds per call by kind of kernel, and the kernels with the largest share."""
+    problem = make_problem(cell, Point.parse(point))
+    program = ours.contestant("", problem, ours.Way(), tasks=("train",)).build()["train"]
+    return {"cell": cell, "point": point, **by_kernel(program.call, problem.point.T)}
+
+
+def profile_sweep(hidden: int) -> dict[str, Any]:
+    """The same of the sweep's one program, at its default settings."""
+    options = sweep.Options()
+    program = sweep.one_program(sweep.sweep_of(options, hidden), devices=1, compiles=1)
+    return {"cell": "sweep", "point": f"H = {hidden}", **by_kernel(program.call, min(options.lengths))}
+
+
+def by_kernel(call: Callable[[], Any], steps: int) -> dict[str, Any]:
+    """Profiles `call`; a kernel that runs at least `steps` times per call is one of a loop's."""
+    for _ in range(3):
+        call()
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(_CALLS):
+                call()
+        (trace,) = Path(folder).rglob("*.xplane.pb")
+        data = ProfileData.from_file(str(trace))
+    counts: dict[str, int] = collections.Counter()
+    times: dict[str, float] = collections.defaultdict(float)
+    for plane in data.planes:
+        for line in plane.lines:
+            for event in line.events:
+                if event.name.startswith("ThunkExecutor::Execute (wait"):
+                    times["wall"] += event.duration_ns
+                elif not event.name.startswith(_RUNTIME):
+                    counts[event.name] += 1
+                    times[event.name] += event.duration_ns
+    ms = {name: 1e-6 * time / _CALLS for name, time in times.items()}
+    wall = ms.pop("wall", None)
+    by_kind: dict[str, float] = collections.defaultdict(float)
+    for name, time in ms.items():
+        matmul = name.startswith(("ynn_fusion", "dot"))
+        where = "loop" if counts[name] >= _CALLS * steps else "outside"
+        by_kind[f"{'matmul' if matmul else 'pointwise'}_{where}_ms"] += time
+    largest = sorted(ms, key=lambda name: -ms[name])[:24]
+    kernels = [{"name": name, "ms": ms[name], "times_a_call": counts[name] / _CALLS} for name in largest]
+    return {"jax": jax.__version__, "wall_ms": wall, **by_kind, "kernels": kernels}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cell", nargs="+", default=["lstm"], help="lstm, gru, elman")
+    parser.add_argument("--point", nargs="+", default=["128,50,64,128"], help="B,T,D,H")
+    parser.add_argument("--sweep", nargs="+", type=int, help="in their place, the sweep at these widths H")
+    parser.add_argument("--json", type=Path, help="where the results go")
+    options = parser.parse_args()
+    contest.prepare(1)
+    if options.sweep:
+        results = [profile_sweep(hidden) for hidden in options.sweep]
+    else:
+        results = [profile(cell, point) for point in options.point for cell in options.cell]
+    for result in results:
+        print(f"{result['cell']} {result['point']}:", {k: round(v, 2) for k, v in result.items() if k.endswith("_ms")})
+        for kernel in result["kernels"]:
+            print(f"  {kernel['ms']:8.3f} ms  {kernel['times_a_call']:6.0f}x  {kernel['name']}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""What a time loop costs, to run, to compile and in memory, as the sequence grows.
+
+Question: when is a Python loop over time good enough, and what do `scan` and the hoisted engine save?
+Command: python -m benchmarks.scan_vs_loop --json benchmarks/results/scan_vs_loop.json --figures benchmarks/results
+Minutes: about 60 on two cores, most of it in compiling unrolled loops and in the largest size; with --quick 2.
+Expected: at T = 1,000 a jitted loop compiles at least 50 times longer than a scan (its forward pass half a minute, its
+training step minutes at T = 100 already), and an eager loop runs hundreds of times longer where a step is small; where
+a step takes 100 us or more, the matmuls are most of the time. Scan and hoisted compile in the same time at every T.
+
+Contestants, all of them `rnnjax.unroll`, all giving the same outputs and gradients:
+  eager loop    a Python loop as written, one operation at a time
+  jitted loop   the same under `jax.jit`: T copies of the step in one program
+  scan, scan×4, scan×16    `jax.lax.scan`, with 1, 4 or 16 steps in the body
+  and every other engine there is, on one device and with the batch split over --devices.
+Not every one can be run at every length; the result says which were left out where, and why.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import PositiveFloat, PositiveInt
+
+from benchmarks import contest, harness, ours
+from benchmarks.harness import divided, number
+from benchmarks.problems import CellName, Point, Problem, SizeText, make_problem
+from experiments import lab
+from experiments.lab import style
+
+
+@lab.options(
+    quick={
+        "sizes": ("4,16,32",),
+        "steps": (10, 100, 300),
+        "eager_steps": 100,
+        "jitted_steps": 100,
+        "jitted_train_steps": 10,
+        "rounds": 3,
+    }
+)
+class Options(harness.Options):
+    """Options of scan_vs_loop."""
+
+    cell: CellName = "lstm"
+    """The cell."""
+    sizes: lab.Distinct[SizeText] = ("4,16,32", "32,64,128", "64,256,256")
+    """B,D,H of each size, small to large."""
+    steps: lab.Distinct[PositiveInt] = (10, 30, 100, 300, 1000, 3000, 10000)
+    """Lengths T [steps]."""
+    eager_steps: int = 1000
+    """The eager loop is left out beyond this length [steps]."""
+    jitted_steps: int = 1000
+    """The jitted loop's forward pass is left out beyond this length: it compiles for minutes [steps]."""
+    jitted_train_steps: int = 100
+    """The jitted loop's training step is left out beyond this length: it compiles for minutes [steps]."""
+    train_seconds: PositiveFloat = 10.0
+    """A size is left out at lengths whose matmuls alone would take longer than this at 100 GFLOP/s [s]."""
+
+
+def measure(options: Options, run: harness.Run) -> None:
+    for size in options.sizes:
+        for T in options.steps:
+            problem = make_problem(options.cell, Point.of_size(size, T), seed=options.seed)
+            where = {"cell": options.cell, "size": size, "T": T}
+            seconds = 3 * problem.forward_flops / 1e11
+            if seconds > options.train_seconds:
+                limit = f"--train-seconds {options.train_seconds:g}"
+                run.add({**where, "left_out": f"its matmuls alone take about {seconds:.0f} s, more than {limit}"})
+            else:
+                run.add(run.contest(where, contestants(problem, options), problem.forward_flops))
+
+
+def contestants(problem: Problem, options: Options) -> list[contest.Contestant]:
+    """All at one point; the first, a plain scan, is the reference. Loops beyond their limits are named as left out."""
+    T = problem.point.T
+    ways = {"scan": ours.Way("scan")}
+    ways |= {f"scan×{n}": ours.Way("scan", {"unroll": n}) for n in (4, 16)}
+    for engine in ours.FAST_ENGINES:
+        ways[engine] = ours.Way(engine)
+        if options.devices > 1:
+            ways[f"{engine}, {options.devices} devices"] = ours.Way(engine, devices=options.devices)
+    compiling = {"compiles": 1 if options.quick else 2, "limit_bytes": options.limit_bytes}
+    made = [ours.contestant(name, problem, way, **compiling) for name, way in ways.items()]
+
+    limits = {
+        "forward": ("--jitted-steps", options.jitted_steps),
+        "train": ("--jitted-train-steps", options.jitted_train_steps),
+    }
+    tasks = tuple(task for task, (_, most) in limits.items() if most >= T)
+    if tasks:
+        compiling = {"tasks": tasks, "limit_bytes": options.limit_bytes}
+        made.append(ours.contestant("jitted loop", problem, ours.Way("loop"), **compiling))
+    for task, (option, most) in limits.items():
+        if task not in tasks:
+            reason = f"beyond {option} {most}, its compile time grows faster than T"
+            made.append(contest.absent(f"jitted loop ({task})", reason))
+    if options.eager_steps >= T:
+        made.append(ours.contestant("eager loop", problem, ours.Way("loop", jit=False)))
+    else:
+        made.append(contest.absent("eager loop", f"beyond --eager-steps {options.eager_steps}, a call takes too long"))
+    return made
+
+
+COLUMNS = {
+    "forward [ms]": ("forward", "median_ms"),
+    "training step [ms]": ("train", "median_ms"),
+    "compile, forward [s]": ("forward", "compile_total_s"),
+    "compile, training step [s]": ("train", "compile_total_s"),
+    "temporary memory, training step [MiB]": ("train", "temp_mib"),
+}
+
+
+def tables(result: Mapping[str, Any], page: Any) -> None:
+    """A table per point, a line per contestant; then the headline ratios at every length."""
+    points = [point for point in result["points"] if "left_out" not in point]
+    for point in points:
+        rows = [
+            [name, *(number(point, name, *column) for column in COLUMNS.values())]
+            for name, row in harness.by_name(point).items()
+            if row["tasks"]
+        ]
+        caption = f"{point['cell']}, B,D,H = {point['size']}, T = {point['T']}"
+        page.table(rows, ["contestant", *COLUMNS], caption)
+    lines = []
+    for point in points:
+        for task in ("forward", "train"):
+            ratios = [
+                divided(number(point, name, task, key), number(point, "scan", task, key))
+                for name, key in (
+                    ("eager loop", "median_ms"),
+                    ("jitted loop", "median_ms"),
+                    ("jitted loop", "compile_total_s"),
+                )
+            ]
+            floor = divided(number(point, "scan", task), harness.floor_ms(point, task))
+            lines.append([point["size"], point["T"], task, *ratios, floor])
+    columns = ["size", "T", "task", "eager / scan", "jitted loop / scan", "compile: jitted loop / scan", "scan / floor"]
+    page.table(lines, columns, "Against scan, ratios of medians")
+
+
+def draw(result: Mapping[str, Any], page: Any) -> None:
+    """A figure per size: time of a training step, compile time and memory against T."""
+    panels = {  # column, y label, and the contestant whose last mark says how many times scan's it is
+        "Training step": ("training step [ms]", "time [ms]", "eager loop"),
+        "Compilation, forward pass": ("compile, forward [s]", "time [s]", "jitted loop"),
+        "Temporary memory, training step": ("temporary memory, training step [MiB]", "memory [MiB]", "jitted loop"),
+    }
+    for size in dict.fromkeys(point["size"] for point in result["points"] if "left_out" not in point):
+        points = [point for point in result["points"] if point["size"] == size and "left_out" not in point]
+        fig, axes = style.figures(1, 3, 10.5, 4.4, sharex=True)
+        for ax, (title, (column, label, said)) in zip(axes[0], panels.items(), strict=True):
+            harness.plot_lines(
+                ax, points, "T", lambda p, name, column=column: number(p, name, *COLUMNS[column]), harness.names(points)
+            )
+            ax.set(xlabel="length T [steps]", ylabel=label, title=title)
+            _say_factor(ax, points, said, column)
+        harness.plot_floor(axes[0, 0], points, "T")
+        B, D, H = size.split(",")
+        harness.finish(fig, axes, f"{points[0]['cell'].upper()}, batch {B}, {D} features, {H} hidden units", 4)
+        page.figure(
+            f"scan_vs_loop-{size.replace(',', '-')}",
+            fig,
+            alt="Time of a training step, compile time and memory against length for eager loop, jitted loop and scan",
+            caption="Medians over interleaved rounds; the numbers in the panels compare with a plain scan.",
+        )
+
+
+def _say_factor(ax: Any, points: list[Mapping[str, Any]], name: str, column: str) -> None:
+    """Above the last mark of `name`, inside the panel: how many times scan's at the same length."""
+    values = [(p["T"], number(p, name, *COLUMNS[column]), number(p, "scan", *COLUMNS[column])) for p in points]
+    known = [(T, value, value / scan) for T, value, scan in values if value and scan]
+    ax.margins(y=0.18)
+    if known:
+        T, value, factor = known[-1]
+        low, high = (p["T"] for p in (points[0], points[-1]))
+        side = "left" if T < (low * high) ** 0.5 else "right"
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+        text = f"{factor:,.0f}× scan"
+        ax.annotate(text, (T, value), (0, 12), textcoords="offset points", ha=side, va="bottom", bbox=box)
+
+
+benchmark = harness.Benchmark(Options, measure, tables, draw)
+
+if __name__ == "__main__":
+    benchmark.main()

@@ -1,0 +1,324 @@
+"""Hundreds of small networks, each over its own sequence, as one program or one after the other.
+
+Question: what does the gradient of every setting of W2's scale, seed and length cost, when all of them are one vmapped
+program, and when they are run as most people write it?
+Command: python -m benchmarks.sweep --json benchmarks/results/sweep.json --figures benchmarks/results
+Minutes: about 3 on two cores; with --quick 1.
+Expected: compiling anew for every setting, or a Python loop over time, is thousands of times slower per setting than
+one program. The target against one jitted call per setting is 20; the gain over calls that are compiled once is
+smaller for wider networks, where a single call is already near the floor.
+
+A setting is three numbers, from which everything else follows: a tanh Elman network is drawn, W2 Gaussian with variance
+1/H times the scale, and an input sequence of that length. Computed is the gradient of its last output, summed over
+units: the largest entries of dL/dW2 and dL/dx_1, which are compared before anything is timed. From the three numbers to
+these two, per setting:
+  one program                   vmap over seeds and scales, the scales of a seed sharing its W2 in one matmul; one
+                                forward pass for all lengths, and back through a step for the longer ones only
+  one program, 2 devices        the same with the seeds split over --devices
+  a call a setting              compiled once; padded as in the program
+  a call a setting, cut         compiled once for each length, no padding
+  compiled for every setting    `jax.jit` around a closure over the setting: a new program each time
+  Python loop                   the same without `jit`, engine "loop"
+The last two are run on --few of the settings.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from pydantic import PositiveInt
+
+import rnnjax
+from benchmarks import contest, harness, ours
+from benchmarks.harness import divided, number
+from experiments import lab
+from experiments.lab import style
+from rnnjax import sharding
+from rnnjax._unroll import Engine
+from rnnjax.initializers import Normal
+
+REFERENCE = "one program"
+_LEAST = 1e-30  # gradients below count as this: float32 ends soon after
+
+
+@lab.options(quick={"hidden": (16,), "scales": 4, "seeds": 8, "lengths": (25, 50), "few": 2, "rounds": 3})
+class Options(harness.Options):
+    """Options of sweep."""
+
+    hidden: lab.Distinct[PositiveInt] = (4, 16, 64)
+    """Widths H, each a sweep of its own [units]."""
+    scale_low: float = 0.5
+    """Smallest scale of W2 [1]."""
+    scale_high: float = 1.0
+    """Largest scale of W2; far above 1 the networks are chaotic and no two programs agree [1]."""
+    scales: PositiveInt = 16
+    """How many scales [count]."""
+    seeds: PositiveInt = 16
+    """How many draws of weights and inputs for each [count]."""
+    lengths: lab.Distinct[PositiveInt] = (25, 50, 100, 200)
+    """Lengths of the sequences [steps]."""
+    few: PositiveInt = 4
+    """How many settings the slow contestants are run on [count]."""
+    engine: Engine = "auto"
+    """The engine of rnnjax that runs the networks."""
+
+    def check(self) -> None:
+        super().check()
+        if list(self.lengths) != sorted(self.lengths):
+            raise lab.UsageError(f"--lengths is {self.lengths}; give the shortest first.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """All combinations of scales (what W2, of N(0, 1/H), is multiplied by), seeds and lengths."""
+
+    hidden: int
+    scales: tuple[float, ...]
+    seeds: tuple[int, ...]
+    lengths: tuple[int, ...]
+    few: int
+    engine: str = "auto"
+
+    @property
+    def settings(self) -> list[tuple[float, int, int]]:
+        """`(scale, seed, length)` of all, the length running fastest."""
+        return list(itertools.product(self.scales, self.seeds, self.lengths))
+
+    @property
+    def chosen(self) -> list[int]:
+        """Which settings the slow contestants are run on: spread evenly over all."""
+        count = len(self.settings)
+        return sorted({round(i) for i in np.linspace(0, count - 1, min(self.few, count))})
+
+    @property
+    def forward_flops(self) -> float:
+        """Of the matmuls of all settings; padding is not counted, nor is drawing the weights."""
+        return 2.0 * (1 + self.hidden) * self.hidden * sum(length for _, _, length in self.settings)
+
+
+def sweep_of(options: Options, hidden: int) -> Sweep:
+    scales = tuple(float(s) for s in np.linspace(options.scale_low, options.scale_high, options.scales))
+    seeds = tuple(range(options.seed, options.seed + options.seeds))
+    return Sweep(hidden, scales, seeds, options.lengths, options.few, options.engine)
+
+
+def measure(options: Options, run: harness.Run) -> None:
+    for hidden in options.hidden:
+        sweep = sweep_of(options, hidden)
+        where = {"H": hidden, "settings": len(sweep.settings), "longest": max(sweep.lengths)}
+        made = contestants(sweep, options.devices, compiles=1 if options.quick else 2)
+        run.add(run.contest(where, made, sweep.forward_flops))
+
+
+def contestants(sweep: Sweep, devices: int, compiles: int) -> list[contest.Contestant]:
+    """One program for all first: it is the reference."""
+    cut = jax.jit(functools.partial(norms, sweep), static_argnums=(2, 3, 4))
+    padded = jax.jit(lambda *setting: norms(sweep, *setting, steps=max(sweep.lengths), engine=sweep.engine))
+
+    def compiled_anew(scale: float, seed: int, steps: int) -> Array:
+        return jax.jit(lambda: norms(sweep, scale, seed, steps, steps, sweep.engine))()
+
+    def alone(run: Callable[..., Array], few: bool = False) -> Callable[[], contest.Program]:
+        return lambda: _one_by_one(sweep, run, few)
+
+    ways: dict[str, Callable[[], contest.Program]] = {
+        REFERENCE: lambda: one_program(sweep, 1, compiles),
+        f"{REFERENCE}, {devices} devices": lambda: one_program(sweep, devices, compiles),
+        "a call a setting": alone(padded),
+        "a call a setting, cut": alone(lambda scale, seed, steps: cut(scale, seed, steps, steps, sweep.engine)),
+        "compiled for every setting": alone(compiled_anew, few=True),
+        "Python loop": alone(lambda scale, seed, steps: norms(sweep, scale, seed, steps, steps, "loop"), few=True),
+    }
+    if devices == 1:
+        del ways[f"{REFERENCE}, 1 devices"]
+    whole, few = len(sweep.settings), len(sweep.chosen)
+    return [
+        contest.Contestant(
+            name,
+            lambda program=program: {"norms": program()},
+            record={"settings": few if name in ("compiled for every setting", "Python loop") else whole},
+        )
+        for name, program in ways.items()
+    ]
+
+
+def one_program(sweep: Sweep, devices: int, compiles: int) -> contest.Program:
+    """`vmap` over scales within seeds: a seed's W2 serves all of its scales."""
+    by_seed = jax.vmap(jax.vmap(functools.partial(norms_by_length, sweep), (0, None)), (None, 0))
+    seeds = jnp.asarray(sweep.seeds, jnp.uint32)
+    if devices > 1:
+        seeds = sharding.place(seeds, ours.mesh(devices, seeds.size, "seeds"), 0)
+    return contest.compiled(
+        by_seed,
+        jnp.asarray(sweep.scales, jnp.float32),
+        seeds,
+        shared=lambda result: _all_and_few(sweep, np.asarray(result).swapaxes(0, 1)),  # to scale, seed, length
+        compiles=compiles,
+        devices=devices,
+    )
+
+
+def _one_by_one(sweep: Sweep, run: Callable[..., Array], few: bool) -> contest.Program:
+    settings = [sweep.settings[i] for i in sweep.chosen] if few else sweep.settings
+
+    def call() -> list[Array]:
+        return jax.block_until_ready([run(*setting) for setting in settings])
+
+    def shared(result: list[Array]) -> dict[str, np.ndarray]:
+        rows = np.stack(result)
+        return {"few": rows} if few else _all_and_few(sweep, rows)
+
+    return contest.Program(call, shared)
+
+
+def _all_and_few(sweep: Sweep, result: np.ndarray) -> dict[str, np.ndarray]:
+    """The norms of all settings, and those of the settings that every contestant runs."""
+    rows = result.reshape(-1, 2)
+    return {"all": rows, "few": rows[sweep.chosen]}
+
+
+class ScaledParams(NamedTuple):
+    """W2 is `scale` times `cell.w_h`."""
+
+    cell: rnnjax.ElmanParams
+    scale: Any  # a number
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled(rnnjax.Cell):
+    """An Elman cell whose carry is scaled before its product, (s h) W for h (s W): networks that differ in s share W.
+
+    Under `vmap` over s one matmul then serves them all; a matrix for each would need as many products of a vector.
+    """
+
+    cell: rnnjax.Elman
+
+    def init(self, key: Array, input_size: int, dtype: Any = None) -> ScaledParams:
+        return ScaledParams(self.cell.init(key, input_size, dtype), jnp.ones(()))
+
+    def initial_carry(self, params: ScaledParams, batch_shape: tuple[int, ...] = ()) -> Array:
+        return self.cell.initial_carry(params.cell, batch_shape)
+
+    def step(self, params: ScaledParams, carry: Array, x: Array) -> tuple[Array, Array]:
+        return self.cell.step(params.cell, params.scale * carry, x)
+
+
+def network(sweep: Sweep, scale: Any, seed: Any) -> tuple[Scaled, ScaledParams, Array]:
+    """The cell, its parameters and its input sequence `[longest, 1]`, drawn from a seed."""
+    cell = Scaled(rnnjax.Elman(sweep.hidden, w_h=Normal(sweep.hidden**-0.5)))
+    key = jax.random.key(seed)
+    xs = jax.random.normal(jax.random.fold_in(key, 1), (max(sweep.lengths), 1))
+    return cell, ScaledParams(cell.cell.init(key, 1), scale), xs
+
+
+def norms(sweep: Sweep, scale: Any, seed: Any, length: Any, steps: int, engine: Any) -> Array:
+    """One setting: log10 of the largest entries of dL/dW2 and dL/dx_1, `[2]`, L the sum over units of the last output.
+
+    Args:
+      scale, seed, length: numbers or traced scalars.
+      steps: T, at least the length; steps beyond the length have no part in the loss.
+    """
+    cell, params, xs = network(sweep, scale, seed)
+
+    def last(params: ScaledParams, xs: Array) -> Array:
+        _, ys = rnnjax.unroll(cell, params, xs, engine=engine)
+        return lax.dynamic_index_in_dim(ys, length - 1, keepdims=False).sum()
+
+    dparams, dxs = jax.grad(last, argnums=(0, 1))(params, xs[:steps])
+    return _log_sizes(dparams.cell.w_h, dxs[0], scale)
+
+
+def norms_by_length(sweep: Sweep, scale: Any, seed: Any) -> Array:
+    """The settings of one scale and seed, every length of them, `[lengths, 2]`: nothing is computed twice.
+
+    The forward pass goes once through the stretches between one length and the next. The backward pass takes them from
+    the last to the first, and takes up the adjoint of each length where that length ends, so that a stretch is gone
+    through by the adjoints of the longer sequences alone.
+    """
+    cell, params, xs = network(sweep, scale, seed)
+
+    def last_carry(params: ScaledParams, xs: Array, carry: Array) -> Array:
+        return rnnjax.unroll(cell, params, xs, carry=carry, engine=sweep.engine)[0]  # pyright: ignore[reportArgumentType]
+
+    carry, pulls = cell.initial_carry(params), []
+    for start, stop in itertools.pairwise((0, *sweep.lengths)):
+        carry, pull = jax.vjp(last_carry, params, xs[start:stop], carry)
+        pulls.append(pull)
+    adjoints, dw = jnp.zeros((0, sweep.hidden)), jnp.zeros((0, sweep.hidden, sweep.hidden))
+    dxs = jnp.zeros(())
+    for pull in reversed(pulls):
+        adjoints = jnp.concatenate([jnp.ones((1, sweep.hidden)), adjoints])  # of the sum of its last carry
+        dw = jnp.concatenate([jnp.zeros((1, *dw.shape[1:])), dw])
+        dparams, dxs, adjoints = jax.vmap(pull)(adjoints)
+        dw = dw + dparams.cell.w_h
+    return jax.vmap(_log_sizes, (0, 0, None))(dw, dxs[:, 0], scale)
+
+
+def _log_sizes(dw: Array, dx: Array, scale: Any) -> Array:
+    sizes = jnp.stack([jnp.abs(dw).max() / scale, jnp.abs(dx).max()])  # W2 is scale times w_h
+    return jnp.log10(jnp.maximum(sizes, _LEAST))
+
+
+def per_setting(point: Mapping[str, Any], name: str) -> float | None:
+    """Median milliseconds per setting."""
+    return divided(number(point, name, "norms"), harness.by_name(point)[name]["settings"])
+
+
+def floor_per_setting(point: Mapping[str, Any]) -> float | None:
+    """The matmuls of a setting's forward pass and gradient, on average over the settings [ms]."""
+    return divided(harness.floor_ms(point, "train"), point["settings"])
+
+
+def tables(result: Mapping[str, Any], page: Any) -> None:
+    """A table per width: milliseconds per setting, how many times one program, how many times the floor."""
+    columns = ["contestant", "settings run", "ms per setting", "× one program", "× floor", "compile [s]"]
+    for point in result["points"]:
+        lines = []
+        for name, row in harness.by_name(point).items():
+            ms = per_setting(point, name)
+            ratios = divided(ms, per_setting(point, REFERENCE)), divided(ms, floor_per_setting(point))
+            lines.append([name, row["settings"], ms, *ratios, number(point, name, "norms", "compile_total_s")])
+        page.table(lines, columns, f"{point['settings']} settings, H = {point['H']}, up to {point['longest']} steps")
+
+
+def draw(result: Mapping[str, Any], page: Any) -> None:
+    """Milliseconds per setting on a logarithmic axis; beside each mark, how many times one program."""
+    points = result["points"]
+    every = harness.names(points)
+    fig, axes = style.figures(1, len(points), 3.4 * len(points) + 1.8, 0.36 * len(every) + 1.9, sharey=True)
+    for ax, point in zip(axes[0], points, strict=True):
+        for position, name in enumerate(every):
+            ms = per_setting(point, name)
+            factor = divided(ms, per_setting(point, REFERENCE))
+            if ms is not None and factor is not None:
+                ax.plot(ms, position, "o", color=style.BLUE, markersize=8.0)
+                text = f"{factor:,.0f}×" if factor >= 10 else f"{factor:.2g}×"
+                ax.annotate(text, (ms, position), (8, 0), textcoords="offset points", va="center")
+        floor = floor_per_setting(point)
+        if floor is not None:
+            ax.axvline(floor, label="matmul floor", **harness.FLOOR)
+        ax.set(xscale="log", xlabel="time of a setting [ms]", title=f"H = {point['H']}")
+        ax.margins(x=0.25, y=0.1)
+    axes[0, 0].set_yticks(range(len(every)), every)
+    axes[0, 0].invert_yaxis()
+    settings, longest = points[0]["settings"], points[0]["longest"]
+    title = f"Gradient norms of {settings} networks, up to {longest} steps; numbers: times one program"
+    harness.finish(fig, axes, title)
+    page.figure(
+        "sweep",
+        fig,
+        alt="Time of a setting by contestant, a panel per width; one program is fastest at every width",
+        caption="Medians over interleaved rounds; the grey line is the time of the matrix products alone.",
+    )
+
+
+benchmark = harness.Benchmark(Options, measure, tables, draw)
+
+if __name__ == "__main__":
+    benchmark.main()

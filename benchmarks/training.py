@@ -1,0 +1,252 @@
+"""Whole training: updates per second of `rnnjax.training.fit`, and of the loop that most people write.
+
+Question: how many updates per second does `fit` make, and how many a hand-written loop with Flax and Optax on the same
+model, data and optimizer?
+Command: python -m benchmarks.training --json benchmarks/results/training.json --figures benchmarks/results
+Minutes: about 4 on two cores; with --quick 1.
+Expected: `fit` at least 1.8 times the loop (the target), from two sources that the table shows apart: many updates per
+dispatch (a loop around `rnnjax`, and Flax inside a scan, against their opposites) and the engine.
+
+`fit` also with the rows of every batch split over --devices.
+
+All start from the same weights, draw the same batches inside the compiled step, clip the global norm to 1 and take the
+same Adam steps; their losses are compared before anything is timed. An update is drawing a batch, forward, backward,
+clip and Adam. The loop waits for nothing until its last update: a loop that reads each loss is slower.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from annotated_types import MultipleOf
+from jax import Array, lax
+from pydantic import AfterValidator, PositiveInt
+
+import rnnjax
+from benchmarks import contest, harness, ours
+from benchmarks.harness import divided, number
+from benchmarks.libraries import require
+from experiments import lab
+from experiments.lab import style
+from rnnjax import tasks, training
+from rnnjax.training.steps import data_key
+
+LOOP, FIT = "Flax + Optax loop", "rnnjax fit"
+LINES = 10  # losses are compared as means of so many updates
+TARGET = 1.8
+TASKS = {  # of a task: how it is drawn and scored, input features and outputs
+    "adding": (tasks.adding, tasks.squared_error, 2, 1),
+    "temporal_order": (tasks.temporal_order, tasks.cross_entropy, 6, 4),
+}
+
+
+class Setting(NamedTuple):
+    """A task, a cell and sizes, as `adding,lstm,32,100,64`: task, cell, B, T, H."""
+
+    task: str
+    cell: str
+    B: int
+    T: int
+    H: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Setting":
+        try:
+            task, cell, *sizes = text.split(",")
+            setting = cls(task, cell, *(int(size) for size in sizes))
+        except (TypeError, ValueError):
+            raise ValueError("write task,cell,B,T,H, for example adding,lstm,32,100,64") from None
+        if task not in TASKS or cell not in ours.CELLS or min(setting.B, setting.H) < 1 or setting.T < 10:
+            raise ValueError(f"tasks are {', '.join(TASKS)}, cells are {', '.join(ours.CELLS)}, and T is 10 or more")
+        return setting
+
+    def data(self, key: Array, step: Array) -> tasks.Batch:
+        """A batch, the same for all."""
+        return TASKS[self.task][0](key, self.T, (self.B,))
+
+
+def _is_setting(text: str) -> str:
+    return ",".join(map(str, Setting.parse(text)))
+
+
+@lab.options(quick={"settings": ("adding,lstm,32,100,8",), "updates": 20, "rounds": 3})
+class Options(harness.Options):
+    """Options of training."""
+
+    settings: lab.Distinct[Annotated[str, AfterValidator(_is_setting)]] = (
+        "adding,lstm,32,100,8",
+        "adding,lstm,32,100,64",
+        "adding,gru,16,200,32",
+        "temporal_order,elman,20,50,50",
+    )
+    """Each task,cell,B,T,H."""
+    updates: Annotated[PositiveInt, MultipleOf(LINES)] = 100
+    """Updates per call, a multiple of 10 [count]."""
+
+
+def measure(options: Options, run: harness.Run) -> None:
+    for text in options.settings:
+        setting = Setting.parse(text)
+        point = run.contest(setting._asdict(), contestants(setting, options.updates, options.devices))
+        run.add({**point, "updates": options.updates})
+
+
+Model = tuple[Any, Callable[[Any, tasks.Batch], Array]]
+"""Parameters, and the loss of them and a batch."""
+
+
+def flax_model(setting: Setting) -> Model:
+    """Flax's weights as drawn by it, and the loss `(variables, batch) -> []`."""
+    require("flax")
+    from flax import linen as nn
+
+    _, score, _, outputs = TASKS[setting.task]
+    cells = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell, "elman": nn.SimpleCell}
+
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, xs: Array) -> Array:
+            ys = nn.RNN(cells[setting.cell](setting.H), time_major=True)(xs)
+            return nn.Dense(outputs, name="readout")(ys)
+
+    model = Network()
+    batch = setting.data(jax.random.key(0), jnp.int32(0))
+    variables = jax.jit(model.init)(jax.random.key(1), batch.xs)
+    return variables, lambda variables, batch: score(jnp.asarray(model.apply(variables, batch.xs)), batch)
+
+
+def our_model(setting: Setting) -> Model:
+    """The same weights in rnnjax's layout, and the same loss."""
+    from rnnjax.flax import from_linen
+
+    score = TASKS[setting.task][1]
+    cell = ours.CELLS[setting.cell][0](setting.H)
+    tree = dict(flax_model(setting)[0]["params"])
+    readout = tree.pop("readout")
+    (rnn,) = tree.values()  # Flax names it after the cell
+    params = {"rnn": from_linen(rnn), "w": readout["kernel"], "b": readout["bias"]}
+
+    def loss(params: Any, batch: tasks.Batch) -> Array:
+        _, ys = rnnjax.unroll(cell, params["rnn"], batch.xs)
+        return score(ys @ params["w"] + params["b"], batch)
+
+    return params, loss
+
+
+def contestants(setting: Setting, updates: int, devices: int) -> Iterator[contest.Contestant]:
+    """The reference first; each program makes `updates` updates from the same start."""
+    rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
+    our_rule = optax.chain(training.clip_by_global_norm(1.0), optax.adam(1e-3))
+    key = jax.random.key(7)
+
+    def by_hand(name: str, model: Callable[[Setting], Model], run: Callable) -> contest.Contestant:
+        def build() -> dict[str, contest.Program]:
+            params, loss = model(setting)
+
+            def update(state: Any, step: Array) -> tuple[Any, Array]:
+                params, memory = state
+                value, gradient = jax.value_and_grad(loss)(params, setting.data(data_key(key, step), step))
+                change, memory = rule.update(gradient, memory, params)
+                return (optax.apply_updates(params, change), memory), value
+
+            return {"train": contest.Program(run(update, (params, rule.init(params)), updates), _lines)}
+
+        return contest.Contestant(name, build)
+
+    def fit(name: str, devices: int) -> contest.Contestant:
+        def build() -> dict[str, contest.Program]:
+            params, loss = our_model(setting)
+            mesh = None if devices == 1 else ours.mesh(devices, setting.B, "rows")
+            gradient = None if mesh is None else training.data_parallel(loss, mesh)
+            state = training.init_state(params, our_rule, key)
+            options = training.FitOptions(steps=updates, chunk=updates, metrics_every=LINES)
+
+            def call() -> list[float]:
+                fitted = training.fit(loss, state, our_rule, setting.data, options, gradient=gradient)
+                jax.block_until_ready(fitted.state)
+                return [line["loss"] for line in fitted.history]
+
+            return {"train": contest.Program(call, lambda losses: {"losses": np.array(losses)})}
+
+        return contest.Contestant(name, build)
+
+    yield by_hand(LOOP, flax_model, _python_loop)
+    yield by_hand("Flax + Optax in a scan", flax_model, _scan)
+    yield by_hand("rnnjax in a loop by hand", our_model, _python_loop)
+    yield fit(FIT, 1)
+    if devices > 1:
+        yield fit(f"{FIT}, {devices} devices", devices)
+
+
+def _python_loop(update: Callable, state: Any, updates: int) -> Callable[[], Any]:
+    compiled = jax.jit(update)
+    steps = [jnp.int32(step) for step in range(updates)]  # already on the device
+
+    def call() -> list[Array]:
+        now, losses = state, []
+        for step in steps:
+            now, value = compiled(now, step)
+            losses.append(value)
+        jax.block_until_ready((now, losses))
+        return losses
+
+    return call
+
+
+def _scan(update: Callable, state: Any, updates: int) -> Callable[[], Any]:
+    compiled = jax.jit(lambda state: lax.scan(update, state, jnp.arange(updates, dtype=jnp.int32)))
+    return lambda: jax.block_until_ready(compiled(state))[1]
+
+
+def _lines(losses: Any) -> dict[str, np.ndarray]:
+    return {"losses": np.asarray([float(value) for value in losses]).reshape(-1, LINES).mean(axis=1)}
+
+
+def times_loop(point: Mapping[str, Any], name: str) -> float | None:
+    """How many times as many updates per second as the loop by hand."""
+    return divided(number(point, LOOP, "train"), number(point, name, "train"))
+
+
+def named(point: Mapping[str, Any]) -> str:
+    return f"{point['task']}, {point['cell']}, B={point['B']} T={point['T']} H={point['H']}"
+
+
+def tables(result: Mapping[str, Any], page: Any) -> None:
+    """Updates per second, and how many times the loop."""
+    lines = []
+    for point in result["points"]:
+        for name in harness.by_name(point):
+            ms = divided(number(point, name, "train"), point["updates"])
+            lines.append([named(point), name, divided(1000.0, ms), times_loop(point, name), ms])
+    columns = ["setting", "contestant", "updates per second", "× loop", "ms per update"]
+    page.table(lines, columns, "Training, updates per second")
+
+
+def draw(result: Mapping[str, Any], page: Any) -> None:
+    """Updates per second against the loop by hand, a row per setting and a mark per contestant; 1 is the loop."""
+    points = result["points"]
+    fig, ax = style.figure(8.0, 2.2 + 0.7 * len(points))
+    for index, name in enumerate(harness.names(points)):
+        places = [(v, len(points) - 1 - i) for i, point in enumerate(points) if (v := times_loop(point, name))]
+        ax.plot(*zip(*places, strict=True), **{**style.line(index), "linestyle": "none"}, label=name)
+    ax.axvline(1.0, color="#555555", linewidth=1)
+    ax.axvline(TARGET, color="#555555", linewidth=1, linestyle=":")
+    ax.text(TARGET, len(points) - 0.55, " target", fontsize=8, color="#333333", va="center")
+    ax.set_yticks(range(len(points)), [named(point) for point in reversed(points)])
+    ax.set(ylim=(-0.6, len(points) - 0.3), xlabel="updates per second, times the Flax + Optax loop [1]")
+    harness.finish(fig, ax, "Updates per second in whole training, against a hand-written loop")
+    page.figure(
+        "training",
+        fig,
+        alt="Updates per second relative to a loop with Flax and Optax, by setting and contestant",
+        caption="Ratios of medians over interleaved rounds; right of 1 is faster than the loop.",
+    )
+
+
+benchmark = harness.Benchmark(Options, measure, tables, draw)
+
+if __name__ == "__main__":
+    benchmark.main()

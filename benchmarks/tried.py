@@ -1,0 +1,230 @@
+"""What was tried to make the hoisted engine faster: each idea against the engine as it is.
+
+Question: which of the ideas for a faster time loop help, at which sizes, and which are in the engine for a reason?
+Command: python -m benchmarks.tried --json benchmarks/results/tried.json --figures benchmarks/results
+Minutes: about 4 on two cores; with --quick 1.
+Expected: no idea that is not in the engine is faster over all points; without those that are, it is slower at some.
+
+Two contests per point. The first runs rnnjax on one device, with one thing changed at a time:
+  unroll 2, unroll 4        so many steps in the body of the loop
+  in 4 chunks               the input's projection for a quarter of the time at once
+  slopes in the loop        always, where the engine decides by the size of a step
+  slopes after the loop     the same, never
+  projection whole          everything that needs no carry before the loop, elementwise parts too
+  two halves                the batch as two independent loops in one program
+The second is the loop's matrix product with a tanh and nothing else, forward and backward, in other orders:
+  h W                       as it is: state [B, H], weight [H, G H]
+  (W h)                     state [H, B], weight [G H, H]
+  h (Wᵀ)ᵀ                   state [B, H], weight [G H, H] contracted over its last axis
+  a product a gate          G weights [H, H]
+"""
+
+import math
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+import rnnjax
+from benchmarks import contest, harness, ours
+from benchmarks.harness import divided, geomean, number
+from benchmarks.problems import GATES, CellName, Point, PointText, Problem, make_problem
+from experiments import lab
+from experiments.lab import style
+from rnnjax._unroll import hoist, reading
+
+
+@lab.options(quick={"cells": ("lstm",), "points": ("8,200,32,64", "32,100,64,128"), "rounds": 3})
+class Options(harness.Options):
+    """Options of tried."""
+
+    cells: lab.Distinct[CellName] = ("lstm", "gru")
+    """The cells."""
+    points: lab.Distinct[PointText] = (
+        "8,200,32,64",
+        "32,100,64,128",
+        "16,784,1,128",
+        "64,100,256,256",
+        "128,50,64,128",
+    )
+    """Sizes, each as B,T,D,H."""
+
+
+def measure(options: Options, run: harness.Run) -> None:
+    for point in options.points:
+        for cell in options.cells:
+            problem = make_problem(cell, Point.parse(point), seed=options.seed)
+            for name, contestants in (("engine", engine), ("order of the product", orders)):
+                run.add(run.contest({"contest": name, "cell": cell, "point": point}, contestants(problem)))
+
+
+def engine(problem: Problem) -> Iterator[contest.Contestant]:
+    """The engine as it is first: it is the reference."""
+
+    def hoisted(name: str, **options: Any) -> contest.Contestant:
+        return ours.contestant(name, problem, ours.Way("hoisted", options))
+
+    def patched(name: str, module: Any, **changes: Any) -> contest.Contestant:
+        """Builds, which traces, with names of a module of the engine replaced."""
+
+        def build() -> Mapping[str, contest.Program]:
+            with mock.patch.multiple(module, **changes):
+                return hoisted(name).build()
+
+        return contest.Contestant(name, build)
+
+    def two_halves() -> dict[str, contest.Program]:
+        B = problem.point.B
+        if B < 2:
+            raise contest.LeftOut("one row has no halves")
+        cell = ours.cell_of(problem)
+        params, xs, _ = ours.placed(problem, 1)
+
+        def forward(params: Any, xs: Array) -> Array:
+            halves = [rnnjax.unroll(cell, params, part, engine="hoisted")[1] for part in jnp.split(xs, [B // 2], 1)]
+            return jnp.concatenate(halves, 1)
+
+        train = jax.value_and_grad(lambda params, xs: (forward(params, xs) ** 2).sum(), argnums=(0, 1))
+        return {
+            "forward": contest.compiled(forward, params, xs, shared=ours.outputs),
+            "train": contest.compiled(train, params, xs, shared=ours.gradients),
+        }
+
+    yield hoisted("as it is")
+    yield hoisted("unroll 2", unroll=2)
+    yield hoisted("unroll 4", unroll=4)
+    yield hoisted("in 4 chunks", chunk=-(-problem.point.T // 4))
+    yield patched("slopes in the loop", hoist, _LARGE_STEP=0)
+    yield patched("slopes after the loop", hoist, _LARGE_STEP=math.inf)
+    yield patched("projection whole", reading, _CHEAP=frozenset(), _READINGS=weakref.WeakKeyDictionary())
+    yield contest.Contestant("two halves", two_halves)
+
+
+def orders(problem: Problem) -> Iterator[contest.Contestant]:
+    """The loop's product alone, h_t = Σ over gates of tanh((h_{t-1} W)_gate + u_t) / G, in other orders.
+
+    Each step is `(weights, h, u_t) -> h`, given the weights [H, G H] in its own layout, and the state in its own.
+    """
+    gates = GATES[problem.cell]
+    w = problem.weights["w_h"]
+
+    def summed(r: Array, axis: int) -> Array:
+        return jnp.asarray(sum(jnp.tanh(part) for part in jnp.split(r, gates, axis))) / gates
+
+    def rows(w: Array, h: Array, u: Array) -> Array:
+        return summed(h @ w + u, 1)
+
+    def columns(w: Array, h: Array, u: Array) -> Array:
+        return summed(w @ h + u, 0)
+
+    def transposed(w: Array, h: Array, u: Array) -> Array:
+        return summed(lax.dot_general(h, w, (((1,), (1,)), ((), ()))) + u, 1)
+
+    def each(ws: tuple[Array, ...], h: Array, u: Array) -> Array:
+        parts = jnp.split(u, gates, 1)
+        return jnp.asarray(sum(jnp.tanh(h @ w + part) for w, part in zip(ws, parts, strict=True))) / gates
+
+    yield _order("h W", problem, rows, w, jnp.asarray)
+    yield _order("(W h)", problem, columns, w.T.copy(), lambda dw: dw.T, lambda a: a.swapaxes(-1, -2))
+    yield _order("h (Wᵀ)ᵀ", problem, transposed, w.T.copy(), lambda dw: dw.T)
+    split = tuple(np.split(w, gates, 1))
+    yield _order("a product a gate", problem, each, split, lambda dws: jnp.concatenate(dws, 1))
+
+
+def _order(
+    name: str,
+    problem: Problem,
+    step: Callable[..., Array],
+    weights: Any,
+    read: Callable[[Any], Array],
+    turn: Callable[[Any], Any] = lambda array: array,
+) -> contest.Contestant:
+    B, T, _, H = problem.point
+    random = np.random.default_rng(0)
+    us = turn(random.normal(size=(T, B, GATES[problem.cell] * H)).astype(np.float32))
+
+    def forward(weights: Any, us: Array) -> Array:
+        def body(h: Array, u: Array) -> tuple[Array, Array]:
+            h = step(weights, h, u)
+            return h, h
+
+        return lax.scan(body, turn(jnp.zeros((B, H), us.dtype)), us)[1]
+
+    gradient = jax.grad(lambda weights, us: (forward(weights, us) ** 2).sum())
+
+    def build() -> dict[str, contest.Program]:
+        return {
+            "forward": contest.compiled(forward, weights, us, shared=lambda ys: {"ys": turn(np.asarray(ys))}),
+            "train": contest.compiled(gradient, weights, us, shared=lambda dw: {"w_h": np.asarray(read(dw))}),
+        }
+
+    return contest.Contestant(name, build)
+
+
+TASKS = {"forward": "forward", "train": "training step"}
+
+
+def speedup(point: Mapping[str, Any], name: str, task: str) -> float | None:
+    """Median of the first contestant of the point over that of `name`: above 1 the idea is faster."""
+    return divided(number(point, next(iter(harness.by_name(point))), task), number(point, name, task))
+
+
+def ideas(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str, list[float]]]:
+    """`(contest, idea, task, speedups over points)` of all but the references."""
+    for name in dict.fromkeys(point["contest"] for point in result["points"]):
+        points = [point for point in result["points"] if point["contest"] == name]
+        for idea in harness.names(points)[1:]:
+            for task in TASKS:
+                found = [value for point in points if (value := speedup(point, idea, task)) is not None]
+                if found:
+                    yield name, idea, task, found
+
+
+def tables(result: Mapping[str, Any], page: Any) -> None:
+    """A row per point and idea, and one row per idea: geometric mean, worst and best point."""
+    rows = [
+        [point["cell"], point["point"], name, *(speedup(point, name, task) for task in TASKS)]
+        for point in result["points"]
+        for name in list(harness.by_name(point))[1:]
+    ]
+    columns = ["cell", "B,T,D,H", "idea", "forward, times as fast", "training step, times as fast"]
+    page.table(rows, columns, "Against the engine as it is, or the product as it is")
+    lines = [[name, idea, TASKS[task], geomean(v), min(v), max(v)] for name, idea, task, v in ideas(result)]
+    page.table(lines, ["contest", "idea", "task", "geometric mean", "worst", "best"], "Over the points")
+
+
+def draw(result: Mapping[str, Any], page: Any) -> None:
+    """1 is the reference; right of it an idea is faster. Open marks are points, the filled one is their mean."""
+    found = list(ideas(result))
+    every = list(dict.fromkeys(idea for _, idea, _, _ in found))
+    fig, axes = style.figures(1, len(TASKS), 9.5, 0.34 * len(every) + 1.8, sharey=True, sharex=True)
+    for ax, (task, title) in zip(axes[0], TASKS.items(), strict=True):
+        for _, idea, of_task, values in found:
+            if of_task == task:
+                y = every.index(idea)
+                ax.plot(values, [y] * len(values), "o", color=style.GREY, markerfacecolor="none")
+                ax.plot(geomean(values), y, "D", color=style.BLUE, markersize=8)
+        ax.axvline(1.0, color="#555555", linewidth=1)
+        ax.set(xscale="log", title=title, xlabel="times as fast as the reference [1]")
+        ax.set_xticks([0.25, 0.5, 1, 2], ["1/4", "1/2", "1", "2"])
+        ax.minorticks_off()
+    axes[0, 0].set_yticks(range(len(every)), every)
+    axes[0, 0].invert_yaxis()
+    harness.finish(fig, axes, "Ideas against the engine as it is (open: a cell and size; filled: their geometric mean)")
+    page.figure(
+        "tried",
+        fig,
+        alt="Speed of each idea relative to the engine as it is; no mean lies above 1",
+        caption="Ratios of medians over interleaved rounds; right of 1 an idea is faster.",
+    )
+
+
+benchmark = harness.Benchmark(Options, measure, tables, draw)
+
+if __name__ == "__main__":
+    benchmark.main()
