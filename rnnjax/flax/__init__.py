@@ -1,9 +1,9 @@
-"""The door for users of Flax: its RNN modules run by rnnjax, and parameters carried across in both directions.
+"""Flax support: drop-in RNN modules that run on rnnjax, and conversion of parameters in both directions.
 
-`rnnjax.flax.linen` and `rnnjax.flax.nnx` have `RNN` and `Bidirectional` that take the place of Flax's in one line. This
-package is the only one that imports Flax, and `import rnnjax` does not import it.
+`rnnjax.flax.linen` and `rnnjax.flax.nnx` have an `RNN` and a `Bidirectional` that replace Flax's by changing one line.
+Only this package imports Flax, and `import rnnjax` does not import it.
 
-Example: a linen model's LSTM, taken out and run as pure functions.
+Example: run the LSTM of a linen model as pure functions.
 
   >>> import jax, jax.numpy as jnp, flax.linen as nn, rnnjax
   >>> from rnnjax.flax import from_linen

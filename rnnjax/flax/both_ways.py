@@ -1,4 +1,4 @@
-"""Two RNNs over the same inputs, one from each end: what linen's and nnx's `Bidirectional` have in common."""
+"""Runs two RNNs over the same inputs, one in each direction; shared by the `Bidirectional` of linen and nnx."""
 
 import warnings
 from typing import Any
@@ -9,7 +9,7 @@ from rnnjax.cell import PyTree
 from rnnjax.flax.conventions import Call
 
 RunsOverTime = Any
-"""Flax's RNN or ours: a module called with inputs and options."""
+"""Flax's RNN or ours: a module that is called with inputs and options."""
 
 
 def run_both_ways(
@@ -28,17 +28,17 @@ def run_both_ways(
     """`((carry_forward, carry_backward), (outputs_forward, outputs_backward))`, outputs in input order.
 
     Args:
-      ours: the class of RNN that knows `mask` and `resets`.
-      randomness: for each half, what it draws its carry with.
-      reverse: what the caller of the whole was given.
+      ours: our RNN class, which supports `mask` and `resets`.
+      randomness: for each direction, the source of randomness for its carry.
+      reverse: the caller's argument.
     Raises:
-      ValueError: `reverse` is true, or `initial_carry` is no pair.
-      TypeError: `mask` or `resets`, and a half that is not one of ours.
+      ValueError: `reverse` is true, or `initial_carry` is not a pair.
+      TypeError: `mask` or `resets` is given, but one of the RNNs is not ours.
     """
     if reverse:
         raise ValueError(
-            "reverse is True, but a Bidirectional runs both ways already (Flax's passes over the argument); leave it "
-            "out, or exchange `forward_rnn` and `backward_rnn`."
+            "reverse is True, but a Bidirectional already runs in both directions (Flax's ignores the argument); omit "
+            "it, or swap `forward_rnn` and `backward_rnn`."
         )
     forward, backward = halves
     if forward is backward:

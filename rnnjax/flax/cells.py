@@ -1,4 +1,4 @@
-"""What Flax's cells can do and the built-in ones cannot, as cells: own functions, mixed dtypes, a drawn start."""
+"""Cells for features of Flax that the built-in cells lack: other activations, mixed dtypes, random initial carries."""
 
 import dataclasses
 import math
@@ -17,14 +17,14 @@ Function = Callable[[Array], Array]
 
 
 class Rounded(NamedTuple):
-    """The two products of a step as Flax computes them."""
+    """The two products of a step, rounded as in Flax."""
 
     x: Array  # x W_x + b
-    h: Array  # h W_h, h rounded first
+    h: Array  # h W_h, with h rounded first
 
 
 class LSTMStep(NamedTuple):
-    """c_t = s(f) c_{t-1} + s(i) a(g), h_t = s(o) a(c_t), with functions s and a of one's own."""
+    """c_t = s(f) c_{t-1} + s(i) a(g), h_t = s(o) a(c_t), with arbitrary functions s and a."""
 
     gate_fn: Function
     activation_fn: Function
@@ -37,7 +37,7 @@ class LSTMStep(NamedTuple):
 
 
 class GRUStep(NamedTuple):
-    """h_t = (1 - z) n + z h_{t-1}, with functions of one's own."""
+    """h_t = (1 - z) n + z h_{t-1}, with arbitrary gate and activation functions."""
 
     gate_fn: Function
     activation_fn: Function
@@ -52,7 +52,7 @@ class GRUStep(NamedTuple):
 
 
 class ElmanStep(NamedTuple):
-    """h_t = a(x W_x + b + h W_h), or with `residual` a(... + h_{t-1})."""
+    """h_t = a(x W_x + b + h W_h), or a(... + h_{t-1}) with `residual`."""
 
     activation_fn: Function
     residual: bool
@@ -65,13 +65,13 @@ class ElmanStep(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FlaxCell:
-    """A built-in cell with functions of one's own, and dtypes as Flax has them: it rounds where Flax does.
+    """A built-in cell with arbitrary activations and mixed dtypes, which rounds where Flax does.
 
     Attributes:
-      like: whose parameters and carry it has.
+      like: the built-in cell with the same parameters and carry.
       around_products: `(params, carry, products) -> (carry, y)`.
-      carry_dtype: what the carry is kept in.
-      mix_dtype: what the hidden state is rounded to for its matmul.
+      carry_dtype: the dtype of the carry.
+      mix_dtype: the dtype to which the hidden state is rounded for its matmul.
 
     Example:
 
@@ -103,7 +103,7 @@ class FlaxCell:
 
 
 class Started(NamedTuple):
-    """Parameters and the carry that a reset goes back to."""
+    """Parameters, and the carry to which resets return."""
 
     params: PyTree
     start: PyTree  # leaves [*batch, ...]
@@ -111,10 +111,10 @@ class Started(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StartingFrom:
-    """A cell whose initial carry is given as arrays, row by row: Flax's `carry_init` may draw it at random.
+    """A cell whose initial carry is given as arrays for each row, since Flax's `carry_init` may be random.
 
     Attributes:
-      batch_ndim: how many axes of these arrays are of the batch.
+      batch_ndim: the number of batch axes of these arrays.
     """
 
     cell: Cell
@@ -128,7 +128,7 @@ class StartingFrom:
         def shaped(leaf: Array) -> Array:
             rows = leaf.shape[: self.batch_ndim]
             if math.prod(batch_shape) != math.prod(rows):
-                raise ValueError(f"resets go back to a carry that is given for {list(rows)} rows, no others")
+                raise ValueError(f"the initial carry for resets is given for {list(rows)} rows, and cannot be reshaped")
             return leaf.reshape(*batch_shape, *leaf.shape[self.batch_ndim :])
 
         return jax.tree.map(shaped, params.start)
@@ -138,5 +138,5 @@ class StartingFrom:
 
 
 def cast(tree: PyTree, dtype: jnp.dtype) -> PyTree:
-    """Every leaf in `dtype`."""
+    """Casts every leaf to `dtype`."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)

@@ -1,14 +1,14 @@
-"""Flax's call conventions in the words of `rnnjax.unroll`.
+"""Translates Flax's calling conventions to those of `rnnjax.unroll`.
 
     Flax                                              rnnjax
     inputs [*batch, T, D], or time first              xs [T, *batch, D]
-    seq_lengths [*batch]                              lengths, brought into 0..T
+    seq_lengths [*batch]                              lengths, clipped to 0..T
     carry (c, h)                                      LSTMCarry(h, c)
-    reverse: outputs in the order of running,         outputs in the order of the input
-      with keep_order in that of the input
+    reverse: outputs in scan order,                   outputs in input order
+      with keep_order in input order
 
-`mask` and `resets`, which Flax has not, are laid out as the inputs are, without their features. Where a cell has
-several axes of features, as a ConvLSTM has, `xs` has them as one.
+`mask` and `resets`, which Flax lacks, have the layout of the inputs without their features. If a cell has several
+feature axes, like a ConvLSTM, `xs` has them flattened into one.
 """
 
 import contextlib
@@ -32,15 +32,15 @@ from rnnjax.flax.recurrence import Hyperparameters, Kind, recurrence
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One call of an RNN, its arguments checked against each other in the caller's own layout.
+    """One call of an RNN, with its arguments checked in the caller's layout.
 
     Attributes:
-      cell: the name of the cell's class, for messages.
+      cell: the class name of the cell, for messages.
       inputs: `[*batch, T, *features]`, or `[T, *batch, *features]` with `time_major`.
       seq_lengths: `[*batch]` integers in 0..T.
-      mask, resets: booleans, laid out like `inputs` without features.
-      reverse, keep_order, time_major: as Flax has them.
-      feature_ndim: how many axes of features the cell takes.
+      mask, resets: booleans, in the layout of `inputs` without features.
+      reverse, keep_order, time_major: as in Flax.
+      feature_ndim: the number of feature axes of the cell.
     """
 
     cell: str
@@ -65,14 +65,13 @@ class Call:
         reverse: bool = False,
         keep_order: bool = False,
     ) -> "Call":
-        """The call, if its arguments fit each other; what is refused is said in the caller's layout.
+        """Creates a call after checking its arguments; messages use the caller's layout.
 
-        Lengths below 0 count as 0 and those above T as T: values cannot be refused under `jit`, and one rule holds
-        with it and without it.
+        Lengths are clipped to 0..T, also without `jit`, since values cannot be checked under `jit`.
 
         Raises:
-          ValueError: a shape that does not fit.
-          TypeError: lengths that are not integers, flags that are not booleans.
+          ValueError: a shape does not fit.
+          TypeError: lengths are not integers, or flags are not booleans.
         """
         inputs = jnp.asarray(inputs)
         feature_ndim = cell.num_feature_axes
@@ -86,11 +85,11 @@ class Call:
         if seq_lengths is not None:
             seq_lengths = jnp.asarray(seq_lengths)
             if not jnp.issubdtype(seq_lengths.dtype, jnp.integer):
-                raise TypeError(f"`seq_lengths` is {seq_lengths.dtype}; it counts steps: pass integers.")
+                raise TypeError(f"`seq_lengths` is {seq_lengths.dtype}; it must be integer.")
             if seq_lengths.shape != batch_shape:
                 raise ValueError(
                     f"`seq_lengths` is {list(seq_lengths.shape)} but `inputs` is {list(inputs.shape)}, {wanted} with "
-                    f"time_major={time_major}; pass one length a row, {list(batch_shape)}."
+                    f"time_major={time_major}; pass one length per row, {list(batch_shape)}."
                 )
             seq_lengths = _in_range(seq_lengths, inputs.shape[time_axis])
         flags = {"mask": mask, "resets": resets}
@@ -114,7 +113,7 @@ class Call:
 
     @property
     def step_shape(self) -> tuple[int, ...]:
-        """`[*batch, *features]`, which is what Flax's cells make their carry from."""
+        """`[*batch, *features]`, the shape from which Flax's cells create their carry."""
         return self.inputs.shape[: self.time_axis] + self.inputs.shape[self.time_axis + 1 :]
 
     @property
@@ -127,19 +126,19 @@ class Call:
 
     @property
     def has_steps(self) -> bool:
-        """Whether T is anything but 0."""
+        """Whether T is not 0."""
         steps: Any = self.inputs.shape[self.time_axis]  # may be a symbol, as under `jax.export`
         return not (isinstance(steps, int) and steps == 0)
 
     @property
     def first_step(self) -> Array:
-        """The inputs at t = 0, `[*batch, *features]`; zeros where there are no steps."""
+        """The inputs at t = 0, `[*batch, *features]`; zeros if there are no steps."""
         if not self.has_steps:
             return jnp.zeros(self.step_shape, self.inputs.dtype)
         return jax.lax.index_in_dim(self.inputs, 0, self.time_axis, keepdims=False)
 
     def check_carry(self, hyperparameters: Hyperparameters, carry: Any) -> None:
-        """Refuses an `initial_carry` that is not what the cell makes of these inputs."""
+        """Raises if `initial_carry` does not fit the cell and these inputs."""
         expected = (*self.batch_shape, hyperparameters.size)
         if hyperparameters.kind == "lstm":
             if not isinstance(carry, tuple | list) or len(carry) != 2:
@@ -170,11 +169,11 @@ class Call:
 
         Args:
           params: in rnnjax's layout.
-          carry: as Flax has it, before the first step.
-          start: as Flax has it, what `resets` go back to; `None` for zero.
-          engine, checkpoint, chunk, unroll: as `rnnjax.unroll` has them.
+          carry: the carry before the first step, in Flax's layout.
+          start: the carry to which `resets` return, in Flax's layout; `None` for zero.
+          engine, checkpoint, chunk, unroll: as in `rnnjax.unroll`.
         Raises:
-          ValueError: the parameters are those of another kind or size of cell, or for another width of the inputs.
+          ValueError: the parameters belong to another kind or size of cell, or to another input width.
         """
         hyperparameters.check_params(self.cell, params)
         width = params.w_x.shape[0]
@@ -192,7 +191,7 @@ class Call:
         return to_flax_carry(kind, carry), ys
 
     def unrolled(self, cell: Cell, params: PyTree, carry: PyTree, inputs: Array, **options: Any) -> tuple[PyTree, Any]:
-        """`(carry, outputs)` of a cell of rnnjax, the outputs laid out as the caller has them."""
+        """`(carry, outputs)` of an rnnjax cell, with outputs in the caller's layout."""
         xs = self._as_xs(inputs)
         if self.has_steps:
             with self._in_the_callers_words(cell, xs):
@@ -207,15 +206,15 @@ class Call:
                     reverse=self.reverse,
                     **options,
                 )
-        else:  # as in Flax: nothing happens
+        else:  # as in Flax, there are no steps
             _, y = jax.eval_shape(cell.step, params, carry, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
             ys = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), y)
         if self.reverse and not self.keep_order:
-            ys = jax.tree.map(lambda y: in_running_order(y, self.seq_lengths), ys)
+            ys = jax.tree.map(lambda y: in_scan_order(y, self.seq_lengths), ys)
         return carry, jax.tree.map(lambda y: jnp.moveaxis(y, 0, self.time_axis), ys)
 
     def opposite_resets(self) -> Array | None:
-        """The flags of the same episodes for the half that runs backwards, in the caller's layout."""
+        """The resets of the same episodes for the backward direction, in the caller's layout."""
         if self.resets is None or not self.has_steps:
             return self.resets
         xs = self._as_xs(self.inputs)
@@ -224,7 +223,7 @@ class Call:
         return jnp.moveaxis(flags, 0, self.time_axis)
 
     def inside(self) -> Array | None:
-        """Which steps lie within `seq_lengths`, laid out like `inputs` without features; `None` for all."""
+        """Which steps are within `seq_lengths`, in the layout of `inputs` without features; `None` for all."""
         if self.seq_lengths is None:
             return None
         inside = make_masks(self._as_xs(self.inputs), self.seq_lengths).inside
@@ -232,12 +231,12 @@ class Call:
         return jnp.moveaxis(inside, 0, self.time_axis)
 
     def without_padding(self, tree: PyTree) -> PyTree:
-        """Arrays laid out like `inputs`, with zeros beyond each row's end."""
+        """Sets arrays in the layout of `inputs` to zero after the end of each row."""
         inside = self.inside()
         return tree if inside is None else select(inside, tree, jax.tree.map(jnp.zeros_like, tree))
 
     def _as_xs(self, inputs: Array) -> Array:
-        """`[T, *batch, D]`, with all features on one axis."""
+        """`[T, *batch, D]`, with all feature axes flattened."""
         xs = jnp.moveaxis(inputs, self.time_axis, 0)
         return xs if self.feature_ndim == 1 else xs.reshape(*xs.shape[: -self.feature_ndim], math.prod(self.features))
 
@@ -246,7 +245,7 @@ class Call:
 
     @contextlib.contextmanager
     def _in_the_callers_words(self, cell: Cell, xs: Array) -> Iterator[None]:
-        """An error of `rnnjax.unroll` speaks of `xs`, time first, and of a cell that the caller has not made."""
+        """Rewrites errors of `rnnjax.unroll`, which name `xs` and an internal cell, in the caller's terms."""
         try:
             yield
         except (TypeError, ValueError) as error:
@@ -261,26 +260,26 @@ class Call:
 
 
 def from_flax_carry(kind: Kind, carry: PyTree) -> PyTree:
-    """`(c, h)` to `LSTMCarry(h, c)`; a GRU's and an Elman's are the same in both."""
+    """Converts `(c, h)` to `LSTMCarry(h, c)`; carries of GRU and Elman cells are the same in both."""
     return LSTMCarry(h=carry[1], c=carry[0]) if kind == "lstm" else carry
 
 
 def to_flax_carry(kind: Kind, carry: PyTree) -> PyTree:
-    """`LSTMCarry(h, c)` to `(c, h)`; a GRU's and an Elman's are the same in both."""
+    """Converts `LSTMCarry(h, c)` to `(c, h)`; carries of GRU and Elman cells are the same in both."""
     return (carry.c, carry.h) if kind == "lstm" else carry
 
 
-def in_running_order(ys: Array, lengths: Array | None) -> Array:
-    """Each row from its own end to its start, its padding left where it is.
+def in_scan_order(ys: Array, lengths: Array | None) -> Array:
+    """Reverses each row up to its own end, and leaves its padding in place.
 
     Args:
       ys: `[T, *batch, ...]`.
-      lengths: `[*batch]`, or `None` where all rows are full.
+      lengths: `[*batch]`, or `None` if all rows are full.
 
     Example:
 
       >>> ys = jnp.array([[1, 4], [2, 0], [3, 0]])[..., None]
-      >>> in_running_order(ys, jnp.array([3, 1]))[..., 0].T.tolist()
+      >>> in_scan_order(ys, jnp.array([3, 1]))[..., 0].T.tolist()
       [[3, 2, 1], [4, 0, 0]]
     """
     if lengths is None:
@@ -292,7 +291,7 @@ def in_running_order(ys: Array, lengths: Array | None) -> Array:
 
 
 def _in_range(lengths: Array, steps: Any) -> Array:
-    """Lengths in 0..T, as int32."""
+    """Clips lengths to 0..T, as int32."""
     top = min(jnp.iinfo(lengths.dtype).max, jnp.iinfo(jnp.int32).max)
     lengths = jnp.minimum(lengths, jnp.asarray(top, lengths.dtype)).astype("int32")
     return jnp.clip(lengths, 0, jnp.asarray(steps, "int32"))

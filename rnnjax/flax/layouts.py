@@ -1,4 +1,4 @@
-"""A tree of a Flax cell against the layouts that are known: every leaf accounted for, by name and by shape."""
+"""Matches the parameter tree of a Flax cell with the known layouts, and checks the name and shape of every leaf."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,18 +10,18 @@ from rnnjax.cell import PyTree
 from rnnjax.cells import ElmanParams, GRUParams, LSTMParams
 
 Shape = tuple[int | str, ...]
-"""Each axis as a multiple of H, or "D" for the width of the input."""
+"""Each axis as a multiple of H, or "D" for the input width."""
 
 GATES: dict[type, int] = {LSTMParams: 4, GRUParams: 3, ElmanParams: 1}
-"""The records that Flax has a place for, and how many gates their arrays stack."""
+"""The parameter records with a counterpart in Flax, and their number of gates."""
 
 
 class Layout(NamedTuple):
     """The leaves of one of Flax's cells.
 
     Attributes:
-      cell: its name in Flax.
-      shapes: of each leaf, by its dotted name.
+      cell: the name of the cell in Flax.
+      shapes: the shape of each leaf, by its dotted name.
     """
 
     cell: str
@@ -31,13 +31,13 @@ class Layout(NamedTuple):
 def recognised(
     what: str, tree: Mapping[Any, Any], layouts: Sequence[Layout], expected: str
 ) -> tuple[Layout, dict[str, Any]]:
-    """The layout that a tree has, and its leaves by dotted name.
+    """Finds the layout of a tree, and returns it with the leaves by dotted name.
 
     Args:
-      what: what the caller calls the tree.
-      expected: what it should have been, for the message where it is like none.
+      what: the caller's name of the tree, for messages.
+      expected: a description of valid trees, for the message if no layout is similar.
     Raises:
-      ValueError: a name that is unknown or missing, or a shape that does not fit the others.
+      ValueError: a name is unknown or missing, or a shape does not fit the others.
     """
     leaves = dict(_flat(tree))
     named = [layout for layout in layouts if set(layout.shapes) == set(leaves)]
@@ -57,10 +57,10 @@ def recognised(
 
 
 def wraps(what: str, tree: Mapping[Any, Any], *parts: str) -> bool:
-    """Whether a tree is that of a module around these parts, and of nothing else.
+    """Whether a tree consists of exactly these parts.
 
     Raises:
-      ValueError: it has these parts and more beside them.
+      ValueError: it has these parts and others.
     """
     if not all([isinstance(tree.get(part), Mapping) for part in parts]):
         return False
@@ -68,13 +68,13 @@ def wraps(what: str, tree: Mapping[Any, Any], *parts: str) -> bool:
     if more:
         raise ValueError(
             f"`{what}` holds {', '.join(more)} beside {', '.join(parts)}, which no cell of "
-            "rnnjax has; pass the part that is the cell's."
+            "rnnjax has; pass only the part of the cell."
         )
     return True
 
 
 def misfit_of(params: PyTree) -> str:
-    """What is wrong with a record of parameters that Flax has a place for; nothing if all its arrays fit."""
+    """Describes the first array of a parameter record that does not fit; empty if all fit."""
     if any([leaf is None for leaf in params]):
         return "a bias is None, and Flax's cells always have one: put zeros there"
     rows = np.shape(params.w_h)[:1]
@@ -88,7 +88,7 @@ def misfit_of(params: PyTree) -> str:
 
 
 def check_record(params: PyTree) -> None:
-    """Raises unless Flax has a place for every array of `params`: TypeError of another record, ValueError of shapes."""
+    """Raises unless Flax can hold all of `params`: TypeError for another record, ValueError for wrong shapes."""
     if type(params) not in GATES:
         raise TypeError(
             f"`params` is a {type(params).__name__}; expected LSTMParams, GRUParams, ElmanParams or a BothWays of "
@@ -112,7 +112,7 @@ def _flat(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def _likeness(layout: Layout, leaves: Mapping[str, Any]) -> int:
-    """How many leaves have names of this layout, of recurrent kernels those with its number of gates."""
+    """The number of leaves with names of this layout; recurrent kernels must also have its number of gates."""
     fits = 0
     for name in set(layout.shapes) & set(leaves):
         wanted, shape = layout.shapes[name], np.shape(leaves[name])
@@ -122,7 +122,7 @@ def _likeness(layout: Layout, leaves: Mapping[str, Any]) -> int:
 
 
 def _misfit(layout: Layout, leaves: Mapping[str, Any]) -> str:
-    """The first leaf that does not fit the sizes which the others give."""
+    """Describes the first leaf that does not fit the sizes of the others."""
     shapes = {name: np.shape(leaf) for name, leaf in leaves.items()}
     matrices = {name: shape for name, shape in layout.shapes.items() if len(shape) == 2}
     flat = next((name for name in matrices if len(shapes[name]) != 2), None)

@@ -1,26 +1,26 @@
-"""Flax linen's `RNN` and `Bidirectional`, run by rnnjax: change the name, keep the model, its checkpoints and its key.
+"""Drop-in replacements for the `RNN` and `Bidirectional` of Flax linen, with the same parameters and checkpoints.
 
     nn.RNN(nn.OptimizedLSTMCell(features=64))                     before
     rnnjax.flax.linen.RNN(nn.OptimizedLSTMCell(features=64))      after
 
-Both modules derive from Flax's, so they have its fields, its names and its parameter tree, and the cells *are* Flax's
-(`LSTMCell`, `OptimizedLSTMCell`, `GRUCell`, `SimpleCell`, given here again for convenience): they draw the parameters,
-and one step at a time they work as ever. Only the loop over time is another. How a cell is run:
+Both modules derive from Flax's, with the same fields, names and parameter tree, and use Flax's cells (`LSTMCell`,
+`OptimizedLSTMCell`, `GRUCell`, `SimpleCell`, re-exported here), which draw the parameters. Only the loop over time
+differs:
 
-    the four cells above                                          as rnnjax's own
-    any other: `MGUCell`, `ConvLSTMCell`, a subclass of one's     by its own step, of which rnnjax reads what can leave
-      own, `nn.remat(cell)`, `nn.map_variables(cell, ...)`          the loop
-    with collections beside `params`, random numbers in a         by Flax's own loop, with one warning that says why
-      step, or lifting options of one's own
+    the four cells above                                          run as rnnjax's built-in cells
+    other cells: `MGUCell`, `ConvLSTMCell`, your subclasses,      run their own step, from which rnnjax hoists what it
+      `nn.remat(cell)`, `nn.map_variables(cell, ...)`               can out of the loop
+    cells with collections besides `params`, random numbers       run in Flax's own loop, with a warning that says why
+      in a step, or custom lifting options
 
-What is added: `mask` and `resets`, and `engine`, `checkpoint` and `chunk` as `rnnjax.unroll` has them; only Flax's own
-loop knows nothing of them. What differs:
-  - outputs beyond `seq_lengths` are exactly zero (Flax leaves there what the cell made of the padding), NaN in padding
-    reaches nothing, and a row of length 0 keeps its initial carry;
-  - lengths below 0 count as 0 and those above T as T, under `jit` too (in Flax a negative one counts from the end, and
-    with `reverse` a row that is longer than T is rotated);
-  - the cell is not called, so nothing that listens to module calls (`capture_intermediates`) sees it;
-  - a `reverse` of a `Bidirectional` raises (Flax passes over it).
+New arguments are `mask` and `resets`, and `engine`, `checkpoint` and `chunk` as in `rnnjax.unroll`; Flax's own loop
+does not support them. Differences from Flax:
+  - outputs after `seq_lengths` are exactly zero (in Flax they depend on the padding), NaN in padding has no effect, and
+    a row of length 0 keeps its initial carry;
+  - lengths are clipped to 0..T, under `jit` too (in Flax a negative length counts from the end, and with `reverse` a
+    row longer than T is rotated);
+  - the cell module is not called, so `capture_intermediates` and the like do not see it;
+  - `reverse` of a `Bidirectional` raises (Flax ignores it).
 """
 
 import dataclasses
@@ -49,13 +49,13 @@ _KINDS: dict[type, Kind] = {OptimizedLSTMCell: "lstm", LSTMCell: "lstm", GRUCell
 
 
 class RNN(nn.RNN):
-    """A Flax cell over time, as `nn.RNN` runs it, by an engine of rnnjax.
+    """Runs a Flax cell over time like `nn.RNN`, on an engine of rnnjax.
 
-    Every field of `nn.RNN` is there with its meaning. Where `variable_axes`, `variable_broadcast`, `variable_carry` and
-    `split_rngs` say of `params` anything but Flax's default, shared by all steps, Flax's own loop runs the cell.
+    All fields of `nn.RNN` keep their meaning. If `variable_axes`, `variable_broadcast`, `variable_carry` or
+    `split_rngs` change Flax's default for `params`, which all steps share, the cell runs in Flax's own loop.
 
     Attributes:
-      engine, checkpoint, chunk: as `rnnjax.unroll` has them.
+      engine, checkpoint, chunk: as in `rnnjax.unroll`.
 
     Example:
 
@@ -89,24 +89,24 @@ class RNN(nn.RNN):
         """Runs the cell over time.
 
         Args:
-          inputs: `[*batch, T, D]`, or `[T, *batch, D]` with `time_major`. T may be 0: the carry stays as it is.
+          inputs: `[*batch, T, D]`, or `[T, *batch, D]` with `time_major`. With T = 0 the carry is unchanged.
           initial_carry: `(c, h)` for an LSTM, h for the others, each `[*batch, features]`; by default the cell's own.
-          init_key: what the cell draws its carry with, where its `carry_init` draws.
-          seq_lengths: `[*batch]` integers: step t of row b counts while t < seq_lengths[b].
-          return_carry, time_major, reverse, keep_order: instead of the fields of these names.
-          mask: `[*batch, T]` booleans (`[T, *batch]` with `time_major`), False at steps that hold the carry and give
-            zero output.
-          resets: booleans laid out alike: the carry becomes the cell's initial carry before that step, in the order of
-            running.
+          init_key: the key for a random `carry_init`.
+          seq_lengths: `[*batch]` integers; steps t >= seq_lengths[b] of row b are masked.
+          return_carry, time_major, reverse, keep_order: override the fields of the same name.
+          mask: `[*batch, T]` booleans (`[T, *batch]` with `time_major`); False masks a step: the carry does not change,
+            and the output is zero.
+          resets: booleans in the same layout; the carry is reset to the cell's initial carry before that step, in scan
+            order.
         Returns:
-          The outputs, laid out like `inputs`; with `return_carry` a pair of the carry after each row's last step and
-          the outputs.
+          The outputs, in the layout of `inputs`; with `return_carry`, a pair of the carry after each row's last step
+          and the outputs.
         Raises:
-          TypeError: what is no cell of Flax; a mask that is not boolean; a dtype that a step changes; `mask` or
-            `resets` for a cell that only Flax's own loop can run.
-          ValueError: a shape that does not fit; parameters of another kind or size of cell.
+          TypeError: the cell is not a Flax cell; a mask is not boolean; a step changes a dtype; or `mask` or `resets`
+            is given for a cell that needs Flax's own loop.
+          ValueError: a shape does not fit, or the parameters belong to another kind or size of cell.
         Warns:
-          UserWarning: the cell is run by Flax's own loop.
+          UserWarning: the cell runs in Flax's own loop.
         """
         if not isinstance(self.cell, nn.Module) or not hasattr(self.cell, "initialize_carry"):
             raise TypeError(f"`cell` is a {type(self.cell).__name__}; expected a cell of Flax, such as nn.GRUCell(64).")
@@ -141,7 +141,7 @@ class RNN(nn.RNN):
             carry, outputs = run_by_flax(call, super().__call__, why, carry, return_carry=with_carry)
             return (carry, outputs) if with_carry else outputs
         if not variables:
-            self.cell(carry, call.first_step)  # draws the parameters, as Flax would have
+            self.cell(carry, call.first_step)  # draws the parameters, as in Flax
             variables = self.cell.variables
         step, params = LinenStep(module, call.features), variables.get("params", {})
         carry, outputs = run_by_own_step(call, step, params, carry, start, unroll=self.unroll, **self._options())
@@ -150,7 +150,7 @@ class RNN(nn.RNN):
     def _run_known(
         self, call: Call, hyperparameters: Hyperparameters, initial_carry: PyTree | None, key: Array
     ) -> tuple[PyTree, Array]:
-        """One of the four cells that are rnnjax's too."""
+        """Runs one of the four cells with a built-in counterpart."""
         if initial_carry is not None:
             call.check_carry(hyperparameters, initial_carry)
         start = None
@@ -158,7 +158,7 @@ class RNN(nn.RNN):
             start = self.cell.initialize_carry(key, call.step_shape)
         carry = start if initial_carry is None else initial_carry
         if not self.cell.variables.get("params"):
-            self.cell(carry, call.first_step)  # draws the parameters, as Flax would have
+            self.cell(carry, call.first_step)  # draws the parameters, as in Flax
         return call.run(
             hyperparameters,
             from_linen(self.cell.variables["params"]),
@@ -174,7 +174,7 @@ class RNN(nn.RNN):
 
 @dataclasses.dataclass(frozen=True)
 class LinenStep(StepOfModule):
-    """A linen cell as a cell of rnnjax: its step is the module's own."""
+    """A linen module's step as an rnnjax cell."""
 
     module: nn.Module
     features: tuple[int, ...]
@@ -185,9 +185,10 @@ class LinenStep(StepOfModule):
 
 
 class Bidirectional(nn.Bidirectional):
-    """Two RNNs over the same inputs, one from each end, as `nn.Bidirectional` has it.
+    """Runs two RNNs over the same inputs, one in each direction, like `nn.Bidirectional`.
 
-    `mask` and `resets` go to both; the backward half sees the same episodes, so its resets are moved by one step.
+    `mask` and `resets` apply to both. The backward direction has the same episodes, so its resets are shifted by one
+    step.
 
     Example:
 
@@ -213,13 +214,13 @@ class Bidirectional(nn.Bidirectional):
         mask: ArrayLike | None = None,
         resets: ArrayLike | None = None,
     ) -> Any:
-        """Runs both halves; the arguments are those of `RNN`, with a pair of carries for `initial_carry`.
+        """Runs both directions; the arguments are those of `RNN`, with a pair of carries for `initial_carry`.
 
         Returns:
-          `merge_fn` of both outputs, laid out like `inputs`; with `return_carry` a pair of both carries and that.
+          `merge_fn` of both outputs, in the layout of `inputs`; with `return_carry`, a pair of both carries and that.
         Raises:
-          ValueError: `reverse` is true, which has no meaning here (Flax passes over it).
-          TypeError: `mask` or `resets`, and a half that is Flax's own RNN.
+          ValueError: `reverse` is true, which has no meaning here (Flax ignores it).
+          TypeError: `mask` or `resets` is given, but one of the RNNs is Flax's own.
         """
         keys = (None, None) if init_key is None else jax.random.split(init_key)
         carries, outputs = run_both_ways(
@@ -243,7 +244,7 @@ def _or(given: bool | None, field: bool) -> bool:
 
 
 def _why_lifted(rnn: nn.RNN) -> str | None:
-    """The reason where `nn.scan` would do anything with `params` but share them among the steps."""
+    """The reason if `nn.scan` would not share `params` among all steps."""
     shared = in_filter(rnn.variable_broadcast, "params") and not in_filter(rnn.variable_carry, "params")
     stacked = any(in_filter(collection, "params") for collection in rnn.variable_axes)
     split = any(in_filter(stream, "params") and to_split for stream, to_split in rnn.split_rngs.items())
@@ -251,17 +252,17 @@ def _why_lifted(rnn: nn.RNN) -> str | None:
         return None
     return (
         f"variable_broadcast={rnn.variable_broadcast!r}, variable_axes={dict(rnn.variable_axes)!r}, "
-        f"variable_carry={rnn.variable_carry!r}, split_rngs={dict(rnn.split_rngs)!r} say of `params` something else "
-        "than that all steps share them"
+        f"variable_carry={rnn.variable_carry!r}, split_rngs={dict(rnn.split_rngs)!r} change the default for `params`, "
+        "that all steps share them"
     )
 
 
 def _why_by_flax(module: Any, variables: Any, call: Call, carry: PyTree, streams: list[str]) -> str | None:
-    """The reason for which a cell's step is no pure function of its parameters; `None` if it is. Nothing is computed.
+    """The reason why a cell's step is not a pure function of its parameters, or `None` if it is. Only traces the step.
 
     Args:
-      module, variables: the cell, unbound; without variables while these are being made.
-      streams: names of the random numbers that there are.
+      module, variables: the unbound cell; no variables during initialisation.
+      streams: the names of the available random streams.
     """
     x, key = call.first_step, jax.random.key(0)
     if not variables:
@@ -269,7 +270,7 @@ def _why_by_flax(module: Any, variables: Any, call: Call, carry: PyTree, streams
         variables = jax.eval_shape(lambda: module.init(rngs, carry, x))
     more = sorted(set(variables) - {"params", "intermediates"})
     if more:
-        return f"it keeps the collections {', '.join(more)} beside its parameters"
+        return f"it keeps the collections {', '.join(more)} besides its parameters"
     try:
         after, y = jax.eval_shape(
             lambda params: module.apply({"params": params}, carry, x), dict(variables).get("params", {})

@@ -1,12 +1,12 @@
-"""Parameters of Flax linen cells in rnnjax's layout, and back: the same numbers, stacked or split gate by gate.
+"""Converts parameters of Flax linen cells to rnnjax's layout and back, by stacking or splitting the gates.
 
     linen                                                         rnnjax
-    LSTMCell    ii if ig io: kernel, hi hf hg ho: kernel, bias    LSTMParams: the four side by side
-    GRUCell     ir iz in: kernel, bias, hr hz hn: kernel          GRUParams: the three side by side
+    LSTMCell    ii if ig io: kernel, hi hf hg ho: kernel, bias    LSTMParams: the four concatenated
+    GRUCell     ir iz in: kernel, bias, hr hz hn: kernel          GRUParams: the three concatenated
                 hn: bias                                          b_hn
     SimpleCell  i: kernel, bias, h: kernel                        ElmanParams
 
-`OptimizedLSTMCell` has the tree of `LSTMCell`. Nothing is rounded or added, so both ways round give the same bits.
+`OptimizedLSTMCell` has the tree of `LSTMCell`. Nothing is rounded or added, so a round trip gives the same bits.
 """
 
 from collections.abc import Mapping
@@ -40,23 +40,23 @@ LAYOUTS = (
 )
 _EXPECTED = (
     "the tree of a linen LSTMCell or OptimizedLSTMCell (hf, hg, hi, ho, if, ig, ii, io), GRUCell (hn, hr, hz, in, ir, "
-    "iz) or SimpleCell (h, i), or of an RNN or Bidirectional around one; pass the part of your model's parameters that "
-    "is the cell's"
+    "iz) or SimpleCell (h, i), or of an RNN or Bidirectional around one; pass only the part of your model's parameters "
+    "that belongs to the cell"
 )
 
 
 def from_linen(params: Mapping[str, Any]) -> PyTree:
-    """rnnjax's parameters from those of a linen cell, `RNN` or `Bidirectional`; which cell it is, the names say.
+    """Converts parameters of a linen cell, `RNN` or `Bidirectional`; the names identify the kind of cell.
 
     Args:
-      params: a cell's tree, `{"ii": {"kernel": ...}, ...}`; or one that holds it under `"cell"` (`RNN`), under
-        `"forward_rnn"` and `"backward_rnn"` (`Bidirectional`), or under `"params"` (what `init` returns). Boxes of
-        partitioning metadata are opened.
+      params: a cell's tree, `{"ii": {"kernel": ...}, ...}`; or a tree that contains it under `"cell"` (`RNN`),
+        `"forward_rnn"` and `"backward_rnn"` (`Bidirectional`), or `"params"` (the result of `init`). Boxes with
+        partitioning metadata are unboxed.
     Returns:
       `LSTMParams`, `GRUParams` or `ElmanParams`, or a `BothWays` of two of them.
     Raises:
-      ValueError: the names are those of no cell: one is unknown or missing, the nearest right one is named. Or the
-        shapes do not fit each other.
+      ValueError: a name is unknown or missing (the message suggests the closest one), or the shapes do not fit each
+        other.
 
     Example:
 
@@ -90,16 +90,16 @@ def from_linen(params: Mapping[str, Any]) -> PyTree:
 
 
 def to_linen(params: PyTree) -> dict[str, Any]:
-    """The tree of a linen cell from rnnjax's parameters: the inverse of `from_linen`.
+    """Converts parameters to the tree of a linen cell: the inverse of `from_linen`.
 
     Args:
       params: `LSTMParams`, `GRUParams` or `ElmanParams`, or a `BothWays` of them.
     Returns:
-      The cell's tree, to be put where the model has its cell (`{"params": {"cell": ...}}` for a bare `RNN`). For a
-      `BothWays`, the tree of a `Bidirectional` over two `RNN`s.
+      The cell's tree, which goes where the model has its cell (`{"params": {"cell": ...}}` for a bare `RNN`). For a
+      `BothWays`, the tree of a `Bidirectional` with two `RNN`s.
     Raises:
-      TypeError: parameters of a cell that linen does not have.
-      ValueError: arrays that do not fit each other, or no bias (`WithoutBias`), which linen's cells always have.
+      TypeError: linen has no such cell.
+      ValueError: the arrays do not fit each other, or there is no bias (`WithoutBias`), which linen's cells require.
 
     Example:
 

@@ -1,25 +1,24 @@
-"""Flax nnx's `RNN` and `Bidirectional`, run by rnnjax: change the name, keep the model and the state it was saved with.
+"""Drop-in replacements for the `RNN` and `Bidirectional` of Flax nnx, with the same state.
 
     nnx.RNN(nnx.OptimizedLSTMCell(3, 64, rngs=rngs))                      before
     rnnjax.flax.nnx.RNN(nnx.OptimizedLSTMCell(3, 64, rngs=rngs))          after
 
-Both modules derive from Flax's and hold what those hold, the stream of random numbers included, so that their states
-are alike; the cells *are* Flax's (`LSTMCell`, `OptimizedLSTMCell`, `GRUCell`, `SimpleCell`, given here again for
-convenience). Only the loop over time is another. How a cell is run:
+Both modules derive from Flax's and have the same state, including random streams. They use Flax's cells (`LSTMCell`,
+`OptimizedLSTMCell`, `GRUCell`, `SimpleCell`, re-exported here). Only the loop over time differs:
 
-    the four cells above                                          as rnnjax's own
-    any other: a subclass of one's own, one with a layer           by its own step, of which rnnjax reads what can leave
-      exchanged or reconfigured (a LoRA, a precision), ...          the loop
-    whose step changes state (dropout, running statistics),       by Flax's own loop, with one warning that says why
-      or with `state_axes` and `broadcast_rngs` that matter
+    the four cells above                                          run as rnnjax's built-in cells
+    other cells: your subclasses, cells with a replaced or        run their own step, from which rnnjax hoists what it
+      reconfigured layer (LoRA, precision), ...                     can out of the loop
+    cells whose step changes state (dropout, running              run in Flax's own loop, with a warning that says why
+      statistics), or that need `state_axes`, `broadcast_rngs`
 
-What is added: `mask` and `resets`, and `engine`, `checkpoint` and `chunk` as `rnnjax.unroll` has them; only Flax's own
-loop knows nothing of them. What differs:
-  - outputs beyond `seq_lengths` are exactly zero (Flax leaves there what the cell made of the padding), NaN in padding
-    reaches nothing, and a row of length 0 keeps its initial carry;
-  - lengths below 0 count as 0 and those above T as T, under `jit` too (in Flax a negative one counts from the end, and
-    with `reverse` a row that is longer than T is rotated);
-  - a `reverse` of a `Bidirectional` raises (Flax passes over it).
+New arguments are `mask` and `resets`, and `engine`, `checkpoint` and `chunk` as in `rnnjax.unroll`; Flax's own loop
+does not support them. Differences from Flax:
+  - outputs after `seq_lengths` are exactly zero (in Flax they depend on the padding), NaN in padding has no effect, and
+    a row of length 0 keeps its initial carry;
+  - lengths are clipped to 0..T, under `jit` too (in Flax a negative length counts from the end, and with `reverse` a
+    row longer than T is rotated);
+  - `reverse` of a `Bidirectional` raises (Flax ignores it).
 """
 
 from collections.abc import Mapping
@@ -48,13 +47,13 @@ Randomness = nnx.Rngs | nnx.RngStream
 
 
 class RNN(nnx.RNN):
-    """A Flax cell over time, as `nnx.RNN` runs it, by an engine of rnnjax.
+    """Runs a Flax cell over time like `nnx.RNN`, on an engine of rnnjax.
 
-    Every argument of `nnx.RNN` is there with its meaning. `state_axes` and `broadcast_rngs` speak of state that
-    changes from step to step; a cell that has such state is run by Flax's own loop.
+    All arguments of `nnx.RNN` keep their meaning. `state_axes` and `broadcast_rngs` concern state that changes from
+    step to step; a cell with such state runs in Flax's own loop.
 
     Args:
-      engine, checkpoint, chunk: as `rnnjax.unroll` has them.
+      engine, checkpoint, chunk: as in `rnnjax.unroll`.
 
     Example:
 
@@ -117,24 +116,24 @@ class RNN(nnx.RNN):
         """Runs the cell over time.
 
         Args:
-          inputs: `[*batch, T, D]`, or `[T, *batch, D]` with `time_major`. T may be 0: the carry stays as it is.
+          inputs: `[*batch, T, D]`, or `[T, *batch, D]` with `time_major`. With T = 0 the carry is unchanged.
           initial_carry: `(c, h)` for an LSTM, h for the others, each `[*batch, features]`; by default the cell's own.
-          seq_lengths: `[*batch]` integers: step t of row b counts while t < seq_lengths[b].
-          return_carry, time_major, reverse, keep_order: instead of what `__init__` was given.
-          rngs: what the cell draws its carry with; its stream moves on, whether or not `carry_init` draws.
-          mask: `[*batch, T]` booleans (`[T, *batch]` with `time_major`), False at steps that hold the carry and give
-            zero output.
-          resets: booleans laid out alike: the carry becomes the cell's initial carry before that step, in the order of
-            running.
+          seq_lengths: `[*batch]` integers; steps t >= seq_lengths[b] of row b are masked.
+          return_carry, time_major, reverse, keep_order: override the arguments of `__init__`.
+          rngs: the random streams for the carry; they advance even if `carry_init` is not random.
+          mask: `[*batch, T]` booleans (`[T, *batch]` with `time_major`); False masks a step: the carry does not change,
+            and the output is zero.
+          resets: booleans in the same layout; the carry is reset to the cell's initial carry before that step, in scan
+            order.
         Returns:
-          The outputs, laid out like `inputs`; with `return_carry` a pair of the carry after each row's last step and
-          the outputs.
+          The outputs, in the layout of `inputs`; with `return_carry`, a pair of the carry after each row's last step
+          and the outputs.
         Raises:
-          TypeError: a mask that is not boolean; a dtype that a step changes; `mask` or `resets` for a cell that only
-            Flax's own loop can run.
-          ValueError: a shape that does not fit; parameters of another kind or size of cell.
+          TypeError: a mask is not boolean; a step changes a dtype; or `mask` or `resets` is given for a cell that needs
+            Flax's own loop.
+          ValueError: a shape does not fit, or the parameters belong to another kind or size of cell.
         Warns:
-          UserWarning: the cell is run by Flax's own loop.
+          UserWarning: the cell runs in Flax's own loop.
         """
         cell: Any = self.cell
         call = Call.checked(
@@ -183,9 +182,10 @@ class RNN(nnx.RNN):
 
 
 class Bidirectional(nnx.Bidirectional):
-    """Two RNNs over the same inputs, one from each end, as `nnx.Bidirectional` has it.
+    """Runs two RNNs over the same inputs, one in each direction, like `nnx.Bidirectional`.
 
-    `mask` and `resets` go to both; the backward half sees the same episodes, so its resets are moved by one step.
+    `mask` and `resets` apply to both. The backward direction has the same episodes, so its resets are shifted by one
+    step.
 
     Example:
 
@@ -210,13 +210,13 @@ class Bidirectional(nnx.Bidirectional):
         mask: ArrayLike | None = None,
         resets: ArrayLike | None = None,
     ) -> Any:
-        """Runs both halves; the arguments are those of `RNN`, with a pair of carries for `initial_carry`.
+        """Runs both directions; the arguments are those of `RNN`, with a pair of carries for `initial_carry`.
 
         Returns:
-          `merge_fn` of both outputs, laid out like `inputs`; with `return_carry` a pair of both carries and that.
+          `merge_fn` of both outputs, in the layout of `inputs`; with `return_carry`, a pair of both carries and that.
         Raises:
-          ValueError: `reverse` is true, which has no meaning here (Flax passes over it).
-          TypeError: `mask` or `resets`, and a half that is Flax's own RNN.
+          ValueError: `reverse` is true, which has no meaning here (Flax ignores it).
+          TypeError: `mask` or `resets` is given, but one of the RNNs is Flax's own.
         """
         rngs = self.rngs if rngs is None else rngs
         rngs = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
@@ -241,7 +241,7 @@ def _or(given: bool | None, field: bool) -> bool:
 
 
 def _why_by_axes(rnn: nnx.RNN) -> str | None:
-    """The reason where `nnx.scan` would do anything with the cell's state but share it among the steps."""
+    """The reason if `nnx.scan` would not share the cell's state among all steps."""
     axes, cell = nnx.StateAxes(cast(Any, rnn.state_axes)), cast(Any, rnn.cell)
     for path, variable in nnx.to_flat_state(nnx.state(cell)):
         axis = axes.map_prefix(path, variable)

@@ -1,12 +1,12 @@
-"""Parameters of Flax nnx cells in rnnjax's layout, and back.
+"""Converts parameters of Flax nnx cells to rnnjax's layout and back.
 
     nnx                                                           rnnjax
-    OptimizedLSTMCell  dense_i: kernel, dense_h: kernel, bias     LSTMParams, as it is
-    LSTMCell           ii if_ ig io: kernel, hi hf hg ho: both    LSTMParams: the four side by side
+    OptimizedLSTMCell  dense_i: kernel, dense_h: kernel, bias     LSTMParams, unchanged
+    LSTMCell           ii if_ ig io: kernel, hi hf hg ho: both    LSTMParams: the four concatenated
     GRUCell            dense_i: kernel, bias, dense_h: kernel     GRUParams with b_hn = 0: nnx has no such bias
     SimpleCell         dense_i: kernel, bias, dense_h: kernel     ElmanParams
 
-Nothing is rounded or added, so both ways round give the same bits.
+Nothing is rounded or added, so a round trip gives the same bits.
 """
 
 from collections.abc import Mapping
@@ -39,21 +39,21 @@ LAYOUTS = (
 )
 _EXPECTED = (
     "the state of an nnx OptimizedLSTMCell, LSTMCell, GRUCell or SimpleCell, or of an RNN or Bidirectional around one; "
-    "pass the part of your model's state that is the cell's, such as `nnx.state(model.rnn.cell)`"
+    "pass only the part of your model's state that belongs to the cell, such as `nnx.state(model.rnn.cell)`"
 )
 
 
 def from_nnx(state: Mapping[Any, Any]) -> PyTree:
-    """rnnjax's parameters from the state of an nnx cell, `RNN` or `Bidirectional`.
+    """Converts the state of an nnx cell, `RNN` or `Bidirectional`.
 
     Args:
-      state: `nnx.state(module)`, or its pure dict (`nnx.to_pure_dict`), as checkpoints have it. The streams of random
-        numbers under `rngs` are passed over.
+      state: `nnx.state(module)`, or its pure dict (`nnx.to_pure_dict`), as in checkpoints. The random streams under
+        `rngs` are ignored.
     Returns:
       `LSTMParams`, `GRUParams` (with `b_hn` zero) or `ElmanParams`, or a `BothWays` of two of them.
     Raises:
-      ValueError: the names are those of no cell: one is unknown or missing, the nearest right one is named. Or the
-        shapes do not fit each other.
+      ValueError: a name is unknown or missing (the message suggests the closest one), or the shapes do not fit each
+        other.
 
     Example:
 
@@ -84,17 +84,17 @@ def from_nnx(state: Mapping[Any, Any]) -> PyTree:
 
 
 def to_nnx(params: PyTree, *, per_gate: bool = False) -> dict[str, Any]:
-    """The pure dict of an nnx cell's state from rnnjax's parameters: the inverse of `from_nnx`.
+    """Converts parameters to the pure dict of an nnx cell's state: the inverse of `from_nnx`.
 
     Args:
       params: `LSTMParams`, `GRUParams` or `ElmanParams`, or a `BothWays` of them.
-      per_gate: LSTMs are for `nnx.LSTMCell`, which holds one matrix a gate, rather than for `nnx.OptimizedLSTMCell`.
+      per_gate: convert LSTMs for `nnx.LSTMCell`, which has one matrix per gate, instead of `nnx.OptimizedLSTMCell`.
     Returns:
-      What `nnx.update(cell, ...)` takes. For a `BothWays`, what a `Bidirectional` over two `RNN`s takes.
+      A dict for `nnx.update(cell, ...)`; for a `BothWays`, one for a `Bidirectional` with two `RNN`s.
     Raises:
-      ValueError: a `b_hn` that is not known to be zero: nnx's GRU has no place for it; arrays that do not fit each
-        other, or no bias (`WithoutBias`), which nnx's cells always have.
-      TypeError: parameters of a cell that nnx does not have.
+      ValueError: `b_hn` is not known to be zero (nnx's GRU lacks this bias), the arrays do not fit each other, or there
+        is no bias (`WithoutBias`), which nnx's cells require.
+      TypeError: nnx has no such cell.
 
     Example:
 
@@ -123,7 +123,7 @@ def to_nnx(params: PyTree, *, per_gate: bool = False) -> dict[str, Any]:
 
 
 def _without_streams(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree without what an `nnx.Rngs` or `nnx.RngStream` keeps: keys and counts."""
+    """The tree without the keys and counts of `nnx.Rngs` and `nnx.RngStream`."""
 
     def is_stream(part: Any) -> bool:
         return isinstance(part, Mapping) and (
@@ -149,6 +149,6 @@ def _joined(leaves: Mapping[str, Any], names: tuple[str, ...], leaf: str) -> Arr
 def _check_no_b_hn(b_hn: Array) -> None:
     fix = "keep the parameters in rnnjax, or use linen's GRUCell (`to_linen`), which has that bias"
     if isinstance(b_hn, Tracer):
-        raise ValueError(f"`b_hn` is traced, but nnx's GRU can only be given one that is known to be zero; {fix}.")
+        raise ValueError(f"`b_hn` is traced, but nnx's GRU lacks this bias, so it must be known to be zero; {fix}.")
     if np.any(np.asarray(b_hn) != 0):
         raise ValueError(f"`b_hn` is not zero (up to {np.abs(b_hn).max()}), and nnx's GRU has no such bias; {fix}.")

@@ -1,4 +1,4 @@
-"""An nnx cell read: the arrays of Flax's own four, and of any other cell its step as a function of its parameters."""
+"""Reads an nnx cell: the arrays of Flax's four standard cells, or the step of any other cell as a pure function."""
 
 import dataclasses
 from typing import Any
@@ -24,7 +24,7 @@ _LAYERS: dict[type, tuple[str, ...]] = {
 
 
 def kernels_of(cell: Any) -> dict[str, dict[str, Any]]:
-    """The arrays of a cell's layers, if the layers are as Flax made them; else nothing."""
+    """The arrays of a cell's layers, if the layers are Flax's unmodified ones; else empty."""
     if cell.promote_dtype is not promote_dtype:
         return {}
     tree = {}
@@ -41,12 +41,12 @@ def kernels_of(cell: Any) -> dict[str, dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class NnxStep(StepOfModule):
-    """An nnx cell as a cell of rnnjax: its step is the module's own, made anew of its parts at every call.
+    """An nnx module's step as an rnnjax cell; the module is rebuilt from its parts at every call.
 
     Attributes:
-      graph, tree: what `nnx.split` gives but for the arrays.
-      used: for each array of the state, whether the step reads it; the others, such as a stream of random numbers that
-        nothing is drawn from, are not passed.
+      graph, tree: the result of `nnx.split` without the arrays.
+      used: for each array of the state, whether the step reads it; unused arrays, such as an unused random stream, are
+        not passed.
     """
 
     graph: Any
@@ -64,7 +64,7 @@ _NOTHING = np.zeros(())
 
 
 def as_step(cell: Any, call: Call, carry: PyTree) -> tuple[NnxStep, list[Any], str | None]:
-    """A cell's step, its parameters, and the reason for which it is no pure function of them, or `None`."""
+    """A cell's step, its parameters, and the reason why it is not a pure function of them, or `None` if it is."""
     graph, state = nnx.split(cell)
     leaves, tree = jax.tree.flatten(state)
     same_variables = True
@@ -99,7 +99,7 @@ def as_step(cell: Any, call: Call, carry: PyTree) -> tuple[NnxStep, list[Any], s
 
 
 def handed_on(jaxpr: Any, v: Any) -> Any:
-    """The input that a value of a jaxpr is, through rematerialised and jitted parts that hand it on; else the value.
+    """The jaxpr input that a value equals, traced through remat and jit calls that return it; else the value itself.
 
     Example:
 

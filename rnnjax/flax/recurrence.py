@@ -1,8 +1,8 @@
-"""A Flax cell as a cell of rnnjax: its hyperparameters, its functions and its dtypes, without its module.
+"""Converts a Flax cell to an rnnjax cell by its hyperparameters, functions and dtypes.
 
-Flax's LSTM, GRU and Elman with their usual functions in one dtype *are* rnnjax's. Two things go beyond those:
-functions of one's own (`gate_fn`, `activation_fn`), and dtypes that differ, as in mixed precision, where Flax computes
-the two matmuls in `dtype` and keeps the carry in `param_dtype`. Those become a `FlaxCell` (`cells.py`).
+Flax's LSTM, GRU and Elman cells with default functions and a single dtype are the same as rnnjax's. Cells with other
+functions (`gate_fn`, `activation_fn`) or mixed precision, where Flax computes the two matmuls in `dtype` and keeps the
+carry in `param_dtype`, become a `FlaxCell` (`cells.py`).
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ _KIND_OF: dict[Kind, tuple[type, str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Hyperparameters:
-    """What a Flax cell was made with, as far as its step knows of it."""
+    """The hyperparameters of a Flax cell that its step depends on."""
 
     kind: Kind
     size: int
@@ -43,11 +43,11 @@ class Hyperparameters:
 
     @classmethod
     def known(cls, cell: Any, kinds: dict[type, Kind], module: type) -> "Hyperparameters | None":
-        """Reads a Flax cell; `None` of one that has to be run by its own step.
+        """Reads a Flax cell; `None` if the cell must run its own step.
 
         Args:
-          kinds: Flax's cells that are rnnjax's too; a class derived from one of them may do anything, so it is none.
-          module: the class of modules: a function of the cell that is one may bring parameters of its own.
+          kinds: Flax's cells with a built-in counterpart; subclasses do not count, since they may change anything.
+          module: the module class; an activation that is a module may have parameters of its own.
         """
         if type(cell) not in kinds:
             return None
@@ -64,19 +64,19 @@ class Hyperparameters:
         )
 
     def check_params(self, cell: str, params: PyTree) -> None:
-        """Refuses the parameters of another kind of cell, or of another size, which could broadcast in silence.
+        """Raises if the parameters are for another kind or size of cell, where they could broadcast silently.
 
         Args:
-          cell: the name of the cell's class.
+          cell: the class name of the cell.
         Raises:
-          ValueError: the kinds or the sizes differ, or the arrays do not fit each other.
+          ValueError: the kind or the size differs, or the arrays do not fit each other.
         """
         record, _ = _KIND_OF[self.kind]
         if type(params) is not record:
             found = next(name for other, name in _KIND_OF.values() if type(params) is other)
             raise ValueError(
                 f"`cell` is a {cell} of {self.size} units, but its parameters are those of {found} (recurrent weights "
-                f"{list(params.w_h.shape)}); load the checkpoint into the cell that it was made with."
+                f"{list(params.w_h.shape)}); load the checkpoint into the cell that it was saved from."
             )
         if params.w_h.shape[0] != self.size:
             raise ValueError(
@@ -88,7 +88,7 @@ class Hyperparameters:
             raise ValueError(f"the parameters of this {cell} do not fit each other: {misfit}.")
 
     def plain_cell(self) -> Cell | None:
-        """The built-in cell that this is, if it is one."""
+        """The equivalent built-in cell, if there is one."""
         if self.kind == "elman":
             if _is(self.activation_fn, _TANH) and not self.residual:
                 return Elman(self.size, "tanh")
@@ -115,13 +115,13 @@ def recurrence(
     start: PyTree | None,
     batch_ndim: int,
 ) -> tuple[Cell, PyTree, Array]:
-    """`(cell, params, inputs)` with every array in the dtype that Flax computes with.
+    """`(cell, params, inputs)` with all arrays in the dtypes in which Flax computes.
 
     Args:
-      params: in rnnjax's layout, as they are stored.
+      params: in rnnjax's layout, in their stored dtype.
       carry: in rnnjax's layout; a step keeps its dtype.
-      start: what a reset goes back to, in rnnjax's layout; `None` for zero.
-      batch_ndim: how many axes of the carry are of the batch.
+      start: the carry to which resets return, in rnnjax's layout; `None` for zero.
+      batch_ndim: the number of batch axes of the carry.
     Raises:
       TypeError: a step would change the carry's dtype.
     """
@@ -157,6 +157,6 @@ def _check_dtype_kept(cell: FlaxCell, params: PyTree, carry: PyTree, inputs: Arr
     for leaf in jax.tree.leaves(after):
         if leaf.dtype != cell.carry_dtype:
             raise TypeError(
-                f"the carry starts in {cell.carry_dtype} but a step gives it back in {leaf.dtype}; give "
-                f"`initial_carry` in {leaf.dtype}, or the cell a `param_dtype` and a `dtype` that agree."
+                f"the carry starts in {cell.carry_dtype} but a step returns it in {leaf.dtype}; give "
+                f"`initial_carry` in {leaf.dtype}, or use the same `param_dtype` and `dtype` for the cell."
             )

@@ -138,7 +138,7 @@ BY_FLAX: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"variable_axes": {"params": 0}, "variable_broadcast": False, "split_rngs": {"params": True}},
         "all steps share them",
     ),
-    "a carry without rows": (Timed, {}, "does not begin with the batch"),
+    "a carry without rows": (Timed, {}, "does not start with the batch"),
 }
 """Cells and options that Flax's own loop runs, and a word of the reason."""
 
@@ -198,7 +198,7 @@ def test_linen_by_flax_s_own_loop(name):
     cell, options, reason = BY_FLAX[name]
     ours, theirs = (library.RNN(cell(), return_carry=True, **options) for library in (our_linen, linen))
     rngs = {"params": KEY, "dropout": KEY}
-    with pytest.warns(UserWarning, match=rf"runs {type(cell()).__name__} by Flax's own loop.*{reason}") as caught:
+    with pytest.warns(UserWarning, match=rf"runs {type(cell()).__name__} in Flax's own loop.*{reason}") as caught:
         got = jax.eval_shape(lambda: ours.init(rngs, inputs()))
     assert len([each for each in caught if "Flax's own loop" in str(each.message)]) == 1
     assert got == jax.eval_shape(lambda: theirs.init(rngs, inputs()))
@@ -394,7 +394,7 @@ def test_nnx_by_flax_s_own_loop(name):
     cell, options, reason = NNX_BY_FLAX[name]
     ours, theirs = (randomised(library.RNN(cell(), return_carry=True, **options)) for library in (our_nnx, nnx))
     for _ in range(2):
-        with pytest.warns(UserWarning, match=rf"runs NnxDropping by Flax's own loop.*{reason}"):
+        with pytest.warns(UserWarning, match=rf"runs NnxDropping in Flax's own loop.*{reason}"):
             got = ours(inputs())
         assert_close(got, theirs(inputs()))
     assert int(ours.cell.drop.rngs.count[...]) == int(theirs.cell.drop.rngs.count[...]) > 0

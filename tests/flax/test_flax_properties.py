@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rnnjax.flax import from_linen, to_nnx
-from rnnjax.flax.conventions import in_running_order
+from rnnjax.flax.conventions import in_scan_order
 from tests.flax.cells import (
     KEY,
     LENGTHS,
@@ -129,11 +129,11 @@ def test_the_cell_step_by_step(name):
 def test_rows_turned_within_their_lengths(features):
     """Padding stays where it is; without lengths all of a row is turned."""
     ys = np.asarray(normal(jnp.zeros((T, B, *features)), "turned"))
-    turned = in_running_order(jnp.asarray(ys), jnp.asarray(LENGTHS))
+    turned = in_scan_order(jnp.asarray(ys), jnp.asarray(LENGTHS))
     for row, length in enumerate(LENGTHS):
         np.testing.assert_array_equal(turned[:length, row], ys[:length, row][::-1])
         np.testing.assert_array_equal(turned[length:, row], ys[length:, row])
-    np.testing.assert_array_equal(in_running_order(jnp.asarray(ys), None), ys[::-1])
+    np.testing.assert_array_equal(in_scan_order(jnp.asarray(ys), None), ys[::-1])
 
 
 def test_both_ways_by_one_cell():

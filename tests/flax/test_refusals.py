@@ -122,7 +122,7 @@ def test_arguments_that_do_not_fit(library):
         run(x.swapaxes(0, 1), resets=np.ones((B, T), bool), time_major=True)
     with pytest.raises(TypeError, match="`mask` is int64; it must be boolean"):
         run(x, mask=np.ones((B, T), int))
-    with pytest.raises(ValueError, match=r"`seq_lengths` is \[5\] but .* one length a row, \[3\]"):
+    with pytest.raises(ValueError, match=r"`seq_lengths` is \[5\] but .* one length per row, \[3\]"):
         run(x, seq_lengths=np.ones(T, int))
     with pytest.raises(TypeError, match="`seq_lengths` is float64"):
         run(x, seq_lengths=np.ones(B))
