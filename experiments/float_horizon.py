@@ -263,11 +263,11 @@ def _curves_figure(row: lab.Row) -> style.Figure:
     fig, ax = style.figure(7.5, 4.4)
     ax.plot(lags, exact, color="black", linewidth=1.2, label="exact log-adjoint")
     for i, (kind, dtype) in enumerate(FORMATS):
-        died = row[f"{kind}_{dtype}_dies"]
+        look, died = style.line(i), row[f"{kind}_{dtype}_dies"]
         last = end if died is None else int(died)
         label = f"{dtype}, {kind}: {'alive' if died is None else f'0 from lag {last}'}"
         ax.axhline(BORDERS[i] * np.log10(2), **style.curve(i), linewidth=1)
-        ax.plot(last, exact[last], **style.line(i) | {"linestyle": "none"}, markersize=9, label=label)
+        ax.plot(last, exact[last], look["marker"], color=look["color"], markersize=9, label=label)
         if kind == "norm":
             some = slice(0, last, max(1, last // 12))
             ax.plot(lags[some], np.log10(row[f"norm_{dtype}"][some]), **style.markers(i))
