@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 from annotated_types import Ge
 from jax import Array
-from pydantic import BeforeValidator, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, PositiveInt
 
 import rnnjax
 from experiments import lab
@@ -57,15 +57,16 @@ AT_ONCE = 40  # networks in one call of the program, so that memory does not gro
 FLOAT32_DECADES = (-63 * math.log10(2), 64 * math.log10(2))  # entries beyond these square to 0 or to inf
 
 
-def _expanded(values: Any) -> Any:
-    """`0.5:2:7` is seven numbers evenly spaced from 0.5 to 2, both included."""
-    numbers: list[Any] = []
+def _expanded(values: Any) -> tuple[float, ...]:
+    """Scales as numbers; `0.5:2:7` is seven of them, evenly spaced from 0.5 to 2, both included."""
+    numbers: list[float] = []
     for value in values:
-        if isinstance(value, str) and value.count(":") == 2:
-            start, stop, count = value.split(":")
-            numbers += np.linspace(float(start), float(stop), int(count)).tolist()
-        else:
-            numbers.append(value)
+        start, *rest = str(value).split(":")
+        numbers += (
+            np.linspace(float(start), float(rest[0]), int(rest[1])).tolist() if len(rest) == 2 else [float(value)]
+        )
+    if not all(0 < number < math.inf for number in numbers):
+        raise ValueError("a scale is a finite number above zero, or START:STOP:COUNT")
     return tuple(numbers)
 
 
@@ -79,7 +80,7 @@ class Options(lab.Options):
     """Your own cell as package.module:name, measured beside them."""
     kinds: lab.Distinct[Literal["orthogonal", "gain"]] = ("orthogonal", "gain")
     """How W2 is drawn: scale times orthogonal, or Gaussian of variance scale²/H."""
-    scales: Annotated[lab.Distinct[PositiveFloat | str], BeforeValidator(_expanded)] = (
+    scales: Annotated[lab.Distinct[float | str], BeforeValidator(_expanded)] = (
         0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0,
     )  # fmt: skip
     """Scales of W2 [dimensionless]; 0.5:2:7 is seven of them from 0.5 to 2."""
@@ -221,9 +222,7 @@ def _try_out(name: str, cell: Any) -> None:
     except (TypeError, ValueError) as error:
         raise lab.UsageError(f"--cell {name}: three steps of it in float64 fail: {error}") from error
     if not one_vector:
-        raise lab.UsageError(
-            f"--cell {name}: its output y must be one vector, so that a loss can weigh it; it is {ys}."
-        )
+        raise lab.UsageError(f"--cell {name}: its output must be one vector, for a loss to weigh; it is {ys}.")
     if not np.allclose(ys, expected, rtol=1e-9, atol=1e-12):
         raise lab.UsageError(f"--cell {name}: unroll and lax.scan of its step give other numbers; is the step pure?")
     weights = recurrent_weights(params)

@@ -145,7 +145,7 @@ def described(doc: str) -> dict[str, str]:
     """
     found = {"Title": inspect.cleandoc(doc).split("\n", 1)[0].rstrip(".")}
     for paragraph in spaced(doc).split("\n\n"):
-        name, colon, text = paragraph.strip().partition(":")
+        name, colon, text = paragraph.strip("\n").partition(":")
         if colon and name in _FIELDS:
             found[name] = " ".join(text.split())
     return found
