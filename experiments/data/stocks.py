@@ -9,14 +9,13 @@ that a result can name its input exactly.
 import csv
 import dataclasses
 import gzip
-import hashlib
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.harness.errors import UsageError
+from experiments.data.vendored import verified
+from experiments.lab.options import UsageError
 
 PATH = Path(__file__).with_name("stocks.csv.gz")
 SHA256 = "5abadf99b2d394f920120a27de6f0df129859d71d4cfb0bf661bcc99446ab1fd"
@@ -77,31 +76,15 @@ def load(path: Path = PATH) -> dict[str, Prices]:
     """All tickers, by name.
 
     Raises:
-      UsageError: the file is not there, or it is not the one this package came with.
+      UsageError: the file is missing or damaged.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(
-            f"the price file {path.name} cannot be read ({error.strerror}); it comes with the checkout, "
-            "so restore it from there."
-        ) from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != SHA256:
-        raise UsageError(
-            f"the price file {path.name} is damaged or changed: its SHA-256 is {found[:12]}..., "
-            f"expected {SHA256[:12]}...; restore it from the checkout."
-        )
-    columns: dict[str, tuple[list[str], list[float]]] = {ticker: ([], []) for ticker in TICKERS}
-    with gzip.open(io.BytesIO(data), "rt", encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            dates, prices = columns[row["Ticker"]]
-            dates.append(row["Date"])
-            prices.append(float(row["Adj Close"]))
-    return {
-        ticker: Prices(ticker, np.array(dates, "datetime64[D]"), np.array(prices))
-        for ticker, (dates, prices) in columns.items()
-    }
+    lines = list(csv.DictReader(gzip.decompress(verified(path, SHA256)).decode().splitlines()))
+    return {ticker: _prices(ticker, [line for line in lines if line["Ticker"] == ticker]) for ticker in TICKERS}
+
+
+def _prices(ticker: str, lines: list[dict[str, str]]) -> Prices:
+    dates = np.array([line["Date"] for line in lines], "datetime64[D]")
+    return Prices(ticker, dates, np.array([float(line["Adj Close"]) for line in lines]))
 
 
 def log_returns(*tickers: str, standardize: bool = False) -> Returns:

@@ -1,256 +1,267 @@
 """Runs `experiments.text`; see its docstring."""
 
-import dataclasses
+import itertools
 import math
-import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
+import jax
 import numpy as np
+from annotated_types import Ge, Le, MinLen
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from experiments import harness, learning, text
-from experiments.text.options import Options
+from experiments import lab, learning
+from experiments.data import shakespeare
+from experiments.lab import identity, style
+from experiments.lab.rows import key_of
+from experiments.text import ngram, paired, sample
+from experiments.text.model import HELD_OUT, MEASURE, texts, train_grid, train_large, trained_model
+from rnnjax.training import save_model
 
-MODEL = "model"
-
-
-def measure(run: harness.Run[Options]) -> harness.Outcome:
-    from experiments.data import shakespeare
-    from experiments.learning import figures as learning_figures
-    from experiments.learning import table
-    from experiments.text import figures, grid, paired
-
-    options = run.options
-    plays = shakespeare.load()
-    plays.alphabet.encode(options.prompt)  # a character that the model cannot read is told before any work
-    texts = grid.Texts.of(plays, options.train_characters, options.test_characters)
-    counted = _ngrams(run, texts)
-    ngrams = [row.flat for row in counted]
-    large = _large(run, texts, plays)
-    rows = _grid(run, texts)
-    chosen = ngrams[options.order - 1]
-    problem = _problem(texts, chosen, options.order)
-    lines = table.lines_of(rows, problem)
-    with harness.plotting():
-        look = dataclasses.replace(problem, baseline=chosen["held_out_bits_per_character"])
-        pictures = [figures.models(run, ngrams, lines, large.values), learning_figures.curves(run, rows, look)]
-        pictures.insert(1, figures.training(run, large, chosen))
-    compared = _compared(texts, ngrams, lines, large)
-    below = _below(counted, large)
-    shown = [
-        run.show(harness.Table.of(compared, ("model", "bits_per_character", "perplexity"), "The held-out play")),
-        run.show(table.table_of(lines, problem, f"Grid, {options.seeds} seeds, H = {options.hidden_size}")),
-    ]
-    written = _sample(run)
-    return harness.Outcome(
-        summary={
-            "input": {
-                **plays.record,
-                "train_characters_used": len(texts.train),
-                "test_characters_used": len(texts.test),
-            },
-            "measure": grid.MEASURE,
-            "compared": compared,
-            "ngrams": ngrams,
-            "below": below,
-            "well_under": {"least_share": paired.LEAST_SHARE, "least_standard_errors": paired.LEAST_ERRORS},
-            "large": large.flat,
-            "lines": lines,
-            "rows": [row.flat for row in rows],
-            "sample": written,
-        },
-        report=[harness.Text("What is to be seen", _reading(below, options)), *pictures, *shown]
-        + ([harness.Text("A sample", [line for line in written.splitlines() if line])] if written else []),
-    )
+TEST = f"test_{MEASURE}"
+OF_THE_LARGE = ("hidden_size", "updates", "batch", "rate", "dropped", "restarted")
+NOT_OF_THE_GRID = ("order", "sample", "prompt", "temperature", *(f"large_{name}" for name in OF_THE_LARGE))
 
 
-def _ngrams(run: harness.Run[Options], texts: Any) -> list[harness.Row]:
-    """Order 1 .. 9: bits per character of the test play, and of what the learning curves are measured on."""
-    from experiments.text import ngram, paired
-
-    def work(order: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        model = ngram.fit(texts.train, order, texts.alphabet_size)
-        look = [model.score(row).mean() for row in texts.look.T]
-        tested = model.score(texts.test)
-        values = {
-            "test_bits_per_character": float(tested.mean()),
-            "held_out_bits_per_character": float(np.mean(look)),
-        }
-        return values, {"by_stretch": paired.by_stretch(tested)}
-
-    found = []
-    of_text = {name: getattr(run.options, name) for name in ("train_characters", "test_characters")}
-    orders = range(1, ngram.MAX_ORDER + 1)
-    with run.progress("n-grams", len(orders)) as advance:
-        for order in orders:
-            row = run.rows.compute({"model": "n-gram", "order": order, **of_text}, lambda order=order: work(order))
-            found.append(row)
-            advance(note=f"order {order}")
-    return found
-
-
-def _grid(run: harness.Run[Options], texts: Any) -> list[harness.Row]:
-    from experiments.text import grid
-
-    options = run.options
-    plan = {
-        cell: [
-            {"cell": cell, "clipped": clipped, "index": index, **options.of_a_row}
-            for clipped in options.clipping
-            for index in range(options.seeds)
-        ]
-        for cell in options.cells
-    }
-    with run.progress("updates of the grid", options.updates * len(plan)) as advance:
-        for cell, asked in plan.items():
-            missing = [dict(each) for each in run.rows.missing(asked)]
-            if not missing:
-                advance(options.updates, note=cell)
-                continue
-            at = [0]
-
-            def report(line: dict[str, Any], cell: str = cell, at: list[int] = at) -> None:
-                bits = line[f"held_out_{grid.MEASURE}"]
-                advance(line["step"] - at[0], note=f"{cell}, {np.nanmedian(bits):.2f} bits a character")
-                at[0] = line["step"]
-
-            run.rows.put_many(grid.train(texts, missing, report, run.mesh))
-    found = [run.rows.get(each) for asked in plan.values() for each in asked]
-    return [row for row in found if row is not None]
-
-
-def _large(run: harness.Run[Options], texts: Any, plays: Any) -> harness.Row:
-    """The larger network: its row, if that and the saved model are there; else trained, from its last checkpoint."""
-    from experiments.text import grid, large
-    from rnnjax import processes
-
-    asked = {"model": "large", **run.options.of_the_large}
-    place = run.folder / MODEL
-    row = run.rows.get(asked)
-    lacks = row is None or (run.leads and not (place / "manifest.json").exists())
-    if row is not None and not processes.largest(int(lacks)):  # all train, or none
-        return row
-    steps = run.folder / "rows" / f"{run.rows.key(asked)}-steps"  # --fresh discards it with the rows
-    if run.leads:
-        steps.parent.mkdir(exist_ok=True)
-    info = {"experiment": "text", "alphabet": plays.alphabet.characters, "text_sha256": plays.record["sha256"]}
-    total = asked["updates"]
-    with run.progress("updates of the larger LSTM", total) as advance:
-        at = [0]
-
-        def report(line: dict[str, Any]) -> None:
-            bits = line[f"held_out_{grid.MEASURE}"]
-            advance(line["step"] - at[0], note=f"{bits:.3f} bits a character on the validation play")
-            at[0] = line["step"]
-
-        values, arrays = large.train(texts, run.options.of_the_large, steps, place, info, report, run.mesh)
-    return run.rows.put(asked, values, arrays)
-
-
-def _problem(texts: Any, chosen: dict[str, Any], order: int) -> learning.Problem:
-    """What the shared table and figure need to know."""
-
-    def unused(*_: Any) -> Any:
-        raise NotImplementedError("the text has a grid of its own: a carry goes from update to update")
-
-    return learning.Problem(
-        inputs=texts.alphabet_size,
-        outputs=texts.alphabet_size,
-        train=unused,
-        held_out=unused,
-        test=unused,
-        loss=unused,
-        measures={"bits_per_character": unused},
-        baseline=chosen["test_bits_per_character"],
-        baseline_name=f"{order}-gram",
-    )
-
-
-def _compared(
-    texts: Any, ngrams: list[dict[str, Any]], lines: list[dict[str, Any]], large: harness.Row
-) -> list[dict[str, Any]]:
-    """One line a model, worst first."""
-    found = {"uniform": math.log2(texts.alphabet_size)}
-    found |= {f"{row['order']}-gram": row["test_bits_per_character"] for row in ngrams}
-    for line in lines:
-        clip = "" if line["clipped_at_norm"] is None else ", clipped"
-        found[f"{line['cell']}{clip}"] = line["test_bits_per_character_median"]
-    found[f"lstm, H = {large.options['hidden_size']}"] = large.values["test_bits_per_character"]
-    ordered = sorted(found.items(), key=lambda item: -item[1] if np.isfinite(item[1]) else -np.inf)
-    return [{"model": name, "bits_per_character": bits, "perplexity": 2**bits} for name, bits in ordered]
-
-
-def _below(ngrams: list[harness.Row], large: harness.Row) -> list[dict[str, Any]]:
-    """How far the larger network lies below each n-gram, on the same characters."""
-    from experiments.text import paired
-
-    name = f"lstm, H = {large.options['hidden_size']}"
-    own = large.arrays["by_stretch"]
-    return [
-        {"model": name, "other": f"{row.options['order']}-gram", **paired.compared(own, row.arrays["by_stretch"])}
-        for row in ngrams
-    ]
-
-
-def _reading(below: list[dict[str, Any]], options: Options) -> list[str]:
-    from experiments.text import paired
-
-    chosen = below[options.order - 1]
-    nearest = min(below, key=lambda line: line["bits_fewer"])
-
-    def told(line: dict[str, Any]) -> str:
-        return f"{line['bits_fewer']:+.3f} ± {line['standard_error']:.3f} bits, {line['share_fewer']:.1%} of them"
-
-    verdict = "well under" if chosen["well_under"] else "not well under"
-    return [
-        f"On the held-out play the larger LSTM saves, of each character's bits by the {options.order}-gram, "
-        f"{told(chosen)}: {verdict}, which takes {paired.LEAST_SHARE:.0%} and {paired.LEAST_ERRORS:g} standard errors "
-        f"(paired, over {paired.STRETCHES} stretches of the play). Of those by the best n-gram, "
-        f"{nearest['other']}: {told(nearest)}."
-    ]
-
-
-def _sample(run: harness.Run[Options]) -> str | None:
-    """Streams what the model writes to the terminal."""
-    from experiments.text import sample
-
-    options = run.options
-    if not options.sample or not run.leads:
-        return None
-    run.out.print()
-    asked = sample.Options(
-        length=options.sample, prompt=options.prompt, temperature=options.temperature, seed=options.seed
-    )
-    return sample.stream(run.folder, asked, run.out.file)
-
-
-EXPERIMENT = harness.Experiment(
-    "text",
-    text.__doc__ or "",
-    Options,
-    measure,
+@lab.options(
     quick={
         "hidden_size": 32,
         "updates": 60,
-        "look_every": 20,
         "seeds": 1,
         "large_hidden_size": 96,
         "large_updates": 300,
         "train_characters": 1_000_000,
         "test_characters": 20_000,
-    },
-    code=(
-        *(
-            f"rnnjax.{name}"
-            for name in ("cell", "cells", "initializers", "_unroll", "compose", "readout", "tasks", "training")
-        ),
-        *(
-            f"experiments.text.{name}"
-            for name in ("dropping", "grid", "large", "ngram", "paired", "parallel", "score", "stream")
-        ),
-        "experiments.learning.network",
-        "experiments.data.shakespeare",
-    ),
+    }
 )
+class Options(learning.Options):
+    """The grid of small networks, one larger LSTM, and what it writes."""
+
+    hidden_size: PositiveInt = 128
+    """H of the grid [units]."""
+    updates: PositiveInt = 240
+    """Updates of each run of the grid; 2276 are a pass over the text."""
+    batch: PositiveInt = 32
+    """Rows of the text that are read side by side, in the grid."""
+    rate: PositiveFloat = 4e-3
+    """Adam's learning rate at the first update of the grid; it falls to zero along half a cosine."""
+    look_every: PositiveInt = 20
+    """Updates between two evaluations on the validation play."""
+    max_norm: PositiveFloat = 0.25
+    """Where the gradient's global norm is clipped: in the grid in runs that clip, and in the larger network."""
+    steps: PositiveInt = 64
+    """Characters per update of each row, and how far back its gradient reaches [steps]."""
+    large_hidden_size: PositiveInt = 512
+    """H of the larger LSTM [units]."""
+    large_updates: PositiveInt = 5600
+    """Its updates."""
+    large_batch: PositiveInt = 32
+    """Its rows."""
+    large_rate: PositiveFloat = 8e-3
+    """Adam's highest learning rate for it; it falls by a cosine."""
+    large_dropped: lab.Share = 0.0
+    """Share of its recurrent and readout weights that are absent at each update (DropConnect)."""
+    large_restarted: lab.Share = 0.02
+    """Share of its rows that begin an update with the initial carry; the others go on from the last update."""
+    order: Annotated[int, Ge(2), Le(ngram.MAX_ORDER)] = 5
+    """n of the n-gram that the networks are compared with."""
+    train_characters: int | None = None
+    """Train on no more than the first so many characters; None: on all of the 35 plays."""
+    test_characters: Annotated[int, Ge(64)] | None = None
+    """Test on no more than the first so many; None: on all of the held-out play."""
+    sample: NonNegativeInt = 400
+    """Characters to write when all is trained; 0: none."""
+    prompt: Annotated[str, MinLen(1)] = "\n"
+    """What the model reads before it writes."""
+    temperature: PositiveFloat = 0.8
+    """Of the sample: below 1 likelier, above 1 wilder."""
+
+    def check(self) -> None:
+        super().check()
+        rows = max(self.batch, self.large_batch)
+        if self.train_characters is not None and self.train_characters < 2 * self.steps * rows:
+            raise lab.UsageError(
+                f"--train-characters is {self.train_characters}; {rows} rows in chunks of {self.steps} steps need "
+                f"{2 * self.steps * rows} or more."
+            )
+
+
+def score_ngram(order: int, train_characters: int | None, test_characters: int | None) -> dict[str, Any]:
+    """Bits per character of the test play, and of the part of the validation play that learning curves use."""
+    size, train, look, test = texts(train_characters, test_characters)
+    model = ngram.fit(train, order, size)
+    tested = model.score(test)
+    held_out = float(np.mean([model.score(row).mean() for row in look.T]))
+    return {TEST: float(tested.mean()), HELD_OUT: held_out, "by_stretch": paired.by_stretch(tested)}
+
+
+def measure(options: Options, run: lab.Run) -> list[lab.Row]:
+    plays = shakespeare.load()
+    plays.alphabet.encode(options.prompt)  # a character that the model cannot read is reported before any work
+    parts = {"train_characters": options.train_characters, "test_characters": options.test_characters}
+    orders = range(1, ngram.MAX_ORDER + 1)
+    ngrams = run.rows(score_ngram, [{"order": order, **parts} for order in orders], "n-grams")
+
+    asked = {"cell": "lstm", **{name: getattr(options, f"large_{name}") for name in OF_THE_LARGE}, **parts}
+    asked |= {name: getattr(options, name) for name in ("steps", "max_norm", "seed")}
+    given: dict[str, Any] = {"mesh": run.mesh}
+    if run.folder is not None and options.num_processes == 1:  # in `rows`, which --fresh discards
+        (run.folder / "rows").mkdir(exist_ok=True)
+        key = key_of("large", {"code_sha256": identity.code_sha256(train_large)}, asked)
+        given["checkpoints"] = run.folder / "rows" / f"{key}-steps"
+    with run.progress("updates of the larger LSTM", options.large_updates) as advance:
+        done = 0
+
+        def report(line: dict[str, Any]) -> None:
+            nonlocal done
+            advance(line["step"] - done, note=f"{line[HELD_OUT]:.3f} bits per character of the validation play")
+            done = line["step"]
+
+        large = run.rows(train_large, [asked], "larger LSTM", given={**given, "report": report})
+    if run.folder is not None and run.is_coordinator:
+        info = {"experiment": "text", "alphabet": plays.alphabet.characters, "text_sha256": plays.record["sha256"]}
+        model, params = trained_model(large[0])
+        info |= {**large[0].plain, "asked": asked}
+        save_model(run.folder / "model", model, params, info, input_size=len(plays.alphabet))
+
+    mine = learning.grid_of(options, NOT_OF_THE_GRID)
+    return ngrams + large + run.rows(train_grid, mine, "runs", together=("cell",), given={"mesh": run.mesh})
+
+
+def draw(rows: Sequence[lab.Row], page: lab.Page) -> None:
+    options, plays = page.options, shakespeare.load()
+    ngrams = [row for row in rows if "order" in row.asked]
+    large = next(row for row in rows if "dropped" in row.asked)
+    grid = [row for row in rows if "clipped" in row.asked]
+    chosen, lines = ngrams[options.order - 1], learning.lines_of(grid, [MEASURE])
+    name = f"lstm, H = {large['hidden_size']}"
+    below = [
+        {"model": name, "other": f"{row['order']}-gram", **paired.compared(large["by_stretch"], row["by_stretch"])}
+        for row in ngrams
+    ]
+    compared = _compared(ngrams, lines, large, name, len(plays.alphabet))
+    page.text("Results", [_sentence(below, options.order)])
+    _draw_models(page, ngrams, lines, large, options.order)
+    _draw_training(page, large, chosen, options.order)
+    learning.curves(page, grid, MEASURE, chosen[HELD_OUT], f"{options.order}-gram")
+    page.table(compared, ("model", MEASURE, "perplexity"), "The held-out play")
+    learning.table(page, lines, [MEASURE], f"Grid, {options.seeds} seeds, H = {options.hidden_size}")
+    written = None
+    if options.sample:
+        how = {"prompt": options.prompt, "temperature": options.temperature}
+        drawn = sample.characters(*trained_model(large), plays.alphabet, jax.random.key(options.seed), **how)
+        written = options.prompt + "".join(itertools.islice(drawn, options.sample))
+        page.say(written.lstrip("\n"))
+        page.text("A sample", [line for line in written.splitlines() if line])
+    _, train, _, test = texts(options.train_characters, options.test_characters)
+    page.summary |= {
+        "input": {**plays.record, "train_characters_used": len(train), "test_characters_used": len(test)},
+        "measure": MEASURE,
+        "compared": compared,
+        "ngrams": [{"model": "n-gram", **row.plain} for row in ngrams],
+        "below": below,
+        "well_under": {"least_share": paired.LEAST_SHARE, "least_standard_errors": paired.LEAST_ERRORS},
+        "large": {"model": "large", **large.plain},
+        "lines": lines,
+        "rows": [row.plain for row in grid],
+        "sample": written,
+    }
+
+
+def _compared(
+    ngrams: Sequence[lab.Row], lines: Sequence[dict[str, Any]], large: lab.Row, name: str, alphabet_size: int
+) -> list[dict[str, Any]]:
+    """One line per model, worst first."""
+    found = {"uniform": math.log2(alphabet_size)}
+    found |= {f"{row['order']}-gram": row[TEST] for row in ngrams}
+    found |= {_of_grid(line): line[f"{TEST}_median"] for line in lines}
+    found[name] = large[TEST]
+    ordered = sorted(found.items(), key=lambda item: -item[1] if np.isfinite(item[1]) else -np.inf)
+    return [{"model": name, MEASURE: bits, "perplexity": 2**bits} for name, bits in ordered]
+
+
+def _of_grid(line: dict[str, Any]) -> str:
+    return line["cell"] + ("" if line["clipped_at_norm"] is None else ", clipped")
+
+
+def _sentence(below: Sequence[dict[str, Any]], order: int) -> str:
+    chosen, nearest = below[order - 1], min(below, key=lambda line: line["bits_fewer"])
+
+    def saved(line: dict[str, Any]) -> str:
+        return (
+            f"{line['bits_fewer']:+.3f} ± {line['standard_error']:.3f} bits per character ({line['share_fewer']:.1%})"
+        )
+
+    verdict = "well under it" if chosen["well_under"] else "not well under it"
+    return (
+        f"On the held-out play the larger LSTM saves {saved(chosen)} against the {order}-gram. It is {verdict}, which "
+        f"takes {paired.LEAST_SHARE:.0%} and {paired.LEAST_ERRORS:g} standard errors (paired, over {paired.STRETCHES} "
+        f"stretches of the play). Against the best n-gram, the {nearest['other']}, it saves {saved(nearest)}."
+    )
+
+
+def _draw_models(
+    page: lab.Page, ngrams: Sequence[lab.Row], lines: Sequence[dict[str, Any]], large: lab.Row, order: int
+) -> None:
+    """n-grams against their order on the left, the networks beside them on the same scale."""
+    fig, axes = style.figures(1, 2, 8.4, 4.2, sharey=True)
+    left, right = axes[0]
+    bits = np.array([row[TEST] for row in ngrams])
+    left.plot([row["order"] for row in ngrams], bits, **style.line(3))
+    left.set_title("n-grams, Kneser-Ney")
+    left.set_xlabel("order n")
+    left.set_ylabel("held-out play [bits per character]")
+    for place, line in enumerate(lines):
+        look = style.line(list(learning.CELLS).index(line["cell"]))
+        low, middle, high = (line[f"{TEST}_{what}"] for what in ("lowest", "median", "highest"))
+        fill = "white" if line["clipped_at_norm"] is None else look["color"]
+        drawn = {"fmt": look["marker"], "color": look["color"], "markerfacecolor": fill, "capsize": 4}
+        right.errorbar([place], [middle], [[middle - low], [high - middle]], **drawn)
+    best, chosen = large[TEST], bits[order - 1]
+    right.plot([len(lines)], [best], "*", color=style.VERMILLION, markersize=13)
+    names = [*map(_of_grid, lines), "lstm, larger"]
+    right.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
+    right.set_xlim(-0.6, len(lines) + 0.6)
+    right.set_title("networks")
+    for ax in (left, right):
+        ax.axhline(chosen, color="0.3", linewidth=1.0, linestyle=":")
+        ax.axhline(best, color=style.VERMILLION, linewidth=1.0, linestyle="--")
+    at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right", "fontsize": 9}
+    above, below = (0, 4), (0, -11)  # the lower of the two labels is under its line
+    places = (above, below) if chosen > best else (below, above)
+    left.set_ylim(bottom=min(chosen, best) - 0.25)  # room for that label
+    left.annotate(f"{order}-gram: {chosen:.2f}", (0.99, chosen), places[0], color="0.2", **at)
+    left.annotate(f"larger LSTM: {best:.2f}", (0.99, best), places[1], color=style.VERMILLION, **at)
+    style.letters(axes)
+    page.figure(
+        "models",
+        fig,
+        alt=f"Bits per character fall to {bits.min():.2f} with the order of the n-gram; the larger LSTM: {best:.2f}.",
+        caption="Bits per character of the held-out play. Networks of the grid: median over seeds, bar from the lowest "
+        "to the highest, filled where the gradient is clipped.",
+    )
+
+
+def _draw_training(page: lab.Page, large: lab.Row, chosen: lab.Row, order: int) -> None:
+    """Training and validation bits of the larger network against updates."""
+    fig, ax = style.figure(6.4, 4.0)
+    curves = {"training text, as it is read": large["loss_curve"] / np.log(2)}
+    curves["validation play"] = large[f"{HELD_OUT}_curve"]
+    for i, (name, values) in enumerate(curves.items()):
+        ax.plot(large["updates_curve"], values, label=name, markevery=max(1, len(values) // 8), **style.line(i))
+    ax.axhline(chosen[HELD_OUT], color="0.3", linewidth=1.2, linestyle=":", label=f"{order}-gram, validation play")
+    ax.set(title=f"LSTM, H = {large['hidden_size']}", xlabel="updates", ylabel="bits per character")
+    ax.legend()
+    page.figure(
+        "training",
+        fig,
+        alt=f"Bits per character of the larger LSTM against updates, beside those of the {order}-gram.",
+        caption=f"The larger LSTM (H = {large['hidden_size']}), on the text that it trains on and on the beginning of "
+        "the validation play.",
+    )
+
+
+experiment = lab.Experiment(Options, measure, draw)
 
 if __name__ == "__main__":
-    sys.exit(harness.launch(EXPERIMENT))
+    experiment.main()

@@ -4,9 +4,9 @@
     γ(h)       = Σ_j D_j N_j(h·) / N(h·)                                       N_j(h·): how many c have N(hc) = j
 
 N counts in the text at the highest order; below it N(hc) is the number of *different* characters seen before hc, as
-those orders are asked only where the longer history was no help. Each order has three discounts: D_1, D_2 for counts
-one and two, D_3 for all above. Below order one lies the uniform distribution, so every character has a probability.
-A history that was never seen leaves the word to the shorter one.
+those orders are used only where the longer history was no help. Each order has three discounts: D_1, D_2 for counts
+one and two, D_3 for all above. Below order one is the uniform distribution, so every character has a probability.
+After a history that was never seen, the shorter one decides.
 
 Reference: Kneser and Ney, Improved backing-off for m-gram language modeling, ICASSP 1995; three discounts, and their
 formula: Chen and Goodman, An empirical study of smoothing techniques for language modeling, Computer Speech & Language
@@ -72,12 +72,9 @@ class NGram:
 
     def score(self, tokens: np.ndarray) -> np.ndarray:
         """-log2 p of every token but the first, given those before it in `tokens`: `[N]` to `[N - 1]`, in bits."""
-        length = len(self.orders) - 1
-        if length == 0:
-            return -np.log2(self.probabilities(np.zeros((len(tokens) - 1, 0), np.int64), tokens[1:]))
-        padded = np.concatenate([np.full(length - 1, self.alphabet_size), tokens])
-        histories = np.lib.stride_tricks.sliding_window_view(padded, length)[: len(tokens) - 1]
-        return -np.log2(self.probabilities(histories, tokens[1:]))
+        padded = np.concatenate([np.full(len(self.orders) - 1, self.alphabet_size), tokens])
+        windows = np.lib.stride_tricks.sliding_window_view(padded, len(self.orders))[1:]
+        return -np.log2(self.probabilities(windows[:, :-1], windows[:, -1]))
 
 
 def fit(tokens: np.ndarray, order: int, alphabet_size: int) -> NGram:
@@ -111,21 +108,18 @@ def fit(tokens: np.ndarray, order: int, alphabet_size: int) -> NGram:
 
 
 def _count(grams: np.ndarray, counts: np.ndarray, base: int) -> Counts:
-    histories, which = np.unique(grams // base, return_inverse=True)
-    totals = np.bincount(which, counts)
-    kinds = np.stack([np.bincount(which, np.minimum(counts, 3) == kind, len(histories)) for kind in (1, 2, 3)], axis=1)
-    return Counts(grams, counts, histories, totals, kinds, _discounts(counts))
+    """The counts of one order, and its discounts, n_j the number of grams with count j:
 
+        D_j = j - (j + 1) Y n_{j+1} / n_j        Y = n_1 / (n_1 + 2 n_2)        within 0..j
 
-def _discounts(counts: np.ndarray) -> np.ndarray:
-    """D_j = j - (j + 1) Y n_{j+1} / n_j, Y = n_1 / (n_1 + 2 n_2), n_j how many grams have count j; within 0..j.
-
-    Where an n_j is zero, as in the small orders of a long text, the formula says nothing, and D_j is j/2.
+    Where an n_j is zero, as in the small orders of a long text, the formula is undefined, and D_j is j/2.
     """
+    histories, which = np.unique(grams // base, return_inverse=True)
+    kinds = np.stack([np.bincount(which, np.minimum(counts, 3) == kind, len(histories)) for kind in (1, 2, 3)], axis=1)
     n = [np.sum(counts == j) for j in range(1, 5)]
     y = n[0] / max(n[0] + 2 * n[1], 1)
-    found = [j - (j + 1) * y * n[j] / n[j - 1] if n[j - 1] and n[j] and y else j / 2 for j in (1, 2, 3)]
-    return np.clip(found, 0, (1, 2, 3))
+    discounts = [j - (j + 1) * y * n[j] / n[j - 1] if n[j - 1] and n[j] and y else j / 2 for j in (1, 2, 3)]
+    return Counts(grams, counts, histories, np.bincount(which, counts), kinds, np.clip(discounts, 0, (1, 2, 3)))
 
 
 def _interpolate(seen: Counts, history: np.ndarray, gram: np.ndarray, shorter: np.ndarray) -> np.ndarray:

@@ -1,15 +1,14 @@
-"""Two models on the same text: by how many bits a character they differ, and how sure that is.
+"""Two models on the same text: by how many bits per character they differ, and how certain that is.
 
     d_t = bits_t(other) - bits_t(model)        standard error of its mean: s_d / √50, s_d the spread over 50 stretches
 
 What is hard for one model is hard for the other, so the difference is known better than either mean. Neighbouring
-characters are not independent; stretches of some 2,000 nearly are.
+characters are not independent; stretches of about 2,000 nearly are.
 
-"Well under" was fixed before the model was scored: at least `LEAST_SHARE` fewer bits a character, and a difference of
+"Well under" was fixed before the model was scored: at least `LEAST_SHARE` fewer bits per character, and a difference of
 more than `LEAST_ERRORS` of its standard errors.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ LEAST_SHARE, LEAST_ERRORS = 0.05, 5.0
 
 
 def by_stretch(bits: np.ndarray) -> np.ndarray:
-    """Means of 50 stretches, alike in length to one character: `[N]` to `[50]`; empty where N is below that."""
+    """Means of 50 stretches, of equal length to one character: `[N]` to `[50]`; empty if N is below 50."""
     if len(bits) < STRETCHES:
         return np.zeros(0)
     return np.array([stretch.mean() for stretch in np.array_split(np.asarray(bits, np.float64), STRETCHES)])
@@ -30,13 +29,8 @@ def standard_error(stretches: np.ndarray) -> float | None:
     return float(stretches.std(ddof=1) / np.sqrt(len(stretches))) if len(stretches) else None
 
 
-def compared(model: np.ndarray, other: np.ndarray) -> Mapping[str, Any]:
-    """How far `model` lies below `other`.
-
-    Args:
-      model, other: `[50]`, from `by_stretch`, of the same text.
-    Returns:
-      `bits_fewer` and its `standard_error`, `share_fewer` of the other's bits, and whether it is `well_under`.
+def compared(model: np.ndarray, other: np.ndarray) -> dict[str, Any]:
+    """How far `model` lies below `other`, both `[50]` from `by_stretch` of the same text.
 
     Example: two bits less everywhere, give or take a hundredth.
 
@@ -45,12 +39,8 @@ def compared(model: np.ndarray, other: np.ndarray) -> Mapping[str, Any]:
       >>> round(found["bits_fewer"], 3), round(found["standard_error"], 4), found["share_fewer"], found["well_under"]
       (2.0, 0.0014, 0.5, True)
     """
-    gain = float((other - model).mean())
-    share, error = gain / float(other.mean()), standard_error(other - model)
-    sure = error is not None and gain > LEAST_ERRORS * error
-    return {
-        "bits_fewer": gain,
-        "share_fewer": share,
-        "standard_error": error,
-        "well_under": sure and share >= LEAST_SHARE,
-    }
+    gain, error = float((other - model).mean()), standard_error(other - model)
+    share = gain / float(other.mean())
+    certain = error is not None and gain > LEAST_ERRORS * error
+    under = certain and share >= LEAST_SHARE
+    return {"bits_fewer": gain, "share_fewer": share, "standard_error": error, "well_under": under}

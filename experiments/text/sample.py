@@ -1,80 +1,103 @@
-"""Writes text with the model that `experiments.text` left in a folder, as it is drawn.
+"""Writes text with the model that `experiments.text` left in a folder, character by character.
 
 python -m experiments.text.sample                                  # of results/text
 python -m experiments.text.sample --folder results/text --length 1000 --temperature 0.7 --prompt "ROMEO:"
 """
 
-import dataclasses
+import functools
+import itertools
 import sys
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import Annotated, Any
 
-from experiments import harness
-from experiments.harness import UsageError
+import jax
+import jax.numpy as jnp
+from annotated_types import MinLen
+from jax import Array
+from pydantic import PositiveFloat, PositiveInt
+
+from experiments import lab
+from experiments.data.shakespeare import Alphabet
+from rnnjax import Readout
+from rnnjax.training import CheckpointError, load_model
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@lab.options
 class Options:
     """A sample of the trained language model."""
 
     folder: Path = Path("results/text")
     """Results of `python -m experiments.text`."""
-    length: int = 400
-    """How many characters."""
-    prompt: str = "\n"
+    length: PositiveInt = 400
+    """Number of characters."""
+    prompt: Annotated[str, MinLen(1)] = "\n"
     """What the model reads first."""
-    temperature: float = 0.8
+    temperature: PositiveFloat = 0.8
     """Below 1 likelier, above 1 wilder."""
     seed: int = 0
-    """The same seed, the same text."""
+    """The same seed gives the same text."""
+
+    def check(self) -> None:
+        """Nothing beyond the annotations."""
 
 
-def stream(folder: Path, options: Options, out: IO[str]) -> str:
-    """Writes the prompt and then each character as it is drawn; gives the text back.
+def characters(
+    model: Readout, params: Any, alphabet: Alphabet, key: Array, *, prompt: str = "\n", temperature: float = 1.0
+) -> Iterator[str]:
+    """What follows the prompt, one character at a time, without end; the same key gives the same text.
 
+        token_{t+1} ~ softmax(logits_t / temperature)
+
+    Args:
+      model, params: a language model: one-hot characters in, logits of the next one out.
+      alphabet: of the text it was trained on.
+      key: PRNG key.
+      prompt: one character or more, read before the first is drawn.
+      temperature: at 1 the model's own distribution; below 1 more likely characters, above 1 more varied ones.
     Raises:
-      UsageError: no model there, or a prompt that it cannot read.
+      UsageError: at the call; the prompt has a character that the model does not know.
     """
-    import jax
+    *before, last = alphabet.encode(prompt).tolist()
+    scale = jnp.asarray(temperature, params.b_out.dtype)
 
-    from experiments.data.shakespeare import Alphabet
-    from experiments.text.sampling import characters
-    from rnnjax.training import CheckpointError, load_model
+    def drawn(key: Array) -> Iterator[str]:
+        carry = model.initial_carry(params)
+        for token in before:
+            carry, _, _ = _step(
+                model, params, carry, jnp.int32(token), key, scale
+            )  # the character it draws is not used
+        token = jnp.int32(last)
+        while True:
+            carry, token, key = _step(model, params, carry, token, key, scale)
+            yield alphabet.characters[int(token)]
 
-    harness.positive("--length", options.length)
-    try:
-        saved = load_model(folder / "model")
-    except CheckpointError as error:
-        raise UsageError(f"{error} `python -m experiments.text` trains one (--folder names its results).") from error
-    drawn = characters(
-        saved.model,
-        saved.params,
-        Alphabet(saved.info["alphabet"]),
-        jax.random.key(options.seed),
-        prompt=options.prompt,
-        temperature=options.temperature,
-    )
-    text = options.prompt
-    out.write(text.lstrip("\n"))
-    for character in islice(drawn, options.length):
-        text += character
-        out.write(character)
-        out.flush()
-    out.write("\n")
-    return text
+    return drawn(key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _step(model: Readout, params: Any, carry: Any, token: Array, key: Array, temperature: Array) -> tuple[Any, ...]:
+    """Reads a character and draws the next: `(carry, token, key)`."""
+    carry, logits = model.step(params, carry, jax.nn.one_hot(token, model.output_size, dtype=temperature.dtype))
+    key, own = jax.random.split(key)
+    return carry, jax.random.categorical(own, logits / temperature).astype(jnp.int32), key
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 2 for what the user can fix."""
+    """Prints the prompt and then each character as it is drawn. Exit status 2: something the user can fix."""
     import tyro
 
-    options = tyro.cli(Options, args=argv, prog="python -m experiments.text.sample", description=__doc__)
     try:
-        stream(options.folder, options, sys.stdout)
-    except UsageError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        asked = tyro.cli(Options, args=argv, prog="python -m experiments.text.sample", description=__doc__)
+        saved = load_model(asked.folder / "model")
+        alphabet, key = Alphabet(saved.info["alphabet"]), jax.random.key(asked.seed)
+        how = {"prompt": asked.prompt, "temperature": asked.temperature}
+        drawn = characters(saved.model, saved.params, alphabet, key, **how)
+        for text in itertools.chain([asked.prompt.lstrip("\n")], itertools.islice(drawn, asked.length), ["\n"]):
+            print(text, end="", flush=True)
+    except (lab.UsageError, CheckpointError) as error:
+        hint = " `python -m experiments.text` trains one (--folder names its results)."
+        print(f"error: {error}{hint * isinstance(error, CheckpointError)}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, BrokenPipeError):
         return 130

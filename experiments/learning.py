@@ -1,0 +1,418 @@
+"""What the training experiments share: one problem, learned by every cell, with and without clipping, by many seeds.
+
+An experiment says what is to be learned by a `Problem`; `train`, `rows_of` and `draw` do the rest (`experiments.adding`
+is an example).
+
+`rnnjax.training.fit_many` trains the missing runs of one cell (clipped or not, times seeds) in one program; each is a
+row of its own. Trained alone or beside others, a run has the same numbers to rounding. Every trained model is in the
+folder too: `carry, outputs = training.load_model("results/adding/models/lstm-clipped-0")(xs)`. The test part gives a
+number for the table, once, after the last update.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array, lax
+from jax.sharding import Mesh
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from pydantic import PositiveFloat, PositiveInt
+
+import rnnjax
+from experiments import lab
+from experiments.data.labelled import Parts, Sequences, best_constant
+from experiments.lab import style
+from experiments.lab.options import plain
+from experiments.lab.strict_json import strict
+from rnnjax.tasks import Batch, accuracy, cross_entropy
+from rnnjax.training import FitOptions, clip_by_global_norm, fit_many, save_model
+
+CELLS: dict[str, Callable[[int], Any]] = {"elman": rnnjax.Elman, "lstm": rnnjax.LSTM, "gru": rnnjax.GRU}
+"""As they draw themselves: orthogonal W2 (gate by gate), W1 of variance 1/D, the LSTM's forget bias 1."""
+
+Asked = Mapping[str, Any]
+"""What defines a row: "cell", "clipped", "index" of the seed, and the options that it depends on."""
+
+Score = Callable[[Array, Batch], Array]
+"""`(outputs [T, *batch, K], batch) -> []`."""
+
+
+@lab.options
+class GridOptions(lab.ProcessOptions):
+    """The grid: cells, with and without clipping, seeds; and how each run is trained (Adam)."""
+
+    cells: lab.Distinct[Literal["elman", "lstm", "gru"]] = ("elman", "lstm", "gru")
+    """elman, lstm, gru."""
+    clipping: lab.Distinct[bool] = (True, False)
+    """Whether the gradient's global norm is clipped; by default once with and once without."""
+    seeds: PositiveInt = 3
+    """Networks trained for each cell and clipping."""
+    hidden_size: PositiveInt = 64
+    """H [units]."""
+    updates: PositiveInt = 2000
+    """Updates of each run."""
+    batch: PositiveInt = 64
+    """Sequences in a batch."""
+    rate: PositiveFloat = 3e-3
+    """Adam's learning rate at the first update; it falls to zero at the last, along half a cosine."""
+    max_norm: PositiveFloat = 1.0
+    """Where the gradient's global norm is clipped, in runs that clip."""
+
+
+@lab.options
+class Options(GridOptions):
+    """The grid, and how often it is evaluated."""
+
+    look_every: PositiveInt = 100
+    """Updates between two evaluations on held-out sequences."""
+
+
+def grid_of(options: Options, leave_out: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """What defines each row of the grid: every option but those that only say which rows there are."""
+    leave_out = ("quick", "cells", "clipping", "seeds", *leave_out)
+    shared = {name: value for name, value in plain(options).items() if name not in leave_out}
+    return [
+        {"cell": cell, "clipped": clipped, "index": index, **shared}
+        for cell in options.cells
+        for clipped in options.clipping
+        for index in range(options.seeds)
+    ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One problem for the grid.
+
+    Attributes:
+      inputs: D.
+      outputs: K.
+      train: `(key, step) -> Batch`, for the update of this step.
+      held_out: `(key, index) -> Batch`, for the learning curves: never trained on, never the test.
+      test: `() -> Batch`, the sequences of the table, used once when all updates are done.
+      loss: what is minimised.
+      measures: what is reported, by name with its unit; curves and table show the first.
+      baseline: the first measure of a predictor that ignores its input.
+      baseline_name: how it predicts.
+      ragged: whether rows end before T.
+      higher_is_better: of the first measure, as for accuracy.
+    """
+
+    inputs: int
+    outputs: int
+    train: Callable[[Array, Array], Batch]
+    held_out: Callable[[Array, Array], Batch]
+    test: Callable[[], Batch]
+    loss: Score
+    measures: Mapping[str, Score]
+    baseline: float
+    baseline_name: str
+    ragged: bool = False
+    higher_is_better: bool = False
+
+    @property
+    def measure(self) -> str:
+        """The name of the first measure."""
+        return next(iter(self.measures))
+
+    def outputs_of(self, model: rnnjax.Readout, params: Any, batch: Batch) -> Array:
+        """`[T, *batch, K]`."""
+        return rnnjax.unroll(model, params, batch.xs, lengths=batch.lengths if self.ragged else None)[1]
+
+    def measured(self, model: rnnjax.Readout, params: Any, batch: Batch) -> dict[str, Array]:
+        """Every measure of this model on this batch."""
+        outputs = self.outputs_of(model, params, batch)
+        return {name: score(outputs, batch) for name, score in self.measures.items()}
+
+
+def batch_of(rows: Sequences, chosen: Array | None = None) -> Batch:
+    """The rows with these indices (all, if None) as a batch; only the last step of each is scored.
+
+    Example:
+
+      >>> rows = Sequences(np.zeros((5, 2, 1), np.float32), np.array([1, 0], np.int32), np.array([5, 3], np.int32))
+      >>> batch_of(rows).weights.T.tolist()
+      [[0.0, 0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 0.0, 0.0]]
+    """
+    xs, labels, lengths = (jnp.asarray(each) for each in rows)
+    if chosen is not None:
+        xs, labels, lengths = xs[:, chosen], labels[chosen], lengths[chosen]
+    at = jnp.arange(xs.shape[0], dtype=lengths.dtype)[:, None]
+    weights = (at == lengths - 1).astype(xs.dtype)
+    return Batch(xs, jnp.broadcast_to(labels, weights.shape), weights, lengths)
+
+
+def labelled_problem(parts: Parts, classes: int, batch: int) -> Problem:
+    """Classification at each row's last step. Training draws `batch` rows uniformly, with replacement."""
+
+    def draw(key: Array, step: Array) -> Batch:
+        return batch_of(parts.train, jax.random.randint(key, (batch,), 0, len(parts.train.labels), jnp.int32))
+
+    return Problem(
+        inputs=parts.train.xs.shape[-1],
+        outputs=classes,
+        train=draw,
+        held_out=lambda key, index: batch_of(parts.validation),
+        test=lambda: batch_of(parts.test),
+        loss=cross_entropy,
+        measures={"accuracy": accuracy, "cross_entropy_nats": cross_entropy},
+        baseline=best_constant(parts.test),
+        baseline_name="best single answer",
+        ragged=any(len(set(part.lengths.tolist())) > 1 for part in parts),
+        higher_is_better=True,
+    )
+
+
+def train(
+    problem: Problem, asked: Sequence[Asked], mesh: Mesh | None = None, folder: Path | None = None
+) -> list[dict[str, Any]]:
+    """Trains runs of one cell; see `train_grid`. Models go into `folder`, such as `models/lstm-clipped-0`."""
+    model = rnnjax.Readout(CELLS[asked[0]["cell"]](asked[0]["hidden_size"]), problem.outputs)
+
+    def loss(params: rnnjax.ReadoutParams, batch: Batch) -> Array:
+        return problem.loss(problem.outputs_of(model, params, batch), batch)
+
+    measure = functools.partial(problem.measured, model)
+    evaluation = {"held_out": problem.held_out, "measure": measure, "test": problem.test()}
+    rows, params = train_grid(asked, model, problem.inputs, loss, problem.train, **evaluation, mesh=mesh)
+    if folder is not None:  # before its row is kept: where there is a row, there is a model
+        for i, each in enumerate(asked):
+            name = f"{each['cell']}-{'clipped' if each['clipped'] else 'unclipped'}-{each['index']}"
+            values = {name: value for name, value in rows[i].items() if not isinstance(value, np.ndarray)}
+            own = jax.tree.map(lambda leaf, i=i: leaf[i], params)
+            save_model(folder / "models" / name, model, own, strict({**each, **values}), input_size=problem.inputs)
+    return rows
+
+
+def train_grid(
+    asked: Sequence[Asked],
+    model: rnnjax.Readout,
+    inputs: int,
+    loss: Callable[..., Any],
+    data: Callable[..., Any],
+    *,
+    held_out: Callable[..., Any],
+    measure: Callable[..., dict[str, Array]],
+    test: Any,
+    carry: Callable[[Any], Any] | None = None,
+    data_period: int = 1,
+    mesh: Mesh | None = None,
+) -> tuple[list[dict[str, Any]], Any]:
+    """Trains runs of one cell in one program. A seed starts from the same weights and data, clipped or not.
+
+    Args:
+      asked: the runs; they differ in "clipped" and "index" alone.
+      model, inputs: what is trained, D.
+      loss, data, held_out, measure, carry, data_period: as for `fit_many`.
+      test: what `measure` is given at the end.
+      mesh: devices that the runs are distributed over; None: one device.
+    Returns:
+      Rows and parameters `[R, ...]`. A row has test and last held-out measures, the number of updates, and where and on
+      what it stopped if something was not finite (then the measures are those of the last finite step); and as arrays,
+      with one entry per evaluation, "updates_curve", "loss_curve", "gradient_norm_curve", "gradient_norm_max_curve",
+      "clipped_curve" (share of updates), and "held_out_<measure>_curve".
+    """
+    first, updates = asked[0], asked[0]["updates"]
+    key, rate = jax.random.key(first["seed"]), optax.cosine_decay_schedule(first["rate"], updates)
+    indices = jnp.array([each["index"] for each in asked], jnp.uint32)
+    settings = {
+        "max_norm": jnp.array([each["max_norm"] if each["clipped"] else jnp.inf for each in asked]),
+        "key": jax.vmap(jax.random.fold_in, (None, 0))(key, indices),
+    }
+    fitted = fit_many(
+        loss,
+        lambda key, setting: model.init(key, inputs),
+        lambda setting: optax.chain(clip_by_global_norm(setting["max_norm"]), optax.adam(rate)),
+        data,
+        settings,
+        FitOptions(steps=updates, chunk=min(first["look_every"], updates), data_period=data_period),
+        key=key,
+        carry=carry,
+        held_out=held_out,
+        measure=measure,
+        mesh=mesh,
+    )
+    state, history = fitted.state, fitted.history
+    # one run after the other, to need the memory of one
+    test_all = jax.jit(lambda params: lax.map(lambda each: measure(each, test), params))
+    tested = jax.device_get(test_all(state.params))
+    curves = ("loss", "gradient_norm", "gradient_norm_max", "clipped", *(f"held_out_{name}" for name in tested))
+    rows = []
+    for i, fault in enumerate(fitted.faults):
+        lines = {name: history[name][:, i] for name in curves}
+        clipped = lines["clipped"][np.isfinite(lines["clipped"])]
+        values = {
+            **{f"test_{name}": float(each[i]) for name, each in tested.items()},
+            **{f"held_out_{name}": float(lines[f"held_out_{name}"][-1]) for name in tested},
+            "updates_done": int(state.step[i]),
+            "clipped_share": float(clipped.mean()) if len(clipped) else None,
+            "largest_gradient_norm": float(lines["gradient_norm_max"].max()),
+            "stopped_at_update": None if fault is None else fault[0],
+            "not_finite": None if fault is None else list(fault[1]),
+        }
+        arrays = {f"{name}_curve": line for name, line in lines.items()}
+        rows.append(values | {"updates_curve": history["step"]} | arrays)
+    return rows, jax.device_get(state.params)
+
+
+def rows_of(trained: Callable[..., Any], options: Options, run: lab.Run) -> list[lab.Row]:
+    """Every row of the grid; those that the folder lacks are trained by `trained`, a cell at a time."""
+    given = {"mesh": run.mesh, "folder": run.folder if run.is_coordinator else None}
+    return run.rows(trained, grid_of(options), "runs", together=("cell",), given=given)
+
+
+def draw(problem: Problem, rows: Sequence[lab.Row], page: lab.Page) -> None:
+    """Sentences, learning curves, table and summary."""
+    options, measure = page.options, problem.measure
+    lines = lines_of(rows, list(problem.measures))
+    page.text("Results", sentences(lines, measure, problem.baseline, problem.baseline_name))
+    curves(page, rows, measure, problem.baseline, problem.baseline_name, log_scale=not problem.higher_is_better)
+    caption = f"Test part: {options.seeds} seeds, H = {options.hidden_size}, {options.updates} updates"
+    table(page, lines, list(problem.measures), caption)
+    page.summary |= {
+        "measure": measure,
+        "baseline": problem.baseline,
+        "baseline_name": problem.baseline_name,
+        "lines": lines,
+        "rows": [row.plain for row in rows],
+    }
+
+
+def lines_of(rows: Sequence[lab.Row], measures: Sequence[str]) -> list[dict[str, Any]]:
+    """One line for each cell and clipping: median, extremes, mean and standard deviation of the test measures.
+
+    A run without a finite test measure makes its line's numbers NaN; it is never left out.
+    """
+    groups: dict[tuple[str, bool], list[lab.Row]] = {}
+    for row in rows:
+        groups.setdefault((row["cell"], row["clipped"]), []).append(row)
+    lines = []
+    for (cell, clipped), group in groups.items():
+        line = {"cell": cell, "clipped_at_norm": group[0]["max_norm"] if clipped else None, "seeds": len(group)}
+        for name in measures:
+            tested = _numbers(group, f"test_{name}")
+            line |= {
+                f"test_{name}_median": float(np.median(tested)),
+                f"test_{name}_lowest": float(tested.min()),
+                f"test_{name}_highest": float(tested.max()),
+                f"test_{name}_mean": float(tested.mean()),
+                f"test_{name}_std": float(tested.std(ddof=1)) if len(tested) > 1 else None,
+            }
+        line |= {
+            "held_out_median": float(np.median(_numbers(group, f"held_out_{measures[0]}"))),
+            "updates_clipped_share": float(np.mean(_numbers(group, "clipped_share"))) if clipped else None,
+            "largest_gradient_norm": float(_numbers(group, "largest_gradient_norm").max()),
+            "stopped_not_finite": sum(row["stopped_at_update"] is not None for row in group),
+        }
+        lines.append(line)
+    return lines
+
+
+def _numbers(rows: Sequence[lab.Row], name: str) -> np.ndarray:
+    """A value of every row, NaN where it is not finite (JSON has None there)."""
+    return np.array([row[name] for row in rows], np.float64)
+
+
+def table(page: lab.Page, lines: Sequence[Asked], measures: Sequence[str], caption: str) -> None:
+    """The columns that a page has room for; the rest is in `summary.json`."""
+    tested = {
+        f"test_{name}_{what}": f"{_words(name)}, {what}"
+        for name in measures
+        for what in ("median", "lowest", "highest")
+    }
+    shown = {"cell": "cell", "clipped_at_norm": "clipped at norm", "seeds": "seeds", **tested}
+    shown |= {"updates_clipped_share": "share of updates clipped", "largest_gradient_norm": "largest gradient norm"}
+    page.table(lines, {**shown, "stopped_not_finite": "stopped, not finite"}, caption)
+
+
+def sentences(lines: Sequence[Asked], measure: str, baseline: float, baseline_name: str) -> list[str]:
+    """One sentence per cell, and one about the baseline."""
+    told = []
+    for cell in dict.fromkeys(line["cell"] for line in lines):
+        parts = []
+        for line in [line for line in lines if line["cell"] == cell]:
+            limit = line["clipped_at_norm"]
+            median, lowest, highest = (line[f"test_{measure}_{what}"] for what in ("median", "lowest", "highest"))
+            how = "without clipping" if limit is None else f"clipped at norm {limit:g}"
+            parts.append(f"{how} {median:.4g} (seeds from {lowest:.4g} to {highest:.4g})")
+        told.append(f"{cell}, median test {_words(measure)}: {'; '.join(parts)}.")
+    return [*told, f"A predictor that ignores its input ({baseline_name}) gets {baseline:.4g}."]
+
+
+def _words(measure: str) -> str:
+    return measure.replace("_nats", " [nats]").replace("_", " ")
+
+
+def curves(
+    page: lab.Page,
+    rows: Sequence[lab.Row],
+    measure: str,
+    baseline: float,
+    baseline_name: str,
+    log_scale: bool = True,
+) -> None:
+    """A column for each cell: above the held-out measure, below the gradient's norm before clipping."""
+    groups: dict[tuple[str, bool], list[lab.Row]] = {}
+    for row in rows:
+        groups.setdefault((row["cell"], row["clipped"]), []).append(row)
+    cells, clippings = (list(dict.fromkeys(each)) for each in zip(*groups, strict=True))
+    max_norm, words = rows[0]["max_norm"], _words(measure)
+    fig, axes = style.figures(2, len(cells), 2.5 * len(cells) + 1.0, 5.0, sharex=True, sharey="row")
+    for (cell, clipped), group in groups.items():
+        above, below = axes[:, cells.index(cell)]
+        _band(above, group, f"held_out_{measure}", cell, clipped)
+        _band(below, group, "gradient_norm", cell, clipped)
+    for cell, (above, below) in zip(cells, axes.T, strict=True):
+        above.axhline(baseline, color="0.35", linewidth=1.2, linestyle=":")
+        below.axhline(max_norm, color="0.35", linewidth=0.8)
+        above.set_title(cell)
+        below.set_xlabel("updates")
+        for ax in (above, below) if log_scale else (below,):
+            ax.set_yscale("log")
+            low, high = ax.get_ylim()
+            few = high / low < 20  # decades hardly ever are ticks enough then
+            ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if few else range(2, 10)))
+            ax.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if few else NullFormatter())
+    axes[0, 0].set_ylabel(f"held-out\n{words}")
+    axes[1, 0].set_ylabel("gradient norm,\nbefore clipping")
+    style.letters(axes)
+    names = {True: "clipped", False: "not clipped"}
+    looks = [
+        Line2D([], [], color="0.2", marker="o", label=names[each], **_of_clipping(each, "0.2")) for each in clippings
+    ]
+    dotted = Line2D([], [], color="0.35", linewidth=1.2, linestyle=":", label=baseline_name)
+    fig.legend(handles=[*looks, dotted], loc="outside lower center", ncols=4, handlelength=3.2)
+    seeds = len({row["index"] for row in rows})
+    page.figure(
+        "curves",
+        fig,
+        alt=f"For each cell, held-out {words} and gradient norm against updates, clipped (solid) and not (dashed).",
+        caption=f"Held-out {words} (top) and mean norm of the gradient before clipping (bottom) against updates: "
+        f"median of {seeds} seeds, band from the lowest to the highest. Dotted: {baseline_name}, {baseline:.4g}. "
+        f"Solid grey line (bottom): norm {max_norm:g}, where the clipped runs are clipped.",
+    )
+
+
+def _of_clipping(clipped: bool, color: str) -> dict[str, Any]:
+    return {"linestyle": "-" if clipped else "--", "markerfacecolor": color if clipped else "white"}
+
+
+def _band(ax: Any, rows: Sequence[lab.Row], name: str, cell: str, clipped: bool) -> None:
+    """Median over seeds, and a band from the lowest to the highest; NaN where a run had stopped."""
+    longest = max((row["updates_curve"] for row in rows), key=len)
+    values = np.full((len(rows), len(longest)), np.nan)
+    for line, row in zip(values, rows, strict=True):
+        line[: len(row[f"{name}_curve"])] = row[f"{name}_curve"]
+    seen = np.isfinite(values).any(axis=0)
+    values, at = values[:, seen], longest[seen]
+    look = style.line(list(CELLS).index(cell))
+    look |= _of_clipping(clipped, look["color"])
+    every = max(1, len(at) // 8)  # eight marks along a curve
+    ax.fill_between(at, np.nanmin(values, 0), np.nanmax(values, 0), color=look["color"], alpha=0.12, linewidth=0)
+    ax.plot(at, np.nanmedian(values, 0), linewidth=1.4, markevery=(every - 1 if clipped else every // 2, every), **look)
