@@ -1,15 +1,11 @@
-"""Exponents of tanh networks against a loop in NumPy, and runs of both experiments over them."""
+"""Exponents of tanh networks against a loop in NumPy, and what both experiments over them report."""
 
 import jax
 import numpy as np
 import pytest
 
-from experiments.driven_edge import measure as driven
-from experiments.driven_edge.__main__ import EXPERIMENT as DRIVEN
-from experiments.tanh_phase_diagram.__main__ import EXPERIMENT
-from experiments.tanh_phase_diagram.measure import leading_and_mean, whole_spectrum
-from experiments.tanh_phase_diagram.network import networks
-from tests.experiments.launched import launched, refused
+from experiments import driven_edge, lab, tanh_phase_diagram
+from experiments.tanh_phase_diagram import leading_and_mean, networks, whole_spectrum
 
 SIZE, GAINS, TRANSIENT = 12, (0.5, 2.0), 100
 STEPS, SPECTRUM_STEPS = 700, 500  # so that the runs below share these programs
@@ -31,7 +27,7 @@ def test_leading_mean_and_all_are_those_of_a_loop() -> None:
     found = leading_and_mean(SIZE, GAINS, STEPS, TRANSIENT, seed=4)
     for i, gain in enumerate(GAINS):
         expected = by_hand(gain, np.zeros((STEPS, SIZE)), seed=4)
-        # Another first perturbation, turned to the same direction during the transient
+        # another first perturbation, turned to the same direction during the transient
         assert found["leading"][i] == pytest.approx(expected[0], abs=5e-3)
         assert found["mean"][i] == pytest.approx(expected.mean(), abs=1e-9)
     spectrum = whole_spectrum(SIZE, GAINS[1], SPECTRUM_STEPS, TRANSIENT, seed=4)
@@ -44,7 +40,7 @@ EDGE_SIZE, EDGE_GAINS = 64, (0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4)  # one
 
 
 def test_the_driven_exponent_is_that_of_a_loop_over_the_same_noise() -> None:
-    found = driven.leading_exponents(EDGE_SIZE, EDGE_GAINS, 0.25, SPECTRUM_STEPS, TRANSIENT, seed=4)
+    found = driven_edge.leading_exponents(EDGE_SIZE, EDGE_GAINS, 0.25, SPECTRUM_STEPS, TRANSIENT, seed=4)
     key = jax.random.fold_in(jax.random.key(4), 1)
     noise = 0.5 * np.asarray(jax.random.normal(key, (SPECTRUM_STEPS, 1, EDGE_SIZE), "float64"))[:, 0]
     for i in (0, 3):  # below the edge: a chaotic trajectory would part from NumPy's within some 200 steps
@@ -53,16 +49,17 @@ def test_the_driven_exponent_is_that_of_a_loop_over_the_same_noise() -> None:
 
 def test_where_a_line_crosses_zero() -> None:
     gains = np.array([1.0, 2.0, 3.0, 4.0])
-    assert driven.zero_crossing(gains, np.array([-3.0, -1.0, 3.0, 5.0])) == pytest.approx(2.25)
-    assert driven.zero_crossing(gains, np.array([-1.0, 0.5, -0.5, 0.5])) == pytest.approx(3.5)
-    assert np.isnan(driven.zero_crossing(gains, np.array([1.0, 2.0, 3.0, 4.0])))
-    assert np.isnan(driven.zero_crossing(gains, np.array([-4.0, -3.0, -2.0, -1.0])))
+    assert driven_edge.zero_crossing(gains, np.array([-3.0, -1.0, 3.0, 5.0])) == pytest.approx(2.25)
+    assert driven_edge.zero_crossing(gains, np.array([-1.0, 0.5, -0.5, 0.5])) == pytest.approx(3.5)
+    assert np.isnan(driven_edge.zero_crossing(gains, np.array([1.0, 2.0, 3.0, 4.0])))
+    assert np.isnan(driven_edge.zero_crossing(gains, np.array([-4.0, -3.0, -2.0, -1.0])))
 
 
-def test_a_run(tmp_path) -> None:
-    arguments = ("--gains", "0.5", "2", "--spectrum-gains", "2", "--hidden-size", "12", "--spectrum-sizes", "12",
-                 "--steps", "700", "--spectrum-steps", "500", "--seeds", "3")  # fmt: skip
-    summary = launched(EXPERIMENT, tmp_path, *arguments)
+def test_what_the_phase_diagram_reports() -> None:
+    experiment = tanh_phase_diagram.experiment
+    given = {"gains": GAINS, "spectrum_gains": (2.0,), "hidden_size": SIZE, "spectrum_sizes": (SIZE,), "steps": STEPS,
+             "spectrum_steps": (SPECTRUM_STEPS,), "seeds": 3}  # fmt: skip
+    summary = experiment.page(experiment(**given), **given).summary
     low, high = summary["rows"]
     assert low["leading_exponent_mean_field"] == pytest.approx(np.log(0.5)) and low["leading_exponent_std"] > 0
     assert low["leading_exponent_nats_per_step"] == pytest.approx(low["log_spectral_radius_mean"], abs=0.01)
@@ -74,19 +71,16 @@ def test_a_run(tmp_path) -> None:
     assert silent["quantity"].endswith("log spectral radius of W, g = 0.5") and abs(silent["residual"]) < 0.01
     assert summary["mean_exponent_minus_mean_log_det_largest"] < 1e-8
     assert [each["theory"] for each in summary["against_published"]] == [0.15425, -1.15055, -1.15055, 0.2566]
+    with pytest.raises(lab.UsageError, match="one length for each of --spectrum-sizes"):
+        experiment(spectrum_steps=(100,))
 
 
-def test_a_run_of_the_edge(tmp_path) -> None:
-    gains = [f"{gain:g}" for gain in EDGE_GAINS]
-    arguments = ("--variances", "0.5", "2", "--hidden-size", "64", "--steps", "500", "--seeds", "3", "--map-size", "64",
-                 "--map-steps", "500", "--map-variances", "2", "--map-gains", *gains)  # fmt: skip
-    summary = launched(DRIVEN, tmp_path, *arguments)
+def test_what_the_edge_reports() -> None:
+    experiment = driven_edge.experiment
+    given = {"variances": (0.5, 2.0), "hidden_size": EDGE_SIZE, "steps": SPECTRUM_STEPS, "seeds": 3}
+    given |= {"map_size": EDGE_SIZE, "map_steps": SPECTRUM_STEPS, "map_variances": 2, "map_gains": EDGE_GAINS}
+    summary = experiment.page(experiment(**given), **given).summary
     for row, each in zip(summary["rows"], summary["residuals"], strict=True):
         assert row["matrices_without_crossing_count"] == 0 and row["closed_form_gain"] > 1.5
         assert abs(each["relative_residual"]) < 0.1
     assert summary["map_median_residual_nats_per_step"] < 0.1
-
-
-def test_bad_options(tmp_path, capsys) -> None:
-    assert "--seeds is 1" in refused(EXPERIMENT, tmp_path, capsys, "--seeds", "1")
-    assert "at least two values" in refused(DRIVEN, tmp_path, capsys, "--variances", "1")
