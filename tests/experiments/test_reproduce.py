@@ -1,111 +1,119 @@
-"""The table of published numbers: verdicts, exit status, resuming by row; and the rows that cost nothing."""
+"""The table of published numbers: its exact rows come out, what a verdict is, and what a miss and an error lead to."""
 
+import inspect
+import json
 import math
-from collections.abc import Iterator
-from typing import Any
 
+import jax
+import numpy as np
 import pytest
 
-from experiments import harness
-from experiments.reproduce import __main__ as main
-from experiments.reproduce.row import Found, Row, as_line, checked, of_samples
-from tests.experiments.toy import read
+import rnnjax
+from experiments import reproduce
+from experiments.lab import machine, style
+from experiments.reproduce import recipes
+from experiments.reproduce.measures import MEASURES
 
-
-def a_row(name: str = "pi", value: float | None = 3.14159, **changes: Any) -> Row:
-    def measure(quick: bool) -> Found:
-        measured.append(name)
-        if value is None:
-            raise ZeroDivisionError("no number\nhere")
-        return Found(value)
-
-    given = {"what": "π", "published": 3.1416, "tolerance": 1e-4, "source": "Archimedes", "measure": measure}
-    return Row(name=name, **(given | changes))
-
-
-measured: list[str] = []
+ROWS = {row["name"]: row for row in reproduce.published()}
 
 
 @pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
-    measured.clear()
-    yield
+def as_a_user():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
 
 
-def test_verdicts() -> None:
-    row = a_row(quick_tolerance=0.5)
-    assert row.verdict(3.1415, False) == "reproduced" and row.verdict(3.0, False) == "missed"
-    assert row.verdict(3.0, True) == "reproduced" and row.allowed(True) == 0.5
-    assert (
-        row.verdict(None, False) == row.verdict(math.nan, False) == "error" and row.verdict(math.inf, False) == "missed"
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.get("exact")])
+def test_an_exact_row_comes_out(name):
+    row = ROWS[name]
+    found = MEASURES[row["measure"]](**reproduce.arguments(row, quick=True))
+    line = reproduce.verdict(row, True, found)
+    assert line["verdict"] == "reproduced", (line["ours"], line["published"])
+
+
+def test_the_table_is_whole():
+    """No name hides another, each measurement is there and takes these arguments, and none is left over."""
+    rows = reproduce.published()
+    assert len(rows) == len(ROWS) == 66 and sum(row.get("exact", False) for row in rows) == 36
+    assert {row["measure"] for row in rows} == set(MEASURES)
+    for row in rows:
+        assert row["tolerance"] >= 0 and math.isfinite(row["published"]) and row["source"] and row["what"]
+        for quick in (False, True):
+            inspect.signature(MEASURES[row["measure"]]).bind(**reproduce.arguments(row, quick))
+    committed = json.loads((machine.ROOT / "docs/reproduce/summary.json").read_text())["rows"]
+    assert {line["row"]: (line["published"], line["tolerance"]) for line in committed} == {
+        row["name"]: (row["published"], pytest.approx(row["tolerance"])) for row in rows
+    }
+
+
+def test_verdicts():
+    row = {"name": "pi", "what": "π", "published": 3.1416, "tolerance": 1e-4, "quick_tolerance": 0.5, "source": "A."}
+
+    def said(ours, quick=False):
+        return reproduce.verdict(row, quick, {"value": ours})["verdict"]
+
+    assert (said(3.14159), said(3.0), said(3.0, quick=True), said(math.inf)) == (
+        *("reproduced", "missed", "reproduced", "missed"),
     )
-    assert as_line(row, False, {"error": "x"})["verdict"] == "error"
-    found = of_samples([1.0, 2.0, 4.0])
-    assert found.value == pytest.approx(7 / 3) and found.seeds == 3
-    assert found.spread == pytest.approx(math.sqrt(7 / 3))
+    assert said(None) == said(math.nan) == said([3.1416, None]) == "error"
+    line = reproduce.verdict(row, False, {"value": [1.0, 2.0, 4.0]})
+    np.testing.assert_allclose([line["ours"], line["spread"]], [7 / 3, math.sqrt(7 / 3)])
+    assert line["seeds"] == 3
 
 
-def test_rows_that_would_hide_each_other_are_refused() -> None:
-    with pytest.raises(ValueError, match="twice"):
-        checked([a_row("a"), a_row("a")])
-    for wrong in (a_row(tolerance=-1.0), a_row(tolerance=math.nan), a_row(published=math.nan)):
-        with pytest.raises(ValueError):
-            checked([wrong])
+def pi() -> dict:
+    return {"value": 3.14159, "rounded": 3.0}
 
 
-def run_with(
-    monkeypatch: pytest.MonkeyPatch, folder: Any, *rows: Row, arguments: tuple[str, ...] = (), drawn: bool = False
-) -> int:
-    monkeypatch.setattr(main, "THEMES", {"Circles": rows})
-    monkeypatch.setattr(main, "ROWS", checked(rows))
-    if not drawn:
-        monkeypatch.setattr(main, "deviations_figure", lambda run, lines: harness.Text())
-    return harness.launch(main.EXPERIMENT, [*arguments, "--out", str(folder)])
+def broken() -> dict:
+    raise ZeroDivisionError("no number")
 
 
-def test_an_exact_row_that_is_missed_fails_the_command_and_another_does_not(tmp_path, monkeypatch) -> None:
-    good, off, wrong = a_row("good", exact=True), a_row("off", 3.0), a_row("wrong", 3.0, exact=True)
-    assert run_with(monkeypatch, tmp_path / "a", good, off, drawn=True) == 0
-    summary = read(tmp_path / "a")
-    assert (tmp_path / "a" / "deviations.png").read_bytes().startswith(b"\x89PNG")
-    assert summary["missed"] == ["off"] and summary["failed_exact"] == []
-    assert run_with(monkeypatch, tmp_path / "b", good, wrong) == 1
-    summary = read(tmp_path / "b")  # everything is written all the same
-    assert summary["failed_exact"] == ["wrong"] and (tmp_path / "b" / "report.html").exists()
-    assert [row["verdict"] for row in summary["rows"]] == ["reproduced", "missed"]
+def test_a_missed_exact_row_fails_the_command_and_an_error_is_tried_again(tmp_path, monkeypatch, capsys):
+    common = {"what": "π", "published": 3.1416, "tolerance": 1e-4, "source": "Archimedes", "measure": "pi"}
+    rows = [common | {"name": "good", "exact": True}, common | {"name": "off", "key": "rounded"}]
+    monkeypatch.setattr(reproduce, "THEMES", {"Circles": rows})
+    monkeypatch.setattr(reproduce, "MEASURES", {"pi": pi, "broken": broken})
+    monkeypatch.setattr(style, "render", lambda fig: (b"\x89PNG", b"<svg/>"))
+
+    def run(*arguments: str) -> tuple[int, dict]:
+        status = reproduce.experiment.launch([*arguments, "--out", str(tmp_path)])
+        return status, json.loads((tmp_path / "summary.json").read_text())
+
+    status, summary = run()
+    assert status == 0 and summary["missed"] == ["off"] and summary["rows"][0]["seconds"] is not None
+    rows[0] |= {"measure": "broken"}
+    rows[1] |= {"exact": True}
+    status, summary = run()
+    assert status == 1 and summary["failed_exact"] == ["good", "off"]
+    assert summary["rows"][0]["error"] == "ZeroDivisionError: no number" and summary["rows_reused_count"] == 1
+    rows[0] |= {"measure": "pi"}
+    status, summary = run("--only", "go")
+    assert status == 0 and [row["verdict"] for row in summary["rows"]] == ["reproduced"]
+    assert run("--only", "fast")[0] == 2 and "choose from good, off" in " ".join(capsys.readouterr().err.split())
 
 
-def test_finished_rows_are_kept_and_one_that_raised_is_tried_again(tmp_path, monkeypatch, capsys) -> None:
-    assert run_with(monkeypatch, tmp_path, a_row("good"), a_row("bad", None, exact=True)) == 1
-    line = read(tmp_path)["rows"][1]
-    assert line["verdict"] == "error" and line["error"].startswith("ZeroDivisionError") and line["ours"] is None
-    assert "Traceback" in capsys.readouterr().err and measured == ["good", "bad"]
-    assert run_with(monkeypatch, tmp_path, a_row("good"), a_row("bad", 3.1416, exact=True)) == 0
-    assert measured == ["good", "bad", "bad"] and read(tmp_path)["rows_reused_count"] == 1
+def test_the_order_task_is_theirs():
+    """B first, E last, X or Y once in steps 3..12 and once in 25..40, in all four orders; the rest a, b, c, d."""
+    batch = recipes.order_batch(jax.random.key(0), 300)
+    tokens = np.asarray(batch.xs).argmax(-1)
+    assert batch.xs.shape == (50, 300, 8) and (np.asarray(batch.xs).sum(-1) == 1).all()
+    assert (tokens[0] == 6).all() and (tokens[-1] == 7).all() and (tokens[1:-1] < 6).all()
+    steps, rows = np.nonzero((tokens == 4) | (tokens == 5))
+    places = np.stack([np.sort(steps[rows == row]) for row in range(300)])
+    assert (places.min(0) == [3, 25]).all() and (places.max(0) == [12, 40]).all()
+    first, second = np.take_along_axis(tokens, places.T, axis=0) - 4
+    np.testing.assert_array_equal(batch.targets[-1], 2 * first + second)
+    assert set(np.asarray(batch.targets[-1])) == {0, 1, 2, 3} and set(np.unique(tokens)) == set(range(8))
 
 
-def test_some_rows_only_and_minutes_left_out_of_quick(tmp_path, monkeypatch, capsys) -> None:
-    rows = a_row("slow", full_only=True), a_row("slower"), a_row("other")
-    assert run_with(monkeypatch, tmp_path / "a", *rows, arguments=("--only", "slow")) == 0
-    assert measured == ["slow", "slower"]
-    assert run_with(monkeypatch, tmp_path / "b", *rows, arguments=("--quick",)) == 0
-    assert measured == ["slow", "slower", "slower", "other"]
-    assert run_with(monkeypatch, tmp_path / "c", *rows, arguments=("--only", "fast")) == 2
-    assert "no row begins so; choose from slow, slower, other" in " ".join(capsys.readouterr().err.split())
-
-
-CHEAP = ("mean-field", "edge-closed", "newman-top-closed", "newman-bottom-closed", "chrono-closed", "curse-closed",
-         "adding-constant", "copy-floor", "saturated-tanh-rounded", "company", "statland")  # fmt: skip
-
-
-def test_every_exact_row_that_is_a_closed_form_comes_out() -> None:
-    """Straight from the real table; those that need a network run are in their experiments' tests."""
-    import jax
-
-    with jax.enable_x64(True):
-        cheap = [row for row in main.ROWS if row.name.startswith(CHEAP)]
-        assert len(cheap) >= 20 and all(row.exact for row in cheap)
-        for row in cheap:
-            assert row.verdict(row.measure(True).value, True) == "reproduced", row.name
-    assert len(main.ROWS) >= 55 and sum(row.exact for row in main.ROWS) >= 30
-    assert all(row.source and row.what for row in main.ROWS)
+def test_the_cell_of_1997_forgets_nothing():
+    """As the LSTM with its forget gate wide open; what is in that gate's place does not matter."""
+    cell, xs = recipes.LSTMWithoutForgetGate(3), jax.random.normal(jax.random.key(2), (6, 8), "float32")
+    params = recipes.init_network(cell, 8, 4, (0.1, 0.2, 0.3), 0, -1.0, jax.random.key(1))["cell"]
+    assert params.b.tolist() == [-1.0] * 3 + [0.0] * 9
+    wide_open = params._replace(b=params.b.at[3:6].set(60.0))
+    expected, _ = rnnjax.unroll(rnnjax.LSTM(3), wide_open, xs, engine="scan")
+    for bias in (60.0, -60.0):
+        found, _ = rnnjax.unroll(cell, params._replace(b=params.b.at[3:6].set(bias)), xs, engine="scan")
+        np.testing.assert_allclose([found.h, found.c], [expected.h, expected.c], rtol=1e-6)
