@@ -40,11 +40,12 @@ from rnnjax.gradients import norm_ratios
 from rnnjax.training import FitOptions, clip_by_global_norm, fit_many
 
 METHODS = ("SGD", "SGD, clipped", "SGD, clipped, Ω")
-INPUTS, CLASSES, CHANCE = 6, 4, 0.25
+INPUTS, CLASSES = 6, 4
 FLOOR = 1e-10  # Ω leaves out adjoints below it, as in the authors' code, where the loss is a mean over rows
 EVALUATE_EVERY = 500  # updates
 HELD_OUT, ENOUGH = 2000, 0.995
 TEST, TEST_AT_ONCE, SOLVED = 10_000, 1000, 0.99
+CHANCE = 0.25
 
 
 @lab.options(quick={"lengths": (20, 50), "initialisations": ("smart tanh",), "seeds": 3, "updates": 1500})

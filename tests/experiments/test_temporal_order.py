@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import lab
 from experiments import temporal_order as order
 from rnnjax import tasks
 
@@ -53,21 +52,3 @@ def test_omega_is_that_of_the_authors_code():
     np.testing.assert_allclose(value, total / count, rtol=1e-10)
     np.testing.assert_allclose(found.rnn.w_h, gradient / count, rtol=1e-8)
     assert not np.any(found.w_out) and not np.any(found.rnn.w_x)
-
-
-def test_lines_are_over_the_seeds_of_a_method():
-    """The median counts a network that did not solve the task as never done."""
-    seeds = [(True, 0.999, 500), (True, 0.995, 1500), (False, 0.4, 4000)]
-    rows = [
-        lab.Row(
-            {"initialisation": "sigmoid", "steps": 20, "method": method, "index": i},
-            {"solved": solved, "test_accuracy": right, "updates_done": updates, "diverged": not solved},
-            {"accuracy": np.array([0.3, right, np.nan])},
-        )
-        for method in order.METHODS[:2]
-        for i, (solved, right, updates) in enumerate(seeds if method == "SGD" else seeds[::2])
-    ]
-    plain, clipped = order.summarised(rows)
-    assert (plain["method"], plain["seeds"], plain["diverged"], plain["median_updates"]) == ("SGD", 3, 1, 1500)
-    assert clipped["solved_share"] == 0.5 and clipped["median_updates"] == np.inf
-    assert plain["best_held_out_accuracy_by_seed"] == [0.999, 0.995, 0.4]
