@@ -1,16 +1,16 @@
-"""The gradient instrument: how much of a loss's gradient reaches each step, and what each step gives to a weight.
+"""Measures the gradient of a recurrent network: how much of it reaches each step, and what each step adds to a
+weight's.
 
-The gradient of a recurrent network is another recurrence, running backwards. `adjoint` runs that recurrence with its
-length kept as a logarithm, so it is exact at any depth; `adjoint_by_perturbation` gets the same from plain automatic
-differentiation, as far as floating point reaches, to check against. `attribution` takes the gradient of a shared weight
-apart, step by step, and `attribution_by_lag` by how far back an output reaches.
+The gradient of a recurrent network is a recurrence that runs backwards. `adjoint` runs it with norms in log form, so it
+is exact at any depth. `adjoint_by_perturbation` computes the same by plain automatic differentiation, within the range
+of floating point, as a check. `attribution` splits the gradient of a shared weight by time step, and
+`attribution_by_lag` by lag.
 
-The same recurrence forwards has Jacobians (`jacobians`, `matrix_statistics`, `lag_products`) and Lyapunov exponents
-(`lyapunov_spectrum`, `leading_exponent`); `theory` holds the closed forms that all of it is tested against.
+The forward recurrence has Jacobians (`jacobians`, `matrix_statistics`, `lag_products`) and Lyapunov exponents
+(`lyapunov_spectrum`, `leading_exponent`). `theory` has the closed forms against which all of these are tested.
 
-Two of these serve as regularisers in training: `omega` (Pascanu) penalises steps that shorten or lengthen the adjoint,
-and `flossing` (Engelken) Lyapunov exponents away from zero; `ClippedAdjoint` is a cell whose adjoint is clipped at
-every step of the backward pass.
+For training, `omega` (Pascanu) penalises steps that change the norm of the adjoint, `flossing` (Engelken) penalises
+nonzero Lyapunov exponents, and `ClippedAdjoint` is a cell whose adjoint is clipped at every step of the backward pass.
 """
 
 from rnnjax.gradients import theory

@@ -2,16 +2,17 @@
 
     a_T = ∂L/∂carry_T            a_{t-1} = J_t^T a_t + ∂L/∂carry_{t-1}            J_t = ∂carry_t/∂carry_{t-1}
 
-where ∂ is the share that comes straight from the loss, through the outputs. Its norm shrinks or grows by a factor a
-step, so plain floating point loses it within a hundred steps. Here a_t is held as a unit vector and the log of its
-norm, normalised again after every step: 0.5^10000 is no harder than 0.5.
+where ∂ is the direct dependence of the loss, through the outputs. The norm of a_t changes by a factor per step, so
+plain floating point underflows or overflows within about a hundred steps. Here a_t is stored as a unit vector and the
+log of
+its norm, and normalised after every step: 0.5^10000 is no harder than 0.5.
 
-`adjoint_by_perturbation` is what automatic differentiation says, as far as floating point reaches:
+`adjoint_by_perturbation` uses automatic differentiation, within the range of floating point:
 
     dL/d(carry_t) = dL/dε_t at ε = 0,        carry_t ← carry_t + ε_t after every step
 
-One backward pass, exact, and independent of the recursion above; it underflows and overflows as any gradient does. The
-two must agree wherever this one is representable.
+It is one exact backward pass, independent of the recursion above, and underflows and overflows like any gradient. The
+two agree wherever it is representable.
 """
 
 from typing import NamedTuple
@@ -44,16 +45,16 @@ from rnnjax.numerics import add_scaled, normalise
 
 
 class Adjoint(NamedTuple):
-    """dL/d(carry) at the T + 1 boundaries between steps; boundary t lies after t steps, boundary 0 at the start.
+    """dL/d(carry) at the T + 1 boundaries between steps; boundary t is after t steps, boundary 0 is the start.
 
     Attributes:
       log_norm: `[T + 1, *batch]` nats, log ‖dL/d(carry_t)‖ over the whole carry; -inf where it is exactly zero.
-      log_norm_by_part: the carry's tree, each leaf `[T + 1, *batch]`: for an LSTM, h and c apart.
+      log_norm_by_part: the carry's tree, each leaf `[T + 1, *batch]`: for an LSTM, h and c separately.
       direction: the carry's tree, leaves `[T + 1, *batch, ...]`: dL/d(carry_t) = exp(log_norm) direction.
       finite_steps: `[*batch]` integers, how many of the T steps are finite: input, carry before and after, and output.
-        Masked steps count as finite. Where it is less than T, what passes through a step that is not is NaN above,
-        unless slopes depend on neither carry nor input, as in a linear network.
-      split: where each step's growth comes from, if it was asked for.
+        Masked steps count as finite. If it is less than T, the adjoint is NaN wherever it passes through a non-finite
+        step, unless the derivatives depend on neither carry nor input, as in a linear network.
+      split: the `Split` of each step's growth, if `split=True`.
     """
 
     log_norm: Array
@@ -77,25 +78,25 @@ def adjoint(
     reverse: bool = False,
     split: bool = False,
 ) -> Adjoint:
-    """The gradient of a loss with respect to the carry at every step, in log form; never under- or overflows.
+    """The gradient of a loss with respect to the carry at every step, in log form, without underflow or overflow.
 
-    It is the total derivative: through every later step, and through y_t itself where the output is part of the carry
-    (as with Elman, GRU and LSTM, whose y is h). Rows of a batch are followed apart, each with its own norm. In float64
-    (`jax_enable_x64`) slopes are good to about 1e-12 nats per step; in float32, where each step rounds a running log
-    norm of seven digits, to about 1e-5 over a thousand steps.
+    It is the total derivative: through all later steps, and through y_t itself if the output is part of the carry (as
+    for Elman, GRU and LSTM, where y is h). Each row of a batch has its own norm. In float64 (`jax_enable_x64`), decay
+    rates are accurate to about 1e-12 nats per step; in float32, where each step rounds the running log norm, to about
+    1e-5 over a thousand steps.
 
     Args:
       cell: a `Cell`, or a `Stack` of cells; anything with a `step`.
       params, xs, carry, lengths, mask, resets, reverse: as in `rnnjax.unroll`.
-      loss: `ys [T, *batch, ...] -> ()`; may weigh every step, as `lambda ys: ((ys - targets) ** 2).sum()`.
-      split: whether to take each step's growth apart into saturation and alignment, see `Split`.
+      loss: `ys [T, *batch, ...] -> ()`; may use every step, such as `lambda ys: ((ys - targets) ** 2).sum()`.
+      split: whether to split each step's growth into saturation and alignment; see `Split`.
     Returns:
-      An `Adjoint`. With `reverse` the boundaries stay in input order, so the carry given lies at boundary T.
+      An `Adjoint`. With `reverse`, boundaries stay in input order, so the given carry is at boundary T.
     Raises:
-      TypeError, ValueError: as `rnnjax.unroll`; a carry below float32; a loss that is not one number; a cell whose
-        adjoint is clipped, which is no linear recursion; a split of a step that does not come apart.
+      TypeError, ValueError: as in `rnnjax.unroll`; also if the carry is below float32, the loss is not a scalar, the
+        cell clips its adjoint (so the recursion is not linear), or the step cannot be split.
 
-    Example: the lecture's case, w2 = 0.5 over 50 steps, log of 0.5^50.
+    Example: the lecture's case, w2 = 0.5 over 50 steps: the log of 0.5^50.
 
       >>> import jax.numpy as jnp, rnnjax
       >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[0.5]]), b=jnp.zeros(1))
@@ -144,7 +145,7 @@ def trajectory_and_adjoint(cell: Cell, params: PyTree, sequence: Sequence) -> tu
         (through_carry,) = pullback((direction, jax.tree.map(jnp.zeros_like, dy)))
         through_carry, growth = normalise(through_carry, batch_ndim)
         carried = log_norm + growth
-        if inputs.resets is not None:  # nothing passes, not even NaN
+        if inputs.resets is not None:  # nothing passes a reset, not even NaN
             carried = jnp.where(inputs.resets, -jnp.inf, carried)
         terms = [(through_carry, carried), direct]
         if None in homes:
@@ -164,9 +165,9 @@ def trajectory_and_adjoint(cell: Cell, params: PyTree, sequence: Sequence) -> tu
 
 
 def _in_carry(dys: PyTree, homes: list[int | None], carry: PyTree, counts: Array | None) -> PyTree:
-    """The share of dL/d(carry_t) straight from y_t, for outputs that are parts of the carry.
+    """The direct contribution of y_t to dL/d(carry_t), for outputs that are parts of the carry.
 
-    A tree like the carry with leading axis T + 1: boundary 0 lies before any output, so its share is zero.
+    A tree like the carry with a leading axis T + 1; boundary 0 is before all outputs, so its contribution is zero.
     """
     leaves, tree = jax.tree.flatten(carry)
     steps = jax.tree.leaves(dys)[0].shape[0]
@@ -179,7 +180,7 @@ def _in_carry(dys: PyTree, homes: list[int | None], carry: PyTree, counts: Array
 
 
 def _outside_carry(dys: PyTree, homes: list[int | None]) -> PyTree:
-    """The gradients of the outputs that are no part of the carry; zero in place of the others."""
+    """The gradients of outputs that are not part of the carry; zero for the others."""
     leaves, tree = jax.tree.flatten(dys)
     return tree.unflatten(
         [jnp.zeros_like(dy) if home is not None else dy for dy, home in zip(leaves, homes, strict=True)]
@@ -202,10 +203,10 @@ def adjoint_by_perturbation(
     """dL/d(carry) at the T + 1 boundaries between steps, as plain numbers.
 
     Args:
-      As `rnnjax.gradients.adjoint`.
+      As for `rnnjax.gradients.adjoint`.
     Returns:
-      The carry's tree, leaves `[T + 1, *batch, ...]`; equals `exp(log_norm) * direction` of `adjoint`, NaN
-      included where a trajectory leaves floating point.
+      The carry's tree, leaves `[T + 1, *batch, ...]`; equals `exp(log_norm) * direction` of `adjoint`, including NaN
+      for non-finite trajectories.
 
     Example: a scalar linear network, w2 = 2, three steps.
 
@@ -244,7 +245,7 @@ def _add(tree: PyTree, perturbation: PyTree) -> PyTree:
 
 
 def _add_to_output(y: PyTree, perturbation: PyTree, homes: list[int | None], inputs: StepInput) -> PyTree:
-    """An output that is part of the carry feels the carry's perturbation, unless its step does not count."""
+    """Adds the carry's perturbation to outputs that are part of the carry, except at masked steps."""
     shifts = jax.tree.leaves(perturbation)
     leaves, tree = jax.tree.flatten(y)
     followed = [k for k, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]

@@ -1,10 +1,10 @@
-"""Clipping inside the backward pass: the adjoint of the carry is kept short at every step, not the gradient at the end.
+"""Clipping inside the backward pass: the adjoint of the carry is clipped at every step, not the gradient at the end.
 
     a_{t-1} = ∂L/∂carry_{t-1} + clip(J_t^T a_t)        clip(v) = v min(1, c / ‖v‖)        J_t = ∂carry_t/∂carry_{t-1}
 
-where ∂ is the share that comes straight from the loss, through y_{t-1}. Clipping the gradient of the parameters once it
-is there comes too late for one that has overflowed on its way back, and shrinks the near lags for what the far ones had
-too much of. Here what a step hands back is never longer than c, however many steps it has come.
+where ∂ is the direct dependence of the loss, through y_{t-1}. Clipping the final gradient of the parameters is too late
+if it has overflowed on the way back, and it shrinks small lags because of large contributions from long lags. Here the
+norm that a step passes back is at most c, at any lag.
 """
 
 import dataclasses
@@ -22,19 +22,19 @@ from rnnjax.numerics import normalise
 
 
 def clip_adjoint(tree: PyTree, max_norm: ArrayLike, batch_ndim: int = 0) -> PyTree:
-    """The identity, whose backward pass shortens every row's cotangent v to v min(1, c / ‖v‖).
+    """The identity, whose backward pass scales every row's cotangent v to v min(1, c / ‖v‖).
 
-    The norm is Euclidean, over all floating leaves of a row together; squaring cannot make it under- or overflow.
+    The norm is Euclidean, over all floating leaves of a row together, and neither underflows nor overflows.
 
     Args:
       tree: leaves `[*batch, ...]`.
-      max_norm: c, above zero, the same for every row. No gradient flows to it.
-      batch_ndim: how many leading axes are batch axes.
+      max_norm: c, positive, the same for every row. It receives no gradient.
+      batch_ndim: the number of leading batch axes.
     Returns:
-      `tree`, bit for bit. JAX refuses to differentiate it in forward mode, in which there is no adjoint to clip; the
-      gradient of a gradient goes through the clipping as it was done.
+      `tree`, bit for bit. Forward-mode differentiation raises, since there is no adjoint to clip. Second derivatives
+      differentiate the clipping.
 
-    Example: a cotangent (3, 4) of length 5 comes back with length 1.
+    Example: a cotangent (3, 4) of norm 5 is scaled to norm 1.
 
       >>> gradient = jax.grad(lambda h: (jnp.array([3.0, 4.0]) * clip_adjoint(h, 1.0)).sum())(jnp.zeros(2))
       >>> [round(float(g), 6) for g in gradient]
@@ -61,7 +61,7 @@ def _backward(batch_ndim: int, max_norm: Array, cotangents: list[Array]) -> tupl
     if not cotangents:
         return cotangents, jnp.zeros_like(max_norm)
     widest = max((leaf.dtype for leaf in cotangents), key=lambda dtype: dtype.itemsize)
-    dtype = widest if widest.itemsize >= 4 else jnp.dtype(jnp.float32)  # a log in bfloat16 has two digits
+    dtype = widest if widest.itemsize >= 4 else jnp.dtype(jnp.float32)  # a log in bfloat16 has only two digits
     unit, log_norm = normalise([leaf.astype(dtype) for leaf in cotangents], batch_ndim)
     limit = jnp.asarray(max_norm, dtype)
     too_long = log_norm > jnp.log(limit)
@@ -78,23 +78,23 @@ _identity.defvjp(_forward, _backward)
 
 @dataclasses.dataclass(frozen=True)
 class ClippedAdjoint(Cell):
-    """A cell whose adjoint is clipped at every step of the backward pass; its values are those of the cell it holds.
+    """A cell whose adjoint is clipped at every step of the backward pass; its values are those of the wrapped cell.
 
-        carry_t, y_t = step(params, carry_{t-1}, x_t)      as ever         a_{t-1} = ∂L/∂carry_{t-1} + clip(J_t^T a_t)
+        carry_t, y_t = step(params, carry_{t-1}, x_t)      unchanged       a_{t-1} = ∂L/∂carry_{t-1} + clip(J_t^T a_t)
 
-    for each row of a batch on its own, over the whole carry (h and c of an LSTM together). Parameters and carries are
-    those of the cell inside, so it can be put on and taken off between two updates. What a step gives to the gradient
-    of the parameters, ∂(carry_t, y_t)/∂θ, is not clipped, but follows from adjoints that are.
+    Each row of a batch is clipped separately, over the whole carry (h and c of an LSTM together). Parameters and
+    carries are those of the wrapped cell, so clipping can be switched on and off between updates. A step's contribution
+    to the parameter gradient is not clipped itself, but is computed from the clipped adjoints.
 
-    Clipping is no linear map, so it cannot leave the loop: `rnnjax.unroll` runs such a cell on the scan engine, and
-    `rnnjax.explain` says so. `rnnjax.gradients.adjoint`, which works with directions alone, refuses it;
-    `adjoint_by_perturbation` gives the adjoints as they are clipped.
+    Clipping is not linear, so it cannot leave the loop: `rnnjax.unroll` runs such a cell on the scan engine.
+    `rnnjax.gradients.adjoint`, which represents adjoints by directions, raises; `adjoint_by_perturbation` gives the
+    clipped adjoints.
 
     Attributes:
-      cell: any cell with a single step; of a stack, wrap the layers.
-      max_norm: c, finite and above zero.
+      cell: any cell with a single step; in a stack, wrap the layers.
+      max_norm: c, finite and positive.
 
-    Example: 2 to the power of 5 stays 1 on its way back.
+    Example: the adjoint 2^5 is clipped to 1.
 
       >>> import rnnjax
       >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[2.0]]), b=jnp.zeros(1))
@@ -104,8 +104,8 @@ class ClippedAdjoint(Cell):
       >>> rnnjax.explain(cell, params, jnp.ones((5, 1))).layers[0].engine
       'scan'
 
-    Reference: of the kin that clips each element, Graves, Generating sequences with recurrent neural networks (2013),
-    section 2.1. Clipping the final gradient is Pascanu, Mikolov and Bengio (2013).
+    Reference: Graves, Generating sequences with recurrent neural networks (2013), section 2.1, clips each element in
+    the same way. Pascanu, Mikolov and Bengio (2013) clip the final gradient.
     """
 
     cell: Cell

@@ -1,11 +1,11 @@
-"""What each unrolled copy of the network contributes to the gradient of its shared parameters.
+"""The contribution of each unrolled copy of the network to the gradient of its shared parameters.
 
-Unrolling copies the network T times, and every copy uses the same W1, W2 and b1. Give copy t parameters θ_t of its own,
-all equal: then
+Unrolling copies the network T times, and every copy uses the same W1, W2 and b1. If copy t has its own parameters θ_t,
+all equal, then
 
     dL/dθ = Σ_t dL/dθ_t
 
-and dL/dθ_t is the part that step t contributes.
+and dL/dθ_t is the contribution of step t.
 """
 
 import functools
@@ -43,16 +43,16 @@ def attribution(
     resets: ArrayLike | None = None,
     reverse: bool = False,
 ) -> PyTree:
-    """The gradient of a loss with respect to the parameters, taken apart by time step.
+    """The gradient of a loss with respect to the parameters, split by time step.
 
     Args:
-      As `rnnjax.gradients.adjoint`.
+      As for `rnnjax.gradients.adjoint`.
     Returns:
-      The parameters' tree with a leading T on every leaf: `parts.w_h[t]` is what step t contributes to dL/dW2, and
-      `parts.w_h.sum(0)` is dL/dW2. Parameters that an initial carry is made of (a learned h_0) count with the step
-      that starts from it: the first to run, or a reset. It takes T times the parameters' memory.
-      NaN where that passes, in any row, through a step that is not finite (`adjoint` counts those), unless the
-      derivative depends on neither carry nor input.
+      The parameters' tree with a leading T on every leaf: `parts.w_h[t]` is the contribution of step t to dL/dW2, and
+      `parts.w_h.sum(0)` is dL/dW2. Parameters of an initial carry (a learned h_0) count at the step that starts from
+      it: the first step in scan order, or a reset. It needs T times the memory of the parameters. A contribution is NaN
+      if it passes through a non-finite step in any row (`adjoint` counts those), unless the derivative depends on
+      neither carry nor input.
 
     Example: h_3 = w h_2 + x_3 and so on, x = 1, w = 2: dh_3/dw = h_2 + w h_1 + w² h_0 = 3 + 2 + 0.
 

@@ -1,4 +1,4 @@
-"""What a Lyapunov spectrum says of an attractor: its dimension, and how fast it makes information."""
+"""The dimension and the entropy rate of an attractor, from its Lyapunov spectrum."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -6,16 +6,16 @@ from jax.typing import ArrayLike
 
 
 def kaplan_yorke_dimension(exponents: ArrayLike, size: int | None = None) -> Array:
-    """The dimension at which volumes neither grow nor shrink.
+    """The Kaplan-Yorke dimension, at which volumes neither grow nor shrink.
 
         D_KY = j + (λ_1 + ... + λ_j)/|λ_{j+1}|,   j the last with λ_1 + ... + λ_j >= 0
 
     Args:
-      exponents: `[..., k]`, in any order; -inf for directions that are annihilated.
-      size: n, the number of all exponents; k if left out.
+      exponents: `[..., k]`, in any order; -inf for annihilated directions.
+      size: n, the number of all exponents; k by default.
     Returns:
-      `[...]`: 0 where λ_1 < 0; n where volumes never shrink; NaN where fewer than n exponents are known and they do not
-      add up to less than zero, so that the dimension is only known to be k or more.
+      `[...]`: 0 where λ_1 < 0; n where volumes never shrink; NaN where fewer than n exponents are given and their sum
+      is not negative, so that the dimension is only known to be at least k.
 
     Example: the Hénon map.
 
@@ -29,7 +29,7 @@ def kaplan_yorke_dimension(exponents: ArrayLike, size: int | None = None) -> Arr
     k = exponents.shape[-1]
     size = k if size is None else size
     sums = jnp.cumsum(exponents, axis=-1)
-    whole = (sums >= 0).sum(-1)  # sums of a falling series: once below zero, always below
+    whole = (sums >= 0).sum(-1)  # exponents are sorted, so the sums stay negative once they are
     edge = jnp.minimum(whole, k - 1)[..., None]
     next_one = jnp.take_along_axis(exponents, edge, axis=-1)[..., 0]
     before = jnp.take_along_axis(sums, jnp.maximum(whole - 1, 0)[..., None], axis=-1)[..., 0]
@@ -43,9 +43,9 @@ def entropy_rate(exponents: ArrayLike, size: int | None = None) -> Array:
     """The sum of the positive exponents: Pesin's formula, an upper bound of the entropy rate (Ruelle).
 
     Args:
-      As `kaplan_yorke_dimension`.
+      As for `kaplan_yorke_dimension`.
     Returns:
-      `[...]` nats per step; NaN where all of fewer than n exponents are positive, so that some may be missing.
+      `[...]` nats per step; NaN where fewer than n exponents are given and all are positive.
 
     Example:
 

@@ -1,10 +1,10 @@
-"""Gradient flossing: a price on Lyapunov exponents away from zero, so that error signals neither die nor explode.
+"""Gradient flossing: a penalty on nonzero Lyapunov exponents, so that gradients neither vanish nor explode.
 
     F = 1/k Σ_i (λ_i - λ*)²            i = 1..k, the leading finite-time exponents of the run over T steps,   λ* = 0
 
-Unlike Pascanu's Ω it looks at the k directions that grow fastest, wherever the error comes from, and its derivative is
-the whole one: through the states, the Jacobians and every orthonormalisation. The latter has its derivative from the
-equation A = L Q itself, so nothing is differentiated through Gram-Schmidt, and no LAPACK is called inside the loop:
+Unlike Pascanu's Ω, it considers the k fastest growing directions, independent of the error, and differentiates
+everything: states, Jacobians and orthonormalisations. The derivative of the orthonormalisation follows from A = L Q
+itself, so Gram-Schmidt is not differentiated, and the loop does not call LAPACK:
 
     dA = dL Q + L dQ,   X = L⁻¹ dA Q^T,   S = triu(X, 1) - triu(X, 1)^T
     d log diag L = diag X            dQ = L⁻¹ dA - (X - S) Q
@@ -39,19 +39,19 @@ def flossing(
     target: float = 0.0,
     key: Array | None = None,
 ) -> Array:
-    """F = 1/k Σ_i (λ_i - λ*)², averaged over rows; add it to a loss times a weight, or train on it alone beforehand.
+    """F = 1/k Σ_i (λ_i - λ*)², averaged over rows; add it to a loss with a weight, or train on it alone beforehand.
 
-    The leading exponent alone is k = 1. More make the network keep more directions, at k times the cost: a step costs
-    k + 1 steps of the network forwards, and about three times that with its gradient.
+    k = 1 uses only the leading exponent. A larger k preserves more directions and costs more: a step costs k + 1
+    forward steps of the network, and about three times as much with the gradient.
 
     Args:
-      cell, params, xs, carry, k, transient, interval, key: as in `rnnjax.gradients.lyapunov_spectrum`. Inputs of the
-        task's kind; not the batch of the loss, which would pay for it with the square of its length.
+      cell, params, xs, carry, k, transient, interval, key: as in `rnnjax.gradients.lyapunov_spectrum`. Use inputs like
+        the task's, but not the batch of the loss, since the cost grows with the square of its length.
       target: λ*, nats per step.
     Returns:
-      A scalar. Infinite where one of the k directions is annihilated (a dead ReLU, or a direction shorter than rounding
-      beside those before it): ask for fewer. NaN where the trajectory of a row leaves floating point (see
-      `LyapunovSpectrum.finite_steps`).
+      A scalar. It is infinite if one of the k directions is annihilated (by a dead ReLU, or because it is below
+      rounding error relative to the directions before it); use a smaller k. It is NaN if a trajectory is not finite
+      (see `LyapunovSpectrum.finite_steps`).
     Raises:
       TypeError, ValueError: as `rnnjax.gradients.lyapunov_spectrum`.
 
@@ -84,10 +84,10 @@ def finite_time_exponents(
     interval: int = 1,
     key: Array | None = None,
 ) -> Array:
-    """The k leading exponents of each row, as `lyapunov_spectrum` has them, but made to be differentiated.
+    """The k leading exponents of each row, as in `lyapunov_spectrum`, but differentiable.
 
     Args:
-      As `flossing`.
+      As for `flossing`.
     Returns:
       `[*batch, k]` nats per step; NaN and -inf as in `LyapunovSpectrum`.
 
@@ -108,7 +108,7 @@ def finite_time_exponents(
 
 @jax.custom_jvp
 def differentiable_orthonormalise(rows: Array) -> tuple[Array, Array]:
-    """`orthonormalise` with the derivative above; a row that is gone has none. `[*batch, k, n]`."""
+    """`orthonormalise` of `[*batch, k, n]` with the derivative above; a zero row of Q has none."""
     return orthonormalise(rows)
 
 
@@ -126,7 +126,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]):
 
 
 def _inverse_of_lower(lower: Array, kept: Array) -> Array:
-    """By forward substitution, one row at a time; rows that are not kept have an inverse of zero."""
+    """The inverse by forward substitution, row by row; it is zero in rows that are not kept."""
     k = lower.shape[-1]
     units = jnp.broadcast_to(jnp.eye(k, dtype=lower.dtype), lower.shape)
 

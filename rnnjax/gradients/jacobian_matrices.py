@@ -1,9 +1,9 @@
-"""The Jacobians of a recurrence written down, and what their matrices say: singular values, radius, non-normality.
+"""The Jacobian matrices of a recurrence, with their singular values, spectral radius and non-normality.
 
     J_t = ∂carry_t/∂carry_{t-1},   [n, n] for the n numbers of a row's carry (for an LSTM h, then c)
 
-Two halves, on purpose: the matrices come from one compiled program over time, and decompositions of matrices from
-NumPy, after it. (LAPACK inside a compiled time loop can stop dead on jaxlib 0.10.2.)
+The matrices come from one compiled program over time; NumPy decomposes them afterwards, because LAPACK inside a
+compiled time loop can deadlock (jaxlib 0.10.2).
 """
 
 from typing import NamedTuple
@@ -20,19 +20,19 @@ from rnnjax.gradients.tangents import flow_of, push
 
 @over_time
 def jacobians(cell: Cell, params: PyTree, xs: ArrayLike, *, carry: PyTree | None = None) -> Array:
-    """J_t for every step along the trajectory that `xs` drives.
+    """J_t for every step of the trajectory driven by `xs`.
 
     Args:
       cell: a `Cell` or a `Stack` of cells; anything with a `step`.
       params, xs, carry: as in `rnnjax.unroll`.
     Returns:
-      `[T, *batch, n, n]`, row i and column j: how number i of the carry after a step changes with number j before it.
-      Leaves of the carry side by side. It takes T n² numbers a row.
-      NaN at a step that is not finite (input, carry before or after), unless it depends on neither carry nor input.
+      `[T, *batch, n, n]`: entry i, j is the derivative of number i of the carry after the step with respect to number j
+      before it, with the leaves of the carry concatenated. This is T n² numbers per row. It is NaN at a non-finite step
+      (input, carry before or after), unless it depends on neither carry nor input.
     Raises:
       As `rnnjax.gradients.lyapunov_spectrum`.
 
-    Example: a linear network's are W2 transposed, as weights multiply from the right.
+    Example: for a linear network they are W2 transposed, since weights multiply from the right.
 
       >>> import jax.numpy as jnp, rnnjax
       >>> w_h = jnp.array([[0.5, 2.0], [0.0, 0.5]])
@@ -53,16 +53,16 @@ def jacobians(cell: Cell, params: PyTree, xs: ArrayLike, *, carry: PyTree | None
 
 
 class MatrixStatistics(NamedTuple):
-    """Of each matrix in `[..., n, n]`.
+    """Statistics of each matrix in `[..., n, n]`.
 
     Attributes:
       singular_values: `[..., n]`, largest first.
       spectral_radius: `[...]`, the largest absolute eigenvalue.
       log_abs_det: `[...]`, -inf for a singular matrix.
-      rank: `[...]` integers, singular values above n ε times the largest: how many directions survive.
+      rank: `[...]` integers, the number of singular values above n ε times the largest.
       log_condition: `[...]`, log of the largest over the smallest singular value; inf for a singular matrix.
-      non_normality: `[...]`, Henrici's departure from normality over the Frobenius norm, √(1 - Σ|λ|²/‖J‖²): 0 for a
-        normal matrix, 1 for a nilpotent one.
+      non_normality: `[...]`, Henrici's departure from normality divided by the Frobenius norm, √(1 - Σ|λ|²/‖J‖²): 0 for
+        a normal matrix, 1 for a nilpotent one.
     """
 
     singular_values: np.ndarray
@@ -74,14 +74,14 @@ class MatrixStatistics(NamedTuple):
 
 
 def matrix_statistics(matrices: ArrayLike) -> MatrixStatistics:
-    """What matters of a Jacobian, by NumPy in float64; not for use under `jit`.
+    """Statistics of Jacobians, by NumPy in float64; not for use under `jit`.
 
     Args:
       matrices: `[..., n, n]`.
     Raises:
-      ValueError: no square matrices, or an entry that is not finite.
+      ValueError: the matrices are not square, or an entry is not finite.
 
-    Example: a rotation is normal; the same with a feedforward chain has the radius it had and a greater norm.
+    Example: a rotation is normal; a feedforward connection adds to its norm but not to its spectral radius.
 
       >>> found = matrix_statistics([[[0.0, -1.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]])
       >>> found.spectral_radius.tolist(), found.singular_values[:, 0].tolist(), found.non_normality.tolist()
@@ -109,12 +109,12 @@ def matrix_statistics(matrices: ArrayLike) -> MatrixStatistics:
 
 
 class LagProducts(NamedTuple):
-    """Of the products J_t J_{t-1} ... J_{t-k+1} of k Jacobians in a row, one for each of the T - k + 1 windows.
+    """Statistics of the products J_t J_{t-1} ... J_{t-k+1} of k consecutive Jacobians, for T - k + 1 windows.
 
     Attributes:
-      log_singular_values: `[T - k + 1, *batch, n]` nats, largest first; -inf for what is not there.
-      rank: `[T - k + 1, *batch]` integers, how many directions survive the k steps: those not shorter than n ε times
-        the longest, below which float64 cannot tell them from rounding.
+      log_singular_values: `[T - k + 1, *batch, n]` nats, largest first; -inf beyond the rank.
+      rank: `[T - k + 1, *batch]` integers, the number of singular values above n ε times the largest; smaller ones
+        cannot be told from rounding errors in float64.
     """
 
     log_singular_values: np.ndarray
@@ -122,13 +122,13 @@ class LagProducts(NamedTuple):
 
 
 def lag_products(matrices: ArrayLike, lag: int) -> LagProducts:
-    """How k steps together stretch and squeeze: the singular values of products of Jacobians, in log form.
+    """The singular values of products of k Jacobians, in log form.
 
-    No product under- or overflows, at any lag. For the many small ones at long lags, and their rates, there is
+    No product underflows or overflows, at any lag. For small singular values at long lags, and their rates, use
     `rnnjax.gradients.lyapunov_spectrum`.
 
     Args:
-      matrices: `[T, *batch, n, n]`, as `jacobians` gives them.
+      matrices: `[T, *batch, n, n]`, from `jacobians`.
       lag: k, 1 <= k <= T.
 
     Example: the lecture's 0.5^k, at k = 2000.
@@ -146,7 +146,7 @@ def lag_products(matrices: ArrayLike, lag: int) -> LagProducts:
     exponent = np.zeros((windows, *matrices.shape[1:-2]), np.int64)
     for j in range(lag):
         product = matrices[j : j + windows] @ product
-        shift = np.frexp(np.abs(product).max(axis=(-2, -1)))[1]  # a power of two: scaling by it is exact
+        shift = np.frexp(np.abs(product).max(axis=(-2, -1)))[1]  # scaling by a power of two is exact
         product, exponent = np.ldexp(product, -shift[..., None, None]), exponent + shift
     values = np.linalg.svd(product, compute_uv=False)
     there = values > size * np.finfo(np.float64).eps * values[..., :1]
@@ -160,5 +160,5 @@ def _checked(matrices: ArrayLike) -> np.ndarray:
         raise ValueError(f"`matrices` is {list(matrices.shape)}; expected square ones, [..., n, n].")
     if not np.isfinite(matrices).all():
         wrong = int((~np.isfinite(matrices)).any(axis=(-2, -1)).sum())
-        raise ValueError(f"`matrices` has entries that are not finite, in {wrong} of them; leave those out.")
+        raise ValueError(f"`matrices` has entries that are not finite, in {wrong} of them; remove those.")
     return matrices

@@ -1,9 +1,9 @@
-"""The gradient of shared parameters taken apart by lag: how far back an output reaches to change a weight.
+"""The gradient of shared parameters, split by the lag between the use of a weight and the output.
 
     dL/dθ = Σ_k c_k,      c_k = Σ_s (∂L/∂y_s) (∂y_s/∂θ_{s-k})
 
-with θ_t the copy of the parameters that step t uses. Truncated backpropagation with a window of K steps before each
-output sees c_0 + ... + c_{K-1} and nothing else. Each c_k is kept as a direction and the log of its norm.
+with θ_t the copy of the parameters at step t. Truncated backpropagation with a window of K steps before each output
+computes c_0 + ... + c_{K-1}. Each c_k is stored as a direction and the log of its norm.
 """
 
 from typing import NamedTuple
@@ -37,8 +37,8 @@ class LagAttribution(NamedTuple):
     Attributes:
       log_norm: the parameters' tree, leaves `[K]`: log ‖c_k‖ for each parameter, in nats; -inf where it is zero.
       direction: the parameters' tree, leaves `[K, ...]`: c_k = exp(log_norm) direction.
-      finite_steps: `[*batch]` integers, as `Adjoint` has them. Where it is less than T in any row, all lags are NaN of
-        a parameter whose derivative depends on carries or inputs.
+      finite_steps: `[*batch]` integers, as in `Adjoint`. If it is less than T in any row, all lags are NaN for
+        parameters whose derivative depends on carries or inputs.
     """
 
     log_norm: PyTree
@@ -60,18 +60,19 @@ def attribution_by_lag(
     resets: ArrayLike | None = None,
     reverse: bool = False,
 ) -> LagAttribution:
-    """The gradient of a loss with respect to the parameters, by the number of steps between their use and an output.
+    """The gradient of a loss with respect to the parameters, split by the number of steps from their use to an output.
 
-    All T outputs are followed back side by side, one step a lag, so K lags cost about K backward passes.
+    The adjoints of all T outputs are propagated back together, one step per lag, so K lags cost about K backward
+    passes.
 
     Args:
-      As `rnnjax.gradients.adjoint`, and
-      lags: K; all T lags if left out.
+      As for `rnnjax.gradients.adjoint`, and
+      lags: K; all T lags by default.
     Returns:
-      A `LagAttribution`. With K = T its parts add up to dL/dθ, but for what an initial carry that is made of
-      parameters (a learned h_0) contributes through itself.
+      A `LagAttribution`. With K = T, the contributions sum to dL/dθ, except for the direct contribution of a learned
+      initial carry.
     Raises:
-      As `rnnjax.gradients.adjoint`; `lags` that is not in 1 .. T.
+      As `rnnjax.gradients.adjoint`; also ValueError if `lags` is not in 1 .. T.
 
     Example: h_3 = w h_2 + x_3 and so on, x = 1, w = 2: dh_3/dw = h_2 + w h_1 + w² h_0 = 3 + 2 + 0.
 
@@ -107,7 +108,7 @@ def attribution_by_lag(
     no_carries, no_ys = jax.tree.map(jnp.zeros_like, (carries, dys))
 
     def earlier(vectors: PyTree, log_norm: Array) -> tuple[PyTree, Array]:
-        """From the step after which they stand to the one before: row t holds what follows step t."""
+        """Propagates each adjoint back by one step; row t has the adjoint after step t."""
         vectors, growth = normalise(vectors, 1)
         moved = jax.tree.map(lambda leaf: jnp.concatenate([leaf[1:], jnp.zeros_like(leaf[:1])]), vectors)
         log_norm = jnp.concatenate([(log_norm + growth)[1:], jnp.full_like(log_norm[:1], -jnp.inf)])

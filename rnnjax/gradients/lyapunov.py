@@ -1,10 +1,9 @@
-"""Lyapunov exponents of a recurrence: at what rates small differences of its carry grow, in nats per step.
+"""Lyapunov exponents of a recurrence: the growth rates of small perturbations of its carry, in nats per step.
 
     δ_t = J_t δ_{t-1},   J_t = ∂carry_t/∂carry_{t-1}:        λ = lim 1/T log ‖J_T ... J_1 δ_0‖
 
-k perturbations are pushed forwards together and made orthonormal again every so often, which leaves the logs of their
-lengths as the growth of a 1-, 2-, .. k-dimensional volume. No Jacobian is written down. A network without input is
-driven by zeros.
+k perturbations are propagated together and orthonormalised at intervals; the logs of their lengths give the growth of
+1-, 2-, ... k-dimensional volumes. Jacobian matrices are never formed. For a network without input, use zeros.
 
 References: Benettin, Galgani, Giorgilli and Strelcyn, Meccanica 15 (1980), 9; for driven recurrent networks: Engelken,
 Wolf and Abbott, Lyapunov spectra of chaotic recurrent neural networks, Phys. Rev. Research 5 (2023), 043044.
@@ -28,21 +27,22 @@ from rnnjax.gradients.tangents import Flow, flow_of, push, unflat
 
 
 class LyapunovSpectrum(NamedTuple):
-    """The k leading exponents of each row, and what they say of it. All but counts in nats per step.
+    """The k leading exponents of each row and derived quantities; in nats per step, except counts and the dimension.
 
     Attributes:
-      exponents: `[*batch, k]`, of which the first j add up to the growth of a j-dimensional volume; -inf for a
+      exponents: `[*batch, k]`; the sum of the first j is the growth rate of a j-dimensional volume; -inf for a
         direction that a singular Jacobian has annihilated.
-      error: `[*batch, k]` split-half error: half the difference between the two halves of the steps counted.
+      error: `[*batch, k]` split-half error: half the difference between the means of the two halves of the counted
+        steps.
       finite_time: `[intervals, *batch, k]`, the rates within each interval; their mean over intervals is `exponents`.
-      survivors: `[*batch]` integers, how many of the k directions are still there at the end: the rank of the product
-        of Jacobians, at most k. A direction shorter than rounding beside those before it counts as gone.
-      mean: `[*batch]`, over the survivors; NaN where there is none.
-      dimension: `[*batch]`, Kaplan and Yorke's; NaN where k exponents are too few to tell.
+      survivors: `[*batch]` integers, how many of the k directions remain at the end: the rank of the product of
+        Jacobians, at most k. A direction that is below rounding error relative to those before it does not count.
+      mean: `[*batch]`, over the survivors; NaN if there are none.
+      dimension: `[*batch]`, the Kaplan-Yorke dimension; NaN if k exponents are too few.
       entropy_rate: `[*batch]`, the sum of the positive exponents; NaN where the k-th is positive and k < n.
-      finite_steps: `[*batch]` integers, how many of the T steps are finite: input, and carry before and after. Where it
-        is less than T, the trajectory has left floating point: all of the above is NaN, with no survivors, unless the
-        Jacobian depends on neither carry nor input, as in a linear network. `finite_time` says until when it was known.
+      finite_steps: `[*batch]` integers, how many of the T steps are finite: input, and carry before and after. If it is
+        less than T, all of the above is NaN, with no survivors, unless the Jacobian depends on neither carry nor input,
+        as in a linear network. `finite_time` is NaN from the first non-finite interval on.
     """
 
     exponents: Array
@@ -67,26 +67,26 @@ def lyapunov_spectrum(
     interval: int = 1,
     key: Array | None = None,
 ) -> LyapunovSpectrum:
-    """The k leading Lyapunov exponents along the trajectory that `xs` drives, or all n of them.
+    """The k leading Lyapunov exponents, or all n, along the trajectory driven by `xs`.
 
     Args:
       cell: a `Cell` or a `Stack` of cells; anything with a `step`.
-      params, xs, carry: as in `rnnjax.unroll`; zeros `[T, *batch, D]` for a network left alone.
-      k: how many; all n numbers of a row's carry if left out (2H for an LSTM, whose carry is h and c).
-      transient: steps that are run, and not counted [steps].
-      interval: steps from one orthonormalisation to the next. What is left of a row is known to ε over its share of the
-        row's length: if the growth within an interval spreads by s nats, the smallest exponents are right up to about
-        ε e^s, which in float64 is 1e-8 at 18, and are lost from 30 on (12 in float32). Whole spectra of H = 16 to 128
-        tanh units spread by 5 to 8 nats per step, in single ones by twice that: 1 or 2; 10 is right for leading ones.
-      key: draws the first perturbations; fixed ones, the same for every row, if left out.
+      params, xs, carry: as in `rnnjax.unroll`; zeros `[T, *batch, D]` for an autonomous network.
+      k: the number of exponents; by default n, the size of a row's carry (2H for an LSTM, whose carry is h and c).
+      transient: initial steps that are run but not counted [steps].
+      interval: steps between orthonormalisations. If growth rates differ by s nats within an interval, the smallest
+        exponents have an error of about ε e^s, which in float64 is 1e-8 at s = 18; they are lost from s = 30 (12 in
+        float32). Whole spectra of H = 16 to 128 tanh units differ by 5 to 8 nats per step, and up to twice that in
+        single steps, so use an interval of 1 or 2. For leading exponents, 10 is fine.
+      key: draws the initial perturbations; by default they are fixed and the same for every row.
     Returns:
-      A `LyapunovSpectrum`. Whole intervals are counted, the last of which ends with the last step. A trajectory that
-      leaves floating point has no exponents: see `finite_steps`.
+      A `LyapunovSpectrum`. Only whole intervals count; the last one ends with the last step. A non-finite trajectory
+      has no exponents; see `finite_steps`.
     Raises:
-      TypeError, ValueError: as `rnnjax.unroll`; a carry that cannot be perturbed; k that is not in 1 .. n; a transient
-        that leaves less than two intervals; an input with NaN, where its values are known.
+      TypeError, ValueError: as in `rnnjax.unroll`; also if the carry cannot be perturbed, k is not in 1 .. n, the
+        transient leaves fewer than two intervals, or the input has NaN (if its values are known).
 
-    Example: two steps of forgetting in a linear network; J_t = W2^T.
+    Example: a linear network with two modes; J_t = W2^T.
 
       >>> import jax.numpy as jnp, rnnjax
       >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 2)), w_h=jnp.diag(jnp.array([2.0, 0.5])), b=jnp.zeros(2))
@@ -97,11 +97,11 @@ def lyapunov_spectrum(
     """
     flow = flow_of(cell, params, carry, xs)
     start = first_rows(flow, checked_k(k, flow.size), key)
-    semi = functools.partial(orthonormalise, semi=True)  # it is their lengths that count
+    semi = functools.partial(orthonormalise, semi=True)  # only the lengths matter
     finite_time, finite_steps = growth_by_interval(flow, start, transient, interval, semi)
 
     exponents = finite_time.mean(0)
-    alive = exponents > -jnp.inf  # not so for NaN
+    alive = exponents > -jnp.inf  # False for NaN
     survivors = alive.sum(-1, dtype=jnp.int32)
     known = jnp.where(exponents == -jnp.inf, 0, exponents).sum(-1)
     return LyapunovSpectrum(
@@ -123,14 +123,14 @@ def growth_by_interval(
     interval: int,
     orthonormalise: Callable[[Array], tuple[Array, Array]],
 ) -> tuple[Array, Array]:
-    """How perturbations grow along a trajectory, made orthonormal after each interval.
+    """The growth of perturbations along a trajectory, with orthonormalisation after each interval.
 
     Args:
       rows: `[*batch, k, n]`, orthonormal.
-      orthonormalise: rows to `(orthonormal rows, log of their lengths)`.
+      orthonormalise: maps rows to `(orthonormal rows, log of their lengths)`.
     Returns:
-      `(rates, finite_steps)`: `[intervals, *batch, k]` nats per step in each interval that counts, NaN from the first
-      one in which the Jacobians are not known; and `[*batch]`.
+      `(rates, finite_steps)`: `[intervals, *batch, k]` nats per step in each counted interval, NaN from the first
+      interval with a non-finite step on; and `[*batch]`.
     """
     early, kept = cut_in_intervals(flow.xs.shape[0], transient, interval)
     batch_shape = flow.batch_shape
@@ -161,7 +161,7 @@ def growth_by_interval(
 
 
 def _all_known(known: Array | None, early: int, interval: int) -> Array | None:
-    """`[intervals, *batch]`: whether all steps up to the end of each interval are known; `early` come before them."""
+    """`[intervals, *batch]`: whether all steps up to the end of each interval are known; `early` steps precede them."""
     if known is None:
         return None
     steps = known.shape[0]
@@ -171,7 +171,7 @@ def _all_known(known: Array | None, early: int, interval: int) -> Array | None:
 
 
 def _within_range(rows: Array) -> tuple[Array, Array]:
-    """Rows `[*batch, k, n]` over a number for all of them where they are near the ends of the range, and its log."""
+    """Scales rows `[*batch, k, n]` by a common factor if they are near the limits of the range, and returns its log."""
     info = jnp.finfo(rows.dtype)
     largest = lax.stop_gradient(jnp.abs(rows).max((-2, -1)))
     ordinary = (largest > float(info.tiny) ** 0.5) & (largest < float(info.max) ** 0.5) | (largest < info.tiny)
@@ -185,12 +185,12 @@ class LeadingExponent(NamedTuple):
     Attributes:
       exponent: `[*batch]`; -inf where a singular Jacobian annihilated the perturbation.
       error: `[*batch]` split-half error.
-      finite_time: `[T - transient, *batch]`, the growth in each step; its mean over any stretch of steps is the
-        finite-time exponent of that stretch.
-      log_norm_by_part: the carry's tree, leaves `[T - transient, *batch]`: log of the share of each part of the carry
-        in the unit perturbation after that step; for an LSTM, h and c apart.
-      finite_steps: `[*batch]` integers, as `LyapunovSpectrum` has them: where it is less than T, all is NaN from the
-        first step on that is not finite, and so is `exponent`.
+      finite_time: `[T - transient, *batch]`, the growth in each step; its mean over consecutive steps is their
+        finite-time exponent.
+      log_norm_by_part: the carry's tree, leaves `[T - transient, *batch]`: log norm of each part of the carry in the
+        unit perturbation after that step; for an LSTM, h and c separately.
+      finite_steps: `[*batch]` integers, as in `LyapunovSpectrum`: if it is less than T, everything is NaN from the
+        first non-finite step on, and so is `exponent`.
     """
 
     exponent: Array
@@ -210,14 +210,14 @@ def leading_exponent(
     transient: int = 0,
     key: Array | None = None,
 ) -> LeadingExponent:
-    """The largest Lyapunov exponent, by one perturbation alone: a step costs two steps of the network.
+    """The largest Lyapunov exponent, from a single perturbation; a step costs two steps of the network.
 
     Args:
-      As `lyapunov_spectrum`. The perturbation turns towards the fastest direction during the transient.
+      As for `lyapunov_spectrum`. The perturbation aligns with the fastest direction during the transient.
     Raises:
-      As `lyapunov_spectrum`; fewer than two steps are left to count.
+      As `lyapunov_spectrum`; also ValueError if fewer than two steps are counted.
 
-    Example: the lecture's vanishing network, w2 = 0.5, with a ReLU that is on.
+    Example: the lecture's vanishing network, w2 = 0.5, with an active ReLU.
 
       >>> import jax.numpy as jnp, rnnjax
       >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[0.5]]), b=jnp.zeros(1))
@@ -245,9 +245,9 @@ def leading_exponent(
 
 
 def split_half_error(rates: Array) -> Array:
-    """Half the difference between the means over the two halves of axis 0: one draw of the error of their mean.
+    """Half the difference between the means of the two halves of axis 0: one sample of the error of the mean.
 
-    It is 0 where both halves say -inf.
+    It is 0 where both halves are -inf.
     """
     half = rates.shape[0] // 2
     first, second = rates[:half].mean(0), rates[-half:].mean(0)
@@ -255,11 +255,13 @@ def split_half_error(rates: Array) -> Array:
 
 
 def first_rows(flow: Flow, k: int, key: Array | None) -> Array:
-    """Orthonormal perturbations in general position, so that none of them starts inside a slower subspace."""
+    """Random orthonormal perturbations, so that none of them starts inside a slower subspace."""
     shape = (*flow.batch_shape, k, flow.size)
     if key is not None:
         return orthonormalise(jax.random.normal(key, shape, flow.dtype))[0]
-    columns = np.random.default_rng(0).normal(size=(flow.size, k))  # a constant: nothing to trace, compile or pass on
+    columns = np.random.default_rng(0).normal(
+        size=(flow.size, k)
+    )  # a constant, so there is nothing to trace or compile
     return jnp.broadcast_to(jnp.asarray(np.linalg.qr(columns)[0].T, flow.dtype), shape)
 
 
@@ -269,16 +271,16 @@ def checked_k(k: int | None, size: int) -> int:
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= size:
         raise ValueError(
             f"`k` is {k!r}, but a row's carry has {size} numbers and so {size} exponents: give 1 <= k <= {size}, or "
-            "leave it out for all of them."
+            "omit it for all of them."
         )
     return k
 
 
 def cut_in_intervals(steps: int, transient: int, interval: int) -> tuple[int, int]:
-    """How many steps come before those counted, and how many intervals those make."""
+    """The number of steps before the counted ones, and the number of counted intervals."""
     for name, value, least in (("transient", transient, 0), ("interval", interval, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"`{name}` is {value!r}; it counts steps: give an integer of {least} or more.")
+            raise ValueError(f"`{name}` is {value!r}; it is a number of steps: give an integer of {least} or more.")
     kept = (steps - transient) // interval
     if kept < 2:
         raise ValueError(

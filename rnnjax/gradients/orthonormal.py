@@ -1,22 +1,23 @@
-"""Rows made orthonormal in plain array operations, for use inside a compiled time loop.
+"""Orthonormalises rows with plain array operations, for use inside a compiled time loop.
 
-LAPACK's QR does not belong there: the threads of its BLAS and those of XLA wait for each other, so that a program may
-run fifty times slower or stop dead (jaxlib 0.10.2 and 0.12.0, two cores, 128 x 128; not with OPENBLAS_NUM_THREADS=1),
-and it takes a batch of small matrices one by one. Here all is matrix products and elimination in tiny Gram matrices:
+LAPACK's QR does not work well there: its BLAS threads and XLA's threads wait for each other, so a program can be fifty
+times slower or deadlock (jaxlib 0.10.2 and 0.12.0, two cores, 128 x 128; not with OPENBLAS_NUM_THREADS=1). It also
+processes a batch of small matrices one by one. This implementation uses matrix products, and elimination in small Gram
+matrices:
 
-    parts     of k rows, at most four, one after the other: a part is taken out of what the parts before it span
-    panels    of 32 rows within a part, likewise; this, in a loop, keeps programs for hundreds of rows small
-    halves    of a panel, and of those: the first is made orthonormal, then taken out of the second
-    blocks    of 8 rows, where halving ends: made orthogonal in their Gram matrix
+    parts     at most four parts of the k rows, in order: each is projected off the span of the earlier parts
+    panels    of 32 rows within a part, in the same way; this loop keeps programs for hundreds of rows small
+    halves    of a panel, recursively: the first half is orthonormalised, then projected out of the second
+    blocks    of 8 rows, where halving ends: orthogonalised in their Gram matrix
 
-and all of it is done twice, as once is not enough and twice is. Where it is the lengths that are asked for, once is
-mostly enough: rows that are orthogonal up to ε^(1/3) only give lengths that are right up to ε^(2/3) = 4e-11, since row
-i spans with those before it what it has to span, and volumes differ in the squares of what is missing (as in
-semiorthogonality, Simon 1984). Whether they are is measured, and if not all is done again. It is the last rows that
-would miss it: of a product of Jacobians they are what is left when all faster directions are gone. So the last block
-is done twice in each pass, which costs an eighth of a pass at 64 rows and spares nearly all of the second ones.
+A second pass repeats everything: one pass of Gram-Schmidt is not enough, two are. If only the lengths are needed, one
+pass is usually enough: rows that are orthogonal to ε^(1/3) give lengths that are accurate to ε^(2/3) = 4e-11, because
+the spans are right, and errors of volumes are quadratic in the missing orthogonality (semiorthogonality, Simon 1984).
+Orthogonality is measured, and a second pass runs if it is insufficient. Mostly the last rows are affected: in a product
+of Jacobians they are the remainder after all faster directions. So each pass processes the last block twice, which
+costs an eighth of a pass at 64 rows and avoids nearly all second passes.
 
-Matrices that are mapped over share their passes: one that needs another takes the others along, whom it does no harm.
+Matrices under `vmap` share their passes: if one needs another pass, all get it, which does no harm.
 
 References: Giraud, Langou and Rozložník, The loss of orthogonality in the Gram-Schmidt orthogonalization process,
 Comput. Math. Appl. 50 (2005), 1069; Yamamoto, Nakatsukasa, Yanagisawa and Fukaya, Roundoff error analysis of the
@@ -39,22 +40,22 @@ _MOST_PASSES = 6
 
 
 def resolution(size: int, dtype: jnp.dtype) -> float:
-    """Below this fraction of its length, what is left of a row of n numbers is rounding: max(n, 16) ε."""
+    """The fraction of its length below which the remainder of a row of n numbers is rounding error: max(n, 16) ε."""
     return max(size, 16) * float(jnp.finfo(dtype).eps)
 
 
 def orthonormalise(rows: Array, *, semi: bool = False) -> tuple[Array, Array]:
-    """A = L Q with orthonormal rows of Q and L lower triangular with a diagonal above zero; returns Q and log diag(L).
+    """A = L Q with orthonormal rows of Q and L lower triangular with a positive diagonal; returns Q and log diag(L).
 
-    A row that depends on those before it, as far as the dtype can tell (see `resolution`), or that is zero, has no
-    direction of its own: its row of Q is exactly zero and its log is -inf.
+    A row that is zero, or linearly dependent on earlier rows to the precision of the dtype (see `resolution`), gives a
+    zero row of Q and a log of -inf.
 
     Args:
-      rows: `[*batch, k, n]`, k <= n; of any length, no square of theirs under- or overflows.
-      semi: orthogonal up to ε^(1/3) will do, at about half the price; the lengths are right up to ε^(2/3).
+      rows: `[*batch, k, n]`, k <= n, of any length; squares do not underflow or overflow.
+      semi: only require orthogonality to ε^(1/3), at about half the cost; the lengths are accurate to ε^(2/3).
     Returns:
-      `(q, log_lengths)`: `[*batch, k, n]` and `[*batch, k]`, log of how long each row is beyond those before it. NaN
-      where a row has one.
+      `(q, log_lengths)`: `[*batch, k, n]` and `[*batch, k]`, the log length of each row orthogonal to the earlier ones.
+      NaN if a row has NaN.
 
     Example:
 
@@ -72,7 +73,7 @@ def orthonormalise(rows: Array, *, semi: bool = False) -> tuple[Array, Array]:
         return (passes < (1 if semi else 2)) | (unclean & (passes < _MOST_PASSES))
 
     def another_pass(state: tuple[Array, Array, Array, Array]):
-        rows, logs, passes, _ = state  # rows of length one, or zero
+        rows, logs, passes, _ = state  # unit or zero rows
         least = jnp.exp(lost - 2 * logs)
         rows, found = _pass(rows, least)
         gone = found.squares < least
@@ -80,7 +81,7 @@ def orthonormalise(rows: Array, *, semi: bool = False) -> tuple[Array, Array]:
         clean = found.clean.all(-1)
         if semi:
             clean = clean | (found.usable | gone).all(-1) & _are_semiorthogonal(rows, gone)
-        clean = clean | jnp.isnan(found.squares).any(-1)  # which no pass would change
+        clean = clean | jnp.isnan(found.squares).any(-1)  # no pass would change NaN
         return rows, logs, passes + 1, _any_mapped(~clean.all())
 
     start = rows, jnp.zeros_like(log_scales), jnp.array(0), jnp.array(False)
@@ -89,12 +90,12 @@ def orthonormalise(rows: Array, *, semi: bool = False) -> tuple[Array, Array]:
 
 
 class _Found(NamedTuple):
-    """Of rows that were of length one, or zero, at the start of a pass, each `[*batch, k]`.
+    """Results of a pass over rows that were unit or zero at its start, each `[*batch, k]`.
 
     Attributes:
-      usable: whether later rows were freed of it (see `_elimination`).
-      clean: whether it was orthogonal to those before it in its block.
-      squares: of the length of what was left of it.
+      usable: whether the row was projected out of later rows (see `_elimination`).
+      clean: whether it was orthogonal to the earlier rows of its block.
+      squares: the squared length of its remainder.
     """
 
     usable: Array
@@ -108,7 +109,7 @@ class _Basis(NamedTuple):
 
 
 def _pass(rows: Array, least: Array) -> tuple[Array, _Found]:
-    """Gram-Schmidt, the last block twice. Of rows whose square falls below `least` nothing is left."""
+    """One Gram-Schmidt pass, the last block twice. Rows whose squared length falls below `least` become zero."""
     k = rows.shape[-2]
     part, looped = _PANEL, 0
     if k > _PANEL * _MOST_PARTS:
@@ -127,10 +128,10 @@ def _pass(rows: Array, least: Array) -> tuple[Array, _Found]:
 
 
 def _in_panels(rows: Array, least: Array) -> tuple[Array, _Found]:
-    """A multiple of a panel's rows, in a loop."""
+    """A whole number of panels, in a loop."""
 
     def add_panel(i: Array, state: tuple[Array, _Found]):
-        q, found = state  # rows of q still to come are zero
+        q, found = state  # later rows of q are still zero
         new = _without(lax.dynamic_slice_in_dim(rows, i * _PANEL, _PANEL, -2), _Basis(q, found.usable))
         new, its = _panel(new, lax.dynamic_slice_in_dim(least, i * _PANEL, _PANEL, -1))
         q = lax.dynamic_update_slice_in_dim(q, new, i * _PANEL, -2)
@@ -142,7 +143,7 @@ def _in_panels(rows: Array, least: Array) -> tuple[Array, _Found]:
 
 
 def _panel(rows: Array, least: Array, before: tuple[_Basis, ...] = (), last: bool = False) -> tuple[Array, _Found]:
-    """Its first half, then its second half without that, down to single blocks."""
+    """Orthonormalises the first half, then the second half without it, down to single blocks."""
     blocks = -(-rows.shape[-2] // _BLOCK)
     if blocks == 1:
         return _block(rows, least, before if last else ())
@@ -154,11 +155,11 @@ def _panel(rows: Array, least: Array, before: tuple[_Basis, ...] = (), last: boo
 
 
 def _block(rows: Array, least: Array, again_without: tuple[_Basis, ...] = ()) -> tuple[Array, _Found]:
-    """Orthonormal by elimination in their Gram matrix; with `again_without`, freed of those and done a second time."""
+    """Orthonormalises by elimination in the Gram matrix; with `again_without`, projects those off and repeats."""
     certain = jnp.minimum(least / resolution(rows.shape[-1], rows.dtype) ** 0.5, 0.25)  # see `_elimination`
     factors, usable, clean = _elimination(rows @ _transposed(rows), certain)
     rows = factors @ rows
-    squares = (rows * rows).sum(-1)  # of rows that were of length one: what underflows here is rounding
+    squares = (rows * rows).sum(-1)  # of unit rows, so what underflows here is rounding error
     gone = squares < least
     rows = jnp.where(gone[..., None], 0, rows * lax.rsqrt(jnp.where(gone, 1, squares))[..., None])
     if again_without:
@@ -179,9 +180,9 @@ def _joined(parts: list[Array], axis: int) -> Array:
 
 @jax.custom_batching.custom_vmap
 def _any_mapped(flag: Array) -> Array:
-    """`flag`, and under `jax.vmap` whether any has it, so that a loop's condition stays one for all.
+    """`flag`; under `jax.vmap`, whether any element is set, so that a loop has one condition for all.
 
-    With a condition of its own each would have every pass of the loop selected from: a third of its time.
+    With separate conditions, the loop would select the results of each pass, which takes a third of the time.
     """
     return flag
 
@@ -192,11 +193,10 @@ def _(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]
 
 
 def _are_semiorthogonal(rows: Array, gone: Array) -> Array:
-    """`[*batch]`, whether products of different rows are below about ε^(1/3): all rows added up with random signs.
+    """`[*batch]`, whether inner products of different rows are below about ε^(1/3), tested with random signs.
 
-    For Q of all rows and z of signs, Q Q^T z - z is, row by row, a sum of these products with signs: small only if they
-    are, or if the signs happen to balance them. It costs as much as a row each, where all products would cost half of
-    Gram-Schmidt.
+    For random signs z, each row of Q Q^T z - z is a signed sum of these inner products, which is small only if they are
+    small (or happen to cancel). The test costs one product per row; all inner products would cost half of Gram-Schmidt.
     """
     one = *(1 for _ in rows.shape[:-1]), rows.shape[-2]
     signs = jnp.asarray(np.random.default_rng(0).choice([-1.0, 1.0], size=one), rows.dtype)
@@ -205,17 +205,17 @@ def _are_semiorthogonal(rows: Array, gone: Array) -> Array:
 
 
 def _elimination(gram: Array, certain: Array) -> tuple[Array, Array, Array]:
-    """Unit lower triangular M, for which the rows of M V are orthogonal if `gram` is V V^T; and if they were before.
+    """Unit lower triangular M such that the rows of M V are orthogonal if `gram` is V V^T, and whether they already
+    were.
 
-    A row that is nearly in the span of those before it leaves a pivot, its squared distance, that is mostly rounding;
-    it is not used: it is kept out of the elimination of those after it, which is then left to a further pass, where it
-    has been made long again. Nearly means within its block, or so near in all passes so far that it may turn out to be
-    nothing in the next one; had it been used, those after it would have lost a direction to it.
+    If a row is nearly in the span of earlier rows, its pivot (squared distance) is mostly rounding error. Such a row is
+    not used to eliminate later rows in this pass; a further pass does that after the row has been normalised. Otherwise
+    later rows could lose a direction to a row that the next pass finds to be zero.
 
     Args:
-      gram: `[*batch, b, b]`, of rows that were of length one at the start of the pass.
-      certain: `[*batch, b]`, pivots above this are not nothing: what is left of the row over all passes is far from
-        rounding, or the row has not become much shorter in this one.
+      gram: `[*batch, b, b]`, of rows that were unit rows at the start of the pass.
+      certain: `[*batch, b]`; a row with a pivot above this is certainly not zero: its remainder over all passes is far
+        above rounding error, or the row has not become much shorter in this pass.
     Returns:
       `(factors [*batch, b, b], usable [*batch, b], clean [*batch, b])`.
     """
@@ -229,8 +229,8 @@ def _elimination(gram: Array, certain: Array) -> tuple[Array, Array, Array]:
 def _eliminated(gram: Array, least: Array) -> tuple[Array, Array]:
     """M and the pivots; a row whose pivot is not above `least` is not used.
 
-    [A B^T; B C]: with M A M^T = D, rows of the second half are freed of the first by P = B M^T D^-1 M, which leaves
-    C - P B^T. Products of four numbers are written out as sums: two or three kernels where `@` would be one each.
+    [A B^T; B C]: with M A M^T = D, the first half is eliminated from the second by P = B M^T D^-1 M, which leaves
+    C - P B^T. Products of length four are written as sums, which fuse into two or three kernels instead of one per `@`.
     """
     size = gram.shape[-1]
     half = _NUMBERS * (-(-size // _NUMBERS) // 2)
@@ -248,7 +248,7 @@ def _eliminated(gram: Array, least: Array) -> tuple[Array, Array]:
 
 
 def _eliminated_by_number(gram: Array, least: Array) -> tuple[Array, Array]:
-    """Number by number, each an array over the batch: of four rows, the compiler makes one kernel of it all."""
+    """Eliminates entry by entry, each an array over the batch; for four rows this compiles to a single kernel."""
     size = gram.shape[-1]
     left = {(i, j): gram[..., i, j] for i in range(size) for j in range(i + 1)}
     share: dict[tuple[int, int], Array] = {}
@@ -273,7 +273,7 @@ def _product(a: Array, b: Array) -> Array:
 
 
 def _without(rows: Array, basis: _Basis) -> Array:
-    """What of `rows` is beyond the span of the usable rows of a basis."""
+    """The part of `rows` that is orthogonal to the usable rows of a basis."""
     shares = rows @ _transposed(jnp.where(basis.usable[..., None], basis.rows, 0))
     return rows - shares @ basis.rows
 
@@ -283,15 +283,15 @@ def _transposed(matrix: Array) -> Array:
 
 
 def _unit(rows: Array) -> tuple[Array, Array]:
-    """Each row over its length, and the log of that; a zero row stays zero, its log is -inf."""
+    """Normalises each row; also returns the log of its length. A zero row stays zero, with a log of -inf."""
     info = jnp.finfo(rows.dtype)
     squares = (rows * rows).sum(-1)
-    odd = (squares < float(info.tiny) / float(info.eps) ** 2) | (squares > info.max / 8)  # and no NaN
+    odd = (squares < float(info.tiny) / float(info.eps) ** 2) | (squares > info.max / 8)  # False for NaN
 
     def by_largest(state: tuple[Array, Array, Array, Array]):
         rows, _, _, _ = state
         largest = jnp.abs(rows).max(-1)
-        # XLA flushes subnormals: they count as zero
+        # XLA flushes subnormals, so they count as zero
         scale = jnp.where(largest < info.tiny, 1, jnp.minimum(largest, info.max / 8))
         rows = rows * jnp.where(largest < info.tiny, 0, 1 / scale)[..., None]
         return rows, (rows * rows).sum(-1), jnp.log(scale), jnp.array(False)

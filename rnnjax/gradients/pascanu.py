@@ -1,17 +1,17 @@
-"""Pascanu's Ω: a price on steps that shorten or lengthen the gradient on its way back.
+"""Pascanu's Ω: a penalty on steps that change the norm of the gradient on its way back.
 
     Ω = Σ_t (q_t - 1)²        q_t = ‖J_t^T a_t‖ / ‖a_t‖        a_t = dL/d(carry_t),   J_t = ∂carry_t/∂carry_{t-1}
 
-so it asks J_t to keep the norm in the one direction in which the error comes, not in all of them.
+So J_t should preserve the norm in the direction of the error, but not necessarily in other directions.
 
-Its derivative is the paper's "immediate" one: the states and a_t are constants, though they too depend on the
-parameters. Only J_t is differentiated, and of it only the recurrent matmuls: with r = h W the product with the carry
-and the gates what lies around it,
+The derivative is the paper's "immediate" one: the states and a_t are treated as constants, although they depend on the
+parameters. Only the recurrent matmuls in J_t are differentiated. With r = h W the product with the carry, and the gates
+the rest of the step,
 
     J_t^T a = C_t^T a + W^T S_t^T a            C_t = ∂gates/∂carry,   S_t = ∂gates/∂r
 
-the slopes C_t and S_t are constants too. For an Elman cell that is dΩ/dW_h at fixed tanh'(z_t), eq. 10 of the paper.
-`through="step"` keeps the states and a_t, and differentiates all of J_t in all parameters of the step.
+where C_t and S_t are constants too. For an Elman cell this is dΩ/dW_h at fixed tanh'(z_t), eq. 10 of the paper.
+`through="step"` also fixes the states and a_t, but differentiates J_t with respect to all parameters of the step.
 
 Reference: Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, ICML 2013, eq. 9, 10.
 """
@@ -31,16 +31,16 @@ from rnnjax.gradients.sequence import Loss, check_no_clipping, in_input_order, o
 from rnnjax.gradients.stages import Stages, linear_product
 
 Through = Literal["mix", "step"]
-"""What of J_t is differentiated; see above."""
+"""Which part of J_t is differentiated; see above."""
 
 
 class NormRatios(NamedTuple):
-    """How each step stretches the adjoint on its way back.
+    """The factor by which each step changes the norm of the adjoint.
 
     Attributes:
-      ratio: `[T, *batch]`, q_t = ‖J_t^T a_t‖ / ‖a_t‖; 1 where it does not count; NaN where a_t is (see `Adjoint`).
-      counts: `[T, *batch]` booleans: False at steps that `lengths` or `mask` hides, at resets, where no gradient goes
-        on, and where a_t is zero or below the floor, as after the last step that the loss looks at.
+      ratio: `[T, *batch]`, q_t = ‖J_t^T a_t‖ / ‖a_t‖; 1 where it does not count; NaN where a_t is NaN (see `Adjoint`).
+      counts: `[T, *batch]` booleans: False at masked steps, at resets, which pass no gradient, and where a_t is zero or
+        below the floor, for example after the last step that the loss depends on.
     """
 
     ratio: Array
@@ -63,23 +63,24 @@ def omega(
     resets: ArrayLike | None = None,
     reverse: bool = False,
 ) -> Array:
-    """Ω = Σ_t (q_t - 1)², averaged over rows; add it to the loss, times a weight, and differentiate.
+    """Ω = Σ_t (q_t - 1)², averaged over rows; add it to the loss with a weight, and differentiate.
 
-    Nothing but J_t has a gradient: none reaches the parameters of a readout inside `loss`, nor `carry` and `xs`. It
-    takes about as long as the loss and its gradient once more.
+    Only J_t is differentiated: `carry`, `xs` and the parameters of a readout inside `loss` receive no gradient. It
+    costs about as much as the loss and its gradient.
 
     Args:
       cell, params, xs, loss, carry, lengths, mask, resets, reverse: as in `rnnjax.gradients.adjoint`.
-      through: what is differentiated: "mix", as in the paper, the recurrent matmul at fixed slopes; "step", J_t as it
-        depends on all parameters, at fixed states and adjoints. The value is the same.
-      average: the mean over all the steps that count, of all rows together, in place of Σ_t. The authors' code does
-        so, and its weights (4 for temporal order) belong to that.
-      floor: steps where ‖a_t‖ is below it do not count; it is in units of the loss's gradient. (In the authors' code
-        1e-10; here an adjoint has a direction however short it is.)
+      through: "mix" differentiates the recurrent matmul at fixed gate derivatives, as in the paper; "step"
+        differentiates J_t with respect to all parameters, at fixed states and adjoints. The value is the same.
+      average: take the mean over all counted steps of all rows instead of Σ_t. The authors' code does this, and its
+        weights (4 for temporal order) are for this version.
+      floor: steps where ‖a_t‖ is below it do not count; in units of the loss's gradient. (The authors' code uses 1e-10;
+        here, even tiny adjoints have a direction.)
     Returns:
-      A scalar, at least zero; NaN where the adjoint is, as where the trajectory leaves floating point.
+      A non-negative scalar; NaN if the adjoint is, for example because the trajectory is not finite.
     Raises:
-      TypeError, ValueError: as `rnnjax.gradients.adjoint`; an unknown `through`; "mix" for a cell without one.
+      TypeError, ValueError: as `rnnjax.gradients.adjoint`; also if `through` is unknown, or "mix" and the cell has no
+        separate matmul with the carry.
 
     Example: h_t = w h_{t-1} over three steps; q_t = |w| = ½ each, so Ω = 3/4 and dΩ/dw = 3 · 2 (w - 1) = -3.
 
@@ -115,14 +116,14 @@ def norm_ratios(
     resets: ArrayLike | None = None,
     reverse: bool = False,
 ) -> NormRatios:
-    """q_t = ‖J_t^T a_t‖ / ‖a_t‖ at every step, differentiable as `omega` is: for prices of your own.
+    """q_t = ‖J_t^T a_t‖ / ‖a_t‖ at every step, differentiable like `omega`; use it for your own penalties.
 
     Args:
-      As `omega`.
+      As for `omega`.
     Returns:
       `NormRatios`, in input order.
 
-    Example: as the authors' code has it, with squared norms.
+    Example: with squared norms, as in the authors' code.
 
       >>> import rnnjax
       >>> cell = rnnjax.Elman(8, w_h=rnnjax.initializers.Normal())
@@ -152,7 +153,7 @@ def norm_ratios(
     else:
         back = _through_weights(stages, params, carries, inputs.x, arriving, ndim)
     ratio = only_known(_norm(back, ndim), ~jnp.isnan(found.log_norm[1:]))
-    # compared this way round, a NaN counts and shows
+    # written so that NaN counts and becomes visible
     counts = ~(found.log_norm[1:] <= (-jnp.inf if floor == 0 else math.log(floor)))
     if inputs.counts is not None:
         counts &= inputs.counts
@@ -163,7 +164,7 @@ def norm_ratios(
 
 
 def _through_weights(stages: Stages, params: PyTree, carries: PyTree, xs: Array, directions: PyTree, ndim: int):
-    """J^T δ of every step, a function of the weights that multiply the carry alone: slopes of gates are held."""
+    """J^T δ of every step as a function of the recurrent weights only, with constant gate derivatives."""
     weights = stages.weights(params)
 
     def one(weights: list[list[Array]], carry: list[Array], x: Array, direction: list[Array]) -> list[Array]:
@@ -186,7 +187,7 @@ def _through_weights(stages: Stages, params: PyTree, carries: PyTree, xs: Array,
 
 
 def _norm(tree: PyTree, batch_ndim: int) -> Array:
-    """Euclidean over all leaves of a row; the gradient of the norm of zero is zero, as a dead ReLU's should be."""
+    """The Euclidean norm over all leaves of a row; its gradient at zero is zero, as needed for a dead ReLU."""
     squares = sum((leaf * leaf).sum(axis=tuple(range(batch_ndim, leaf.ndim))) for leaf in jax.tree.leaves(tree))
     zero = squares == 0
     return jnp.where(zero, jnp.zeros_like(squares), jnp.sqrt(jnp.where(zero, jnp.ones_like(squares), squares)))
@@ -197,10 +198,10 @@ def _check(cell: Any, params: PyTree, xs: ArrayLike, through: Any, floor: Any) -
     if through not in get_args(Through):
         raise ValueError(f"through is {through!r}; choose one of {', '.join(map(repr, get_args(Through)))}.")
     if not (isinstance(floor, int | float) and math.isfinite(floor) and floor >= 0):
-        raise ValueError(f"floor is {floor!r}; it must be a finite number, zero or above.")
+        raise ValueError(f"floor is {floor!r}; it must be a finite, non-negative number.")
     if through == "mix" and not _multiplies_its_carry(cell, params, xs):
         raise ValueError(
-            f"through is 'mix', but {cell!r} has no matmul with the carry apart from the rest of its step; "
+            f"through is 'mix', but {cell!r} has no matmul with the carry that is separate from the rest of its step; "
             "use through='step', which differentiates the whole step."
         )
 

@@ -1,23 +1,23 @@
-"""What the instruments follow: a sequence made ready, a step whose slopes are accurate, and which steps are finite.
+"""Shared parts of `rnnjax.gradients`: prepared sequences, steps with accurate derivatives, and finite steps.
 
-A sequence is checked, masked, and turned so that time runs forwards (`prepare`).
+`prepare` checks a sequence, applies masks, and puts it into scan order.
 
-JAX differentiates tanh as (1 + y)(1 - y) and the logistic function as y (1 - y), from the rounded y. At |x| = 8 that is
-6% off in float32, and it is exactly zero from 10 on (19 in float64), where the true slope is small but no zero: 1.7e-17
-at |x| = 20. An instrument for decaying gradients would call that a gradient that is gone. In an `AccurateCell` a step's
-equations are evaluated with the slopes
+JAX differentiates tanh as (1 + y)(1 - y) and the logistic function as y (1 - y), with the rounded y. In float32 this
+has an error of 6% at |x| = 8, and is exactly zero from |x| = 10 on (19 in float64), where the true derivative is small
+but
+nonzero: 1.7e-17 at |x| = 20. A measurement would take this for a vanished gradient. An `AccurateCell` evaluates a step
+with the derivatives
 
     tanh'(x) = 4 e^(-2|x|)/(1 + e^(-2|x|))²            σ'(x) = e^(-|x|)/(1 + e^(-|x|))²
 
-which hold every digit as far as floating point reaches (|x| = 350, in float32 43). The cells and the engines, whose
-derivative is the one that training sees, are left as they are.
+which are accurate throughout the range of floating point (|x| = 350, in float32 43). Cells and engines, which training
+uses, keep JAX's derivatives.
 
-A step is finite where its input is, the carry before and after it, and, for instruments that follow a loss, its output.
-A masked step holds its carry and counts as finite. The Jacobian of a step that is not finite is unknown, and what a
-program computes for it need not show that: the slope of a ReLU is 0 where it is given NaN, so a trajectory that
-overflows would look like one whose units are all off. So instruments give NaN for everything that passes through such a
-step (`only_known`), and the number of finite steps beside it. Only a derivative that depends on neither carry nor input
-is right all the same: that of a linear network, at any depth.
+A step is finite if its input, the carry before and after it, and, for a gradient of a loss, its output are finite. A
+masked step counts as finite. The Jacobian of a non-finite step is unknown, but the computed one may look normal: the
+derivative of a ReLU at NaN is 0, so an overflowing trajectory would look like one with inactive units. Therefore
+results that pass through a non-finite step are NaN (`only_known`), and the number of finite steps is returned too. A
+derivative that depends on neither carry nor input, as in a linear network, remains correct.
 """
 
 import dataclasses
@@ -36,16 +36,16 @@ from rnnjax.cell import Cell, PyTree
 from rnnjax.gradients.adjoint_clipping import ClippedAdjoint
 
 Loss = Callable[[PyTree], Array]
-"""A scalar function of the outputs `ys` `[T, *batch, ...]`; it may weigh every step."""
+"""A scalar function of the outputs `ys` `[T, *batch, ...]`, which may use every step."""
 
 
 class Sequence(NamedTuple):
-    """What `adjoint` and its kin work on.
+    """A prepared sequence.
 
     Attributes:
       carry: the carry before the first step.
       inputs: leaves `[T, *batch, ...]` in scan order.
-      loss: of the outputs in scan order (the user's is of the outputs in input order).
+      loss: a function of the outputs in scan order (the user's loss takes outputs in input order).
     """
 
     carry: PyTree
@@ -68,11 +68,11 @@ def prepare(
     resets: ArrayLike | None,
     reverse: bool,
 ) -> Sequence:
-    """Checks everything that `rnnjax.unroll` checks, and what a gradient needs beyond it.
+    """Makes all checks of `rnnjax.unroll`, and those needed for gradients.
 
     Raises:
-      TypeError: the cell has no single step (`Bidirectional`), the carry is not float32 or float64.
-      ValueError: as `rnnjax.unroll`; and, once it is called, a loss that is not one real number.
+      TypeError: the cell has no single step (`Bidirectional`), or the carry is not float32 or float64.
+      ValueError: as in `rnnjax.unroll`; also, when the loss is called, if it is not a real scalar.
     """
     check_has_step(cell)
     xs = checked_xs(xs)
@@ -97,33 +97,33 @@ def prepare(
 
 
 def check_has_step(cell: Cell) -> None:
-    """Raises TypeError where there is no single carry to follow, or no step that could be followed."""
+    """Raises TypeError if the cell has no single step and carry."""
     check_cell(cell)
     if not hasattr(cell, "step"):
         raise TypeError(
-            f"{cell!r} has no single step, so no single carry whose gradient could be followed; take its halves one by "
-            "one: the loss of one half is yours as a function of that half's outputs, with the other's held fixed."
+            f"{cell!r} has no single step, and so no single carry; measure its two cells one by one: use your loss as "
+            "a function of the outputs of one cell, with the other's held fixed."
         )
 
 
 def check_no_clipping(cell: Any) -> None:
-    """Raises TypeError for a cell that clips, or that holds one which does."""
+    """Raises TypeError for a cell that clips its adjoint, or that contains one."""
     for held in held_cells(cell):
         if isinstance(held, ClippedAdjoint):
             raise TypeError(
-                f"{held!r} clips its adjoint, and what is clipped depends on the length that is divided out here; pass "
-                "the cell that it holds, or use `rnnjax.gradients.adjoint_by_perturbation`, which clips as it goes."
+                f"{held!r} clips its adjoint, which depends on the norm that is divided out here; pass the wrapped "
+                "cell, or use `rnnjax.gradients.adjoint_by_perturbation`, which gives the clipped adjoint."
             )
 
 
 def check_floating(carry: PyTree) -> None:
-    """Raises TypeError where a part of the carry has no gradient, or one whose norm its dtype cannot hold."""
+    """Raises TypeError if a part of the carry has no gradient, or a dtype with too little precision."""
     for path, leaf in jax.tree.leaves_with_path(carry):
         dtype, where = jnp.result_type(leaf), jax.tree_util.keystr(path)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise TypeError(
-                f"`carry`{where} is {dtype}; what is not floating point has no gradient: keep counters and flags out "
-                "of the carry (pass them in through `xs`), or make them float32."
+                f"`carry`{where} is {dtype}, which has no gradient: keep counters and flags out of the carry (pass "
+                "them in `xs`), or make them float32."
             )
         if dtype not in (jnp.float32, jnp.float64):
             raise TypeError(
@@ -133,12 +133,12 @@ def check_floating(carry: PyTree) -> None:
 
 
 def in_input_order(tree: PyTree, reverse: bool) -> PyTree:
-    """Leaves `[T, ...]` from scan order to input order, or back."""
+    """Converts leaves `[T, ...]` from scan order to input order, or back."""
     return jax.tree.map(lambda leaf: jnp.flip(leaf, 0), tree) if reverse else tree
 
 
 def inexact(tree: PyTree) -> list[Array]:
-    """The leaves that have a gradient; an output may also count, or be a flag."""
+    """The leaves that have a gradient; outputs may also include counters and flags."""
     return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
 
@@ -157,10 +157,10 @@ def gradient_of_outputs(loss: Loss, ys: PyTree) -> list[Array]:
 
 
 def outputs_in_carry(cell: Cell, params: PyTree, carry: PyTree, x: Array) -> list[int | None]:
-    """For each leaf of `inexact(y)`, which leaf of the carry it *is*, if any: the LSTM's y is its h.
+    """For each leaf of `inexact(y)`, the leaf of the carry that it equals, if any: the LSTM's y is its h.
 
-    Where the output is part of the carry, a change of the carry after step t changes y_t too, so dL/d(carry_t) has a
-    share straight from y_t. Read off the step's own trace: y and the carry are one variable there.
+    If the output is part of the carry, a change of carry_t also changes y_t, so y_t contributes directly to
+    dL/d(carry_t). In the traced step, y and the carry are then the same variable.
     """
     closed, (new_carry, y) = jax.make_jaxpr(cell.step, return_shape=True)(params, carry, x)
     origins = _origins(closed.jaxpr, [(id(variable),) for variable in closed.jaxpr.invars])
@@ -172,11 +172,11 @@ def outputs_in_carry(cell: Cell, params: PyTree, carry: PyTree, x: Array) -> lis
 
 
 _CALLS = ("jit", "pjit", "closed_call", "checkpoint", "remat2", "custom_jvp_call", "custom_vjp_call")
-"""What wraps a function without changing its values; inside, the same variable twice is still one value."""
+"""Primitives that wrap a function without changing its values."""
 
 
 def _origins(program: Any, given: list[tuple], path: tuple = ()) -> list[tuple]:
-    """A name for each output of a jaxpr, the same for two outputs that are one value, also where a step is jitted."""
+    """A name for each output of a jaxpr, which is the same for two equal outputs, also inside a jitted step."""
     known = {id(variable): origin for variable, origin in zip(program.invars, given, strict=True)}
 
     def origin(variable: Any) -> tuple:
@@ -194,7 +194,7 @@ def _origins(program: Any, given: list[tuple], path: tuple = ()) -> list[tuple]:
 
 @dataclasses.dataclass(frozen=True)
 class AccurateCell:
-    """What the instrument needs of a cell, its step with the slopes above; for `timed_step`."""
+    """The step and initial carry of a cell, with the derivatives above; for `timed_step`."""
 
     cell: Cell
 
@@ -206,16 +206,16 @@ class AccurateCell:
 
 
 def as_cell(accurate_cell: AccurateCell) -> Cell:
-    """For the type checker: `timed_step` asks a cell for no more than these two methods."""
+    """For the type checker: `timed_step` needs only these two methods of a cell."""
     return cast(Cell, accurate_cell)
 
 
 def accurate(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, in which tanh and the logistic function have the slopes above.
+    """The same function, in which tanh and the logistic function have the derivatives above.
 
-    Those inside a loop or a branch of the function's own (`lax.scan`, `lax.cond`) keep JAX's.
+    Inside the function's own loops and branches (`lax.scan`, `lax.cond`), they keep JAX's derivatives.
 
-    Example: at 20 the float32 slope of tanh is 1.7e-17, which JAX rounds to zero.
+    Example: at 20 the derivative of tanh is 1.7e-17, which JAX rounds to zero in float32.
 
       >>> float(jax.grad(jnp.tanh)(20.0)), float(jax.grad(accurate(jnp.tanh))(20.0))
       (0.0, 1.69934...e-17)
@@ -233,14 +233,14 @@ def accurate(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def accurate_rules(equations: list[Equation]) -> dict[Value, Callable[[Array], Array]]:
-    """For `evaluate`: the slopes above in place of those of every tanh and logistic function."""
+    """Rules for `evaluate` that give every tanh and logistic function the derivatives above."""
     instead = {"tanh": tanh, "logistic": logistic}
     return {eqn.output: instead[eqn.name] for eqn in equations if eqn.name in instead}
 
 
 @jax.custom_jvp
 def tanh(x: Array) -> Array:
-    """`jnp.tanh` with a derivative that does not cancel. Equal to it in value."""
+    """`jnp.tanh` with an accurate derivative."""
     return jnp.tanh(x)
 
 
@@ -253,7 +253,7 @@ def _tanh_jvp(primals, tangents):
 
 @jax.custom_jvp
 def logistic(x: Array) -> Array:
-    """`jax.nn.sigmoid` with a derivative that does not cancel. Equal to it in value."""
+    """`jax.nn.sigmoid` with an accurate derivative."""
     return jax.lax.logistic(x)
 
 
@@ -272,11 +272,11 @@ class Reads(NamedTuple):
 
 
 class FiniteSteps(NamedTuple):
-    """Each `[T, *batch]` booleans, in scan order.
+    """Which steps are finite, as `[T, *batch]` booleans in scan order.
 
     Attributes:
-      carry: whether the carry before and after a step is finite, and the output where there is one.
-      x: whether the input is.
+      carry: whether the carry before and after the step is finite, and the output if there is one.
+      x: whether the input is finite.
     """
 
     carry: Array
@@ -284,21 +284,21 @@ class FiniteSteps(NamedTuple):
 
     @property
     def count(self) -> Array:
-        """`[*batch]` int32, how many steps are finite."""
+        """`[*batch]` int32, the number of finite steps."""
         return (self.carry & self.x).sum(0, dtype=jnp.int32)
 
     def known(self, reads: Reads) -> Array | None:
-        """`[T, *batch]`, at which steps a derivative that depends on this is known; None: at all of them."""
+        """`[T, *batch]`, whether a derivative with these dependencies is known at each step; None: at all steps."""
         flags = [flag for flag, read in zip(self, reads, strict=True) if read]
         return functools.reduce(jnp.logical_and, flags) if flags else None
 
 
 def finite_steps(inputs: StepInput, carries: PyTree, last: PyTree, ys: list[Array]) -> FiniteSteps:
-    """Of a trajectory in scan order.
+    """The finite steps of a trajectory in scan order.
 
     Args:
       inputs: leaves `[T, *batch, ...]`.
-      carries: before each step, leaves `[T, *batch, ...]`; `last`: after the last one.
+      carries: the carries before each step, leaves `[T, *batch, ...]`; `last`: the carry after the last step.
       ys: floating outputs, `[T, *batch, ...]`.
     """
     ndim = inputs.x.ndim - 1
@@ -311,13 +311,13 @@ def finite_steps(inputs: StepInput, carries: PyTree, last: PyTree, ys: list[Arra
 
 
 def rows_finite(tree: PyTree, batch_ndim: int) -> Array:
-    """`[*batch]`, whether a row is finite in all leaves `[*batch, ...]`."""
+    """`[*batch]`, whether each row is finite in all leaves `[*batch, ...]`."""
     flags = [jnp.isfinite(leaf).all(tuple(range(batch_ndim, leaf.ndim))) for leaf in jax.tree.leaves(tree)]
     return functools.reduce(jnp.logical_and, flags)
 
 
 def derivative_reads(derivative: Callable[..., Any], carry: PyTree, x: Any, *more: PyTree) -> list[Reads]:
-    """What each leaf of `derivative(carry, x, *more)` depends on, by its equations."""
+    """The dependencies of each leaf of `derivative(carry, x, *more)`, from its jaxpr."""
     program = traced(derivative, *jax.tree.map(_shape, (carry, x, *more)))[0]
     carries = len(jax.tree.leaves(carry))
     of_carry, of_x = set(program.inputs[:carries]), program.inputs[carries]
@@ -331,10 +331,10 @@ def derivative_reads(derivative: Callable[..., Any], carry: PyTree, x: Any, *mor
 def pullback_reads(
     cell: Cell, params: PyTree, inputs: StepInput, carry: PyTree, followed: Callable[[PyTree], list[Array]]
 ) -> tuple[Reads, PyTree]:
-    """What dL/d(carry) of a step depends on, and dL/dθ for each parameter: a `Reads`, and the parameters' tree of them.
+    """The dependencies of a step's dL/d(carry), and of dL/dθ for each parameter: a `Reads`, and a tree of `Reads`.
 
     Args:
-      followed: of an output, the leaves that a loss may depend on.
+      followed: selects the leaves of an output that a loss may depend on.
     """
     leaves, tree = jax.tree.flatten(params)
     floating = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
@@ -363,9 +363,10 @@ def any_reads(each: list[Reads]) -> Reads:
 
 
 def known_boundaries(known: Array | None, resets: Array | None) -> Array | None:
-    """`[T + 1, *batch]`: whether dL/d(carry) is known there; not where it passes through a step that is not.
+    """`[T + 1, *batch]`: whether dL/d(carry) is known at each boundary, which requires all steps that it passes
+    through.
 
-    Nothing passes through a reset, so what comes after it does not matter.
+    Nothing passes through a reset, so later steps do not matter there.
     """
     if known is None:
         return None
@@ -381,7 +382,7 @@ def known_boundaries(known: Array | None, resets: Array | None) -> Array | None:
 
 
 def only_known(tree: PyTree, known: Array | None) -> PyTree:
-    """The tree, leaves `[*known, ...]`, as NaN where it is not known: in value and derivative."""
+    """Sets leaves `[*known, ...]` to NaN where they are not known, in value and derivative."""
     if known is None:
         return tree
     factor = jnp.where(known, 1.0, jnp.nan)

@@ -1,17 +1,17 @@
-"""Why a gradient shrinks at a step: units that saturate, or a weight matrix that turns it the wrong way.
+"""Why a gradient shrinks at a step: saturated units, or a poorly aligned weight matrix.
 
-A step is gates over the carry and the products with it, carry_t = gates(carry_{t-1}, x_t, r_1, r_2, ...), with
-r_i = m_i W_i, so its transposed Jacobian has two kinds of parts. With δ a unit adjoint after the step,
+A step consists of gates and products with the carry, carry_t = gates(carry_{t-1}, x_t, r_1, r_2, ...) with r_i = m_i
+W_i, so its transposed Jacobian has two parts. With δ a unit adjoint after the step,
 
     d = (∂gates/∂carry)^T δ      the direct path: forget gates, update gates, leaks
     s = (∂gates/∂r)^T δ          the path through the pre-activations
-    J^T δ = d + what the products, and gates between them, make of s: (∂r/∂carry)^T s
+    J^T δ = d + (∂r/∂carry)^T s, where the products, and gates between them, act on s
 
     log ‖J^T δ‖  =  log ‖(d, s)‖  +  log (‖J^T δ‖ / ‖(d, s)‖)
       growth         saturation        alignment
 
-The first is what the slopes of the gates leave, before any weight has acted; the second what the weights, and the sum
-of both paths, make of that. For an Elman network d is zero and they are log ‖φ' ∘ δ‖ and log ‖W2 s‖/‖s‖.
+Saturation is the effect of the gates' derivatives, before any weight acts; alignment is the effect of the weights, and
+of the sum of both paths. For an Elman network d is zero, and they are log ‖φ' ∘ δ‖ and log ‖W2 s‖/‖s‖.
 """
 
 from typing import NamedTuple
@@ -28,16 +28,16 @@ from rnnjax.numerics import normalise
 
 
 class Split(NamedTuple):
-    """Of each step of an adjoint, in nats; growth = saturation + alignment.
+    """The split of each step's growth of the adjoint, in nats; growth = saturation + alignment.
 
-    A masked step passes everything on (all three are 0), a reset nothing (growth and saturation are -inf).
-    All four are NaN where the adjoint after the step is.
+    At a masked step all three are 0; at a reset, growth and saturation are -inf. All four are NaN where the adjoint
+    after the step is NaN.
 
     Attributes:
       growth: `[T, *batch]`, log ‖J_t^T δ_t‖, δ_t the unit adjoint after step t.
-      saturation: `[T, *batch]`, the part through the gate; -inf where every unit is shut.
-      alignment: `[T, *batch]`, the part through the weights; 0 where there is nothing left to align.
-      direct: `[T, *batch]` in 0 .. 1, ‖d‖²/‖(d, s)‖²: how much of what the gate lets through bypasses the weights.
+      saturation: `[T, *batch]`, the effect of the gates; -inf where every unit is inactive.
+      alignment: `[T, *batch]`, the effect of the weights; 0 where saturation is -inf.
+      direct: `[T, *batch]` in 0 .. 1, ‖d‖²/‖(d, s)‖²: the share that bypasses the weights.
     """
 
     growth: Array
@@ -50,12 +50,12 @@ def split_of(cell: Cell, params: PyTree, carries: PyTree, inputs: StepInput, dir
     """The split of every step, all T at once.
 
     Args:
-      carries: before each step, leaves `[T, *batch, ...]`.
+      carries: the carries before each step, leaves `[T, *batch, ...]`.
       inputs: leaves `[T, *batch, ...]`.
       directions: unit adjoints after each step, the carry's tree, leaves `[T, *batch, ...]`.
-      known: `[T, *batch]`, where these are known; elsewhere all is NaN.
+      known: `[T, *batch]`, where these are known; elsewhere the result is NaN.
     Raises:
-      TypeError: the step does not come apart.
+      TypeError: the step cannot be split into gates and products.
     """
     ndim = inputs.x.ndim - 1  # time counts as a batch axis
     stages = Stages(cell, params, carries, inputs.x, ndim)
@@ -73,7 +73,7 @@ def split_of(cell: Cell, params: PyTree, carries: PyTree, inputs: StepInput, dir
     (d, _), saturation = normalise((d, s), ndim)
     growth = normalise(passed, ndim)[1]
     shut = saturation == -jnp.inf
-    alignment = jnp.where(shut, 0, growth - jnp.where(shut, 0, saturation))  # no inf - inf on the way
+    alignment = jnp.where(shut, 0, growth - jnp.where(shut, 0, saturation))  # avoids inf - inf
     direct = jnp.exp(2 * normalise(d, ndim)[1])
     found = only_known(Split(saturation + alignment, saturation, alignment, direct), known)
     if inputs.counts is not None:

@@ -1,6 +1,6 @@
-"""A step as gates between its products with the carry, for the instruments that look at the two apart.
+"""Splits a step into gates and products with the carry, for measurements that treat them separately.
 
-r_i = m_i W_i        m_1 = a leaf of the carry, or like every later m_i something computed in the step
+r_i = m_i W_i        m_1 = a leaf of the carry, or, like every later m_i, a value computed in the step
 carry_t = gates(carry_{t-1}, x_t, r_1, r_2, ...)
 """
 
@@ -17,14 +17,14 @@ from rnnjax.gradients.sequence import accurate_rules
 
 
 class Stages:
-    """The step of a cell for one row, at parameters, in its two kinds of parts; carries are lists of leaves.
+    """The step of a cell for one row and given parameters, split into gates and products; carries are lists of leaves.
 
     Raises:
-      TypeError: its equations cannot be taken apart.
+      TypeError: the step cannot be split.
     """
 
     def __init__(self, cell: Cell, params: PyTree, carry: PyTree, x: Array, batch_ndim: int):
-        """`carry` and `x` have `batch_ndim` leading axes."""
+        """`carry` and `x` have `batch_ndim` batch axes."""
 
         def row(leaf: Array) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(leaf.shape[batch_ndim:], leaf.dtype)
@@ -32,7 +32,7 @@ class Stages:
         found = read(cell, params, jax.tree.map(row, carry), row(x), batched=batch_ndim > 0, together=False)
         obstacle = found.reading.only_scan or found.reading.own_rule
         if obstacle is not None and obstacle != NOTHING_LEAVES:
-            raise TypeError(f"{cell!r} has a step that does not come apart: {obstacle}.")
+            raise TypeError(f"{cell!r} has a step that cannot be split into gates and products: {obstacle}.")
         self.reading, self.closed_over = found
         self.fixed = self.reading.fixed_values(params, self.closed_over)
         self.rules = accurate_rules(self.reading.inside)
@@ -42,7 +42,7 @@ class Stages:
         return self.reading.products
 
     def run(self, carry: list[Any], x: Any, rs: list[Any] | None = None) -> tuple[list[Any], list[Any], list[Any]]:
-        """`(carry_t, left sides of the products, what the products give)`; with `rs`, these instead of the latter."""
+        """`(carry_t, left operands of the products, results of the products)`; `rs` replaces the results, if given."""
         reading = self.reading
         env: dict[Any, Any] = dict(zip(reading.fixed, self.fixed, strict=True))
         env.update(zip(reading.carry, carry, strict=True))
@@ -54,7 +54,7 @@ class Stages:
         return new, [env[p.left] for p in reading.products], [env[p.out] for p in reading.products]
 
     def weights(self, params: PyTree) -> list[list[Array]]:
-        """What each product multiplies with, and adds, at these parameters."""
+        """The weights and biases of each product, for these parameters."""
         values = dict(zip(self.reading.fixed, self.reading.fixed_values(params, self.closed_over), strict=True))
         return [[values[v] for v in p.fixed] for p in self.products]
 

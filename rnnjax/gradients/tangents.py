@@ -1,7 +1,7 @@
-"""Perturbations of a carry, pushed forwards through steps: the action of Jacobians that are never written down.
+"""Propagates perturbations of a carry forwards through steps, by Jacobian-vector products.
 
-A perturbation of a row's whole carry is a vector of n numbers, all leaves side by side (for an LSTM h, then c). Every
-row of a batch is followed apart: a cell acts on each row alone.
+A perturbation of a row's carry is a vector of n numbers, with all leaves concatenated (for an LSTM h, then c). Rows of
+a batch are independent.
 """
 
 import functools
@@ -37,11 +37,11 @@ class Flow(NamedTuple):
     """A driven recurrence as a map of its carry.
 
     Attributes:
-      carry: before the first step, leaves `[*batch, ...]`.
+      carry: the carry before the first step, leaves `[*batch, ...]`.
       xs: `[T, *batch, D]`.
-      step: `(carry, x) -> carry`, with slopes of tanh and the logistic function that stay right where they saturate.
-      size: n, the numbers in a row's carry.
-      reads: what its Jacobian depends on.
+      step: `(carry, x) -> carry`, with accurate derivatives of saturated units.
+      size: n, the size of a row's carry.
+      reads: the dependencies of its Jacobian.
     """
 
     carry: PyTree
@@ -59,29 +59,29 @@ class Flow(NamedTuple):
         return jnp.result_type(jax.tree.leaves(self.carry)[0])
 
     def finite_steps(self, after: Array) -> FiniteSteps:
-        """From whether the carry after each step is finite, `[T, *batch]`, as `push` says."""
+        """The finite steps, given whether the carry after each step is finite, `[T, *batch]`, from `push`."""
         batch_ndim = len(self.batch_shape)
         before = jnp.concatenate([rows_finite(self.carry, batch_ndim)[None], after[:-1]])
         return FiniteSteps(before & after, rows_finite(self.xs, batch_ndim + 1))
 
 
 def flow_of(cell: Cell, params: PyTree, carry: PyTree | None, xs: ArrayLike) -> Flow:
-    """Checks what `rnnjax.unroll` checks, and that the carry can be perturbed.
+    """Makes the checks of `rnnjax.unroll`, and checks that the carry can be perturbed.
 
     Raises:
-      TypeError: the cell has no step; a part of the carry is not float32 or float64, such as a counter.
-      ValueError: shapes that do not fit; an input, where its values are known, that is not finite.
+      TypeError: the cell has no step, or a part of the carry, such as a counter, is not float32 or float64.
+      ValueError: shapes do not fit, or the input is not finite (if its values are known).
     """
     check_has_step(cell)
     xs = checked_xs(xs)
     if not isinstance(xs, Tracer):
-        # by NumPy: under jit, JAX would trace this of an input that is known all the same
+        # in NumPy, because under jit JAX would trace this even for a known input
         finite = np.isfinite(np.asarray(xs)).reshape(xs.shape[0], -1).all(-1)
         if not finite.all():
             first = int(finite.argmin())
             raise ValueError(
                 f"`xs` is not finite at {int((~finite).sum())} of {xs.shape[0]} steps, first at step {first}; "
-                "every exponent after it would be NaN: fill or cut out what is missing."
+                "every exponent after it would be NaN: fill or cut out missing values."
             )
     carry = cell.initial_carry(params, xs.shape[1:-1]) if carry is None else carry
     check_carry(cell, params, carry, xs)
@@ -99,12 +99,12 @@ def _tangent(cell: Cell, params: PyTree, carry: PyTree, x: Array, tangent: PyTre
 
 
 def push(flow: Flow, carry: PyTree, rows: Array, x: Array) -> tuple[PyTree, Array, Array]:
-    """One step of the carry, and of perturbations along with it.
+    """One step of the carry and its perturbations.
 
     Args:
       rows: `[*batch, k, n]`, k perturbations of each row's carry.
     Returns:
-      `(carry_t, J_t rows, finite [*batch])`, the last whether carry_t is finite.
+      `(carry_t, J_t rows, finite)`, where `finite` `[*batch]` tells whether carry_t is finite.
     """
     new_carry, linear = jax.linearize(lambda c: flow.step(c, x), carry)
     batch_ndim = len(flow.batch_shape)
@@ -114,13 +114,13 @@ def push(flow: Flow, carry: PyTree, rows: Array, x: Array) -> tuple[PyTree, Arra
 
 
 def flat(tree: PyTree, batch_ndim: int) -> Array:
-    """Leaves `[*batch, ...]` side by side: `[*batch, n]`."""
+    """Concatenates leaves `[*batch, ...]` to `[*batch, n]`."""
     leaves = [leaf.reshape(*leaf.shape[:batch_ndim], -1) for leaf in jax.tree.leaves(tree)]
     return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=-1)
 
 
 def unflat(rows: Array, like: PyTree, batch_ndim: int) -> PyTree:
-    """`[*leading, n]` as a tree like `like`, whose leaves have `batch_ndim` batch axes: leaves `[*leading, ...]`."""
+    """Splits `[*leading, n]` into a tree like `like` (with `batch_ndim` batch axes), with leaves `[*leading, ...]`."""
     return _as_trees(rows, like, batch_ndim)
 
 

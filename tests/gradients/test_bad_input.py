@@ -36,7 +36,7 @@ def test_two_directions_have_no_single_carry(function):
     cell = rnnjax.Bidirectional(GRU, rnnjax.LSTM(2))
     with pytest.raises(TypeError) as caught:
         function(cell, params_of(cell), XS, total)
-    says(caught.value, "Bidirectional", "no single step", "halves one by one")
+    says(caught.value, "Bidirectional", "no single step", "cells one by one")
     stack = rnnjax.Stack((cell, GRU))
     with pytest.raises(TypeError, match="no single step"):
         function(stack, params_of(stack), XS, total)

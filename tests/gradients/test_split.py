@@ -132,7 +132,7 @@ def test_a_step_that_does_not_come_apart_does_not_split():
 
     of = sample("elman_tanh")
     cell = rnnjax.StepCell(step, rnnjax.elman_initial_carry)
-    with pytest.raises(TypeError, match=r"a step that does not come apart: .*custom_vjp"):
+    with pytest.raises(TypeError, match=r"a step that cannot be split into gates and products: .*custom_vjp"):
         gradients.adjoint(cell, **of._asdict(), loss=lambda ys: ys.sum(), split=True)
 
 

@@ -1,6 +1,6 @@
-"""Closed forms to draw over measurements of gradient decay: plain NumPy in float64, or JAX where a measurement is.
+"""Closed forms for gradient decay, to compare with measurements: in NumPy with float64, or in JAX for given inputs.
 
-Rates and exponents are in nats per step. W_h ~ N(0, g²/H) with g the gain; the lag k = T - t counts steps back.
+Rates and exponents are in nats per step. W_h ~ N(0, g²/H) with gain g; the lag k = T - t counts steps back.
 """
 
 from rnnjax.gradients.theory.bounds import pascanu_bound

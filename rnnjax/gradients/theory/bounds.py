@@ -1,4 +1,4 @@
-"""What a weight matrix alone allows a gradient to do.
+"""Bounds on the gradient from the weight matrix alone.
 
 Reference: Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, ICML 2013, section 2.1.
 """
@@ -9,14 +9,13 @@ from numpy.typing import ArrayLike
 from rnnjax.gradients.theory.numbers import Numbers, checked, numbers
 
 STEEPEST = {"tanh": 1.0, "relu": 1.0, "linear": 1.0, "sigmoid": 0.25}
-"""γ, the largest slope of an activation."""
+"""γ, the largest derivative of an activation."""
 
 
 def pascanu_bound(w_h: ArrayLike, activation: str = "tanh") -> Numbers:
-    """log(γ λ_max), the most that a gradient can grow in a step; λ_max is the largest singular value of W_h.
+    """log(γ λ_max), the largest possible growth of a gradient per step; λ_max is the largest singular value of W_h.
 
-    Below 0 the gradient must vanish; it can explode only above 0, and need not. Exponents and growth over any lag
-    lie below it.
+    Below 0 the gradient must vanish; above 0 it may explode. All exponents and growth rates are below this bound.
 
     Args:
       w_h: `[..., H, H]`.
@@ -24,7 +23,7 @@ def pascanu_bound(w_h: ArrayLike, activation: str = "tanh") -> Numbers:
     Returns:
       `[...]` nats per step.
 
-    Example: with sigmoids a matrix of norm 2 can only vanish.
+    Example: with sigmoids, the gradient of a matrix of norm 2 must vanish.
 
       >>> float(np.exp(pascanu_bound([[2.0]], "sigmoid")))
       0.5

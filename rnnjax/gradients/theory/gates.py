@@ -1,4 +1,4 @@
-"""How fast a gate forgets: the cell state of an LSTM whose gates do not depend on the state.
+"""The decay of an LSTM's cell state if its gates do not depend on the state.
 
 c_t = σ(b_f) c_{t-1} + ...        dc_T/dc_t = σ(b_f)^k,   k = T - t
 """
@@ -15,7 +15,7 @@ def forget_gate_exponent(forget_bias: ArrayLike) -> Numbers:
     Args:
       forget_bias: b_f, numbers or an array.
     Returns:
-      Nats a step, without cancellation for large b_f.
+      Nats per step, without cancellation for large b_f.
 
     Example: a bias of zero is the vanishing gradient of 0.5^k.
 
@@ -26,7 +26,7 @@ def forget_gate_exponent(forget_bias: ArrayLike) -> Numbers:
 
 
 def forget_gate_time(forget_bias: ArrayLike) -> Numbers:
-    """τ = -1/log σ(b_f), the steps in which a gradient falls by a factor e.
+    """τ = -1/log σ(b_f), the number of steps in which a gradient decays by a factor e.
 
     Example:
 
@@ -37,13 +37,13 @@ def forget_gate_time(forget_bias: ArrayLike) -> Numbers:
 
 
 def chrono_decay(lag: ArrayLike, t_max: float) -> Numbers:
-    """What is left of the cell state's gradient after k steps under chrono initialisation, on average over units.
+    """The gradient of the cell state after k steps under chrono initialisation, averaged over units.
 
-        b_f = log u, u ~ U(1, T_max - 1):        E[(u/(1 + u))^k],   which is no exponential of k
+        b_f = log u, u ~ U(1, T_max - 1):        E[(u/(1 + u))^k],   which is not exponential in k
 
     Args:
       lag: k >= 0, numbers or an array.
-      t_max: T_max > 2, the longest dependency expected [steps].
+      t_max: T_max > 2, the longest expected dependency [steps].
     Returns:
       Numbers in (0, 1].
 
@@ -56,7 +56,7 @@ def chrono_decay(lag: ArrayLike, t_max: float) -> Numbers:
     """
     lag = checked("lag", lag, above=0, closed=True)
     t_max = float(checked("t_max", t_max, above=2))
-    # Gauss-Legendre in log(u), on panels narrow enough for any lag: the integrand is smooth there.
+    # Gauss-Legendre in log(u), on panels narrow enough for a smooth integrand at any lag.
     edges = np.linspace(0, np.log(t_max - 1), 33)
     nodes, weights = np.polynomial.legendre.leggauss(24)
     log_u = (edges[:-1, None] + edges[1:, None]) / 2 + np.diff(edges)[:, None] / 2 * nodes

@@ -1,7 +1,7 @@
-"""Spectra of linear networks: a Gaussian matrix drawn anew each step, and one matrix that is used again and again.
+"""Spectra of linear networks, with a new Gaussian matrix at each step or one reused matrix.
 
-The two are not the same. A recurrent network uses one W_h at every step, so the exponents of a linear one are the logs
-of the absolute eigenvalues of W_h; products of fresh matrices have the exponents of Newman.
+They differ: a recurrent network uses the same W_h at every step, so the exponents of a linear one are the logs of the
+absolute eigenvalues of W_h. Products of independent matrices have Newman's exponents.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ _EULER = 0.57721566490153286
 
 
 def ginibre_exponents(hidden_size: int, gain: float = 1.0) -> np.ndarray:
-    """All exponents of a product of fresh matrices W_t ~ N(0, g²/H), exact for every H.
+    """All exponents of a product of independent matrices W_t ~ N(0, g²/H), exact for every H.
 
         λ_i = ½ [log 2 + ψ((H - i + 1)/2)] + log(g/√H),   i = 1 .. H
 
@@ -67,7 +67,7 @@ def frozen_exponents(w_h: ArrayLike) -> np.ndarray:
     Returns:
       `[..., H]` nats per step, largest first; -inf for a zero eigenvalue.
 
-    Example: an orthogonal matrix, here a rotation, times s has log s throughout.
+    Example: s times an orthogonal matrix, here a rotation, has all exponents equal to log s.
 
       >>> frozen_exponents([[0.0, -2.0], [2.0, 0.0]]) / np.log(2)
       array([1., 1.])

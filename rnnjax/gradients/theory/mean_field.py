@@ -1,6 +1,6 @@
 """The Lyapunov exponents of a wide tanh network, autonomous or driven by noise.
 
-    h_t = tanh(x_t + h_{t-1} W_h),   W_h ~ N(0, g²/H),   x_t ~ N(0, σ²) anew in each unit and step
+    h_t = tanh(x_t + h_{t-1} W_h),   W_h ~ N(0, g²/H),   x_t ~ N(0, σ²) independent in each unit and step
 
 For large H the pre-activations are Gaussian and, in discrete time, independent from step to step. Their variance C
 solves C = g² E[tanh²(√C z)] + σ².
@@ -16,13 +16,13 @@ from rnnjax.gradients.theory.numbers import Numbers, bisect, checked, gaussian_m
 
 
 def tanh_variance(gain: ArrayLike, input_variance: ArrayLike = 0.0) -> Numbers:
-    """C, the variance of a unit's pre-activation once transients are over: C = g² E[tanh²(√C z)] + σ².
+    """C, the stationary variance of a unit's pre-activation: C = g² E[tanh²(√C z)] + σ².
 
     Args:
       gain: g > 0; numbers or an array.
       input_variance: σ² >= 0, of x_t W_x + b over units and steps; broadcasts against `gain`.
     Returns:
-      C. For an autonomous network (σ² = 0) the solution with activity, which exists for g > 1; else 0.
+      C. For an autonomous network (σ² = 0), the nonzero solution, which exists for g > 1; else 0.
 
     Example:
 
@@ -33,14 +33,14 @@ def tanh_variance(gain: ArrayLike, input_variance: ArrayLike = 0.0) -> Numbers:
 
 
 def tanh_lyapunov_exponent(gain: ArrayLike, input_variance: ArrayLike = 0.0) -> Numbers:
-    """λ₁ = ½ log(g² E[φ'(√C z)²]), φ' = 1 - tanh²: the leading exponent, of gradients forwards and backwards alike.
+    """λ₁ = ½ log(g² E[φ'(√C z)²]), φ' = 1 - tanh²: the leading exponent, forwards and backwards.
 
     Args:
-      As `tanh_variance`.
+      As for `tanh_variance`.
     Returns:
-      Nats a step. For an autonomous network with g <= 1 it is log g, the decay about the silent state.
+      Nats per step. For an autonomous network with g <= 1 it is log g, the decay rate around the zero state.
 
-    Example: published for g = 2 is 0.15472.
+    Example: the published value for g = 2 is 0.15472.
 
       >>> round(tanh_lyapunov_exponent(2.0), 5), round(tanh_lyapunov_exponent(2.0, 1.0), 5)
       (0.15472, 0.04598)
@@ -53,11 +53,11 @@ def tanh_mean_exponent(gain: ArrayLike, input_variance: ArrayLike = 0.0) -> Numb
     """The mean of all H exponents, log|det J|/H = log g - ½ + E[log φ'(√C z)].
 
     Args:
-      As `tanh_variance`.
+      As for `tanh_variance`.
     Returns:
-      Nats a step. The first two terms are log|det W_h|/H of a large Gaussian matrix.
+      Nats per step. The first two terms are log|det W_h|/H of a large Gaussian matrix.
 
-    Example: measured and published for N = 4096 and g = 2 is -1.15055.
+    Example: the published measurement for N = 4096 and g = 2 is -1.15055.
 
       >>> round(tanh_mean_exponent(2.0), 4)
       -1.149
@@ -67,9 +67,9 @@ def tanh_mean_exponent(gain: ArrayLike, input_variance: ArrayLike = 0.0) -> Numb
 
 
 def critical_gain(input_variance: ArrayLike = 0.0) -> Numbers:
-    """The gain at which λ₁ = 0, the edge of chaos of a driven network; 1 only where nothing drives it.
+    """The gain at which λ₁ = 0, the edge of chaos of a driven network; it is 1 only without input.
 
-    On the edge g² E[φ'²] = 1, so its gain and its input are both functions of C: σ² = C - E[tanh²]/E[φ'²].
+    On the edge g² E[φ'²] = 1, so gain and input variance are functions of C: σ² = C - E[tanh²]/E[φ'²].
 
     Args:
       input_variance: σ² >= 0, numbers or an array.
@@ -84,7 +84,7 @@ def critical_gain(input_variance: ArrayLike = 0.0) -> Numbers:
     def missing(variance: np.ndarray) -> np.ndarray:
         return input_variance - (variance - _mean_squared_activity(variance) / _mean_squared_slope(variance))
 
-    # σ² >= C - 0.75 √(2πC) - ..., so an edge lies below this.
+    # σ² >= C - 0.75 √(2πC) - ..., so the edge is below this
     variance = bisect(missing, np.zeros_like(input_variance), 2 * input_variance + 20)
     variance = np.where(input_variance == 0, 0, variance)
     return numbers(_mean_squared_slope(variance) ** -0.5)
@@ -100,7 +100,7 @@ def _variance(gain: np.ndarray, input_variance: np.ndarray) -> np.ndarray:
     def excess(variance: np.ndarray) -> np.ndarray:
         return gain**2 * _mean_squared_activity(variance) + input_variance - variance
 
-    # Concave in C: positive before the solution with activity and negative after it.
+    # concave in C: positive below the nonzero solution and negative above it
     found = bisect(excess, np.zeros_like(gain), gain**2 + input_variance)
     return np.where((input_variance == 0) & (gain <= 1), 0, found)
 

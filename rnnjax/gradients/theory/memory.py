@@ -1,4 +1,4 @@
-"""The curse of memory: a recurrence that remembers long is hard to learn even where its gradient does not explode.
+"""The curse of memory: a recurrence with a long memory is hard to learn even if its gradient does not explode.
 
 Reference: Zucchet and Orvieto, Recurrent neural networks: vanishing and exploding gradients are not the end of the
 story, NeurIPS 2024.
@@ -12,7 +12,7 @@ from rnnjax.gradients.theory.numbers import Numbers, checked, numbers
 
 
 class MemoryCurse(NamedTuple):
-    """Of h_t = λ h_{t-1} + x_t once transients are over.
+    """Stationary moments of h_t = λ h_{t-1} + x_t.
 
     Attributes:
       variance: E[h²].
@@ -24,7 +24,7 @@ class MemoryCurse(NamedTuple):
 
 
 def curse_of_memory(lam: ArrayLike) -> MemoryCurse:
-    """How strongly the state of a linear unit, and how much more its parameter's gradient, grows as λ goes to 1.
+    """The variance of a linear unit's state and of its parameter gradient, which grows much faster as λ goes to 1.
 
         h_t = λ h_{t-1} + x_t,  x_t ~ N(0, 1):    E[h²] = 1/(1 - λ²),    E[(∂h/∂λ)²] = (1 + λ²)/(1 - λ²)³
 

@@ -1,4 +1,4 @@
-"""What the closed forms share: numbers in, numbers out, and Gaussian means by quadrature."""
+"""Helpers of the closed forms: conversion of numbers, Gaussian means by quadrature, and bisection."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 Numbers = Any
-"""A float where all that came in were numbers, else a float64 array."""
+"""A float if all arguments are numbers, else a float64 array."""
 
 
 def checked(name: str, values: ArrayLike, *, above: float = -np.inf, below: float = np.inf, closed: bool = False):
-    """`values` as float64, all of them in the interval; `closed` counts the lower end in.
+    """`values` as float64, after checking that all are in the interval; `closed` includes the lower end.
 
     Raises:
-      ValueError: one of them is not a number, or lies outside.
+      ValueError: a value is NaN or outside the interval.
     """
     array = np.asarray(values, np.float64)
     inside = ((array >= above) if closed else (array > above)) & (array < below)
@@ -26,7 +26,7 @@ def checked(name: str, values: ArrayLike, *, above: float = -np.inf, below: floa
 
 
 def numbers(array: np.ndarray) -> Numbers:
-    """A 0-d array as a float."""
+    """Converts a 0-d array to a float."""
     array = np.asarray(array)
     return float(array) if array.ndim == 0 else array
 
@@ -34,8 +34,8 @@ def numbers(array: np.ndarray) -> Numbers:
 def gaussian_mean(function: Callable[[np.ndarray], np.ndarray], variance: np.ndarray) -> np.ndarray:
     """E[f(√v z)], z ~ N(0, 1), for an f that varies on the scale 1 and grows no faster than a power.
 
-    The trapezoidal rule in s, z = sinh(s)/√(1 + v): it converges geometrically for an analytic f, and the nodes lie
-    close where f changes and reach as far as the Gaussian does, for small variances and for 10^12 alike.
+    The trapezoidal rule in s, z = sinh(s)/√(1 + v), converges geometrically for an analytic f. Its nodes are dense
+    where f varies and cover the whole Gaussian, for variances from very small to 10^12.
 
     Args:
       function: elementwise.
@@ -53,7 +53,7 @@ def gaussian_mean(function: Callable[[np.ndarray], np.ndarray], variance: np.nda
 
 
 def bisect(function: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Where an elementwise function goes from positive at `low` to negative at `high`, to the last bit or so."""
+    """The root of an elementwise function that is positive at `low` and negative at `high`, almost to the last bit."""
     low, high = np.array(low, np.float64), np.array(high, np.float64)
     for _ in range(200):
         middle = (low + high) / 2
@@ -63,6 +63,6 @@ def bisect(function: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: 
 
 
 def log_sech_squared(x: np.ndarray) -> np.ndarray:
-    """log(1 - tanh²(x)), the log of tanh's slope: 2 (log 2 - |x| - log(1 + e^(-2|x|))), without cancellation."""
+    """log(1 - tanh²(x)), the log derivative of tanh: 2 (log 2 - |x| - log(1 + e^(-2|x|))), without cancellation."""
     x = np.abs(x)
     return 2 * (np.log(2) - x - np.log1p(np.exp(-2 * x)))
