@@ -8,13 +8,12 @@ It reads requests from its input and writes answers to its output, each one JSON
 
 Every answer is `{"error": "..."}` where the request failed. The process ends when its input does.
 
-`FORMS` are the steps that are timed, as a user would write them. They run with either version of rnnjax: `unroll` is
+The steps that are timed are written as a user would write them. They run with either version of rnnjax: `unroll` is
 called by the names of its arguments, which both have. A form is `forward(weights, xs) -> ys`; weights are cut or joined
-as the step wants them once per call, ahead of the loop, so that gradients come back in the problem's own layout.
+as the step needs them once per call, before the loop, so that gradients come back in the problem's own layout.
 """
 
 # pyright: reportMissingImports=false
-import functools
 import gc
 import json
 import os
@@ -34,87 +33,78 @@ from benchmarks.problems import Point, Problem, make_problem
 Forward = Callable[[Any, Any], Any]
 
 
-def built_in(problem: Problem) -> Forward:
-    cell_type, params_type = {
-        "lstm": (rnnjax.LSTM, rnnjax.LSTMParams),
-        "gru": (rnnjax.GRU, rnnjax.GRUParams),
-        "elman": (rnnjax.Elman, rnnjax.ElmanParams),
-    }[problem.cell]
-    forward = _unrolled(cell_type(problem.point.H))
-    return lambda weights, xs: forward(params_type(**weights), xs)
+def form(name: str, problem: Problem) -> Forward:
+    """The forward pass of "built-in", "bare", "bare, concatenated", "reset before", "... by lax.scan" or "haiku"."""
+    cell, H = problem.cell, problem.point.H
+    if name == "built-in":
+        built_in, params_type = {
+            "lstm": (rnnjax.LSTM, rnnjax.LSTMParams),
+            "gru": (rnnjax.GRU, rnnjax.GRUParams),
+            "elman": (rnnjax.Elman, rnnjax.ElmanParams),
+        }[cell]
+        return lambda weights, xs: _unrolled(built_in(H), params_type(**weights), xs)
+    if name == "haiku":
+        return haiku(H)
+
+    def plain(weights: Any) -> Any:
+        return {key: weights[key] for key in ("w_x", "w_h", "b")}
+
+    def joined(weights: Any) -> Any:
+        return {"w": jnp.concatenate([weights["w_x"], weights["w_h"]]), "b": weights["b"]}
+
+    def cut(gates: Any, candidate: Any) -> Any:
+        """Of a GRU, r and z, or z and r, and n apart."""
+        first = {key: array[..., : 2 * H] for key, array in gates.items()}
+        return {"gates": first, "candidate": {key: array[..., 2 * H :] for key, array in candidate.items()}}
+
+    step, layout = {"lstm": lstm_step, "gru": gru_step, "elman": elman_step}[cell], dict
+    if name == "bare, concatenated":
+        layout = joined
+        if cell == "gru":
+            step, layout = gru_step_concatenated, lambda w: {**cut(joined(w), plain(w)), "b_hn": w["b_hn"]}
+    if name.startswith("reset before"):
+        step, layout = gru_step_reset_before, lambda w: cut(plain(w), plain(w))
+
+    def initial_carry(params: Any, batch_shape: tuple[int, ...]) -> Any:
+        zeros = jnp.zeros((*batch_shape, H), jnp.float32)
+        return (zeros, zeros) if cell == "lstm" else zeros
+
+    def forward(weights: Any, xs: Any) -> Any:
+        params = layout(weights)
+        if name == "reset before by lax.scan":  # where Haiku, whose GRU it is, is not installed
+            return jax.lax.scan(lambda h, x: step(params, h, x), initial_carry(params, xs.shape[1:2]), xs)[1]
+        return _unrolled(rnnjax.StepCell(step_function=step, initial_carry_function=initial_carry), params, xs)
+
+    return forward
 
 
-def bare(problem: Problem) -> Forward:
-    return _of_step({"lstm": lstm_step, "gru": gru_step, "elman": elman_step}[problem.cell], problem)
+def _unrolled(cell: Any, params: Any, xs: Any) -> Any:
+    unroll: Any = rnnjax.unroll
+    return unroll(cell=cell, params=params, carry=None, xs=xs)[1]
 
 
-def bare_concatenated(problem: Problem) -> Forward:
-    """The rows of w are those of w_x, then those of w_h; of a GRU for r and z only, its candidate has both apart."""
-    steps = {"lstm": lstm_step_concatenated, "gru": gru_step_concatenated, "elman": elman_step_concatenated}
-    forward, H = _of_step(steps[problem.cell], problem), problem.point.H
-
-    def of_weights(weights: Any, xs: Any) -> Any:
-        both = {"w": jnp.concatenate([weights["w_x"], weights["w_h"]]), "b": weights["b"]}
-        if problem.cell != "gru":
-            return forward(both, xs)
-        gates = {name: array[..., : 2 * H] for name, array in both.items()}
-        candidate = {name: array[..., 2 * H :] for name, array in weights.items() if name != "b_hn"}
-        return forward({"gates": gates, "candidate": candidate, "b_hn": weights["b_hn"]}, xs)
-
-    return of_weights
-
-
-def reset_before(problem: Problem, by_scan: bool = False) -> Forward:
-    """A GRU whose reset gate acts before the product; `by_scan` where Haiku, whose GRU it is, is not installed."""
-    H = problem.point.H
-
-    def scanned(params: Any, xs: Any) -> Any:
-        h = jnp.zeros((xs.shape[1], H), xs.dtype)
-        return jax.lax.scan(functools.partial(gru_step_reset_before, params), h, xs)[1]
-
-    forward = scanned if by_scan else _of_step(gru_step_reset_before, problem)
-
-    def of_weights(weights: Any, xs: Any) -> Any:
-        gates = {name: array[..., : 2 * H] for name, array in weights.items()}
-        return forward({"gates": gates, "candidate": {k: array[..., 2 * H :] for k, array in weights.items()}}, xs)
-
-    return of_weights
-
-
-def haiku(problem: Problem) -> Forward:
+def haiku(H: int) -> Forward:
     """The reset-before GRU by `hk.dynamic_unroll` over `hk.GRU`; its gates are z, r, n, as those of the step here."""
     import haiku as hk
 
     def unrolled(xs: Any) -> Any:
-        core = hk.GRU(problem.point.H, name="core")
+        core = hk.GRU(H, name="core")
         return hk.dynamic_unroll(core, xs, core.initial_state(xs.shape[1]))[0]
 
     model = hk.without_apply_rng(hk.transform(unrolled))
     return lambda w, xs: model.apply({"core": {"w_i": w["w_x"], "w_h": w["w_h"], "b": w["b"]}}, xs)
 
 
-FORMS: dict[str, Callable[[Problem], Forward]] = {
-    "built-in": built_in,
-    "bare": bare,
-    "bare, concatenated": bare_concatenated,
-    "reset before": reset_before,
-    "reset before by lax.scan": functools.partial(reset_before, by_scan=True),
-    "haiku": haiku,
-}
+def _products(params: Any, h: Any, x: Any) -> Any:
+    """x W_x + h W_h + b, or [x, h] W + b; the rows of W are those of W_x, then those of W_h."""
+    if "w" in params:
+        return jnp.concatenate([x, h], axis=-1) @ params["w"] + params["b"]
+    return x @ params["w_x"] + h @ params["w_h"] + params["b"]
 
 
 def lstm_step(params: Any, carry: Any, x: Any) -> Any:
     h, c = carry
-    return _lstm_gates(c, x @ params["w_x"] + h @ params["w_h"] + params["b"])
-
-
-def lstm_step_concatenated(params: Any, carry: Any, x: Any) -> Any:
-    h, c = carry
-    return _lstm_gates(c, jnp.concatenate([x, h], axis=-1) @ params["w"] + params["b"])
-
-
-def _lstm_gates(c: Any, gates: Any) -> Any:
-    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    i, f, g, o = jnp.split(_products(params, h, x), 4, axis=-1)
     c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
     h = jax.nn.sigmoid(o) * jnp.tanh(c)
     return (h, c), h
@@ -131,49 +121,28 @@ def gru_step(params: Any, h: Any, x: Any) -> Any:
 
 
 def gru_step_concatenated(params: Any, h: Any, x: Any) -> Any:
-    gates, candidate = params["gates"], params["candidate"]
-    r, z = jnp.split(jax.nn.sigmoid(jnp.concatenate([x, h], axis=-1) @ gates["w"] + gates["b"]), 2, axis=-1)
+    candidate = params["candidate"]
+    r, z = jnp.split(jax.nn.sigmoid(_products(params["gates"], h, x)), 2, axis=-1)
     n = jnp.tanh(x @ candidate["w_x"] + candidate["b"] + r * (h @ candidate["w_h"] + params["b_hn"]))
     h = (1 - z) * n + z * h
     return h, h
 
 
 def gru_step_reset_before(params: Any, h: Any, x: Any) -> Any:
-    gates, candidate = params["gates"], params["candidate"]
-    z, r = jnp.split(jax.nn.sigmoid(x @ gates["w_x"] + h @ gates["w_h"] + gates["b"]), 2, axis=-1)
-    n = jnp.tanh(x @ candidate["w_x"] + (r * h) @ candidate["w_h"] + candidate["b"])
+    z, r = jnp.split(jax.nn.sigmoid(_products(params["gates"], h, x)), 2, axis=-1)
+    n = jnp.tanh(_products(params["candidate"], r * h, x))
     h = (1 - z) * h + z * n
     return h, h
 
 
 def elman_step(params: Any, h: Any, x: Any) -> Any:
-    h = jnp.tanh(x @ params["w_x"] + h @ params["w_h"] + params["b"])
+    h = jnp.tanh(_products(params, h, x))
     return h, h
 
 
-def elman_step_concatenated(params: Any, h: Any, x: Any) -> Any:
-    h = jnp.tanh(jnp.concatenate([x, h], axis=-1) @ params["w"] + params["b"])
-    return h, h
-
-
-def _of_step(step: Callable[..., Any], problem: Problem) -> Callable[[Any, Any], Any]:
-    """A bare step as a cell that begins with zeros, of an LSTM h and c."""
-
-    def initial_carry(params: Any, batch_shape: tuple[int, ...]) -> Any:
-        zeros = jnp.zeros((*batch_shape, problem.point.H), jnp.float32)
-        return (zeros, zeros) if problem.cell == "lstm" else zeros
-
-    return _unrolled(rnnjax.StepCell(step_function=step, initial_carry_function=initial_carry))
-
-
-def _unrolled(cell: Any) -> Callable[[Any, Any], Any]:
-    unroll: Any = rnnjax.unroll
-    return lambda params, xs: unroll(cell=cell, params=params, carry=None, xs=xs)[1]
-
-
-def program(problem: Problem, form: str, task: str) -> contest.Program:
+def program(problem: Problem, name: str, task: str) -> contest.Program:
     """`task` is "forward", or "train": the loss Σ y² and its gradients with respect to weights and input."""
-    forward = FORMS[form](problem)
+    forward = form(name, problem)
     train = jax.value_and_grad(lambda weights, xs: (forward(weights, xs) ** 2).sum(), argnums=(0, 1))
     if task == "forward":
         return contest.compiled(forward, problem.weights, problem.xs, shared=lambda ys: {"ys": ys})

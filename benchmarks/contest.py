@@ -286,12 +286,15 @@ def interleave(
     for name, program in programs.items():
         calls[name], lasts[name] = _calls(program, sample_s, clock)
     order, samples = list(programs), {name: [] for name in programs}
-    started = clock()
-    with _collected_between_rounds() as collect:
+    started, enabled = clock(), gc.isenabled()
+    gc.disable()
+    gc.collect()
+    gc.freeze()  # what is there already is not searched again
+    try:
         for done in range(rounds):
             if done >= _FEWEST_ROUNDS and clock() - started > budget_s:
                 break
-            collect()
+            gc.collect()
             shuffle(order)
             for name in order:
                 program = programs[name]
@@ -300,6 +303,10 @@ def interleave(
                 samples[name].append(1e3 * program.seconds(calls[name], clock) / calls[name])
                 if program.settle_s:
                     sleep(program.settle_s)
+    finally:
+        gc.unfreeze()
+        if enabled:
+            gc.enable()
     return {
         name: {
             "min_ms": min(ms),
@@ -310,21 +317,6 @@ def interleave(
         }
         for name, ms in samples.items()
     }
-
-
-@contextlib.contextmanager
-def _collected_between_rounds() -> Iterator[Callable[[], Any]]:
-    """Stops the garbage collector, and gives a function that collects what the last round left."""
-    enabled = gc.isenabled()
-    gc.disable()
-    gc.collect()
-    gc.freeze()  # what is there already is not looked through again
-    try:
-        yield gc.collect
-    finally:
-        gc.unfreeze()
-        if enabled:
-            gc.enable()
 
 
 def _calls(program: Program, sample_s: float, clock: Callable[[], float]) -> tuple[int, float]:
@@ -361,11 +353,3 @@ def float32() -> Iterator[None]:
     precision = None if jax.default_backend() == "cpu" else "highest"
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.default_matmul_precision(precision):
         yield
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1

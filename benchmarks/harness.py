@@ -65,7 +65,7 @@ class Options:
     """No new round at a point after this time, once there are three [s]."""
     memory_gib: PositiveFloat = 4.0
     """Programs with more temporary memory are compiled and not run [GiB]."""
-    devices: PositiveInt = min(2, contest.cores())
+    devices: PositiveInt = min(2, machine.cores())
     """CPU devices for the sharded contestants; all others use the first [count]."""
     seed: Annotated[int, Ge(0), Lt(2**32)] = 0
     """Of weights, inputs and the order of the contestants."""
@@ -334,8 +334,8 @@ def plot_floor(ax: Any, points: Sequence[Mapping[str, Any]], x: str) -> None:
         ax.plot(*zip(*line, strict=True), label="matmul floor", **FLOOR)
 
 
-def finish(figure: Any, axes: Any, title: str, columns: int = 3) -> None:
-    """Letters before the panels' titles, a title above all, and one legend below all."""
+def save(page: Any, name: str, figure: Any, axes: Any, title: str, alt: str, columns: int = 3) -> None:
+    """Letters before the panels' titles, a title above all, one legend below all; then saves the figure."""
     if np.size(axes) > 1:
         style.letters(axes)
     lines = [line for ax in np.ravel(axes) for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
@@ -343,3 +343,4 @@ def finish(figure: Any, axes: Any, title: str, columns: int = 3) -> None:
     if handles:
         figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
     figure.suptitle(title, x=0.01, ha="left")
+    page.figure(name, figure, alt=alt, caption=f"{title}. Medians over interleaved rounds.")

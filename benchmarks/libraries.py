@@ -1,14 +1,15 @@
 """The peers: Flax linen, Flax nnx, Haiku, Equinox, Keras on JAX, and PyTorch, each with the weights of a problem.
 
-Each `build` of a JAX library makes its forward pass and training step by `_programs`, and reads its gradients back in
-the shared form. A library that is not installed, or has no such cell or lengths, raises `LeftOut`.
+A JAX library is its forward pass and its `layout`, a linear map of the problem's weights to its own parameters; its
+gradients come back in the shared form by the transpose of that map. A library that is not installed, or that has no
+such cell or lengths, raises `LeftOut`.
 """
 
 # pyright: reportMissingImports=false, reportOptionalMemberAccess=false
 import functools
 import importlib.util
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,10 +19,11 @@ from jax import Array
 
 from benchmarks import contest
 from benchmarks.problems import GATES, Problem
+from experiments.lab import machine
 
 Programs = dict[str, contest.Program]
+Layout = Callable[[Mapping[str, Any]], Any]
 _SETTLE_S = 0.1  # PyTorch's OpenMP threads go on spinning for a while after their work
-_LSTM_OF_HAIKU, _GRU_ZRN = (0, 2, 1, 3), (1, 0, 2)  # i, g, f, o and z, r, n
 
 HAIKU_UNCHECKED = {
     "gru": "Haiku's GRU resets before the product with the carry, another function",
@@ -35,36 +37,38 @@ def require(package: str) -> None:
         raise contest.LeftOut("not installed; pip install 'rnnjax[peers]'")
 
 
-def reordered(weight: np.ndarray, order: Sequence[int]) -> np.ndarray:
-    """A weight with its gates (of an LSTM i, f, g, o; of a GRU r, z, n) in another order."""
-    gates = np.split(np.asarray(weight), len(order), axis=-1)
-    return np.concatenate([gates[k] for k in order], axis=-1)
+def _reordered(weight: Any, order: str) -> Any:
+    """A weight with its gates in another order: "igfo" of an LSTM's i, f, g, o, "zrn" of a GRU's r, z, n."""
+    places = ["ifgo".index(gate) if len(order) == 4 else "rzn".index(gate) for gate in order]
+    gates = jnp.split(jnp.asarray(weight), len(order), axis=-1)
+    return jnp.concatenate([gates[place] for place in places], axis=-1)
 
 
-def back(weight: Any, order: Sequence[int]) -> np.ndarray:
-    """The inverse of `reordered`."""
-    return reordered(np.asarray(weight), [order.index(k) for k in range(len(order))])
+def _read(layout: Layout, weights: Mapping[str, Any], grads: Any) -> dict[str, Any]:
+    """Gradients in a library's layout to those of the problem's weights, by name."""
+    return jax.vjp(layout, {name: jnp.asarray(value) for name, value in weights.items()})[1](grads)[0]
 
 
 def _programs(
     problem: Problem,
     forward: Callable[[Any, Array, Array | None], Array],
-    params: Any,
-    read: Callable[[Any], Mapping[str, Any]],
+    layout: Layout,
     *,
     batch_major: bool = False,
+    without: str = "",
 ) -> Programs:
     """Forward and training step of a JAX library.
 
     Args:
       forward: `(params, xs, lengths) -> ys`; `xs` and `ys` are `[T, B, ...]`, or `[B, T, ...]` with `batch_major`.
-      params: the problem's weights, in the library's layout.
-      read: gradients in the library's layout to those of `problem.weights`, by name.
+      layout: the problem's weights to `params`.
+      without: a weight that the library does not have.
     """
 
     def natural(array: Any) -> Any:
         return array.swapaxes(0, 1) if batch_major else array
 
+    weights = {name: value for name, value in problem.weights.items() if name != without}
     xs = jnp.asarray(natural(problem.xs))
     lengths = None if problem.lengths is None else jnp.asarray(problem.lengths)
     counts = natural(problem.counts)[..., None]
@@ -79,9 +83,9 @@ def _programs(
 
     def gradients(result: Any) -> dict[str, Any]:
         value, (dparams, dxs) = result
-        return {**read(dparams), "xs": natural(np.asarray(dxs)), "loss": value}
+        return {**_read(layout, weights, dparams), "xs": natural(np.asarray(dxs)), "loss": value}
 
-    train = jax.value_and_grad(loss, argnums=(0, 1))
+    params, train = layout(weights), jax.value_and_grad(loss, argnums=(0, 1))
     return {
         "forward": contest.compiled(forward, params, xs, lengths, shared=outputs),
         "train": contest.compiled(train, params, xs, lengths, weigh, shared=gradients),
@@ -102,26 +106,22 @@ def flax_linen(problem: Problem, *, ours: bool = False) -> Programs:
     layer = rnnjax.flax.linen.RNN if ours else nn.RNN
     model = layer(cells[problem.cell](problem.point.H), time_major=True)
     gates = {"lstm": "ifgo", "gru": "rzn", "elman": [""]}[problem.cell]
-    side = "h" if problem.cell == "lstm" else "i"  # where the bias is
-    params: dict[str, dict[str, Any]] = {}
-    parts = zip(*(np.split(problem.weights[k], len(gates), -1) for k in ("w_x", "w_h", "b")), strict=True)
-    for gate, (w_x, w_h, b) in zip(gates, parts, strict=True):
-        params |= {f"i{gate}": {"kernel": w_x}, f"h{gate}": {"kernel": w_h}}
-        params[side + gate]["bias"] = b
-    if problem.cell == "gru":
-        params["hn"]["bias"] = problem.weights["b_hn"]
+    biased = "h" if problem.cell == "lstm" else "i"
 
     def forward(params: Any, xs: Any, lengths: Any) -> Any:
         return model.apply({"params": {"cell": params}}, xs, seq_lengths=lengths)
 
-    def read(grads: Any) -> dict[str, Any]:
-        def joined(side: str, leaf: str) -> np.ndarray:
-            return np.concatenate([grads[side + gate][leaf] for gate in gates], axis=-1)
+    def layout(weights: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        params: dict[str, dict[str, Any]] = {}
+        parts = (jnp.split(weights[name], len(gates), -1) for name in ("w_x", "w_h", "b"))
+        for gate, w_x, w_h, b in zip(gates, *parts, strict=True):
+            params |= {f"i{gate}": {"kernel": w_x}, f"h{gate}": {"kernel": w_h}}
+            params[biased + gate]["bias"] = b
+        if problem.cell == "gru":
+            params["hn"]["bias"] = weights["b_hn"]
+        return params
 
-        found = {"w_x": joined("i", "kernel"), "w_h": joined("h", "kernel"), "b": joined(side, "bias")}
-        return found | ({"b_hn": grads["hn"]["bias"]} if problem.cell == "gru" else {})
-
-    return _programs(problem, forward, params, read)
+    return _programs(problem, forward, layout)
 
 
 def flax_nnx(problem: Problem, *, ours: bool = False) -> Programs:
@@ -139,23 +139,21 @@ def flax_nnx(problem: Problem, *, ours: bool = False) -> Programs:
     cells = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell, "elman": nnx.SimpleCell}
     layer = rnnjax.flax.nnx.RNN if ours else nnx.RNN
     model = layer(cells[problem.cell](D, H, rngs=nnx.Rngs(0)), time_major=True)
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-    bias = "dense_h" if problem.cell == "lstm" else "dense_i"
-    w = problem.weights
-    cell: dict[str, dict[str, Any]] = {"dense_i": {"kernel": w["w_x"]}, "dense_h": {"kernel": w["w_h"]}}
-    cell[bias]["bias"] = w["b"]
-    nnx.replace_by_pure_dict(params, jax.tree.map(jnp.asarray, {"cell": cell}))
+    graph, drawn, rest = nnx.split(model, nnx.Param, ...)
 
     def forward(params: Any, xs: Any, lengths: Any) -> Any:
+        state = jax.tree.map(lambda leaf: leaf, drawn)
+        nnx.replace_by_pure_dict(state, {"cell": params})
         h = jnp.zeros((xs.shape[1], H))
         carry = (h, h) if problem.cell == "lstm" else h
-        return nnx.merge(graph, params, rest)(xs, initial_carry=carry, seq_lengths=lengths)
+        return nnx.merge(graph, state, rest)(xs, initial_carry=carry, seq_lengths=lengths)
 
-    def read(grads: Any) -> dict[str, Any]:
-        cell = nnx.to_pure_dict(grads)["cell"]
-        return {"w_x": cell["dense_i"]["kernel"], "w_h": cell["dense_h"]["kernel"], "b": cell[bias]["bias"]}
+    def layout(weights: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        params = {"dense_i": {"kernel": weights["w_x"]}, "dense_h": {"kernel": weights["w_h"]}}
+        params["dense_h" if problem.cell == "lstm" else "dense_i"]["bias"] = weights["b"]
+        return params
 
-    return _programs(problem, forward, params, read)
+    return _programs(problem, forward, layout, without="b_hn")
 
 
 def haiku(problem: Problem) -> Programs:
@@ -165,32 +163,23 @@ def haiku(problem: Problem) -> Programs:
         raise contest.LeftOut("Haiku has neither lengths nor a mask")
     import haiku as hk
 
-    _, _, D, H = problem.point
-    w = problem.weights
-
     def unrolled(xs: Any) -> Any:
-        core = {"lstm": hk.LSTM, "gru": hk.GRU, "elman": hk.VanillaRNN}[problem.cell](H, name="core")
+        core = {"lstm": hk.LSTM, "gru": hk.GRU, "elman": hk.VanillaRNN}[problem.cell](problem.point.H, name="core")
         return hk.dynamic_unroll(core, xs, core.initial_state(xs.shape[1]))[0]
 
-    if problem.cell == "lstm":
-        both = reordered(np.concatenate([w["w_x"], w["w_h"]]), _LSTM_OF_HAIKU)
-        b = reordered(w["b"], _LSTM_OF_HAIKU)
-        b[2 * H : 3 * H] -= 1.0  # its step adds one to the forget gate
-        params = {"core/linear": {"w": both, "b": b}}
-    elif problem.cell == "gru":
-        names = {"w_i": "w_x", "w_h": "w_h", "b": "b"}
-        params = {"core": {theirs: reordered(w[ours], _GRU_ZRN) for theirs, ours in names.items()}}
-    else:
-        params = {"core/linear": {"w": w["w_x"], "b": w["b"]}}
-        params["core/linear_1"] = {"w": w["w_h"], "b": np.zeros_like(w["b"])}
     model = hk.without_apply_rng(hk.transform(unrolled))
 
-    def read(grads: Any) -> dict[str, Any]:  # of the LSTM; the others are not compared
-        linear = grads["core/linear"]
-        both = back(linear["w"], _LSTM_OF_HAIKU)
-        return {"w_x": both[:D], "w_h": both[D:], "b": back(linear["b"], _LSTM_OF_HAIKU)}
+    def layout(weights: Mapping[str, Any]) -> dict[str, Any]:
+        w_x, w_h, b = (weights[name] for name in ("w_x", "w_h", "b"))
+        if problem.cell == "lstm":
+            forget = jnp.repeat(jnp.array([0.0, 0.0, 1.0, 0.0]), problem.point.H)  # its step adds one to this gate
+            joined = _reordered(jnp.concatenate([w_x, w_h]), "igfo")
+            return {"core/linear": {"w": joined, "b": _reordered(b, "igfo") - forget}}
+        if problem.cell == "gru":
+            return {"core": {k: _reordered(w, "zrn") for k, w in (("w_i", w_x), ("w_h", w_h), ("b", b))}}
+        return {"core/linear": {"w": w_x, "b": b}, "core/linear_1": {"w": w_h, "b": jnp.zeros_like(b)}}
 
-    return _programs(problem, lambda params, xs, lengths: model.apply(params, xs), params, read)
+    return _programs(problem, lambda params, xs, lengths: model.apply(params, xs), layout)
 
 
 def equinox(problem: Problem) -> Programs:
@@ -203,18 +192,15 @@ def equinox(problem: Problem) -> Programs:
     import equinox as eqx
 
     _, _, D, H = problem.point
-    w = problem.weights
-    cell = {"lstm": eqx.nn.LSTMCell, "gru": eqx.nn.GRUCell}[problem.cell](D, H, key=jax.random.key(0))
+    drawn = {"lstm": eqx.nn.LSTMCell, "gru": eqx.nn.GRUCell}[problem.cell](D, H, key=jax.random.key(0))
+    bias_n = ["bias_n"] if problem.cell == "gru" else []
 
-    def leaves(cell: Any) -> list[Any]:
-        return [cell.weight_ih, cell.weight_hh, cell.bias] + ([cell.bias_n] if problem.cell == "gru" else [])
-
-    values = [w["w_x"].T, w["w_h"].T, w["b"]] + ([w["b_hn"]] if problem.cell == "gru" else [])
-    cell = eqx.tree_at(leaves, cell, [jnp.asarray(value) for value in values])
-    params, static = eqx.partition(cell, eqx.is_array)
+    def layout(weights: Mapping[str, Any]) -> list[Any]:
+        return [weights["w_x"].T, weights["w_h"].T, weights["b"]] + [weights["b_hn"] for _ in bias_n]
 
     def forward(params: Any, xs: Any, lengths: Any) -> Any:
-        cell = eqx.combine(params, static)
+        names = ("weight_ih", "weight_hh", "bias", *bias_n)
+        cell = eqx.tree_at(lambda cell: [getattr(cell, name) for name in names], drawn, params)
 
         def step(carry: Any, x: Any) -> tuple[Any, Any]:
             carry = cell(x, carry)
@@ -226,11 +212,7 @@ def equinox(problem: Problem) -> Programs:
 
         return jax.vmap(row, in_axes=1, out_axes=1)(xs)
 
-    def read(grads: Any) -> dict[str, Any]:
-        found = dict(zip(("w_x", "w_h", "b", "b_hn"), map(np.asarray, leaves(grads)), strict=False))
-        return found | {"w_x": found["w_x"].T, "w_h": found["w_h"].T}
-
-    return _programs(problem, forward, params, read)
+    return _programs(problem, forward, layout)
 
 
 def keras(problem: Problem) -> Programs:
@@ -251,23 +233,19 @@ def keras(problem: Problem) -> Programs:
         mask = None if lengths is None else jnp.arange(T) < lengths[:, None]
         return layer.stateless_call(params, state, xs, mask=mask)[0]
 
-    order = _GRU_ZRN if problem.cell == "gru" else range(GATES[problem.cell])
-    params = [jnp.asarray(reordered(problem.weights[name], order)) for name in ("w_x", "w_h", "b")]
-    if problem.cell == "gru":  # a row of biases for the input, one for the carry
-        recurrent = np.concatenate([np.zeros(2 * H, np.float32), problem.weights["b_hn"]])
-        params[2] = jnp.stack([params[2], jnp.asarray(recurrent)])
-    shapes = [tuple(variable.shape) for variable in layer.trainable_variables]
-    if shapes != [tuple(p.shape) for p in params]:
-        raise ValueError(f"Keras has weights of shapes {shapes}, expected {[p.shape for p in params]}.")
-
-    def read(grads: Any) -> dict[str, Any]:
-        w_x, w_h, b = grads
-        found = {"w_x": back(w_x, order), "w_h": back(w_h, order)}
+    def layout(weights: Mapping[str, Any]) -> list[Any]:
+        params = [jnp.asarray(weights[name]) for name in ("w_x", "w_h", "b")]
         if problem.cell != "gru":
-            return found | {"b": back(b, order)}
-        return found | {"b": back(b[0], order), "b_hn": b[1][2 * H :]}
+            return params
+        w_x, w_h, b = (_reordered(param, "zrn") for param in params)
+        recurrent = jnp.concatenate([jnp.zeros(2 * H), weights["b_hn"]])
+        return [w_x, w_h, jnp.stack([b, recurrent])]  # a row of biases for the input, one for the carry
 
-    return _programs(problem, forward, params, read, batch_major=True)
+    shapes = [tuple(variable.shape) for variable in layer.trainable_variables]
+    expected = [param.shape for param in layout(problem.weights)]
+    if shapes != expected:
+        raise ValueError(f"Keras has weights of shapes {shapes}, expected {expected}.")
+    return _programs(problem, forward, layout, batch_major=True)
 
 
 def pytorch(problem: Problem) -> Programs:
@@ -279,20 +257,23 @@ def pytorch(problem: Problem) -> Programs:
     import torch
     from torch.nn.utils import rnn
 
-    torch.set_num_threads(contest.cores())
+    torch.set_num_threads(machine.cores())
     on_gpu = jax.default_backend() != "cpu"
     if on_gpu and not torch.cuda.is_available():
         raise contest.LeftOut(f"JAX runs on {jax.default_backend()}, and this PyTorch has the CPU only")
     torch.backends.cudnn.allow_tf32 = False  # as all here: float32 proper
     device = torch.device("cuda" if on_gpu else "cpu")
     _, T, D, H = problem.point
+
+    def layout(weights: Mapping[str, Any]) -> dict[str, Any]:
+        inner = jnp.zeros(GATES[problem.cell] * H)
+        if problem.cell == "gru":
+            inner = jnp.concatenate([inner[: 2 * H], weights["b_hn"]])
+        transposed = {"weight_ih_l0": weights["w_x"].T, "weight_hh_l0": weights["w_h"].T}
+        return {**transposed, "bias_ih_l0": weights["b"], "bias_hh_l0": inner}
+
     model = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "elman": torch.nn.RNN}[problem.cell](D, H)
-    w = problem.weights
-    recurrent = np.zeros_like(w["b"])
-    if problem.cell == "gru":
-        recurrent[2 * H :] = w["b_hn"]
-    values = {"weight_ih_l0": w["w_x"].T, "weight_hh_l0": w["w_h"].T, "bias_ih_l0": w["b"], "bias_hh_l0": recurrent}
-    model.load_state_dict({name: torch.tensor(np.ascontiguousarray(value)) for name, value in values.items()})
+    model.load_state_dict({name: torch.tensor(np.array(value)) for name, value in layout(problem.weights).items()})
     model = model.to(device)
     xs = torch.tensor(problem.xs, device=device)
     watched = torch.tensor(problem.xs, device=device, requires_grad=True)
@@ -320,12 +301,10 @@ def pytorch(problem: Problem) -> Programs:
         loss.backward()
         return finished(loss)
 
-    def gradients(loss: Any) -> dict[str, np.ndarray]:
-        grads = {name: parameter.grad.numpy(force=True) for name, parameter in model.named_parameters()}
-        read = {"w_x": grads["weight_ih_l0"].T, "w_h": grads["weight_hh_l0"].T, "b": grads["bias_ih_l0"]}
-        if problem.cell == "gru":
-            read["b_hn"] = grads["bias_hh_l0"][2 * H :]
-        return read | {"xs": watched.grad.numpy(force=True), "loss": loss.numpy(force=True)}
+    def gradients(loss: Any) -> dict[str, Any]:
+        grads = {name: jnp.asarray(parameter.grad.numpy(force=True)) for name, parameter in model.named_parameters()}
+        read = _read(layout, problem.weights, grads)
+        return {**read, "xs": watched.grad.numpy(force=True), "loss": loss.numpy(force=True)}
 
     program = functools.partial(contest.Program, settle_s=0.0 if on_gpu else _SETTLE_S)
     return {"forward": program(forward, lambda ys: {"ys": ys.numpy(force=True)}), "train": program(train, gradients)}

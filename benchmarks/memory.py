@@ -70,37 +70,28 @@ def contestants(problem: Problem, options: Options, last: bool) -> list[contest.
         "sqrt": "sqrt",
         f"within {options.budget_mib:g} MiB": rnnjax.MemoryBudget(int(options.budget_mib * 2**20)),
     }
-    ways = {}
+    make = functools.partial(ours.contestant, last=last, tasks=("train",), limit_bytes=options.limit_bytes)
+    made = []
     for engine in ("scan", *ours.FAST_ENGINES):
-        ways[engine] = ours.Way(engine, last=last)
+        made.append(make(engine, problem, engine))
         for policy, checkpoint in policies.items():
-            ways[f"{engine}, {policy}"] = ours.Way(engine, {"checkpoint": checkpoint}, last=last)
+            made.append(make(f"{engine}, {policy}", problem, engine, options={"checkpoint": checkpoint}))
     if options.jitted_steps >= problem.point.T:
-        ways["jitted loop"] = ours.Way("loop", last=last)
-    limit = options.limit_bytes
-    made = [ours.contestant(name, problem, way, tasks=("train",), limit_bytes=limit) for name, way in ways.items()]
-    if "jitted loop" not in ways:
+        made.append(make("jitted loop", problem, "loop"))
+    else:
         reason = f"beyond --jitted-steps {options.jitted_steps}, its compile time grows faster than T"
         made.append(contest.absent("jitted loop", reason))
     made.append(contest.absent("eager loop", "not one program: nothing plans its memory"))
     by_hand = {"by hand: checkpointed step": scan_of_steps, "by hand: √T stretches": scan_of_scans}
     for name, unrolled in by_hand.items():
-        build = functools.partial(_written_by_hand, problem, unrolled, limit, last)
-        made.append(contest.Contestant(name, build))
+        made.append(make(name, problem, run=functools.partial(_by_hand, problem, unrolled)))
     return made
 
 
-def _written_by_hand(problem: Problem, unrolled: Callable, limit: int, last: bool) -> dict[str, contest.Program]:
+def _by_hand(problem: Problem, unrolled: Callable, params: Any, xs: Array, lengths: Any) -> tuple[Any, Array]:
     cell = ours.cell_of(problem)
-    params, xs, _ = ours.placed(problem, 1)
-
-    def loss(params: Any, xs: Array) -> Array:
-        carry = cell.initial_carry(params, (problem.point.B,))
-        carry, ys = unrolled(lambda c, x: cell.step(params, c, x), carry, xs)
-        return ((ours.last_output(carry) if last else ys) ** 2).sum()
-
-    train = jax.value_and_grad(loss, argnums=(0, 1))
-    return {"train": contest.compiled(train, params, xs, shared=ours.gradients, limit_bytes=limit)}
+    carry = cell.initial_carry(params, (problem.point.B,))
+    return unrolled(lambda c, x: cell.step(params, c, x), carry, xs)
 
 
 def scan_of_steps(step: Step, carry: Any, xs: Array) -> tuple[Any, Array]:
@@ -179,13 +170,9 @@ def draw(result: Mapping[str, Any], page: Any) -> None:
     for ax in axes[-1]:
         ax.set_xlabel("length T [steps]")
     cell, (B, D, H) = result["points"][0]["cell"].upper(), result["points"][0]["size"].split(",")
-    harness.finish(fig, axes, f"{cell}, batch {B}, {D} features, {H} hidden units: forward and gradient")
-    page.figure(
-        "memory",
-        fig,
-        alt="Temporary memory and time of a training step against length, by engine and checkpoint policy",
-        caption="Memory as the compiler planned it; times are medians over interleaved rounds.",
-    )
+    title = f"{cell}, batch {B}, {D} features, {H} hidden units: forward and gradient"
+    alt = "Temporary memory and time of a training step against length, by engine and checkpoint policy"
+    harness.save(page, "memory", fig, axes, title, alt)
 
 
 benchmark = harness.Benchmark(Options, measure, tables, draw)

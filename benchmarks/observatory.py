@@ -123,7 +123,7 @@ class Networks:
     @property
     def chosen(self) -> list[int]:
         """Which networks the slow contestants are run on, the seed running fastest: spread evenly over all."""
-        return sorted({round(i) for i in np.linspace(0, len(self) - 1, min(self.few, len(self)))})
+        return ours.spread(len(self), self.few)
 
     @functools.cached_property
     def drawn(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -175,6 +175,7 @@ def contestants(networks: Networks, options: Options) -> list[contest.Contestant
         ways[f"{groups}, {devices} devices"] = functools.partial(one, at_once=at_once, devices=devices)
     if processes > 1:
         ways[f"{groups}, {processes} processes"] = lambda task: in_processes(networks, options, exponents, task)
+    scipy_qr: Factor = functools.partial(scipy.linalg.qr, overwrite_a=True, mode="economic", check_finite=False)
     slow = {
         "NumPy": lambda task: one_by_one(networks, task, 1, np.linalg.qr),
         "SciPy": lambda task: one_by_one(networks, task, 1, scipy_qr),
@@ -193,6 +194,9 @@ def contestants(networks: Networks, options: Options) -> list[contest.Contestant
         for name, way in ways.items()
     ]
 
+
+Factor = Callable[[np.ndarray], Any]
+"""Columns to `(Q, R)`."""
 
 Way = Callable[[Networks, str, Array, Array], Array]
 """`(networks, task, w_h, xs)` of one network, to its exponents."""
@@ -297,14 +301,6 @@ def _serve(pipe: Connection, core: int, build: Callable[[], contest.Program]) ->
             pipe.send(fault)
 
 
-Factor = Callable[[np.ndarray], Any]
-"""Columns to `(Q, R)`."""
-
-
-def scipy_qr(columns: np.ndarray) -> Any:
-    return scipy.linalg.qr(columns, overwrite_a=True, mode="economic", check_finite=False)
-
-
 def one_by_one(networks: Networks, task: str, interval: int, factor: Factor) -> contest.Program:
     """A Python loop over networks and over steps, as in the textbooks."""
     given = [networks.network(index) for index in networks.chosen]
@@ -385,13 +381,8 @@ def draw(result: Mapping[str, Any], page: Any) -> None:
         ax.set(xlabel="width H [units]", title=title)
     axes[0, 0].set_ylabel("time per network [ms]")
     title = f"Lyapunov exponents of {points[0]['networks']} tanh networks over {points[0]['T']} steps, float64"
-    harness.finish(fig, axes, title)
-    page.figure(
-        "observatory",
-        fig,
-        alt="Time per network against width, by contestant; one program in groups is faster than NumPy at every width",
-        caption="Medians over interleaved rounds, divided by the networks that a call does.",
-    )
+    alt = "Time per network against width, by contestant; one program in groups is faster than NumPy at every width"
+    harness.save(page, "observatory", fig, axes, title, alt)
 
 
 benchmark = harness.Benchmark(Options, measure, tables, draw)

@@ -27,26 +27,8 @@ CELLS: dict[str, tuple[type, type]] = {
 FAST_ENGINES = tuple(engine for engine in typing.get_args(Engine) if engine not in ("auto", "loop", "scan"))
 """A new engine of `rnnjax.unroll` joins the benchmarks by itself."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Way:
-    """One way to run a cell over time.
-
-    Attributes:
-      engine: of `rnnjax.unroll`.
-      options: further arguments of `rnnjax.unroll`.
-      devices: over how many devices the batch is split.
-      jit: False runs it eagerly, as written.
-      generic: the cell is given by the methods of the protocol alone, as a user's own would be.
-      last: the loss of a training step depends on the last output alone, not on every one.
-    """
-
-    engine: str = "auto"
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    devices: int = 1
-    jit: bool = True
-    generic: bool = False
-    last: bool = False
+Run = Callable[[Any, Array, Array | None], tuple[Any, Array]]
+"""`(params, xs, lengths) -> (carry, ys)`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,19 +48,63 @@ class Generic:
 
 
 def contestant(
-    name: str, problem: Problem, way: Way, *, tasks: tuple[str, ...] = ("forward", "train"), **compiling: Any
+    name: str,
+    problem: Problem,
+    engine: str = "auto",
+    *,
+    run: Run | None = None,
+    options: Mapping[str, Any] | None = None,
+    devices: int = 1,
+    jit: bool = True,
+    generic: bool = False,
+    last: bool = False,
+    tasks: tuple[str, ...] = ("forward", "train"),
+    **compiling: Any,
 ) -> contest.Contestant:
-    """`name` runs `problem` in this `way`; results in the shared form of `problem.weights`, "xs", "ys" and "loss"."""
+    """`name` runs `problem`; results in the shared form of `problem.weights`, "xs", "ys" and "loss".
+
+    Args:
+      engine, options: of `rnnjax.unroll`.
+      run: computes in another way than `rnnjax.unroll`.
+      devices: over how many devices the batch is split.
+      jit: False runs it eagerly, as written.
+      generic: the cell is given by the methods of the protocol alone, as a user's own would be.
+      last: the loss of a training step depends on the last output alone, not on every one.
+      compiling: see `contest.compiled`.
+    """
+
+    def unrolled(params: Any, xs: Array, lengths: Array | None) -> tuple[Any, Array]:
+        cell = Generic(cell_of(problem)) if generic else cell_of(problem)
+        unroll: Callable = rnnjax.unroll
+        if devices > 1:
+            unroll = functools.partial(sharding.unroll, mesh=mesh(devices, problem.point.B, "rows"))
+        return unroll(cell, params, xs, lengths=lengths, engine=engine, **(options or {}))
+
+    both = run or unrolled
+
+    def forward(params: Any, xs: Array, lengths: Array | None) -> Array:
+        return both(params, xs, lengths)[1]
+
+    def loss(params: Any, xs: Array, lengths: Array | None) -> Array:
+        carry, ys = both(params, xs, lengths)
+        return ((getattr(carry, "h", carry) if last else ys) ** 2).sum()  # the carry holds the last output
+
+    def gradients(result: Any) -> dict[str, Any]:
+        loss, (params, xs) = result
+        return {**{name: np.asarray(value) for name, value in params._asdict().items()}, "xs": xs, "loss": loss}
 
     def build() -> dict[str, contest.Program]:
-        forward, train = functions(problem, way)
-        arguments = placed(problem, way.devices)
+        arguments = _placed(problem, devices)
+        functions: dict[str, tuple[Callable, Callable]] = {
+            "forward": (forward, lambda ys: {"ys": ys}),
+            "train": (jax.value_and_grad(loss, argnums=(0, 1)), gradients),
+        }
         programs = {}
-        for task, function, shared in (("forward", forward, outputs), ("train", train, gradients)):
-            if task in tasks and way.jit:
-                settings = {"devices": way.devices, **compiling}
-                programs[task] = contest.compiled(function, *arguments, shared=shared, **settings)
-            elif task in tasks:
+        for task in tasks:
+            function, shared = functions[task]
+            if jit:
+                programs[task] = contest.compiled(function, *arguments, shared=shared, devices=devices, **compiling)
+            else:
                 call = functools.partial(lambda f: jax.block_until_ready(f(*arguments)), function)
                 programs[task] = contest.Program(call, shared)
         return programs
@@ -86,37 +112,12 @@ def contestant(
     return contest.Contestant(name, build)
 
 
-def functions(problem: Problem, way: Way) -> tuple[Callable[..., Array], Callable[..., Any]]:
-    """`forward(params, xs, lengths)` and `train(params, xs, lengths)`, split over devices where the way says so."""
-    cell = Generic(cell_of(problem)) if way.generic else cell_of(problem)
-    unroll: Callable = rnnjax.unroll
-    if way.devices > 1:
-        unroll = functools.partial(sharding.unroll, mesh=mesh(way.devices, problem.point.B, "rows"))
-
-    def run(params: Any, xs: Array, lengths: Array | None) -> tuple[Any, Array]:
-        return unroll(cell, params, xs, lengths=lengths, engine=way.engine, **way.options)
-
-    def forward(params: Any, xs: Array, lengths: Array | None) -> Array:
-        return run(params, xs, lengths)[1]
-
-    def loss(params: Any, xs: Array, lengths: Array | None) -> Array:
-        carry, ys = run(params, xs, lengths)
-        return ((last_output(carry) if way.last else ys) ** 2).sum()
-
-    return forward, jax.value_and_grad(loss, argnums=(0, 1))
-
-
 def cell_of(problem: Problem) -> Any:
     """The cell of a problem as rnnjax has it."""
     return CELLS[problem.cell][0](problem.point.H)
 
 
-def last_output(carry: Any) -> Array:
-    """The output of the last step, which the carry holds: h."""
-    return getattr(carry, "h", carry)
-
-
-def placed(problem: Problem, devices: int) -> tuple[Any, Array, Array | None]:
+def _placed(problem: Problem, devices: int) -> tuple[Any, Array, Array | None]:
     """`(params, xs, lengths)` on the device, or with the batch split over the first `devices`."""
     params = CELLS[problem.cell][1](**{name: jnp.asarray(value) for name, value in problem.weights.items()})
     xs = jnp.asarray(problem.xs)
@@ -128,15 +129,6 @@ def placed(problem: Problem, devices: int) -> tuple[Any, Array, Array | None]:
     return sharding.place(params, over), sharding.place(xs, over, 1), lengths
 
 
-def outputs(ys: Array) -> dict[str, Any]:
-    return {"ys": ys}
-
-
-def gradients(result: tuple[Array, tuple[Any, Array]]) -> dict[str, Any]:
-    loss, (params, xs) = result
-    return {**{name: np.asarray(value) for name, value in params._asdict().items()}, "xs": xs, "loss": loss}
-
-
 def mesh(devices: int, count: int, what: str) -> Mesh:
     """The first `devices` devices; raises `LeftOut` where there are fewer, or `count` things cannot be split evenly."""
     if len(jax.devices()) < devices:
@@ -144,3 +136,8 @@ def mesh(devices: int, count: int, what: str) -> Mesh:
     if count % devices:
         raise contest.LeftOut(f"{count} {what} cannot be split evenly over {devices} devices")
     return sharding.make_mesh(jax.devices()[:devices])
+
+
+def spread(count: int, few: int) -> list[int]:
+    """Which of `count` settings the slow contestants are run on: `few`, evenly over all."""
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(few, count))})

@@ -83,12 +83,11 @@ def problems(options: Options) -> Iterator[tuple[Problem, dict[str, str | bool]]
 
 def contestants(problem: Problem, options: Options) -> list[contest.Contestant]:
     """rnnjax first: it is the reference."""
-    ways = {OURS: ours.Way(options.engine)}
+    made = [ours.contestant(OURS, problem, options.engine)]
     if options.devices > 1:
-        ways[OURS_SPLIT] = ours.Way(options.engine, devices=options.devices)
+        made.append(ours.contestant(OURS_SPLIT, problem, options.engine, devices=options.devices))
     if options.generic:
-        ways[OURS_GENERIC] = ours.Way(options.engine, generic=True)
-    made = [ours.contestant(name, problem, way) for name, way in ways.items()]
+        made.append(ours.contestant(OURS_GENERIC, problem, options.engine, generic=True))
     for name, build in JAX_PEERS.items():
         unchecked = libraries.HAIKU_UNCHECKED.get(problem.cell, "") if name == "Haiku" else ""
         made.append(contest.Contestant(name, functools.partial(build, problem), unchecked))
@@ -196,15 +195,11 @@ def draw(result: Mapping[str, Any], page: Any) -> None:
     for padded, batches in ((False, "whole sequences"), (True, "padded batches")):
         points = [point for point in result["points"] if point["padded"] == padded and point.get("floor")]
         for task in TASKS if points else ():
-            page.figure(
-                f"peers-{task}{'-padded' * padded}",
-                _drawn(points, task, f"{TASKS[task]}, {batches}: median time, less is better"),
-                alt=f"Time of a {TASKS[task]} over the matmul floor, for rnnjax and its peers, by cell and size",
-                caption="Medians over interleaved rounds, as multiples of the time of the matrix products alone.",
-            )
+            title = f"{TASKS[task].capitalize()}, {batches}: median time, less is better"
+            _draw(page, f"peers-{task}{'-padded' * padded}", points, task, title)
 
 
-def _drawn(points: list[Mapping[str, Any]], task: str, title: str) -> Any:
+def _draw(page: Any, file: str, points: list[Mapping[str, Any]], task: str, title: str) -> None:
     cells = list(dict.fromkeys(point["cell"] for point in points))
     places = list(dict.fromkeys(point["point"] for point in points))
     every = [name for name in harness.names(points) if name not in (OURS_GENERIC, *DOORS.values())]
@@ -224,8 +219,8 @@ def _drawn(points: list[Mapping[str, Any]], task: str, title: str) -> Any:
     axes[0, 0].set_yticks(range(len(places)), places)
     axes[0, 0].invert_yaxis()
     axes[0, 0].set_ylabel("B, T, D, H")
-    harness.finish(fig, axes, title[0].upper() + title[1:], 5)
-    return fig
+    alt = f"Time of a {TASKS[task]} over the matmul floor, for rnnjax and its peers, by cell and size"
+    harness.save(page, file, fig, axes, title, alt, 5)
 
 
 benchmark = harness.Benchmark(Options, measure, tables, draw)

@@ -40,15 +40,15 @@ _RUNTIME = (
 def profile(cell: str, point: str) -> dict[str, Any]:
     """Of a training step: milliseconds per call by kind of kernel, and the kernels with the largest share."""
     problem = make_problem(cell, Point.parse(point))
-    program = ours.contestant("", problem, ours.Way(), tasks=("train",)).build()["train"]
+    program = ours.contestant("", problem, tasks=("train",)).build()["train"]
     return {"cell": cell, "point": point, **by_kernel(program.call, problem.point.T)}
 
 
 def profile_sweep(hidden: int) -> dict[str, Any]:
     """The same of the sweep's one program, at its default settings."""
-    options = sweep.Options()
-    program = sweep.one_program(sweep.sweep_of(options, hidden), devices=1, compiles=1)
-    return {"cell": "sweep", "point": f"H = {hidden}", **by_kernel(program.call, min(options.lengths))}
+    settings = sweep.Sweep(sweep.Options(), hidden)
+    program = sweep.one_program(settings, devices=1)
+    return {"cell": "sweep", "point": f"H = {hidden}", **by_kernel(program.call, min(settings.options.lengths))}
 
 
 def by_kernel(call: Callable[[], Any], steps: int) -> dict[str, Any]:

@@ -72,14 +72,14 @@ def measure(options: Options, run: harness.Run) -> None:
 def contestants(problem: Problem, options: Options) -> list[contest.Contestant]:
     """All at one point; the first, a plain scan, is the reference. Loops beyond their limits are named as left out."""
     T = problem.point.T
-    ways = {"scan": ours.Way("scan")}
-    ways |= {f"scan×{n}": ours.Way("scan", {"unroll": n}) for n in (4, 16)}
+    ways: dict[str, dict[str, Any]] = {"scan": {"engine": "scan"}}
+    ways |= {f"scan×{n}": {"engine": "scan", "options": {"unroll": n}} for n in (4, 16)}
     for engine in ours.FAST_ENGINES:
-        ways[engine] = ours.Way(engine)
+        ways[engine] = {"engine": engine}
         if options.devices > 1:
-            ways[f"{engine}, {options.devices} devices"] = ours.Way(engine, devices=options.devices)
+            ways[f"{engine}, {options.devices} devices"] = {"engine": engine, "devices": options.devices}
     compiling = {"compiles": 1 if options.quick else 2, "limit_bytes": options.limit_bytes}
-    made = [ours.contestant(name, problem, way, **compiling) for name, way in ways.items()]
+    made = [ours.contestant(name, problem, **way, **compiling) for name, way in ways.items()]
 
     limits = {
         "forward": ("--jitted-steps", options.jitted_steps),
@@ -87,14 +87,13 @@ def contestants(problem: Problem, options: Options) -> list[contest.Contestant]:
     }
     tasks = tuple(task for task, (_, most) in limits.items() if most >= T)
     if tasks:
-        compiling = {"tasks": tasks, "limit_bytes": options.limit_bytes}
-        made.append(ours.contestant("jitted loop", problem, ours.Way("loop"), **compiling))
+        made.append(ours.contestant("jitted loop", problem, "loop", tasks=tasks, limit_bytes=options.limit_bytes))
     for task, (option, most) in limits.items():
         if task not in tasks:
             reason = f"beyond {option} {most}, its compile time grows faster than T"
             made.append(contest.absent(f"jitted loop ({task})", reason))
     if options.eager_steps >= T:
-        made.append(ours.contestant("eager loop", problem, ours.Way("loop", jit=False)))
+        made.append(ours.contestant("eager loop", problem, "loop", jit=False))
     else:
         made.append(contest.absent("eager loop", f"beyond --eager-steps {options.eager_steps}, a call takes too long"))
     return made
@@ -155,13 +154,9 @@ def draw(result: Mapping[str, Any], page: Any) -> None:
             _say_factor(ax, points, said, column)
         harness.plot_floor(axes[0, 0], points, "T")
         B, D, H = size.split(",")
-        harness.finish(fig, axes, f"{points[0]['cell'].upper()}, batch {B}, {D} features, {H} hidden units", 4)
-        page.figure(
-            f"scan_vs_loop-{size.replace(',', '-')}",
-            fig,
-            alt="Time of a training step, compile time and memory against length for eager loop, jitted loop and scan",
-            caption="Medians over interleaved rounds; the numbers in the panels compare with a plain scan.",
-        )
+        title = f"{points[0]['cell'].upper()}, batch {B}, {D} features, {H} hidden units"
+        alt = "Time of a training step, compile time and memory against length for eager loop, jitted loop and scan"
+        harness.save(page, f"scan_vs_loop-{size.replace(',', '-')}", fig, axes, title, alt, 4)
 
 
 def _say_factor(ax: Any, points: list[Mapping[str, Any]], name: str, column: str) -> None:
@@ -171,8 +166,7 @@ def _say_factor(ax: Any, points: list[Mapping[str, Any]], name: str, column: str
     ax.margins(y=0.18)
     if known:
         T, value, factor = known[-1]
-        low, high = (p["T"] for p in (points[0], points[-1]))
-        side = "left" if T < (low * high) ** 0.5 else "right"
+        side = {points[0]["T"]: "left"}.get(T, "right")
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
         text = f"{factor:,.0f}× scan"
         ax.annotate(text, (T, value), (0, 12), textcoords="offset points", ha=side, va="bottom", bbox=box)

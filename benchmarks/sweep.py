@@ -74,27 +74,35 @@ class Options(harness.Options):
             raise lab.UsageError(f"--lengths is {self.lengths}; give the shortest first.")
 
 
-@dataclasses.dataclass(frozen=True)
-class Sweep:
-    """All combinations of scales (what W2, of N(0, 1/H), is multiplied by), seeds and lengths."""
+class Sweep(NamedTuple):
+    """All combinations of scales (what W2, of N(0, 1/H), is multiplied by), seeds and lengths, at one width."""
 
+    options: Options
     hidden: int
-    scales: tuple[float, ...]
-    seeds: tuple[int, ...]
-    lengths: tuple[int, ...]
-    few: int
-    engine: str = "auto"
+
+    @property
+    def scales(self) -> list[float]:
+        o = self.options
+        return np.linspace(o.scale_low, o.scale_high, o.scales).tolist()
+
+    @property
+    def seeds(self) -> range:
+        return range(self.options.seed, self.options.seed + self.options.seeds)
 
     @property
     def settings(self) -> list[tuple[float, int, int]]:
         """`(scale, seed, length)` of all, the length running fastest."""
-        return list(itertools.product(self.scales, self.seeds, self.lengths))
+        lengths = self.options.lengths
+        return [(scale, seed, length) for scale in self.scales for seed in self.seeds for length in lengths]
 
     @property
     def chosen(self) -> list[int]:
-        """Which settings the slow contestants are run on: spread evenly over all."""
-        count = len(self.settings)
-        return sorted({round(i) for i in np.linspace(0, count - 1, min(self.few, count))})
+        """Which settings the slow contestants are run on."""
+        return ours.spread(len(self.settings), self.options.few)
+
+    @property
+    def longest(self) -> int:
+        return max(self.options.lengths)
 
     @property
     def forward_flops(self) -> float:
@@ -102,36 +110,30 @@ class Sweep:
         return 2.0 * (1 + self.hidden) * self.hidden * sum(length for _, _, length in self.settings)
 
 
-def sweep_of(options: Options, hidden: int) -> Sweep:
-    scales = tuple(float(s) for s in np.linspace(options.scale_low, options.scale_high, options.scales))
-    seeds = tuple(range(options.seed, options.seed + options.seeds))
-    return Sweep(hidden, scales, seeds, options.lengths, options.few, options.engine)
-
-
 def measure(options: Options, run: harness.Run) -> None:
     for hidden in options.hidden:
-        sweep = sweep_of(options, hidden)
-        where = {"H": hidden, "settings": len(sweep.settings), "longest": max(sweep.lengths)}
-        made = contestants(sweep, options.devices, compiles=1 if options.quick else 2)
-        run.add(run.contest(where, made, sweep.forward_flops))
+        sweep = Sweep(options, hidden)
+        where = {"H": hidden, "settings": len(sweep.settings), "longest": sweep.longest}
+        run.add(run.contest(where, contestants(sweep), sweep.forward_flops))
 
 
-def contestants(sweep: Sweep, devices: int, compiles: int) -> list[contest.Contestant]:
+def contestants(sweep: Sweep) -> list[contest.Contestant]:
     """One program for all first: it is the reference."""
+    devices, engine = sweep.options.devices, sweep.options.engine
     cut = jax.jit(functools.partial(norms, sweep), static_argnums=(2, 3, 4))
-    padded = jax.jit(lambda *setting: norms(sweep, *setting, steps=max(sweep.lengths), engine=sweep.engine))
+    padded = jax.jit(lambda *setting: norms(sweep, *setting, steps=sweep.longest, engine=engine))
 
     def compiled_anew(scale: float, seed: int, steps: int) -> Array:
-        return jax.jit(lambda: norms(sweep, scale, seed, steps, steps, sweep.engine))()
+        return jax.jit(lambda: norms(sweep, scale, seed, steps, steps, engine))()
 
     def alone(run: Callable[..., Array], few: bool = False) -> Callable[[], contest.Program]:
         return lambda: _one_by_one(sweep, run, few)
 
     ways: dict[str, Callable[[], contest.Program]] = {
-        REFERENCE: lambda: one_program(sweep, 1, compiles),
-        f"{REFERENCE}, {devices} devices": lambda: one_program(sweep, devices, compiles),
+        REFERENCE: lambda: one_program(sweep, 1),
+        f"{REFERENCE}, {devices} devices": lambda: one_program(sweep, devices),
         "a call a setting": alone(padded),
-        "a call a setting, cut": alone(lambda scale, seed, steps: cut(scale, seed, steps, steps, sweep.engine)),
+        "a call a setting, cut": alone(lambda scale, seed, steps: cut(scale, seed, steps, steps, engine)),
         "compiled for every setting": alone(compiled_anew, few=True),
         "Python loop": alone(lambda scale, seed, steps: norms(sweep, scale, seed, steps, steps, "loop"), few=True),
     }
@@ -148,10 +150,10 @@ def contestants(sweep: Sweep, devices: int, compiles: int) -> list[contest.Conte
     ]
 
 
-def one_program(sweep: Sweep, devices: int, compiles: int) -> contest.Program:
+def one_program(sweep: Sweep, devices: int) -> contest.Program:
     """`vmap` over scales within seeds: a seed's W2 serves all of its scales."""
     by_seed = jax.vmap(jax.vmap(functools.partial(norms_by_length, sweep), (0, None)), (None, 0))
-    seeds = jnp.asarray(sweep.seeds, jnp.uint32)
+    seeds = jnp.asarray(list(sweep.seeds), jnp.uint32)
     if devices > 1:
         seeds = sharding.place(seeds, ours.mesh(devices, seeds.size, "seeds"), 0)
     return contest.compiled(
@@ -159,7 +161,7 @@ def one_program(sweep: Sweep, devices: int, compiles: int) -> contest.Program:
         jnp.asarray(sweep.scales, jnp.float32),
         seeds,
         shared=lambda result: _all_and_few(sweep, np.asarray(result).swapaxes(0, 1)),  # to scale, seed, length
-        compiles=compiles,
+        compiles=1 if sweep.options.quick else 2,
         devices=devices,
     )
 
@@ -213,7 +215,7 @@ def network(sweep: Sweep, scale: Any, seed: Any) -> tuple[Scaled, ScaledParams, 
     """The cell, its parameters and its input sequence `[longest, 1]`, drawn from a seed."""
     cell = Scaled(rnnjax.Elman(sweep.hidden, w_h=Normal(sweep.hidden**-0.5)))
     key = jax.random.key(seed)
-    xs = jax.random.normal(jax.random.fold_in(key, 1), (max(sweep.lengths), 1))
+    xs = jax.random.normal(jax.random.fold_in(key, 1), (sweep.longest, 1))
     return cell, ScaledParams(cell.cell.init(key, 1), scale), xs
 
 
@@ -244,10 +246,10 @@ def norms_by_length(sweep: Sweep, scale: Any, seed: Any) -> Array:
     cell, params, xs = network(sweep, scale, seed)
 
     def last_carry(params: ScaledParams, xs: Array, carry: Array) -> Array:
-        return rnnjax.unroll(cell, params, xs, carry=carry, engine=sweep.engine)[0]  # pyright: ignore[reportArgumentType]
+        return rnnjax.unroll(cell, params, xs, carry=carry, engine=sweep.options.engine)[0]
 
     carry, pulls = cell.initial_carry(params), []
-    for start, stop in itertools.pairwise((0, *sweep.lengths)):
+    for start, stop in itertools.pairwise((0, *sweep.options.lengths)):
         carry, pull = jax.vjp(last_carry, params, xs[start:stop], carry)
         pulls.append(pull)
     adjoints, dw = jnp.zeros((0, sweep.hidden)), jnp.zeros((0, sweep.hidden, sweep.hidden))
@@ -309,13 +311,8 @@ def draw(result: Mapping[str, Any], page: Any) -> None:
     axes[0, 0].invert_yaxis()
     settings, longest = points[0]["settings"], points[0]["longest"]
     title = f"Gradient norms of {settings} networks, up to {longest} steps; numbers: times one program"
-    harness.finish(fig, axes, title)
-    page.figure(
-        "sweep",
-        fig,
-        alt="Time of a setting by contestant, a panel per width; one program is fastest at every width",
-        caption="Medians over interleaved rounds; the grey line is the time of the matrix products alone.",
-    )
+    alt = "Time of a setting by contestant, a panel per width; one program is fastest at every width"
+    harness.save(page, "sweep", fig, axes, title, alt)
 
 
 benchmark = harness.Benchmark(Options, measure, tables, draw)

@@ -237,13 +237,9 @@ def draw(result: Mapping[str, Any], page: Any) -> None:
     ax.text(TARGET, len(points) - 0.55, " target", fontsize=8, color="#333333", va="center")
     ax.set_yticks(range(len(points)), [named(point) for point in reversed(points)])
     ax.set(ylim=(-0.6, len(points) - 0.3), xlabel="updates per second, times the Flax + Optax loop [1]")
-    harness.finish(fig, ax, "Updates per second in whole training, against a hand-written loop")
-    page.figure(
-        "training",
-        fig,
-        alt="Updates per second relative to a loop with Flax and Optax, by setting and contestant",
-        caption="Ratios of medians over interleaved rounds; right of 1 is faster than the loop.",
-    )
+    title = "Updates per second in whole training, against a hand-written loop"
+    alt = "Updates per second relative to a loop with Flax and Optax, by setting and contestant"
+    harness.save(page, "training", fig, ax, title, alt)
 
 
 benchmark = harness.Benchmark(Options, measure, tables, draw)

@@ -67,7 +67,7 @@ def engine(problem: Problem) -> Iterator[contest.Contestant]:
     """The engine as it is first: it is the reference."""
 
     def hoisted(name: str, **options: Any) -> contest.Contestant:
-        return ours.contestant(name, problem, ours.Way("hoisted", options))
+        return ours.contestant(name, problem, "hoisted", options=options)
 
     def patched(name: str, module: Any, **changes: Any) -> contest.Contestant:
         """Builds, which traces, with names of a module of the engine replaced."""
@@ -78,22 +78,13 @@ def engine(problem: Problem) -> Iterator[contest.Contestant]:
 
         return contest.Contestant(name, build)
 
-    def two_halves() -> dict[str, contest.Program]:
+    def two_halves(params: Any, xs: Array, lengths: Any) -> tuple[None, Array]:
         B = problem.point.B
         if B < 2:
             raise contest.LeftOut("one row has no halves")
         cell = ours.cell_of(problem)
-        params, xs, _ = ours.placed(problem, 1)
-
-        def forward(params: Any, xs: Array) -> Array:
-            halves = [rnnjax.unroll(cell, params, part, engine="hoisted")[1] for part in jnp.split(xs, [B // 2], 1)]
-            return jnp.concatenate(halves, 1)
-
-        train = jax.value_and_grad(lambda params, xs: (forward(params, xs) ** 2).sum(), argnums=(0, 1))
-        return {
-            "forward": contest.compiled(forward, params, xs, shared=ours.outputs),
-            "train": contest.compiled(train, params, xs, shared=ours.gradients),
-        }
+        halves = [rnnjax.unroll(cell, params, part, engine="hoisted")[1] for part in jnp.split(xs, [B // 2], 1)]
+        return None, jnp.concatenate(halves, 1)
 
     yield hoisted("as it is")
     yield hoisted("unroll 2", unroll=2)
@@ -102,7 +93,7 @@ def engine(problem: Problem) -> Iterator[contest.Contestant]:
     yield patched("slopes in the loop", hoist, _LARGE_STEP=0)
     yield patched("slopes after the loop", hoist, _LARGE_STEP=math.inf)
     yield patched("projection whole", reading, _CHEAP=frozenset(), _READINGS=weakref.WeakKeyDictionary())
-    yield contest.Contestant("two halves", two_halves)
+    yield ours.contestant("two halves", problem, run=two_halves)
 
 
 def orders(problem: Problem) -> Iterator[contest.Contestant]:
@@ -215,13 +206,8 @@ def draw(result: Mapping[str, Any], page: Any) -> None:
         ax.minorticks_off()
     axes[0, 0].set_yticks(range(len(every)), every)
     axes[0, 0].invert_yaxis()
-    harness.finish(fig, axes, "Ideas against the engine as it is (open: a cell and size; filled: their geometric mean)")
-    page.figure(
-        "tried",
-        fig,
-        alt="Speed of each idea relative to the engine as it is; no mean lies above 1",
-        caption="Ratios of medians over interleaved rounds; right of 1 an idea is faster.",
-    )
+    title = "Ideas against the engine as it is (open: a cell and size; filled: their geometric mean)"
+    harness.save(page, "tried", fig, axes, title, "Speed of each idea over the engine's; no mean lies above 1")
 
 
 benchmark = harness.Benchmark(Options, measure, tables, draw)
