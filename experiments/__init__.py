@@ -1,5 +1,5 @@
 """Experiments over `rnnjax`: each is a module with a question, a command and expected numbers.
 
 `python -m experiments` lists them. Nothing imports an experiment except its own tests; what they share is in
-`experiments.harness` (run folders, rows, reports, figures) and `experiments.data` (vendored series).
+`experiments.lab` (options, kept rows, figures, reports) and `experiments.data` (vendored series).
 """

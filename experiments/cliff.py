@@ -280,7 +280,7 @@ def _surface_figure(page: lab.Page, whole: lab.Row, paths: list[lab.Row]) -> Non
         look = {"markersize": 4, "zorder": 5, "linewidth": 1.2} | LOOKS[path["clip"]]
         count = min(_inside(w, b), SHOWN_IN_3D)
         ax.plot(w[:count], b[:count], up[:count] + 0.006, **look)  # a little above the surface, so that it is visible
-        if count < SHOWN_IN_3D and b[count] > bs[-1]:  # thrown out of the picture: drawn up to its edge
+        if count < min(SHOWN_IN_3D, len(b)) and b[count] > bs[-1]:  # thrown out of the picture: drawn up to its edge
             edge = w[count - 1] + (bs[-1] - b[count - 1]) / (b[count] - b[count - 1]) * (w[count] - w[count - 1])
             ends = up[count - 1] + 0.006, height[-1, np.abs(ws - edge).argmin()]
             ax.plot([w[count - 1], edge], [b[count - 1], bs[-1]], ends, **look | {"marker": ""})

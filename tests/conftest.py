@@ -67,7 +67,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.xdist_group(f"{folder}, {name}" if shared else str(item.path)))
         apart = item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).parts[0] in AROUND
         halved = (of_cell and name not in CORE) or apart or item.get_closest_marker("one_python")
-        if halved and zlib.crc32(item.nodeid.encode()) % 2 != here:
+        together = item.path.name == "test_all_experiments.py"  # tests of one experiment share a run of it
+        if halved and zlib.crc32((f"{item.path.name} {name}" if together else item.nodeid).encode()) % 2 != here:
             left_out.append(item)
     if left_out and not config.getoption("--whole"):
         config.hook.pytest_deselected(items=left_out)

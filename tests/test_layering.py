@@ -151,7 +151,7 @@ def test_every_part_has_a_floor():
         ("rnnjax.training.loop", "import flax"),
         ("rnnjax.cell", "import chex"),
         ("rnnjax.compose", "importlib.import_module('flax')"),
-        ("rnnjax.training.loop", "from experiments.harness import run"),
+        ("rnnjax.training.loop", "from experiments.lab import run"),
         ("rnnjax.compose", "from tests import registry"),
     ],
 )
