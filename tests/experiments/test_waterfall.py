@@ -4,10 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.waterfall.__main__ import EXPERIMENT
-from experiments.waterfall.measure import sequences
-from experiments.waterfall.theory import closed_form
-from tests.experiments.launched import launched, refused
+from experiments.waterfall import closed_form, experiment, sequences
 
 
 def test_the_target_is_the_first_input_and_only_it_is_marked() -> None:
@@ -33,17 +30,13 @@ def test_closed_forms() -> None:
     np.testing.assert_allclose(tanh[0], np.concatenate([[0], np.cumsum(rates[::-1])]), rtol=1e-8)
 
 
-def test_a_run_learns_and_its_gradient_is_the_closed_form(tmp_path) -> None:
-    arguments = ("--cells", "linear", "--scales", "0.7", "1", "--seeds", "1", "--steps", "5", "--hidden-size", "8",
-                 "--updates", "150", "--learning-rate", "0.01")  # fmt: skip
-    summary = launched(EXPERIMENT, tmp_path, *arguments, promotion="standard")
+def test_a_run_learns_and_its_gradient_is_the_closed_form() -> None:
+    given = {"cells": ("linear",), "scales": (0.7, 1.0), "seeds": 1, "steps": 5, "hidden_size": 8, "updates": 150}
+    given |= {"learning_rate": 0.01}
+    with jax.numpy_dtype_promotion("standard"):  # Optax's Adam mixes its integer count with floats
+        summary = experiment.page(experiment(**given), **given).summary
     assert [each["theory"] for each in summary["residuals"]] == pytest.approx([np.log(0.7), 0], abs=1e-12)
     assert all(abs(each["residual"]) < 1e-12 for each in summary["residuals"])
     for row in summary["rows"]:
         assert row["error_after"] < 0.5 < row["error_before"]
     assert summary["rows"][0]["log10_gradient_before"] == pytest.approx(4 * np.log10(0.7), abs=1e-10)
-
-
-def test_bad_options(tmp_path, capsys) -> None:
-    assert "choose from linear" in refused(EXPERIMENT, tmp_path, capsys, "--cells", "rnn")
-    assert "at least two values" in refused(EXPERIMENT, tmp_path, capsys, "--scales", "1")
