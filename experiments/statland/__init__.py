@@ -87,9 +87,9 @@ def draw_days(page: lab.Page) -> None:
     """The published network, unrolled over the rules, over three days, and over the user's days."""
     from experiments.statland import figures
 
-    rows = {"two_days": ("low", "medium"), "three_days": THREE_DAYS, "your_days": page.options.days}
-    if rows["your_days"] in ((), rows["two_days"], rows["three_days"]):
-        del rows["your_days"]
+    rows = {"two_days": ("low", "medium"), "three_days": THREE_DAYS}
+    if page.options.days not in ((), *rows.values()):
+        rows["your_days"] = page.options.days
     page.text(
         "1. The published network, unrolled",
         [
@@ -101,10 +101,9 @@ def draw_days(page: lab.Page) -> None:
     for name, days in rows.items():
         trace = published.trace(days)
         text = f"{', '.join(days)}: the network predicts {trace['prediction']:.6g}, {trace['reads_as']}."
-        boxes = " ".join(
-            f"Day {i}, {s['day']}: sum {s['sum']:.6g}, h {s['h']:.6g}." for i, s in enumerate(trace["steps"], 1)
-        )
-        page.figure(f"unrolled_{name}", figures.unrolled(trace), alt=f"The network. {boxes} {text}", caption=text)
+        outputs = ", ".join(f"{step['h']:.6g}" for step in trace["steps"])
+        alt = f"The unrolled network, one copy per day; their outputs are {outputs}. {text}"
+        page.figure(f"unrolled_{name}", figures.unrolled(trace), alt=alt, caption=text)
     traces = [published.trace(days) for days in dict.fromkeys([*dict(RULES), *rows.values()])]
     for trace in traces:
         show_copies(page, trace)
@@ -122,8 +121,8 @@ def show_copies(page: lab.Page, trace: Mapping[str, Any]) -> None:
     lines = [[i, step["day"], *(exact(step[name]) for name in numbers)] for i, step in enumerate(trace["steps"], 1)]
     said = exact(trace["prediction"])
     lines.append(["out", "", "", "", lines[-1][-1], "", "", "h·W3 + b2", said])
-    rule = dict(RULES).get(tuple(trace["days"]))
-    caption = f"{', '.join(trace['days'])} → {said}, {trace['reads_as']} ({f'rule: {rule}' if rule else 'no rule'})"
+    rule = f"rule: {dict(RULES)[tuple(trace['days'])]}" if tuple(trace["days"]) in dict(RULES) else "no rule"
+    caption = f"{', '.join(trace['days'])} → {said}, {trace['reads_as']} ({rule})"
     page.table(lines, ("copy", "day", "x", "x·W1", "h before", "h·W2", "b1", "sum", "h = relu(sum)"), caption)
 
 
@@ -238,7 +237,7 @@ def draw_lstm(page: lab.Page) -> None:
         [
             "Both companies have the same prices on days 2, 3 and 4; only day 1 differs, and the prediction for day 5 "
             "depends on it. The cell state c carries the difference: a gate multiplies it from day to day, no weight. "
-            "In the tables c = forget · c_before + input · candidate, and h = output · tanh(c)."
+            "In the tables c = forget · c before + input · candidate, and h = output · tanh(c)."
         ],
     )
     page.figure(
@@ -249,10 +248,9 @@ def draw_lstm(page: lab.Page) -> None:
     )
     names = ("x", "h_before", "c_before", "forget", "input", "candidate", "c", "output", "h")
     for company, days in traces.items():
-        lines = [
-            {"quantity": name} | {f"day {i}": f"{day[name]:.6f}" for i, day in enumerate(days, 1)} for name in names
-        ]
-        page.table(lines, caption=f"LSTM, company {company}: the prediction for day 5 is {days[-1]['h']:.6f}")
+        lines = [[name.replace("_", " "), *(f"{day[name]:.6f}" for day in days)] for name in names]
+        caption = f"LSTM, company {company}: the prediction for day 5 is {days[-1]['h']:.6f}"
+        page.table(lines, ("quantity", *(f"day {i}" for i in range(1, len(days) + 1))), caption)
     companies = [{"company": name, "prediction": days[-1]["h"], "days": days} for name, days in traces.items()]
     page.summary |= {"published_lstm": {"companies": companies}}
 

@@ -45,7 +45,7 @@ def unrolled(trace: Mapping[str, Any]) -> Figure:
     lines: list[Any] = steps if len(steps) <= LONGEST else [*steps[:HEAD], None, *steps[-TAIL:]]
     height = LINE * (len(lines) + 1)
     fig, ax = style.figure(WIDTH, height + 0.4)
-    ax.set(xlim=(0, WIDTH), ylim=(0, height), title=f"{', '.join(trace['days'])}: {number(trace['prediction'])}")
+    ax.set(xlim=(0, WIDTH), ylim=(0, height), title=f"The network unrolled over {len(steps)} days")
     ax.axis("off")
     y, above = height - LINE / 2, None  # `above` is the box of the last ReLU, which feeds the next copy
     for line in lines:
@@ -120,16 +120,14 @@ def loss_curves(updates: np.ndarray, runs: Mapping[str, Sequence[Mapping[str, An
 def fates(outcomes: Mapping[str, Mapping[str, float]]) -> Figure:
     """Share of seeds by how they ended, one bar per optimizer."""
     fig, ax = style.figure(7.0, 0.55 * len(outcomes) + 1.8)
-    for position, outcome in enumerate(outcomes.values()):
-        left = 0.0
-        for fate, (color, _, hatch) in FATES.items():
-            share, label = outcome[f"share_{fate}"], fate if position == 0 else None
-            ax.barh(position, share, left=left, label=label, color=color, hatch=hatch, edgecolor="white", linewidth=0.8)
-            if share >= 0.04:
-                box = {"facecolor": "white", "edgecolor": "none", "pad": 1.2, "alpha": 0.85}
-                ax.text(left + share / 2, position, f"{share:.0%}", ha="center", va="center", fontsize=9, bbox=box)
-            left += share
-    ax.set_yticks(range(len(outcomes)), list(outcomes))
+    left, white = np.zeros(len(outcomes)), {"facecolor": "white", "edgecolor": "none", "pad": 1.2, "alpha": 0.85}
+    for fate, (color, _, hatch) in FATES.items():
+        shares = np.array([outcome[f"share_{fate}"] for outcome in outcomes.values()])
+        look = {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.8}
+        bars = ax.barh(list(outcomes), shares, left=left, label=fate, **look)
+        labels = [f"{share:.0%}" if share >= 0.04 else "" for share in shares]
+        ax.bar_label(bars, labels, label_type="center", fontsize=9, bbox=white)
+        left += shares
     ax.set(xlim=(0, 1), xlabel="share of seeds [%]")
     ax.set_title("How training from scratch ends", pad=26)
     ax.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))

@@ -63,12 +63,10 @@ def trace(days: Sequence[str], weights: Mapping[str, float] = WEIGHTS) -> dict[s
 
 
 def lstm_trace(prices: Sequence[float]) -> list[dict[str, float]]:
-    """The published LSTM from zero state, one mapping per day.
+    """The published LSTM from zero state, one mapping per day: its price `x`, memories before it, gates, memories.
 
-    Returns:
-      For each day `x`; `h_before`, `c_before`; the gates as numbers from 0 to 1, `forget` = σ(f), `input` = σ(i),
-      `output` = σ(o); `candidate` = tanh(g); then `c` = forget c_before + input candidate (long-term memory) and
-      `h` = output tanh(c) (short-term memory). The last `h` is the prediction.
+    `forget` = σ(f), `input` = σ(i), `output` = σ(o), `candidate` = tanh(g); `c` = forget c_before + input candidate
+    (long-term memory) and `h` = output tanh(c) (short-term memory). The last `h` is the prediction.
     """
     days, h, c = [], 0.0, 0.0
     for x in prices:

@@ -8,14 +8,14 @@ above it, no difference by either test; the Elman network (1.2%), linear AR (1.2
 worse. Clipping matters to none of them. The same GRU gains 20% on the planted series, as AR does, and nothing on the
 walk.
 
-The job of the lecture's first network, on real prices. A forecast of tomorrow's log price is today's log price plus a
-forecast of tomorrow's log return, so all models say a return: persistence says 0, drift the mean of the past, the
-moving average the mean of the last month, AR a linear function of the last week by least squares, and a network (Elman,
-LSTM or GRU) what it makes of the last `--steps` days. One network serves all companies of a fold.
+A forecast of tomorrow's log price is today's log price plus a forecast of tomorrow's log return, so all models predict
+a return: persistence 0, drift the mean of the past, the moving average the mean of the last month, AR a linear function
+of the last week by least squares, and a network (Elman, LSTM or GRU) reads the last `--steps` days. One network serves
+all companies of a fold.
 
 A fold is half a year. Everything that is fitted for it (weights, coefficients, means and standard deviations) is fitted
-on the days before it, and a day is forecast from the days before that day. Two controls go the same way: a planted
-series, which can be predicted, and a random walk, which cannot.
+on the days before it, and a day is forecast from the days before that day. There are two controls: a planted series,
+which can be predicted, and a random walk, which cannot.
 
 A model's loss on a day is the mean over companies of its squared error over the variance of the company's past. The
 difference of its loss to persistence's, day by day, is tested with Diebold and Mariano's statistic (Newey and West's
@@ -40,9 +40,7 @@ CONTROL_CELL = "gru"
 TITLES = {"stocks": "Daily prices", "planted": "Control: a planted series", "walk": "Control: a random walk"}
 
 
-@lab.options(
-    quick={"cells": ("gru",), "seeds": 2, "folds": 3, "control_folds": 2, "updates": 60, "hidden_size": 8},
-)
+@lab.options(quick={"cells": ("gru",), "seeds": 2, "folds": 3, "control_folds": 2, "updates": 60, "hidden_size": 8})
 class Options(lab.ProcessOptions):
     """Tomorrow's price, walked forward; the seeds are networks of each fold, cell and clipping."""
 
@@ -119,10 +117,10 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
         for row in own:
             clipping = "unclipped" if row["max_norm"] is None else "clipped"
             named.setdefault(f"{row['cell']}, {clipping}", []).append(row["forecast"])
-        named = {model: np.array(said, float) for model, said in named.items()}  # [seeds, N, C]
-        walks[name], lines[name] = (panel, folds, named), walk.lines_of(panel, folds, named)
+        named = {model: np.array(said, float) for model, said in named.items()}  # [seeds, F, days, C]
+        walks[name], lines[name] = (panel, folds, named), walk.lines_of(folds, named)
     panel, folds, named = walks["stocks"]
-    ratios = {name: walk.by_fold(panel, folds, said) for name, said in named.items() if name != "persistence"}
+    ratios = {name: walk.by_fold(folds, said) for name, said in named.items() if name != "persistence"}
     page.text("Results", results(lines))
     draw_errors(page, panel, folds, {n: r for n, r in ratios.items() if n != "drift" and "unclipped" not in n})
     show_lines(page, "stocks", folds, lines["stocks"])
@@ -264,7 +262,8 @@ def draw_curves(page: lab.Page, panel: walk.Panel, folds: walk.Folds, cells: dic
     axes[0, 0].set_ylabel("squared error / persistence's [1]")
     handles = axes[0, 0].get_legend_handles_labels()[0]
     fig.legend(handles=handles, loc="outside lower center", ncols=4 if len(cells) > 1 else 2)
-    style.letters(axes)
+    if len(cells) > 1:
+        style.letters(axes)
     page.figure(
         "curves",
         fig,

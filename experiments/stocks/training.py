@@ -18,11 +18,8 @@ from rnnjax.training import FitOptions, clip_by_global_norm, fit_many, save_mode
 
 CELLS: dict[str, Callable[[int], rnnjax.Cell]] = {"elman": rnnjax.Elman, "lstm": rnnjax.LSTM, "gru": rnnjax.GRU}
 
-INPUT_SIZE = 1
-"""The return of the day, standardised."""
-
-POINTS = 20
-"""Points of a learning curve."""
+INPUT_SIZE = 1  # the return of the day, standardised
+POINTS = 20  # of a learning curve
 
 
 def train(asked: Sequence[dict[str, Any]], mesh: Any = None, models: Path | None = None) -> list[dict[str, Any]]:
@@ -34,9 +31,9 @@ def train(asked: Sequence[dict[str, Any]], mesh: Any = None, models: Path | None
       mesh: devices over which the networks are split.
       models: where the networks of the last fold are saved.
     Returns:
-      For each row `failed` folds; `forecast` `[N, C]` log returns, NaN outside the folds; `updates` `[points]`; `loss`,
-      `held_out_loss`, `gradient_norm`, `gradient_norm_max`, `clipped` (share of updates) `[points, folds]`, losses in
-      units of the past's variance.
+      For each row `failed` folds; `forecast` `[F, days, C]` log returns, NaN where a company is not served; `updates`
+      `[points]`; `loss`, `held_out_loss`, `gradient_norm`, `gradient_norm_max`, `clipped` (share of updates)
+      `[points, F]`, losses in units of the past's variance.
     """
     first, count = asked[0], asked[0]["folds"]
     panel = load(first["input"], first["seed"])
@@ -48,6 +45,15 @@ def train(asked: Sequence[dict[str, Any]], mesh: Any = None, models: Path | None
 
     def loss(params: rnnjax.ReadoutParams, batch: Batch) -> Array:
         return squared_error(rnnjax.unroll(model, params, batch.xs)[1], batch)
+
+    def held_out(key: Array, index: Array, setting: dict[str, Array]) -> Batch:
+        return windows_before(series, setting, setting["cut"], CURVE_DAYS, first["steps"])
+
+    def forecast(run: tuple[rnnjax.ReadoutParams, dict[str, Array]]) -> Array:
+        params, setting = run
+        batch = windows_before(series, setting, setting["first"], first["days"], first["steps"])
+        said = rnnjax.unroll(model, params, batch.xs)[1][-1].reshape(first["days"], -1)
+        return jnp.where(setting["served"], said * setting["std"] + setting["mean"], jnp.nan)
 
     limits = [np.inf if each["max_norm"] is None else each["max_norm"] for each in asked]
     numbers = [each["network"] * count + fold for each in asked for fold in range(count)]
@@ -64,24 +70,21 @@ def train(asked: Sequence[dict[str, Any]], mesh: Any = None, models: Path | None
         settings,
         FitOptions(steps=first["updates"], chunk=max(1, first["updates"] // POINTS)),
         key=key,
-        held_out=lambda key, index, setting: windows_before(
-            series, setting, setting["cut"], CURVE_DAYS, first["steps"]
-        ),
+        held_out=held_out,
         mesh=mesh,
     )
-    params = jax.tree.map(lambda leaf: leaf.reshape(len(asked), count, *leaf.shape[1:]), fitted.state.params)
     if models is not None:
-        save(models, asked, panel, folds, model, params)
+        save(models, asked, panel, folds, model, fitted.state.params)
+    said = jax.jit(functools.partial(jax.lax.map, forecast))((fitted.state.params, settings))
     names = ("loss", "held_out_loss", "gradient_norm", "gradient_norm_max", "clipped")
-    curves = {name: fitted.history[name].reshape(-1, len(asked), count) for name in names}
     return [
         {
-            "failed": sum(fault is not None for fault in fitted.faults[i * count : (i + 1) * count]),
-            "forecast": said,
+            "failed": sum(fault is not None for fault in fitted.faults[own]),
+            "forecast": said[own],
             "updates": fitted.history["step"],
-            **{name: curve[:, i] for name, curve in curves.items()},
+            **{name: fitted.history[name][:, own] for name in names},
         }
-        for i, said in enumerate(_forecasts(model, params, series, folds, first["days"], first["steps"]))
+        for own in (slice(i * count, (i + 1) * count) for i in range(len(asked)))  # a network in all folds
     ]
 
 
@@ -122,35 +125,15 @@ def windows_before(series: Array, setting: dict[str, Array], first: Array, days:
     return Batch(scaled[:-1], scaled[1:], weights, jnp.full((days * companies,), steps, jnp.int32))
 
 
-def _forecasts(model: Any, params: Any, series: Array, folds: Folds, days: int, steps: int) -> np.ndarray:
-    """`[rows, N, C]`: the return that each network expects of each day of its fold."""
-    companies = series.shape[1]
-
-    @jax.jit
-    def of_a_fold(params: Any, setting: dict[str, Array]) -> Array:
-        batch = windows_before(series, setting, setting["first"], days, steps)
-        said = jax.lax.map(lambda each: rnnjax.unroll(model, each, batch.xs)[1][-1, :, 0], params)
-        return said.reshape(-1, days, companies) * setting["std"] + setting["mean"]
-
-    said = np.full((len(jax.tree.leaves(params)[0]), *series.shape), np.nan, np.float32)
-    for fold, first in enumerate(folds.first):
-        own, setting = jax.tree.map(lambda leaf, fold=fold: leaf[:, fold], params), known(folds)
-        found = np.array(of_a_fold(own, {name: leaf[fold] for name, leaf in setting.items()}))
-        found[:, :, ~folds.served[fold]] = np.nan
-        said[:, first : first + days] = found
-    return said
-
-
 def save(folder: Path, asked: Sequence[dict[str, Any]], panel: Panel, folds: Folds, model: Any, params: Any) -> None:
     """Saves the networks of the last fold, with what they take and give."""
-    standardised_by = {
-        name: {"mean": float(folds.mean[-1, i]), "std": float(folds.std[-1, i])}
-        for i, name in enumerate(panel.names)
-        if folds.served[-1, i]
+    by_company = zip(panel.names, folds.served[-1], folds.mean[-1].tolist(), folds.std[-1].tolist(), strict=True)
+    info = {
+        "task": "the next daily log return, standardised",
+        "standardised_by": {name: {"mean": mean, "std": std} for name, served, mean, std in by_company if served},
+        "fitted_before": str(panel.dates[folds.cut[-1]]),
     }
-    info = {"task": "the next daily log return, standardised", "standardised_by": standardised_by}
-    info["fitted_before"] = str(panel.dates[folds.cut[-1]])
     for i, each in enumerate(asked):
-        own = jax.tree.map(lambda leaf, i=i: leaf[i, -1], params)
+        own = jax.tree.map(lambda leaf, i=i: leaf[(i + 1) * len(folds.first) - 1], params)
         place = folder / f"{each['cell']}-{'unclipped' if each['max_norm'] is None else 'clipped'}-{each['network']}"
         save_model(place, model, own, info | each, input_size=INPUT_SIZE)

@@ -1,6 +1,6 @@
 """Walking forward: what is forecast, what each fold may know, forecasts without a network, and which are better.
 
-| start ... trained on ... cut | learning curve ... first | forecast ... end |      then the next fold begins at `end`
+| start ... trained on ... cut | learning curve ... first | forecast ... |      then the next fold's forecast begins
 """
 
 from collections.abc import Callable, Mapping
@@ -14,13 +14,10 @@ from experiments.lab import UsageError
 INPUTS = ("stocks", "planted", "walk")
 PLANTED = (0.5, -0.3)  # of the last two returns: a quarter and more of the variance can be known the day before
 
-CURVE_DAYS = 21
-"""Days before a fold's first that no weight is fitted to; the learning curves are measured on them."""
-
-LEAST_DAYS = 40
-"""A company with fewer returns to train on is not forecast in the fold."""
-
-RESAMPLES, BLOCK_DAYS = 2000, 21
+CURVE_DAYS = 21  # before a fold's first; no weight is fitted to them, learning curves are measured on them
+LEAST_DAYS = 40  # a company with fewer returns to train on is not forecast in the fold
+ORDER, AVERAGED = 5, 20  # past returns that AR sees, a week, and that the moving average is over, a month
+RESAMPLES, BLOCK_DAYS = 2000, 21  # of the bootstrap
 
 
 class Panel(NamedTuple):
@@ -58,14 +55,14 @@ def load(name: str, seed: int = 0) -> Panel:
 
 
 class Folds(NamedTuple):
-    """F folds; all arrays come from days before `cut` alone."""
+    """F folds; all but `truth` comes from days before `cut` alone."""
 
     cut: np.ndarray  # [F] days
     first: np.ndarray  # [F]
-    end: np.ndarray  # [F]
     mean: np.ndarray  # [F, C] of the returns before `cut`; 0 where a company is not served
     std: np.ndarray  # [F, C] likewise; 1 where a company is not served
     served: np.ndarray  # [F, C] whether the company is trained on and forecast
+    truth: np.ndarray  # [F, days, C] what is forecast; NaN where a company is not served
 
 
 def walk_forward(panel: Panel, count: int, days: int, steps: int) -> Folds:
@@ -77,19 +74,13 @@ def walk_forward(panel: Panel, count: int, days: int, steps: int) -> Folds:
     for fold, company in np.argwhere(served):
         past = panel.values[panel.starts[company] : cut[fold], company]
         mean[fold, company], std[fold, company] = past.mean(), past.std()
-    return Folds(cut, first, first + days, mean, std, served)
+    truth = np.where(served[:, None], panel.values[first[:, None] + np.arange(days)], np.nan)
+    return Folds(cut, first, mean, std, served, truth)
 
 
 def least_days(panel: Panel, steps: int) -> int:
     """How many days have to lie before the first fold, so that some company is served."""
     return int(panel.starts.min()) + max(LEAST_DAYS, steps + 1) + CURVE_DAYS
-
-
-ORDER = 5
-"""How many past returns AR sees: a week."""
-
-AVERAGED = 20
-"""How many past returns the moving average is over: a month."""
 
 
 def autoregression(past: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -110,60 +101,50 @@ BASELINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def forecasts(name: str, panel: Panel, folds: Folds) -> np.ndarray:
-    """`[N, C]`: a baseline's return for every day of every fold, from the days before it; NaN elsewhere."""
-    said = np.full(panel.values.shape, np.nan)
+    """`[F, days, C]`: a baseline's returns, each from the days before it; NaN where a company is not served."""
+    said = np.full(folds.truth.shape, np.nan)
     for fold, company in np.argwhere(folds.served):
-        days = np.arange(int(folds.first[fold]), int(folds.end[fold]))
         series = panel.values[:, company]
+        days = folds.first[fold] + np.arange(len(folds.truth[0]))
         known = series[days[:, None] + np.arange(-AVERAGED, 0)]  # ends the day before
-        said[days, company] = BASELINES[name](series[panel.starts[company] : folds.cut[fold]], known)
+        said[fold, :, company] = BASELINES[name](series[panel.starts[company] : folds.cut[fold]], known)
     return said
 
 
-def losses(panel: Panel, folds: Folds, said: np.ndarray) -> np.ndarray:
-    """`[..., N, C]` of forecasts: squared errors over the variance of the company's past; NaN outside the folds."""
-    scale = np.full(panel.values.shape, np.nan)
-    for fold, (first, end) in enumerate(zip(folds.first, folds.end, strict=True)):
-        scale[first:end] = np.where(folds.served[fold], folds.std[fold], np.nan)
-    return ((said - panel.values) / scale) ** 2
+def losses(folds: Folds, said: np.ndarray | float) -> np.ndarray:
+    """Squared errors of forecasts `[..., F, days, C]` over the variance of the company's past."""
+    return ((said - folds.truth) / folds.std[:, None]) ** 2
 
 
-def by_fold(panel: Panel, folds: Folds, said: np.ndarray) -> np.ndarray:
+def by_fold(folds: Folds, said: np.ndarray) -> np.ndarray:
     """`[F, C]`: root mean squared error over persistence's, over days and seeds; NaN where a company is not served."""
-    own, base = losses(panel, folds, said), losses(panel, folds, np.zeros(panel.values.shape))
-    spans = [slice(*span) for span in zip(folds.first, folds.end, strict=True)]
-    return np.sqrt([own[:, span].mean(axis=(0, 1)) / base[span].mean(axis=0) for span in spans])
+    return np.sqrt(losses(folds, said).mean(axis=(0, 2)) / losses(folds, 0.0).mean(axis=1))
 
 
-def lines_of(panel: Panel, folds: Folds, named: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """A line for each model, `[seeds, N, C]` forecasts: its errors, and whether it beats persistence."""
-    days = slice(folds.first[0], folds.end[-1])
-    base = np.nanmean(losses(panel, folds, named["persistence"])[0, days], axis=-1)  # [days]
-    truth, lines = panel.values[days], []
+def lines_of(folds: Folds, named: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """A line for each model, `[seeds, F, days, C]` forecasts: its errors, and whether it beats persistence."""
+    base = np.nanmean(losses(folds, 0.0), axis=-1).ravel()  # [all days]
+    lines = []
     for name, said in named.items():
-        daily = np.nanmean(losses(panel, folds, said)[:, days], axis=-1)  # [seeds, days]
-        own = said[:, days]
-        counts = ~np.isnan(own) & (own != 0) & (truth != 0)
-        right = np.sign(own) == np.sign(truth)
-        lines.append(
-            {
-                "model": name,
-                "seeds": len(said),
-                "rmse_log_return": float(np.sqrt(np.nanmean((own - truth) ** 2))),
-                "loss": float(daily.mean()),
-                "gain_over_persistence": 1 - float(daily.mean() / base.mean()),
-                "gain_by_seed": (1 - daily.mean(axis=1) / base.mean()).tolist(),
-                "right_direction_share": float(right[counts].mean()) if counts.any() else None,
-                **compare(daily.mean(axis=0) - base),
-            }
-            | ({"verdict": "–"} if name == "persistence" else {})
-        )
+        daily = np.nanmean(losses(folds, said), axis=-1).reshape(len(said), -1)
+        counts = ~np.isnan(said) & (said != 0) & (folds.truth != 0)
+        right = np.sign(said) == np.sign(folds.truth)
+        line = {
+            "model": name,
+            "seeds": len(said),
+            "rmse_log_return": float(np.sqrt(np.nanmean((said - folds.truth) ** 2))),
+            "loss": float(daily.mean()),
+            "gain_over_persistence": 1 - float(daily.mean() / base.mean()),
+            "gain_by_seed": (1 - daily.mean(axis=1) / base.mean()).tolist(),
+            "right_direction_share": float(right[counts].mean()) if counts.any() else None,
+            **compare(daily.mean(axis=0) - base),
+        }
+        lines.append(line | ({"verdict": "–"} if name == "persistence" else {}))
     return lines
 
 
 def compare(differences: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Tests whether daily differences of loss, model minus persistence, have mean zero. Both tests allow for
-    volatile days that come together.
+    """Tests whether daily differences of loss, model minus persistence, have mean zero.
 
         DM = d̄ / sqrt(V / n)        V = γ_0 + 2 Σ_{k=1..m} (1 - k/(m+1)) γ_k,   m = floor(4 (n/100)^(2/9))
 
@@ -173,7 +154,7 @@ def compare(differences: np.ndarray, seed: int = 0) -> dict[str, Any]:
     Returns:
       `difference`, the mean, below zero where the model is better; `difference_low`, `difference_high`, its 95%
       interval by the moving-block bootstrap; `diebold_mariano`, about N(0, 1) if the two are equally good; `verdict`,
-      what both tests say together at the level of 5%. All numbers are zero where the two losses are the same.
+      what both tests say together at the level of 5%. All numbers are 0 if the losses are equal.
 
     Reference: Diebold and Mariano, Comparing predictive accuracy, J. Business & Economic Statistics 13 (1995); Newey
     and West, Econometrica 55 (1987), with a lag of the order in their Review of Economic Studies 61 (1994); Künsch, The

@@ -29,7 +29,8 @@ def changed(panel, day):
 
 def test_folds_follow_each_other_and_know_only_the_past(real):
     folds = walk.walk_forward(real, 16, DAYS, 30)
-    assert (folds.first[1:] == folds.end[:-1]).all() and folds.end[-1] == len(real.dates)
+    assert (np.diff(folds.first) == DAYS).all() and folds.first[-1] + DAYS == len(real.dates)
+    np.testing.assert_array_equal(folds.truth[:, :, 0].ravel(), real.values[folds.first[0] :, 0])
     assert (folds.cut + walk.CURVE_DAYS == folds.first).all()
     assert folds.served[:, 0].all() and folds.served[:, 1].tolist() == [False] * 15 + [True]  # FB came in 2012
     past = real.values[: folds.cut[3], 0]
@@ -46,21 +47,21 @@ def test_no_baseline_knows_the_day_that_it_forecasts(real):
         day, own = int(folds.first[1]) + 5, walk.forecasts(name, real, folds)
         panel = changed(real, day)
         other = walk.forecasts(name, panel, walk.walk_forward(panel, 3, DAYS, 30))
-        np.testing.assert_array_equal(own[: day + 1], other[: day + 1])
-        assert name == "persistence" or not np.array_equal(own[day + 1 :], other[day + 1 :], equal_nan=True)
+        np.testing.assert_array_equal(own.reshape(-1, 5)[: DAYS + 6], other.reshape(-1, 5)[: DAYS + 6])
+        assert name == "persistence" or own[2, 0, 0] != other[2, 0, 0]
 
 
 def test_baselines_are_what_they_say(real):
     folds = walk.walk_forward(real, 2, DAYS, 30)
     day, own = int(folds.first[1]) + 9, real.values[:, 3]
-    said = {name: walk.forecasts(name, real, folds)[day, 3] for name in walk.BASELINES}
+    said = {name: walk.forecasts(name, real, folds)[1, 9, 3] for name in walk.BASELINES}
     rows = [[1.0, *own[t - 5 : t][::-1]] for t in range(5, folds.cut[1])]  # one by one
     weights = np.linalg.lstsq(np.array(rows), own[5 : folds.cut[1]], rcond=None)[0]
     expected = {"persistence": 0, "drift": own[: folds.cut[1]].mean(), "moving average": own[day - 20 : day].mean()}
     assert said == pytest.approx(expected | {"linear AR": weights @ [1.0, *own[day - 5 : day][::-1]]}, rel=1e-10)
-    ours = walk.losses(real, folds, np.zeros(real.values.shape))
-    np.testing.assert_allclose(ours[day, 4], (real.values[day, 4] / folds.std[1, 4]) ** 2)
-    assert np.isnan(ours[folds.first[0], 1])  # FB is not served yet
+    ours = walk.losses(folds, 0.0)
+    np.testing.assert_allclose(ours[1, 9, 3], (own[day] / folds.std[1, 3]) ** 2)
+    assert np.isnan(ours[0, :, 1]).all()  # FB is not served yet
 
 
 @pytest.fixture
@@ -97,15 +98,15 @@ def test_a_network_finds_what_is_planted_and_knows_nothing_of_the_future(single,
     folds = walk.walk_forward(panel, 2, DAYS, STEPS)
     said = training.train([asked])[0]["forecast"]
     named = {name: walk.forecasts(name, panel, folds)[None] for name in walk.BASELINES} | {"elman": said[None]}
-    lines = {line["model"]: line for line in walk.lines_of(panel, folds, named)}
+    lines = {line["model"]: line for line in walk.lines_of(folds, named)}
     assert lines["elman"]["verdict"] == lines["linear AR"]["verdict"] == "better"
     assert lines["elman"]["gain_over_persistence"] > 0.1
 
     day = int(folds.first[1]) + 5
     monkeypatch.setattr(training, "load", lambda *_: changed(panel, day))
     other = training.train([asked])[0]["forecast"]
-    np.testing.assert_array_equal(said[: day + 1], other[: day + 1])
-    assert (said[day + 1] != other[day + 1]).any()
+    np.testing.assert_array_equal(said.reshape(-1, 5)[: DAYS + 6], other.reshape(-1, 5)[: DAYS + 6])
+    assert said[1, 6, 0] != other[1, 6, 0]
 
 
 def test_the_statistic_by_hand_and_its_verdicts():
