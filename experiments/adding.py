@@ -12,19 +12,15 @@ updates are clipped.
 Numbers from U(0, 1), one mark in each half; always answering 1 has a mean squared error of 1/6.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import jax
 from annotated_types import Ge
 from jax import Array
 from pydantic import PositiveFloat, PositiveInt
 
 from experiments import lab, learning
 from rnnjax import tasks
-
-TEST_KEY, TEST_ROWS, HELD_OUT_ROWS = 2**31, 2000, 500
 
 
 @lab.options(quick={"updates": 200, "seeds": 3, "steps": 20, "hidden_size": 16, "look_every": 20})
@@ -41,21 +37,13 @@ class Options(learning.Options):
 
 
 def problem(asked: learning.Asked) -> learning.Problem:
-    """Fresh sequences at every update; 500 held out for each seed; 2,000 for the test, the same for all seeds."""
-
-    def data(key: Array, step: Array, *, rows: int = asked["batch"]) -> tasks.Batch:
+    def draw(key: Array, rows: int) -> tasks.Batch:
         return tasks.adding(key, asked["steps"], (rows,))
-
-    def test() -> tasks.Batch:
-        key = jax.random.fold_in(jax.random.key(asked["seed"]), TEST_KEY)
-        return tasks.adding(key, asked["steps"], (TEST_ROWS,))
 
     return learning.Problem(
         inputs=2,
         outputs=1,
-        train=data,
-        held_out=functools.partial(data, rows=HELD_OUT_ROWS),
-        test=test,
+        **learning.fresh(draw, asked, held_out=500, test=2000),
         loss=tasks.squared_error,
         measures={"mean_squared_error": tasks.squared_error},
         baseline=tasks.adding_baseline().loss,

@@ -14,11 +14,9 @@ Ten of eight symbols, held over a delay. A predictor that remembers only when to
 10 log 8 / (delay + 20) nats per step, and one symbol in eight right.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from jax import Array
 from pydantic import PositiveFloat, PositiveInt
 
@@ -26,7 +24,6 @@ from experiments import lab, learning
 from rnnjax import tasks
 
 SYMBOLS, MEMORY = 8, 10
-TEST_KEY, TEST_ROWS, HELD_OUT_ROWS = 2**31, 1000, 200
 
 
 @lab.options(quick={"updates": 200, "delay": 10, "hidden_size": 32, "look_every": 20})
@@ -47,21 +44,13 @@ def recalled(outputs: Array, batch: tasks.Batch) -> Array:
 
 
 def problem(asked: learning.Asked) -> learning.Problem:
-    """Fresh sequences at every update; 200 held out for each seed; 1,000 for the test, the same for all seeds."""
-
-    def data(key: Array, step: Array, *, rows: int = asked["batch"]) -> tasks.Batch:
+    def draw(key: Array, rows: int) -> tasks.Batch:
         return tasks.copy_memory(key, asked["delay"], (rows,), symbols=SYMBOLS, memory=MEMORY)
-
-    def test() -> tasks.Batch:
-        key = jax.random.fold_in(jax.random.key(asked["seed"]), TEST_KEY)
-        return tasks.copy_memory(key, asked["delay"], (TEST_ROWS,), symbols=SYMBOLS, memory=MEMORY)
 
     return learning.Problem(
         inputs=SYMBOLS + 2,
         outputs=SYMBOLS + 1,
-        train=data,
-        held_out=functools.partial(data, rows=HELD_OUT_ROWS),
-        test=test,
+        **learning.fresh(draw, asked, held_out=200, test=1000),
         loss=tasks.cross_entropy,
         measures={"cross_entropy_nats": tasks.cross_entropy, "recalled_share": recalled},
         baseline=tasks.copy_memory_baseline(asked["delay"], symbols=SYMBOLS, memory=MEMORY).loss,

@@ -11,6 +11,7 @@ number for the table, once, after the last update.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -37,15 +38,19 @@ from rnnjax.training import FitOptions, clip_by_global_norm, fit_many, save_mode
 CELLS: dict[str, Callable[[int], Any]] = {"elman": rnnjax.Elman, "lstm": rnnjax.LSTM, "gru": rnnjax.GRU}
 """As they draw themselves: orthogonal W2 (gate by gate), W1 of variance 1/D, the LSTM's forget bias 1."""
 
+TEST_KEY = 2**31
+
 Asked = Mapping[str, Any]
 """What defines a row: "cell", "clipped", "index" of the seed, and the options that it depends on."""
 
 Score = Callable[[Array, Batch], Array]
 """`(outputs [T, *batch, K], batch) -> []`."""
 
+STATISTICS = {"median": np.median, "lowest": np.min, "highest": np.max, "mean": np.mean}
+
 
 @lab.options
-class GridOptions(lab.ProcessOptions):
+class Options(lab.ProcessOptions):
     """The grid: cells, with and without clipping, seeds; and how each run is trained (Adam)."""
 
     cells: lab.Distinct[Literal["elman", "lstm", "gru"]] = ("elman", "lstm", "gru")
@@ -64,12 +69,6 @@ class GridOptions(lab.ProcessOptions):
     """Adam's learning rate at the first update; it falls to zero at the last, along half a cosine."""
     max_norm: PositiveFloat = 1.0
     """Where the gradient's global norm is clipped, in runs that clip."""
-
-
-@lab.options
-class Options(GridOptions):
-    """The grid, and how often it is evaluated."""
-
     look_every: PositiveInt = 100
     """Updates between two evaluations on held-out sequences."""
 
@@ -129,6 +128,16 @@ class Problem:
         """Every measure of this model on this batch."""
         outputs = self.outputs_of(model, params, batch)
         return {name: score(outputs, batch) for name, score in self.measures.items()}
+
+
+def fresh(draw: Callable[[Array, int], Batch], asked: Asked, held_out: int, test: int) -> dict[str, Any]:
+    """Parts of a `Problem` from `draw(key, rows)`: new sequences at every update; `held_out` for each seed; `test` for
+    the test, the same for all seeds."""
+    return {
+        "train": lambda key, step: draw(key, asked["batch"]),
+        "held_out": lambda key, index: draw(key, held_out),
+        "test": lambda: draw(jax.random.fold_in(jax.random.key(asked["seed"]), TEST_KEY), test),
+    }
 
 
 def batch_of(rows: Sequences, chosen: Array | None = None) -> Batch:
@@ -268,10 +277,13 @@ def rows_of(trained: Callable[..., Any], options: Options, run: lab.Run) -> list
 
 
 def draw(problem: Problem, rows: Sequence[lab.Row], page: lab.Page) -> None:
-    """Sentences, learning curves, table and summary."""
+    """Learning curves, table and summary."""
     options, measure = page.options, problem.measure
-    lines = lines_of(rows, list(problem.measures))
-    page.text("Results", sentences(lines, measure, problem.baseline, problem.baseline_name))
+    lines, name = lines_of(rows, list(problem.measures)), f"{problem.baseline_name}, {problem.baseline:.4g}"
+    best = (max if problem.higher_is_better else min)(lines, key=lambda line: line[f"test_{measure}_median"])
+    clipped = "not clipped" if best["clipped_at_norm"] is None else "clipped"
+    found = f"{best['cell']}, {clipped}: {best[f'test_{measure}_median']:.4g}"
+    page.text("Results", [f"Best median test {_words(measure)}: {found}. Without reading the input: {name}."])
     curves(page, rows, measure, problem.baseline, problem.baseline_name, log_scale=not problem.higher_is_better)
     caption = f"Test part: {options.seeds} seeds, H = {options.hidden_size}, {options.updates} updates"
     table(page, lines, list(problem.measures), caption)
@@ -289,29 +301,27 @@ def lines_of(rows: Sequence[lab.Row], measures: Sequence[str]) -> list[dict[str,
 
     A run without a finite test measure makes its line's numbers NaN; it is never left out.
     """
-    groups: dict[tuple[str, bool], list[lab.Row]] = {}
-    for row in rows:
-        groups.setdefault((row["cell"], row["clipped"]), []).append(row)
     lines = []
-    for (cell, clipped), group in groups.items():
+    for (cell, clipped), group in _groups(rows).items():
         line = {"cell": cell, "clipped_at_norm": group[0]["max_norm"] if clipped else None, "seeds": len(group)}
         for name in measures:
             tested = _numbers(group, f"test_{name}")
-            line |= {
-                f"test_{name}_median": float(np.median(tested)),
-                f"test_{name}_lowest": float(tested.min()),
-                f"test_{name}_highest": float(tested.max()),
-                f"test_{name}_mean": float(tested.mean()),
-                f"test_{name}_std": float(tested.std(ddof=1)) if len(tested) > 1 else None,
-            }
-        line |= {
-            "held_out_median": float(np.median(_numbers(group, f"held_out_{measures[0]}"))),
-            "updates_clipped_share": float(np.mean(_numbers(group, "clipped_share"))) if clipped else None,
-            "largest_gradient_norm": float(_numbers(group, "largest_gradient_norm").max()),
-            "stopped_not_finite": sum(row["stopped_at_update"] is not None for row in group),
-        }
+            line |= {f"test_{name}_{what}": float(of(tested)) for what, of in STATISTICS.items()}
+            line[f"test_{name}_std"] = float(tested.std(ddof=1)) if len(tested) > 1 else None
+        line["held_out_median"] = float(np.median(_numbers(group, f"held_out_{measures[0]}")))
+        line["updates_clipped_share"] = float(np.mean(_numbers(group, "clipped_share"))) if clipped else None
+        line["largest_gradient_norm"] = float(_numbers(group, "largest_gradient_norm").max())
+        line["stopped_not_finite"] = sum(row["stopped_at_update"] is not None for row in group)
         lines.append(line)
     return lines
+
+
+def _groups(rows: Sequence[lab.Row]) -> dict[tuple[str, bool], list[lab.Row]]:
+    """The seeds of each cell and clipping."""
+    found: dict[tuple[str, bool], list[lab.Row]] = {}
+    for row in rows:
+        found.setdefault((row["cell"], row["clipped"]), []).append(row)
+    return found
 
 
 def _numbers(rows: Sequence[lab.Row], name: str) -> np.ndarray:
@@ -321,28 +331,11 @@ def _numbers(rows: Sequence[lab.Row], name: str) -> np.ndarray:
 
 def table(page: lab.Page, lines: Sequence[Asked], measures: Sequence[str], caption: str) -> None:
     """The columns that a page has room for; the rest is in `summary.json`."""
-    tested = {
-        f"test_{name}_{what}": f"{_words(name)}, {what}"
-        for name in measures
-        for what in ("median", "lowest", "highest")
-    }
-    shown = {"cell": "cell", "clipped_at_norm": "clipped at norm", "seeds": "seeds", **tested}
+    shown = {"cell": "cell", "clipped_at_norm": "clipped at norm", "seeds": "seeds"}
+    for name in measures:
+        shown |= {f"test_{name}_{what}": f"{_words(name)}, {what}" for what in ("median", "lowest", "highest")}
     shown |= {"updates_clipped_share": "share of updates clipped", "largest_gradient_norm": "largest gradient norm"}
     page.table(lines, {**shown, "stopped_not_finite": "stopped, not finite"}, caption)
-
-
-def sentences(lines: Sequence[Asked], measure: str, baseline: float, baseline_name: str) -> list[str]:
-    """One sentence per cell, and one about the baseline."""
-    told = []
-    for cell in dict.fromkeys(line["cell"] for line in lines):
-        parts = []
-        for line in [line for line in lines if line["cell"] == cell]:
-            limit = line["clipped_at_norm"]
-            median, lowest, highest = (line[f"test_{measure}_{what}"] for what in ("median", "lowest", "highest"))
-            how = "without clipping" if limit is None else f"clipped at norm {limit:g}"
-            parts.append(f"{how} {median:.4g} (seeds from {lowest:.4g} to {highest:.4g})")
-        told.append(f"{cell}, median test {_words(measure)}: {'; '.join(parts)}.")
-    return [*told, f"A predictor that ignores its input ({baseline_name}) gets {baseline:.4g}."]
 
 
 def _words(measure: str) -> str:
@@ -350,21 +343,13 @@ def _words(measure: str) -> str:
 
 
 def curves(
-    page: lab.Page,
-    rows: Sequence[lab.Row],
-    measure: str,
-    baseline: float,
-    baseline_name: str,
-    log_scale: bool = True,
+    page: lab.Page, rows: Sequence[lab.Row], measure: str, baseline: float, baseline_name: str, log_scale: bool = True
 ) -> None:
     """A column for each cell: above the held-out measure, below the gradient's norm before clipping."""
-    groups: dict[tuple[str, bool], list[lab.Row]] = {}
-    for row in rows:
-        groups.setdefault((row["cell"], row["clipped"]), []).append(row)
-    cells, clippings = (list(dict.fromkeys(each)) for each in zip(*groups, strict=True))
+    cells = list(dict.fromkeys(row["cell"] for row in rows))
     max_norm, words = rows[0]["max_norm"], _words(measure)
     fig, axes = style.figures(2, len(cells), 2.5 * len(cells) + 1.0, 5.0, sharex=True, sharey="row")
-    for (cell, clipped), group in groups.items():
+    for (cell, clipped), group in _groups(rows).items():
         above, below = axes[:, cells.index(cell)]
         _band(above, group, f"held_out_{measure}", cell, clipped)
         _band(below, group, "gradient_norm", cell, clipped)
@@ -376,26 +361,24 @@ def curves(
         for ax in (above, below) if log_scale else (below,):
             ax.set_yscale("log")
             low, high = ax.get_ylim()
-            few = high / low < 20  # decades hardly ever are ticks enough then
+            few = high / low < 20  # decades alone would hardly give a tick
             ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if few else range(2, 10)))
             ax.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if few else NullFormatter())
     axes[0, 0].set_ylabel(f"held-out\n{words}")
     axes[1, 0].set_ylabel("gradient norm,\nbefore clipping")
     style.letters(axes)
-    names = {True: "clipped", False: "not clipped"}
-    looks = [
-        Line2D([], [], color="0.2", marker="o", label=names[each], **_of_clipping(each, "0.2")) for each in clippings
-    ]
-    dotted = Line2D([], [], color="0.35", linewidth=1.2, linestyle=":", label=baseline_name)
-    fig.legend(handles=[*looks, dotted], loc="outside lower center", ncols=4, handlelength=3.2)
-    seeds = len({row["index"] for row in rows})
+    handles = [Line2D([], [], color="0.35", linewidth=1.2, linestyle=":", label=baseline_name)]
+    for clipped in dict.fromkeys(row["clipped"] for row in reversed(rows)):
+        look = {"color": "0.2", "marker": "o", "label": "clipped" if clipped else "not clipped"}
+        handles.insert(0, Line2D([], [], **look, **_of_clipping(clipped, "0.2")))
+    fig.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=3.2)
     page.figure(
         "curves",
         fig,
         alt=f"For each cell, held-out {words} and gradient norm against updates, clipped (solid) and not (dashed).",
         caption=f"Held-out {words} (top) and mean norm of the gradient before clipping (bottom) against updates: "
-        f"median of {seeds} seeds, band from the lowest to the highest. Dotted: {baseline_name}, {baseline:.4g}. "
-        f"Solid grey line (bottom): norm {max_norm:g}, where the clipped runs are clipped.",
+        f"median of {page.options.seeds} seeds, band from the lowest to the highest. Dotted: {baseline_name}, "
+        f"{baseline:.4g}. Solid grey line (bottom): norm {max_norm:g}, where the clipped runs are clipped.",
     )
 
 
@@ -405,12 +388,10 @@ def _of_clipping(clipped: bool, color: str) -> dict[str, Any]:
 
 def _band(ax: Any, rows: Sequence[lab.Row], name: str, cell: str, clipped: bool) -> None:
     """Median over seeds, and a band from the lowest to the highest; NaN where a run had stopped."""
-    longest = max((row["updates_curve"] for row in rows), key=len)
-    values = np.full((len(rows), len(longest)), np.nan)
-    for line, row in zip(values, rows, strict=True):
-        line[: len(row[f"{name}_curve"])] = row[f"{name}_curve"]
+    at = max((row["updates_curve"] for row in rows), key=len)
+    values = np.array(list(itertools.zip_longest(*(row[f"{name}_curve"] for row in rows), fillvalue=np.nan))).T
     seen = np.isfinite(values).any(axis=0)
-    values, at = values[:, seen], longest[seen]
+    values, at = values[:, seen], at[seen]
     look = style.line(list(CELLS).index(cell))
     look |= _of_clipping(clipped, look["color"])
     every = max(1, len(at) // 8)  # eight marks along a curve

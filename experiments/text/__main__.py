@@ -104,20 +104,12 @@ def measure(options: Options, run: lab.Run) -> list[lab.Row]:
 
     asked = {"cell": "lstm", **{name: getattr(options, f"large_{name}") for name in OF_THE_LARGE}, **parts}
     asked |= {name: getattr(options, name) for name in ("steps", "max_norm", "seed")}
-    given: dict[str, Any] = {"mesh": run.mesh}
+    given: dict[str, Any] = {"mesh": run.mesh, "progress": run.progress}
     if run.folder is not None and options.num_processes == 1:  # in `rows`, which --fresh discards
         (run.folder / "rows").mkdir(exist_ok=True)
         key = key_of("large", {"code_sha256": identity.code_sha256(train_large)}, asked)
         given["checkpoints"] = run.folder / "rows" / f"{key}-steps"
-    with run.progress("updates of the larger LSTM", options.large_updates) as advance:
-        done = 0
-
-        def report(line: dict[str, Any]) -> None:
-            nonlocal done
-            advance(line["step"] - done, note=f"{line[HELD_OUT]:.3f} bits per character of the validation play")
-            done = line["step"]
-
-        large = run.rows(train_large, [asked], "larger LSTM", given={**given, "report": report})
+    large = run.rows(train_large, [asked], "larger LSTM", given=given)
     if run.folder is not None and run.is_coordinator:
         info = {"experiment": "text", "alphabet": plays.alphabet.characters, "text_sha256": plays.record["sha256"]}
         model, params = trained_model(large[0])
@@ -226,12 +218,12 @@ def _draw_models(
     for ax in (left, right):
         ax.axhline(chosen, color="0.3", linewidth=1.0, linestyle=":")
         ax.axhline(best, color=style.VERMILLION, linewidth=1.0, linestyle="--")
-    at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right", "fontsize": 9}
+    at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 9}
     above, below = (0, 4), (0, -11)  # the lower of the two labels is under its line
     places = (above, below) if chosen > best else (below, above)
     left.set_ylim(bottom=min(chosen, best) - 0.25)  # room for that label
-    left.annotate(f"{order}-gram: {chosen:.2f}", (0.99, chosen), places[0], color="0.2", **at)
-    left.annotate(f"larger LSTM: {best:.2f}", (0.99, best), places[1], color=style.VERMILLION, **at)
+    left.annotate(f"{order}-gram: {chosen:.2f}", (0.01, chosen), places[0], color="0.2", **at)
+    left.annotate(f"larger LSTM: {best:.2f}", (0.01, best), places[1], color=style.VERMILLION, **at)
     style.letters(axes)
     page.figure(
         "models",

@@ -12,6 +12,7 @@ carry need not work from there: it can fit the text it reads and still fail on a
 beginning. So a row of the larger network may restart from the initial carry at any chunk, with a small probability.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -71,8 +72,6 @@ def language_model(cell: str, hidden_size: int, alphabet_size: int) -> Readout:
 def bits(model: Readout, params: Any, tokens: Array) -> Array:
     """Bits of every token but the first, given all before it: `[T, *batch]` to `[T - 1, *batch]`; a row is a text."""
     size, length = model.output_size, tokens.shape[0] - 1
-    if length < 1:
-        raise ValueError(f"`tokens` is {list(tokens.shape)}; a text to score has two characters or more.")
     carry = model.initial_carry(params, tokens.shape[1:])
 
     def piece(carry: Any, window: tuple[Array, Array]) -> tuple[Any, Array]:
@@ -233,7 +232,7 @@ def train_large(
     *,
     checkpoints: Path | None = None,
     mesh: Mesh | None = None,
-    report: Callable[[dict[str, Any]], None] | None = None,
+    progress: Callable[..., Any] | None = None,
     **asked: Any,
 ) -> dict[str, Any]:
     """Trains the larger network, or resumes from its newest checkpoint, and scores it on the whole test play.
@@ -241,7 +240,7 @@ def train_large(
     Args:
       checkpoints: their folder; None: none are kept.
       mesh: devices that the rows of the batch are distributed over.
-      report: called with each line of metrics.
+      progress: `run.progress`.
       asked: cell, hidden_size, updates, batch, steps, rate, max_norm, dropped, restarted, seed, train_characters,
         test_characters.
     Returns:
@@ -266,19 +265,28 @@ def train_large(
     rule = optax.chain(clip_by_global_norm(asked["max_norm"]), optax.adam(rate))
     first = initial(model.initial_carry(params, (batch,)), jax.eval_shape(data, key, jnp.int32(0)))
     every, look = max(1, updates // LOOKS), jnp.asarray(look)
-    fitted = fit(
-        loss,
-        init_state(params, rule, jax.random.fold_in(key, 1), first),
-        rule,
-        data,
-        FitOptions(steps=updates, chunk=every, data_period=period),
-        held_out=lambda key, index: look,
-        measure=lambda params, tokens: {MEASURE: bits(model, params, tokens).mean()},
-        gradient=None if mesh is None else sharded(loss, mesh, batch),
-        report=report,
-        log=checkpoints.with_suffix(".jsonl") if checkpoints else None,
-        checkpoints=Checkpoints(folder=checkpoints, every=every, keep=2, config=asked) if checkpoints else None,
-    )
+    bar: Any = progress("updates of the larger LSTM", updates) if progress else contextlib.nullcontext()
+    with bar as advance:
+        done = 0
+
+        def report(line: dict[str, Any]) -> None:
+            nonlocal done
+            advance(line["step"] - done, note=f"{line[HELD_OUT]:.3f} bits per character of the validation play")
+            done = line["step"]
+
+        fitted = fit(
+            loss,
+            init_state(params, rule, jax.random.fold_in(key, 1), first),
+            rule,
+            data,
+            FitOptions(steps=updates, chunk=every, data_period=period),
+            held_out=lambda key, index: look,
+            measure=lambda params, tokens: {MEASURE: bits(model, params, tokens).mean()},
+            gradient=None if mesh is None else sharded(loss, mesh, batch),
+            report=report if progress else None,
+            log=checkpoints.with_suffix(".jsonl") if checkpoints else None,
+            checkpoints=Checkpoints(folder=checkpoints, every=every, keep=2, config=asked) if checkpoints else None,
+        )
     params, history = fitted.state.params, fitted.history
     tested = np.asarray(bits_compiled(model, params, jnp.asarray(test)), np.float64)
     curves = {name: np.array([line[name] for line in history], float) for name in ("loss", "gradient_norm", HELD_OUT)}
