@@ -21,7 +21,8 @@ from experiments.gradient_decay import scalar_case
 from experiments.linear_spectra import norms, scalar, spectrum
 from experiments.lstm_memory import memory, rate
 from experiments.reproduce.recipes import adding_errors, order_learned
-from experiments.statland import published
+from experiments.statland.published import COMPANIES
+from experiments.statland.training import forward, lstm_prediction, published_network
 from experiments.tanh_phase_diagram import leading_and_mean, whole_spectrum
 from rnnjax import tasks
 from rnnjax.gradients import theory
@@ -30,8 +31,8 @@ Found = dict[str, Any]
 
 
 def statland(days: list[str]) -> Found:
-    found = published.trace(days)
-    return {"prediction": found["prediction"], "hidden": found["steps"][-1]["h"]}
+    predictions, hidden = forward(published_network(), [days])
+    return {"prediction": float(predictions[0]), "hidden": float(hidden[0])}
 
 
 def power_of_w2(w2: float) -> Found:
@@ -40,7 +41,7 @@ def power_of_w2(w2: float) -> Found:
 
 
 def company(name: str) -> Found:
-    return {"value": published.lstm_trace(published.COMPANIES[name])[-1]["h"]}
+    return {"value": float(lstm_prediction(COMPANIES[name]))}
 
 
 def scalar_weight_gradient() -> Found:
