@@ -1,4 +1,4 @@
-"""Applying a cell over time: one contract (`contract.py`), several engines, the same numbers from each."""
+"""Applies a cell over time: one interface (`contract.py`), and several engines that give the same numbers."""
 
 from rnnjax._unroll.arguments import Composite, Masks, Run, is_causal, output_size
 from rnnjax._unroll.contract import Engine, NotHoistable, unroll

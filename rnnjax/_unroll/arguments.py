@@ -1,17 +1,17 @@
-"""What `unroll` is given: checked, from shapes and dtypes alone, masked, and cut over a mesh.
+"""Checks the arguments of `unroll` from shapes and dtypes, and handles masks and meshes.
 
-`make_whole` makes a `Part` of the arguments of `unroll`, from which every engine starts. What it calls follows in that
-order: cells and cells put together, `xs` and the carry, masking, meshes.
+`make_whole` turns the arguments of `unroll` into a `Part`, from which every engine starts. The functions that it calls
+follow in that order: cells and composites, `xs` and the carry, masking, meshes.
 
-Three rules cover every combination of `lengths`, `mask`, `resets` and `reverse`, the same in every engine:
-  - `lengths` says where a row ends. Nothing happens beyond it: no step, no reset.
-  - `mask` masks steps within a row (interior gaps). A masked step holds the carry and gives exactly zero output.
-  - `resets` cuts a row into episodes: the carry becomes the initial carry before that step, masked or not, in scan
-    order.
+Masking, the same in every engine, for values and gradients:
+  - `lengths` gives the end of each row. After it there are no steps and no resets.
+  - `mask` masks steps within a row (gaps). A masked step does not change the carry and outputs exactly zero.
+  - `resets` splits a row into episodes: the carry is reset to the initial carry before that step, masked or not, in
+    scan order.
 
-Padding must be inert for values *and* gradients, NaN and inf in it included. Selecting afterwards is not enough:
-0 × NaN in the backward pass is NaN. So the input of a masked step is replaced by zero *before* the step (`blank`), and
-its carry and output are selected away after it (`timed_step`).
+Padding must not affect values *or* gradients, even if it has NaN or inf. Selecting after the step is not enough, since
+0 × NaN in the backward pass is NaN. So the input of a masked step is set to zero *before* the step (`blank`), and its
+carry and output are discarded after it (`timed_step`).
 """
 
 import dataclasses
@@ -33,15 +33,15 @@ from rnnjax.cell import C, Cell, P, PyTree
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Masks:
-    """What every engine needs to know about time. `None` stands for "no row is cut", "all count", "no reset".
+    """Masks and resets for an engine. `None` means that all rows have full length, no step is masked, or no resets.
 
-    A pytree of its arrays, so that it can be cut along time as `xs` is.
+    It is a pytree of its arrays, so that it can be split along time like `xs`.
 
     Attributes:
       inside: `[T, *batch]` bool, t < lengths.
-      counts: `[T, *batch]` bool, inside and not hidden by the mask.
-      resets: `[T, *batch]` bool, already without the flags beyond a row's end.
-      reverse: each row runs from its own end to its start.
+      counts: `[T, *batch]` bool, False at masked steps: inside and not masked by `mask`.
+      resets: `[T, *batch]` bool, False after the end of a row.
+      reverse: whether each row runs from its own end to its start.
     """
 
     inside: Array | None = None
@@ -50,10 +50,10 @@ class Masks:
     reverse: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def opposite(self) -> "Masks":
-        """The same rows and episodes run in the other direction.
+        """The same rows and episodes in the other direction.
 
-        A flag at step t, running forwards, marks a boundary between t - 1 and t; running backwards, the step that
-        comes first behind that boundary is t - 1, so the flags move by one.
+        Forwards, a reset at step t marks a boundary between t - 1 and t. Backwards, the first step after that boundary
+        is t - 1, so resets are shifted by one.
         """
         resets = self.resets
         if resets is not None:
@@ -64,15 +64,15 @@ class Masks:
 
 
 Run = Callable[[Any, PyTree, PyTree, Array, Masks], tuple[PyTree, PyTree]]
-"""`(cell, params, carry, xs, masks) -> (carry, ys)`: unroll one part with the options of the call under way."""
+"""`(cell, params, carry, xs, masks) -> (carry, ys)`: unrolls one part with the options of the current call."""
 
 
 @runtime_checkable
 class Composite(Protocol[P, C]):
-    """Cells put together, such as a stack: says how its parts are run, and each part is unrolled on its own.
+    """A composite of cells, such as a stack, which defines how its parts are unrolled.
 
-    Where an attribute `causal` is true, no output depends on a later input. Then time can be cut for all of the parts
-    at once, and what one part hands to the next is not stored for all of time.
+    If its attribute `causal` is true, no output depends on a later input. Then all parts share the same segments of
+    time, and the values that one part passes to the next are not stored for all of time.
     """
 
     def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> P: ...
@@ -83,7 +83,7 @@ class Composite(Protocol[P, C]):
 
 
 class Part(NamedTuple):
-    """A cell and the shapes of what it is unrolled with."""
+    """A cell and the shapes of its arguments."""
 
     cell: Any
     params: PyTree
@@ -102,7 +102,7 @@ def make_whole(
     resets: ArrayLike | None,
     reverse: bool,
 ) -> Part:
-    """The arguments checked, padding blanked, and the initial carry in place of `None`."""
+    """Checks the arguments, blanks padding, and replaces a carry of `None` by the initial carry."""
     check_cell(cell)
     xs = checked_xs(xs)
     masks = make_masks(xs, lengths, mask, resets, reverse)
@@ -111,16 +111,18 @@ def make_whole(
 
 
 def check_cell(cell: Any) -> None:
-    """Raises TypeError unless `cell` is a cell with a step of its own, or cells put together."""
+    """Raises TypeError if `cell` is not a cell instance (for example a class), or has no step of its own."""
     runs = hasattr(cell, "step") or hasattr(cell, "unroll_parts")
     if isinstance(cell, type) or not (runs or hasattr(cell, "gate")) or not hasattr(cell, "initial_carry"):
-        raise TypeError(f"`cell` is {cell!r}; expected a cell itself, such as LSTM(hidden_size=64): see `rnnjax.Cell`.")
+        raise TypeError(
+            f"`cell` is {cell!r}; expected a cell instance, such as LSTM(hidden_size=64): see `rnnjax.Cell`."
+        )
     for held in held_cells(cell):
         _check_step(held)
 
 
 def held_cells(cell: Any) -> Iterator[Any]:
-    """A cell, and the cells in its fields, and so on."""
+    """A cell, and recursively the cells in its fields."""
     if isinstance(cell, tuple | list):
         for each in cell:
             yield from held_cells(each)
@@ -132,16 +134,16 @@ def held_cells(cell: Any) -> Iterator[Any]:
 
 
 def _check_step(cell: Any) -> None:
-    """Refuses a class that says its step in the parts of former versions, which nothing reads any more."""
+    """Raises for a class that defines the methods of earlier versions (`gate`, ...) instead of a step."""
     owners = type(cell).__mro__
     owns = [next((i for i, owner in enumerate(owners) if name in vars(owner)), None) for name in ("step", *_PARTS)]
     step, *parts = owns
     for name, owner in zip(_PARTS, parts, strict=True):
         if owner is not None and (step is None or owner < step):
             raise TypeError(
-                f"{owners[owner].__name__} has `{name}` but no `step` of its own, and a cell is its step: write "
-                "`def step(self, params, carry, x): ...; return carry, y`, with the matmuls in it; what can leave the "
-                "time loop is read from it."
+                f"{owners[owner].__name__} has `{name}` but no `step` of its own: write "
+                "`def step(self, params, carry, x): ...; return carry, y`, including the matmuls; rnnjax moves what it "
+                "can out of the time loop."
             )
 
 
@@ -149,12 +151,12 @@ _PARTS = ("gate", "mix", "project")
 
 
 def is_causal(cell: Any) -> bool:
-    """Whether time can be cut: a cell's can, and that of cells put together if they say so."""
+    """Whether time can be split into segments: always for a cell, and for composites that are causal."""
     return not isinstance(cell, Composite) or bool(getattr(cell, "causal", False))
 
 
 def is_layer(cell: Any) -> bool:
-    """Whether an engine runs it as it is: no cells put together."""
+    """Whether it is a single layer for an engine, and not a composite."""
     return not isinstance(cell, Composite)
 
 
@@ -184,7 +186,7 @@ def checked_xs(xs: ArrayLike) -> Array:
     if xs.ndim < 2:
         raise ValueError(
             f"`xs` is {list(xs.shape)}; expected [T, *batch, D], time first and features last. "
-            "For a single feature a step, pass `xs[..., None]`."
+            "For a single feature per step, pass `xs[..., None]`."
         )
     if xs.shape[0] == 0:
         raise ValueError(f"`xs` is {list(xs.shape)}: it has no time steps; T must be at least 1.")
@@ -192,10 +194,10 @@ def checked_xs(xs: ArrayLike) -> Array:
 
 
 def as_array(name: str, value: ArrayLike) -> Array:
-    """`value` as an array, NaN and all: under `debug_nans` an operation on it would be refused.
+    """`value` as an array, without operations on it, which `debug_nans` would reject for NaN.
 
     Raises:
-      TypeError: it makes no array, as a list of rows of unequal length; names the argument.
+      TypeError: it cannot be converted to an array, for example a list of rows of unequal length.
     """
     if isinstance(value, Array):
         return value
@@ -203,24 +205,24 @@ def as_array(name: str, value: ArrayLike) -> Array:
         return jax.device_put(value) if isinstance(value, np.ndarray) else jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"`{name}` is a {type(value).__name__} that makes no array ({error}); rows of unequal length are padded to "
-            "one length, and `lengths` says how long each is."
+            f"`{name}` is a {type(value).__name__} that is not an array ({error}); pad rows of unequal length to one "
+            "length, and pass `lengths`."
         ) from None
 
 
 class Checked(NamedTuple):
-    """What one step of a cell gives."""
+    """Results of tracing one step of a cell."""
 
     y: PyTree  # its shape
     closes_over: bool  # whether the cell refers to arrays that are not among its arguments
 
 
 def check_carry(cell: Cell, params: PyTree, carry: PyTree, xs: Array) -> Checked:
-    """Refuses a carry that is not shaped like the initial one, and a step that does not give its carry back.
+    """Raises unless the carry is like the initial carry, and the step returns a carry like its input carry.
 
     Raises:
-      ValueError: another tree, or another shape (a missing batch axis would otherwise broadcast in silence).
-      TypeError: another dtype.
+      ValueError: the tree or a shape differs (a missing batch axis could otherwise broadcast silently).
+      TypeError: a dtype differs.
     """
     batch_shape = xs.shape[1:-1]
     start, expected = jax.make_jaxpr(lambda p: cell.initial_carry(p, batch_shape), return_shape=True)(params)
@@ -232,19 +234,19 @@ def check_carry(cell: Cell, params: PyTree, carry: PyTree, xs: Array) -> Checked
 
     try:
         step, (new_carry, y) = jax.make_jaxpr(first, return_shape=True)(params, carry, xs)
-    except (TypeError, ValueError) as error:  # it speaks of the step's `x`; the caller knows `xs`
+    except (TypeError, ValueError) as error:  # the message names the step's `x`; the caller passed `xs`
         message = str(error).replace(f"`x` is {list(xs.shape[1:])}", f"`xs` is {list(xs.shape)}")
         message = message.replace("`x` is", "`xs` is").replace("`x.", "`xs.")
         if message == str(error):
             raise
         raise (TypeError if isinstance(error, TypeError) else ValueError)(message) from None
-    fix = "a step must give back a carry of the same tree, shapes and dtypes as it was given"
+    fix = "a step must return a carry of the same tree, shapes and dtypes as its input carry"
     check_alike(f"the carry that {type(cell).__name__}.step returns", new_carry, expected, fix)
     return Checked(y, closes_over_arrays(start) or closes_over_arrays(step))
 
 
 def check_alike(what: str, got: PyTree, expected: PyTree, fix: str) -> None:
-    """Raises unless two trees agree in structure, shapes (ValueError) and dtypes (TypeError)."""
+    """Raises unless two trees have equal structure and shapes (ValueError) and dtypes (TypeError)."""
     got_leaves, got_tree = jax.tree.flatten_with_path(got)
     expected_leaves, expected_tree = jax.tree.flatten_with_path(expected)
     if got_tree != expected_tree:
@@ -296,22 +298,20 @@ def _inside(lengths: ArrayLike, xs: Array) -> Array:
     given, lengths = lengths, as_array("lengths", lengths)
     steps, batch_shape = xs.shape[0], xs.shape[1:-1]
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise TypeError(
-            f"`lengths` is {lengths.dtype}; it counts steps: pass integers, such as `lengths.astype('int32')`."
-        )
+        raise TypeError(f"`lengths` is {lengths.dtype}; it must hold integers: pass `lengths.astype('int32')`.")
     if lengths.shape != batch_shape:
         swapped = len(batch_shape) == 1 and lengths.shape == (steps,)
-        fix = "move time first in `xs`" if swapped else f"pass one length a row, {list(batch_shape)}"
+        fix = "move time first in `xs`" if swapped else f"pass one length per row, {list(batch_shape)}"
         raise ValueError(
             f"`xs` is {list(xs.shape)} but `lengths` is {list(lengths.shape)}; "
             f"rnnjax is time-major, so `xs` holds {steps} steps of a batch of shape {list(batch_shape)}: {fix}."
         )
-    if not isinstance(given, Tracer) and isinstance(steps, int):  # known under `jit` too, where it is no argument
+    if not isinstance(given, Tracer) and isinstance(steps, int):  # known under `jit` too, unless it is an argument
         known = np.asarray(given)
         if known.size and (known.min() < 0 or known.max() > steps):
             raise ValueError(
                 f"`lengths` runs from {known.min()} to {known.max()}, but `xs` {list(xs.shape)} has {steps} steps; "
-                f"every length must lie in 0..{steps}."
+                f"every length must be in 0..{steps}."
             )
     largest = steps if isinstance(steps, int) else jnp.iinfo(jnp.int32).max  # a symbolic T, as under `jax.export`
     times = jnp.arange(steps, dtype=lengths.dtype if largest <= jnp.iinfo(lengths.dtype).max else jnp.int32)
@@ -331,12 +331,12 @@ def _flags(name: str, flags: ArrayLike, xs: Array) -> Array:
 
 
 def blank(xs: Array, masks: Masks) -> Array:
-    """`xs` with an exact zero at every step that does not count. `[T, *batch, D]`."""
+    """`xs` `[T, *batch, D]` with masked steps set to exactly zero."""
     return xs if masks.counts is None else jnp.where(masks.counts[..., None], xs, jnp.zeros_like(xs))
 
 
 class StepInput(NamedTuple):
-    """What one step sees; over all of time each leaf has a leading T. `None` where the `Masks` has none."""
+    """The inputs of one step; over all of time, each leaf has a leading T. `None` where the `Masks` has `None`."""
 
     x: PyTree
     counts: Array | None
@@ -346,7 +346,7 @@ class StepInput(NamedTuple):
 def timed_step(
     cell: Cell, params: PyTree, batch_shape: tuple[int, ...]
 ) -> Callable[[PyTree, StepInput], tuple[PyTree, PyTree]]:
-    """The cell's step with resets before it and holding after it, in the order that `jax.lax.scan` wants."""
+    """The cell's step with resets before it and masking after it, with the signature of `jax.lax.scan`."""
 
     def step(carry: PyTree, inputs: StepInput) -> tuple[PyTree, PyTree]:
         if inputs.resets is not None:
@@ -361,7 +361,7 @@ def timed_step(
 
 
 def select(flags: Array, on_true: PyTree, on_false: PyTree) -> PyTree:
-    """Row by row, `on_true` where `flags` `[*batch]` holds, else `on_false`; leaves are `[*batch, ...]`."""
+    """Selects `on_true` in rows where `flags` `[*batch]` is True, else `on_false`; leaves are `[*batch, ...]`."""
 
     def pick(a: Array, b: Array) -> Array:
         return jnp.where(flags.reshape(flags.shape + (1,) * (a.ndim - flags.ndim)), a, b)
@@ -369,17 +369,17 @@ def select(flags: Array, on_true: PyTree, on_false: PyTree) -> PyTree:
     return jax.tree.map(pick, on_true, on_false)
 
 
-# Meshes whose axes are part of an array's type: explicit ones, and those of a `shard_map` around the call. A loop over
-# time needs a carry that keeps its type, and there a type says more than shape and dtype: along which axes of the mesh
-# an array is cut (`jax.make_mesh`'s default, "explicit"), and along which it differs from device to device (inside
-# `jax.shard_map`). A carry of zeros says neither, so it is given the type that a step gives it back in.
+# Meshes whose axes are part of an array's type: explicit meshes, and those of a `shard_map` around the call. A loop
+# over time needs a carry of constant type. On these meshes, a type also tells along which axes an array is sharded
+# (explicit axes, the default of `jax.make_mesh`), or along which it varies between devices (inside `jax.shard_map`). A
+# carry of zeros has neither, so it is cast to the type that a step returns.
 
 _MOST_TURNS = 4
-"""One for each mesh axis that may spread from the input to the carry, or from one leaf to another, and one to see."""
+"""One iteration for each mesh axis that may spread from the input or a leaf to another leaf, and one to confirm."""
 
 
 def typed_mesh(tree: PyTree) -> Any:
-    """The mesh that the arrays' types speak of, or None."""
+    """The mesh in the arrays' types, or None."""
     for leaf in jax.tree.leaves(tree):
         mesh = jax.typeof(leaf).sharding.mesh
         if not mesh.empty:
@@ -388,11 +388,11 @@ def typed_mesh(tree: PyTree) -> Any:
 
 
 def rows_like(xs: Any, carry: PyTree, first: int) -> PyTree:
-    """The carry `[*batch, ...]`, its batch axes cut over an explicit mesh as those of the input are.
+    """Shards the batch axes of the carry `[*batch, ...]` over an explicit mesh like those of the input.
 
     Args:
       xs: `[T, *batch, D]`, or one step of it.
-      first: which axis of `xs` is the first of the batch, 1 or 0.
+      first: the first batch axis of `xs`, 1 or 0.
     """
     sharding, batch_shape = jax.typeof(xs).sharding, xs.shape[first:-1]
     batch = tuple(sharding.spec[first:-1])
@@ -411,10 +411,10 @@ def rows_like(xs: Any, carry: PyTree, first: int) -> PyTree:
 
 
 def settled(step: Callable[[PyTree], tuple[PyTree, PyTree]], carry: PyTree) -> tuple[PyTree, tuple[PyTree, PyTree]]:
-    """The carry in the type that `step` gives it back in, and the types of all that `step` gives.
+    """Casts the carry to the type that `step` returns; also returns the types of all results of `step`.
 
     Raises:
-      TypeError: there is none; each step gives back another type.
+      TypeError: there is no such type, because every step changes it.
     """
     for _ in range(_MOST_TURNS):
         closed, shapes = jax.make_jaxpr(step, return_shape=True)(carry)
@@ -424,13 +424,13 @@ def settled(step: Callable[[PyTree], tuple[PyTree, PyTree]], carry: PyTree) -> t
             return carry, types
         carry = again
     raise TypeError(
-        "the carry is cut over the mesh otherwise after every step; give the cell parameters that are cut alike, or "
-        "constrain its carry in the step with `jax.sharding.reshard`."
+        "the sharding of the carry changes at every step; shard the parameters alike, or "
+        "constrain the carry in the step with `jax.sharding.reshard`."
     )
 
 
 def _in_type_of(leaf: Any, like: Any) -> Any:
-    """`leaf`, cut and varying over the mesh as `like` is; the same object where it is so already."""
+    """`leaf` with the sharding and varying axes of `like`; the same object if it has them already."""
     own = jax.typeof(leaf)
     if own.sharding.spec != like.sharding.spec and not like.sharding.mesh.empty:
         leaf = jax.sharding.reshard(leaf, like.sharding)
@@ -438,10 +438,10 @@ def _in_type_of(leaf: Any, like: Any) -> Any:
 
 
 def varying_alike(tree: PyTree) -> PyTree:
-    """Every leaf varying over the axes of a `shard_map` over which any of them does.
+    """Makes every leaf vary over all `shard_map` axes over which any leaf varies.
 
-    JAX does so at each operation. Ahead of a time loop it is done once, and the sum over devices, which is its
-    transpose, once too, not at every step.
+    JAX does this at each operation. Doing it once before a time loop means that its transpose, a sum over devices, also
+    runs once and not at every step.
     """
     axes = frozenset().union(*[jax.typeof(leaf).manual_axis_type.varying for leaf in jax.tree.leaves(tree)])
     return jax.tree.map(lambda leaf: _varying(leaf, axes), tree) if axes else tree
@@ -453,11 +453,11 @@ def _varying(leaf: Any, axes: frozenset[str]) -> Any:
 
 
 def explicit_axes(mesh: Mesh) -> tuple[str, ...]:
-    """The names of the axes along which a type says that an array is cut."""
+    """The names of the explicit axes, along which types include the sharding."""
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     return tuple([name for name, kind in kinds if kind == AxisType.Explicit])
 
 
 def sharding_over_time(aval: Any) -> NamedSharding:
-    """How the outputs of all steps are cut, where one step's are of this type."""
+    """The sharding of the outputs of all steps, given the type of one step's."""
     return NamedSharding(aval.sharding.mesh, PartitionSpec(None, *aval.sharding.spec))

@@ -1,8 +1,8 @@
-"""The one contract for time, from the call to the engine.
+"""`unroll`, from the call to the engine.
 
-A call goes through this file from top to bottom: `unroll` checks what it is given; `run_program` keeps one compiled
-program for equal cells and options; `runner` cuts time into segments and gives every layer an engine; `choose_engine`
-says which, and why, from what is read of the cell's step; `run_layer` runs it (`hoist.py`, `scan.py`).
+A call goes through this file from top to bottom: `unroll` checks its arguments; `run_program` caches one compiled
+program for equal cells and options; `runner` splits time into segments and gives every layer an engine; `choose_engine`
+chooses the engine from the traced step; `run_layer` runs it (`hoist.py`, `scan.py`).
 """
 
 import collections
@@ -131,41 +131,41 @@ def unroll(
 ) -> Any:
     """Applies a cell over time: carry_t, y_t = step(params, carry_{t-1}, x_t) for t = 1..T.
 
-    A step that does not count, by `lengths` or by `mask`, holds the carry and gives exactly zero output; NaN or inf in
-    its input changes no output and no gradient, bit for bit.
+    A masked step, by `lengths` or `mask`, does not change the carry and outputs exactly zero. NaN or inf in its input
+    affects no output and no gradient.
 
-    An eager call is compiled once for equal cells, options and shapes; the last 256 cells and options are kept. Meshes
-    whose axes are part of an array's type, explicit or of a `jax.shard_map` around the call, are followed: the carry is
-    cut as `xs` is.
+    An eager call compiles once for equal cells, options and shapes; the last 256 pairs of cell and options are cached.
+    On an explicit mesh, or inside `jax.shard_map`, the carry is sharded like `xs`.
 
     Args:
-      cell: a `Cell`, or cells put together (`Stack`, `Bidirectional`).
+      cell: a `Cell`, or a composite (`Stack`, `Bidirectional`).
       params: its parameters, from `cell.init` or your own.
       carry: the carry before the first step; `None` for `cell.initial_carry`.
-      xs: `[T, *batch, D]`, time first, any number of batch axes.
-      lengths: `[*batch]` integers in 0..T: step t of row b counts while t < lengths[b]; beyond it nothing happens.
-      mask: `[T, *batch]` booleans, False at interior gaps.
-      resets: `[T, *batch]` booleans: the carry becomes the initial carry before that step, in running order.
-      reverse: each row runs from its own end to its start; `ys` stays in input order.
-      engine: "hoisted" (every matmul that needs no carry leaves the loop, in the derivative too), "scan"
-        (`jax.lax.scan`), "loop" (Python; the reference), or "auto": "hoisted" where it can serve, else "scan".
-      checkpoint: keeps less for the backward pass, and computes the rest again: time is cut into segments, of which the
-        carry at the start is stored. A number of steps for a segment; "sqrt" for about √T; `MemoryBudget(bytes)` for
-        segments within segments until the estimate fits. Each level costs one more forward pass.
-      chunk: the hoisted engine projects the inputs of this many steps at once, not of all T; nothing is recomputed.
-      unroll: how many steps go into one body of the scan.
-      carries: whether to give the carry after each step too.
+      xs: `[T, *batch, D]`, time first, with any number of batch axes.
+      lengths: `[*batch]` integers in 0..T; steps t >= lengths[b] of row b are masked.
+      mask: `[T, *batch]` booleans, False at masked steps (gaps).
+      resets: `[T, *batch]` booleans, True where the carry is reset to the initial carry before that step, in scan
+        order.
+      reverse: run each row from its own end to its start; `ys` stays in input order.
+      engine: "hoisted" (every matmul that does not need the carry leaves the loop, in the derivative too), "scan"
+        (`jax.lax.scan`), "loop" (a Python loop; the reference), or "auto": "hoisted" if possible, else "scan".
+      checkpoint: remat: time is split into segments, only the carry at the start of each segment is stored, and the
+        rest is recomputed in the backward pass. The number of steps per segment; "sqrt" for about √T; or
+        `MemoryBudget(bytes)` for nested segments until the estimate fits. Each level costs one more forward pass.
+      chunk: steps per input projection in the hoisted engine, instead of all T; nothing is recomputed.
+      unroll: steps per body of the scan.
+      carries: also return the carry after each step.
     Returns:
-      `(carry, ys)`: the carry after each row's last step, and the outputs `[T, *batch, ...]`; with `carries` also the
-      carry after each step, `(carry, ys, carries)`, each leaf `[T, *batch, ...]`, held where a step is masked.
+      `(carry, ys)`: the carry after each row's last step, and the outputs `[T, *batch, ...]`; with `carries`,
+      `(carry, ys, carries)`, where each leaf of `carries` is `[T, *batch, ...]` and does not change at masked steps.
     Raises:
-      ValueError: a shape that does not fit, T = 0, lengths outside 0..T (where their values are
-        known), an unknown engine, a named one that cannot serve this cell, a budget that cannot be met.
-      TypeError: an integer input, a dtype other than the parameters', a mask that is not boolean.
+      ValueError: a shape does not fit, T = 0, lengths are outside 0..T (if their values are known), the engine is
+        unknown or cannot run this cell, or the memory budget cannot be met.
+      TypeError: the input is integer, or differs in dtype from the parameters; or a mask is not boolean.
     See also:
-      `rnnjax.explain`, for which engine runs each layer and why, the segments, and the bytes and FLOPs to expect.
+      `rnnjax.explain` shows which engine runs each layer and why, the segments, and the expected bytes and FLOPs.
 
-    Example: two rows of different length in one batch; the first output beyond the end of a row is zero.
+    Example: two rows of different lengths in one batch; the first output after the end of a row is zero.
 
       >>> import jax, jax.numpy as jnp, rnnjax
       >>> cell = rnnjax.LSTM(hidden_size=4)
@@ -185,7 +185,7 @@ def unroll(
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How `unroll` is to run, checked; none of it changes a number."""
+    """Checked options of `unroll`; none of them changes the results."""
 
     engine: Engine = "auto"
     unroll: int = 1
@@ -200,11 +200,13 @@ class Options:
         if self.chunk is not None:
             check_chunk(self.chunk)
         if not isinstance(self.carries, bool):
-            raise TypeError(f"carries is {self.carries!r}; it is True or False: whether to give every step's carry.")
+            raise TypeError(
+                f"carries is {self.carries!r}; it must be True or False: whether to return every step's carry."
+            )
 
 
 def check_engine(engine: Any, unroll: Any) -> None:
-    """Raises ValueError for an engine that there is not, and for copies of a step that it cannot make."""
+    """Raises ValueError for an unknown engine, or an invalid `unroll`."""
     if engine not in get_args(Engine):
         raise ValueError(f"engine is {engine!r}; choose one of {', '.join(map(repr, get_args(Engine)))}.")
     if isinstance(unroll, bool) or not isinstance(unroll, int) or unroll < 1:
@@ -214,32 +216,32 @@ def check_engine(engine: Any, unroll: Any) -> None:
 
 
 _MOST_PROGRAMS = 256
-"""How many pairs of cell and options keep their program; the oldest goes first."""
+"""The number of pairs of cell and options whose programs are cached; the oldest is dropped first."""
 
 _PROGRAMS: "collections.OrderedDict[Any, Callable[..., tuple[PyTree, PyTree]]]" = collections.OrderedDict()
 _CLOSE_OVER: "weakref.WeakKeyDictionary[Any, bool]" = weakref.WeakKeyDictionary()
-"""Cells whose programs are not kept: they close over arrays, which may be others at the next call, and go with them."""
+"""Cells whose programs are not cached, because they close over arrays, which may change and must not be kept alive."""
 
 
 def run_program(options: Options, whole: Part) -> tuple[PyTree, PyTree]:
-    """`(carry, ys)`, from the program kept for this cell where one can be kept."""
+    """`(carry, ys)`, from a cached program if this cell can have one."""
     cell, *arrays = whole
     if options.engine == "loop" or _jit_is_off() or _is_staged() or not _are_arrays(arrays):
         return runner(options, whole)(*whole)
     try:
         hash(cell)
-    except TypeError:  # as with a list among its fields
+    except TypeError:  # not hashable, for example with a list among its fields
         return runner(options, whole)(*whole)
     program = _PROGRAMS.get((options, cell)) or _new_program(options, cell, arrays)
     if program is not None:
-        with contextlib.suppress(ClosesOverArrays):  # of these shapes, where it did not of others
+        with contextlib.suppress(ClosesOverArrays):  # for these shapes, though not for others
             return program(*arrays)
     return runner(options, whole)(*whole)
 
 
 def _new_program(options: Options, cell: Any, arrays: list[Any]) -> Any:
-    """A program that is kept from now on; `None` for a cell that closes over arrays."""
-    with contextlib.suppress(TypeError):  # takes no weak references
+    """A new cached program; `None` for a cell that closes over arrays."""
+    with contextlib.suppress(TypeError):  # the cell does not support weak references
         if cell in _CLOSE_OVER:
             return None
 
@@ -261,26 +263,26 @@ def _new_program(options: Options, cell: Any, arrays: list[Any]) -> Any:
 
 
 class ClosesOverArrays(Exception):
-    """A cell refers to arrays that are not among its arguments: at the next call they may be others."""
+    """A cell refers to arrays that are not among its arguments, and may be different at the next call."""
 
 
 def _jit_is_off() -> bool:
-    config: Any = jax.config  # its switches are attributes that JAX adds at run time
+    config: Any = jax.config  # JAX adds its switches as attributes at run time
     return config.jax_disable_jit
 
 
 def _is_staged() -> bool:
-    """Whether the code that runs now is being traced for a program of somebody else's: then no array has a value."""
+    """Whether the current code is being traced by an outer transformation, so that arrays have no values."""
     return isinstance(jnp.zeros(()), jax.core.Tracer)
 
 
 def _are_arrays(tree: PyTree) -> bool:
-    """Python numbers among parameters stay numbers in a step, and are not traced."""
+    """Whether all leaves are arrays; Python numbers among parameters stay numbers and are not traced."""
     return all([isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in jax.tree.leaves(tree)])
 
 
 def runner(options: Options, whole: Part, kept: bool = False) -> Run:
-    """What `unroll` calls: every part in its segments, every layer on its engine; `whole` gives the shapes."""
+    """The function that runs every part in its segments and every layer on its engine; `whole` has the shapes."""
     engines = on_engines(options, kept)
     if options.checkpoint is None and options.chunk is None:
         return engines
@@ -304,10 +306,10 @@ def runner(options: Options, whole: Part, kept: bool = False) -> Run:
 
 
 def on_engines(options: Options, kept: bool = False) -> Run:
-    """Every layer on its engine, over all the steps it is given at once.
+    """Runs every layer on its engine, over all given steps at once.
 
     Args:
-      kept: the program made of this will serve other calls too: then a cell that closes over arrays is refused.
+      kept: whether the program will be cached; then a cell that closes over arrays raises `ClosesOverArrays`.
     """
 
     def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[PyTree, PyTree]:
@@ -324,9 +326,9 @@ def on_engines(options: Options, kept: bool = False) -> Run:
         return run_layer(choice, cell, params, carry, xs, masks, unroll=options.unroll, carries=options.carries)
 
     def on_mesh(cell: Any, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[PyTree, PyTree]:
-        """The hoisted engine's reshapes join the axes of time and batch, for which an explicit type has no words.
+        """The hoisted engine merges the axes of time and batch, which explicit types cannot express.
 
-        So it leaves explicit axes to XLA, and what comes out is cut as the steps would cut it.
+        So explicit axes are left to XLA, and the results get the sharding that the steps would give.
         """
         mesh = typed_mesh((params, carry, xs, masks))
         params, carry, xs, masks = varying_alike((params, carry, xs, masks))
@@ -345,11 +347,11 @@ def on_engines(options: Options, kept: bool = False) -> Run:
 
 
 class NotHoistable(ValueError):
-    """Why the `hoisted` engine, which was asked for by name, cannot run this cell."""
+    """The engine is "hoisted", but cannot run this cell; the message says why."""
 
 
 class Choice(NamedTuple):
-    """An engine other than "auto", the reason for it, and what was read of the cell if it needs that."""
+    """An engine other than "auto", the reason for it, and the `Reading` of the cell if the engine needs it."""
 
     engine: str
     why: str
@@ -357,40 +359,40 @@ class Choice(NamedTuple):
 
 
 def choose_engine(engine: str, cell: Cell, params: PyTree, carry: PyTree, xs: Array) -> Choice:
-    """`engine` itself where it is named; for "auto", "hoisted" wherever it can serve and pays, else "scan".
+    """The named engine, or, for "auto", "hoisted" if it can run the cell and is faster, else "scan".
 
-    The two give the same numbers. The hoisted engine does the same matmuls in fewer and larger calls, and fewer of them
-    inside the loop of the backward pass, so where gates are pointwise it is the first choice at every size.
+    Both give the same numbers. The hoisted engine computes the same matmuls in fewer and larger calls, with fewer of
+    them inside the backward loop, so it is the first choice at every size if gates are elementwise.
 
     Raises:
-      NotHoistable: "hoisted" was named and cannot serve this cell.
+      NotHoistable: the engine is "hoisted" and cannot run this cell.
     """
     if engine == "loop":
-        return Choice(engine, "named: the reference, one step after the other in Python")
+        return Choice(engine, "named: a Python loop over the steps, the reference")
     if engine == "scan":
-        return Choice(engine, "named: the step as it is written inside `jax.lax.scan`")
+        return Choice(engine, "named: the step as written, inside `jax.lax.scan`")
     batch_ndim = xs.ndim - 2
     row, x = _row_of(carry, batch_ndim), _row_of(xs, batch_ndim + 1)
     found = read(cell, params, row, x, batched=batch_ndim > 0)
     obstacle = found.reading.only_scan or found.reading.own_rule
     if obstacle is None and engine == "auto" and _is_slower_hoisted(found.reading, xs.shape[1:-1]):
-        why = f"its gates are not pointwise ({found.reading.why}), and for so many rows all of it in one loop is faster"
-        return Choice("scan", f'auto: {why}; engine="hoisted" takes out what can leave')
+        why = f"its gates are not elementwise ({found.reading.why}), and for so many rows a single loop is faster"
+        return Choice("scan", f'auto: {why}; engine="hoisted" hoists what it can')
     if obstacle is None:
         how = "named" if engine == "hoisted" else "auto"
         return Choice("hoisted", f"{how}: {_what_leaves(found.reading)}", found)
     if engine == "hoisted":
         raise NotHoistable(f'{cell!r} cannot be hoisted: {obstacle}; use engine="scan".')
-    why = f"auto: hoisted cannot serve it: {obstacle}"
+    why = f"auto: hoisted cannot run it: {obstacle}"
     if found.reading.only_scan is not None or not found.reading.ahead:
         return Choice("scan", why)
-    return Choice("scan", f"{why}; what needs no carry is computed ahead of the loop", found)
+    return Choice("scan", f"{why}; what does not need the carry is computed ahead of the loop", found)
 
 
 _MOST_ROWS, _MOST_BYTES = 16, 16_384
-"""Where gates are not pointwise, hoisting pays on a CPU up to so many rows, and bytes of products with the carry.
+"""If gates are not elementwise, hoisting is faster on a CPU up to this many rows, and bytes of products with the carry.
 
-Measured with an LSTM with layer norm on two cores, jax 0.10, training step of scan over hoisted, float32; rows x units:
+Measured with a layer-norm LSTM on two cores, jax 0.10, float32; training time of scan over hoisted, for rows x units:
 1x64 1.34, 4x32 1.39, 8x64 1.21, 16x64 1.49; beyond 8x256 0.85, 16x128 0.90, 32x32 0.71, 32x64 0.71, 64x256 0.82 (one
 point is a tie, 32x128 1.1). The forward pass is within 0.95 to 1.12 at all of them.
 """
@@ -409,11 +411,11 @@ def _row_of(tree: PyTree, axes: int) -> PyTree:
 
 def _what_leaves(reading: Reading) -> str:
     if reading.gates is not None:
-        return "every matmul that needs no carry leaves the loop, in the derivative too"
+        return "every matmul that does not need the carry leaves the loop, in the derivative too"
     products, weights = len([eqn for eqn in reading.ahead if eqn.name in _PRODUCTS]), len(reading.products)
     return (
-        f"what needs no carry leaves the loop ({products} of its products), and so do the gradients of the weights of "
-        f"{weights} products with the carry; slopes stay inside, as its gates are not pointwise: {reading.why}"
+        f"what does not need the carry leaves the loop ({products} products), and so do the weight gradients of "
+        f"{weights} products with the carry; slopes stay inside because its gates are not elementwise: {reading.why}"
     )
 
 
@@ -421,14 +423,14 @@ _PRODUCTS = ("matmul", "feature", "dot_general")
 
 
 class Layered(NamedTuple):
-    """What a layer's last carry is given back as where the carry after each step is wanted too."""
+    """The last carry of a layer together with the carry after each step."""
 
     last: PyTree
     every: PyTree  # [T, *batch, ...]
 
 
 def split_carries(tree: PyTree) -> tuple[PyTree, PyTree]:
-    """The last carries of all layers, and those after each step, each in the tree of the cells put together."""
+    """The last carries of all layers, and the carries after each step, each in the tree of the composite."""
     layered = lambda leaf: isinstance(leaf, Layered)  # noqa: E731
     last = jax.tree.map(lambda both: both.last, tree, is_leaf=layered)
     return last, jax.tree.map(lambda both: both.every, tree, is_leaf=layered)
@@ -445,7 +447,7 @@ def run_layer(
     unroll: int = 1,
     carries: bool = False,
 ) -> tuple[PyTree, PyTree]:
-    """`(carry, ys)` of one layer on the engine that was chosen; with `carries` the carry is `Layered`."""
+    """`(carry, ys)` of one layer on the chosen engine; with `carries`, the carry is `Layered`."""
     if choice.found is not None:
         last, ys, every = unroll_hoisted(choice.found, cell, params, carry, xs, masks, unroll=unroll, carries=carries)
     elif choice.engine == "loop":

@@ -1,15 +1,16 @@
-"""The derivative of a recurrence: another recurrence, with all that needs no dcarry computed before its loop.
+"""The derivative of a recurrence: another recurrence, with everything that does not need dcarry computed before its
+loop.
 
     dr_t    = dm_t W + v_t                                 v_t = m_t dW: one matmul for all T
     dout_t  = drive_t + Σ S_t dr_t + Σ C_t dcarry_{t-1} + Σ Q_t dout'_t
 
-for each product r = m W and each distinct output of the gates, where m is a leaf of the carry or an output before it,
-and out' are the outputs that it is computed from. S, C and Q are the slopes of `diagonals.py`. Which steps count is in
-the numbers: a masked step has S = C = Q = drive = 0 and holds dcarry (`hold`); a reset puts dcarry_{t-1}'s
-replacement, the tangent of the initial carry, into the drive, and zeros into C and into S of what multiplies the carry
-itself.
+for each product r = m W and each distinct output of the gates, where m is a leaf of the carry or an earlier output, and
+out' are the outputs from which it is computed. S, C and Q are the slopes of `diagonals.py`. Masks and resets are part
+of
+the coefficients: a masked step has S = C = Q = drive = 0 and keeps dcarry (`hold`). A reset adds the tangent of the
+initial carry, which replaces dcarry_{t-1}, to the drive, and sets C, and S of products with the carry itself, to zero.
 
-`saving_run` is the run of the recurrence that it is built from, and `tangents` the loop of the derivative.
+`saving_run` runs the recurrence and stores what the derivative needs; `tangents` is the loop of the derivative.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
 
 
 class Primal(NamedTuple):
-    """A run of the recurrence, from which its derivative is built; arrays are `[T, *rows, ...]`."""
+    """A run of the recurrence, from which its derivative is computed; arrays are `[T, *rows, ...]`."""
 
     inputs: "Inputs"
-    previous: list[Array]  # carry_{t-1}, after a reset; zeros for leaves that nobody reads
-    carries: list[Array]  # carry_t, held where a step is masked; zeros for leaves that nobody reads
-    outputs: dict[int, Array]  # the distinct outputs of the gates that y has or that products multiply
-    slopes: list[Diagonals]  # masked steps are written into them
-    gates: Gates | None  # None where the slopes were computed in the loop
+    previous: list[Array]  # carry_{t-1}, after a reset; zeros for unused leaves
+    carries: list[Array]  # carry_t, unchanged at masked steps; zeros for unused leaves
+    outputs: dict[int, Array]  # the distinct outputs of the gates that are part of y or multiplied by products
+    slopes: list[Diagonals]  # include masking
+    gates: Gates | None  # None if the slopes were computed in the loop
 
 
 def saving_run(layer: "Layer", inputs: "Inputs") -> tuple[list[Array], Primal]:
@@ -43,9 +44,10 @@ def saving_run(layer: "Layer", inputs: "Inputs") -> tuple[list[Array], Primal]:
 
 
 def _run_with_slopes(layer: "Layer", inputs: "Inputs") -> tuple[list[Array], Primal]:
-    """Every step leaves its slopes and what products and y read, which saves the passes of `_run_then_slopes`.
+    """Stores the slopes of every step, and the values that products and y read, without the passes of
+    `_run_then_slopes`.
 
-    The loop has more kernels a step. Where a step is large that is cheaper than to read its arrays again later.
+    The loop has more kernels per step, but for large steps this is cheaper than reading the arrays again later.
     """
     reading, structure, (fixed, xs, carry, counts, resets, start) = layer.reading, layer.structure, inputs
     loop = reading.in_loop
@@ -85,10 +87,10 @@ def _run_with_slopes(layer: "Layer", inputs: "Inputs") -> tuple[list[Array], Pri
 
 
 class _Packing(NamedTuple):
-    """How the slopes of one step are stored in few arrays: as few outputs of the loop as can be.
+    """Packs the slopes of one step into few arrays, so that the loop has few outputs.
 
-    Stored as [..., 1, n], so that XLA does not start this loop and the one that runs backwards from one array of zeros,
-    of which it would make a copy.
+    Arrays are stored as [..., 1, n], so that XLA does not start this loop and the backward loop from the same array of
+    zeros, which it would have to copy.
     """
 
     alike: dict[int, int]  # for leaves of u: the leaf of r that has the same slope
@@ -125,11 +127,11 @@ class _Packing(NamedTuple):
 
 
 def _run_then_slopes(layer: "Layer", inputs: "Inputs") -> tuple[list[Array], Primal]:
-    """The slopes of all steps at once, after the loop.
+    """Computes the slopes of all steps at once, after the loop.
 
-    The loop has few outputs, as each costs a kernel a step. It stores the activations if the derivative can do with
-    them, else what the products give; and those leaves of the carry that cannot be had from these for all steps at
-    once, as the LSTM's h_t = σ(o) tanh(c_t) can.
+    The loop has few outputs, since each costs a kernel per step. It stores the activations if they suffice for the
+    derivative, else the results of the products. It also stores those leaves of the carry that cannot be recomputed
+    from these for all steps at once. (The LSTM's h_t = σ(o) tanh(c_t) can.)
     """
     reading, structure, (fixed, xs, carry, counts, resets, start) = layer.reading, layer.structure, inputs
     n_carry, steps = len(carry), xs.shape[0]
@@ -156,21 +158,21 @@ def _run_then_slopes(layer: "Layer", inputs: "Inputs") -> tuple[list[Array], Pri
     last, (stored, saved) = layer.scan(body, carry, (pieces, counts, resets), xs)
     if layer.remembers is not None:
         ts = dict(zip(layer.remembers, saved, strict=True))
-        rs = [jnp.zeros((steps, *layer.rows, *p.out.shape), p.out.dtype) for p in reading.products]  # not read yet
+        rs = [jnp.zeros((steps, *layer.rows, *p.out.shape), p.out.dtype) for p in reading.products]  # placeholders
     else:
         ts, rs = {}, saved
     axes = 1 + len(layer.rows)
-    if len(stored) < n_carry:  # none of the other leaves reads carry_{t-1}
+    if len(stored) < n_carry:  # the other leaves do not depend on carry_{t-1}
         unread = [jnp.zeros((steps, *leaf.shape), leaf.dtype) for leaf in carry]
         known = {structure.carry_outs[leaf]: value for leaf, value in stored.items()}
         all_outputs = Gates(reading, structure, fixed, unread, us, rs, ts, axes).outputs(known, as_inputs=True)
         stored |= {i: all_outputs[k] for i, k in enumerate(structure.carry_outs) if i not in stored}
     carries = [stored[leaf] for leaf in range(n_carry)]
     previous = _previous(layer, inputs, carries)
-    if layer.remembers is not None:  # nobody reads their values, only their derivative, so they cost nothing
+    if layer.remembers is not None:  # only their derivative is used, so the values cost nothing
         rs = Gates(reading, structure, fixed, previous, us, rs, ts, axes).products()
     gates = Gates(reading, structure, fixed, previous, us, rs, ts, axes)
-    # a held carry is not what the gates gave
+    # at masked steps the carry is not the output of the gates
     known = dict(zip(structure.carry_outs, carries, strict=True)) if counts is None else {}
     outputs = [known.get(k, out) for k, out in enumerate(gates.outputs(known))]
     slopes = counted(structure, gates.slopes(outputs), counts, resets)
@@ -178,14 +180,14 @@ def _run_then_slopes(layer: "Layer", inputs: "Inputs") -> tuple[list[Array], Pri
 
 
 def _lefts(structure: GateStructure) -> set[int]:
-    """The outputs that products multiply."""
+    """The outputs that are left operands of products."""
     return {k for kind, k in structure.lefts if kind == "out"}
 
 
 def _to_be_kept(structure: GateStructure) -> set[int]:
-    """The leaves of the carry that cannot be computed from u, r and the others without carry_{t-1}."""
+    """The leaves of the carry that cannot be computed from u, r and the other leaves without carry_{t-1}."""
     kept: set[int] = set()
-    from_carry: set[int] = set()  # outputs that read carry_{t-1}, also through one that is not stored
+    from_carry: set[int] = set()  # outputs that depend on carry_{t-1}, also through one that is not stored
     for out, needed in enumerate(structure.needs):
         if any([block.kind == "carry" or (block.kind == "cut" and block.leaf in from_carry) for block in needed]):
             stored = {leaf for leaf, of in enumerate(structure.carry_outs) if of == out}
@@ -212,13 +214,13 @@ class StepLinear(NamedTuple):
 
     slopes: list[Diagonals]
     drive: Leaves  # for each output
-    v: Leaves  # for each product: added to dr in the loop, or None where the drive has it already
+    v: Leaves  # for each product: added to dr in the loop, or None if the drive includes it
     ahead: Leaves  # for each leaf of the carry: C_{t+1}, or None
-    hold: Leaves  # for each leaf of the carry: 1 where it is held and C does not say so, or None
+    hold: Leaves  # for each leaf of the carry: 1 at masked steps where C does not express it, or None
 
 
 def tangents(layer: "Layer", primal: Primal, tangent: "Inputs") -> tuple[list[Array], dict[int, Array]]:
-    """The last dcarry, and the tangents of what is stacked, by output."""
+    """The last dcarry, and the tangents of the stacked outputs, by index."""
     dus = jax.jvp(layer.us, (primal.inputs.fixed, primal.inputs.xs), (tangent.fixed, tangent.xs))[1]
     linear, scale = _linearize(layer, primal, tangent, dus)
     dcarry = [d if c is None else c * d for d, c in zip(tangent.carry, scale, strict=True)]
@@ -227,7 +229,7 @@ def tangents(layer: "Layer", primal: Primal, tangent: "Inputs") -> tuple[list[Ar
 
 
 def _linearize(layer: "Layer", primal: Primal, tangent: "Inputs", dus: list[Array]) -> tuple[StepLinear, Leaves]:
-    """The coefficients of the tangent recurrence for all steps, and the C_1 that the first dcarry is multiplied by."""
+    """The coefficients of the tangent recurrence for all steps, and C_1, which multiplies the first dcarry."""
     structure, slopes, resets = layer.structure, primal.slopes, primal.inputs.resets
     v: Leaves = _times_dweights(layer, primal, tangent)
     dstart = None
@@ -241,7 +243,9 @@ def _linearize(layer: "Layer", primal: Primal, tangent: "Inputs", dus: list[Arra
 
     inside: Leaves = [None] * len(v)
     if resets is None:
-        for i in range(len(v)):  # the gates read u + r: the sum needs one multiplication by the slope, in the loop
+        for i in range(
+            len(v)
+        ):  # if the gates read u + r, one multiplication of the sum by the slope suffices, in the loop
             j = _same_slope(slopes, i)
             if j is not None:
                 inside[i], du[j], v[i] = v[i] + du[j], None, None
@@ -255,7 +259,7 @@ def _linearize(layer: "Layer", primal: Primal, tangent: "Inputs", dus: list[Arra
 
 
 def _same_slope(slopes: list[Diagonals], r: int) -> int | None:
-    """The leaf of u that every output reads as it reads this product, added to it, if there is one."""
+    """The leaf of u that is always added to this product, so that both have the same slope, if there is one."""
     for u in range(len(slopes[0].u)):
         if slopes[0].r[r] is not None and all([s.u[u] is s.r[r] for s in slopes]):
             return u
@@ -263,7 +267,7 @@ def _same_slope(slopes: list[Diagonals], r: int) -> int | None:
 
 
 def _run(layer: "Layer", primal: Primal, linear: StepLinear, dcarry: Leaves) -> tuple[list[Array], list[Array]]:
-    """The loop. Returns the last dcarry, and the tangent of everything stacked, `[T, *rows, H]`."""
+    """The loop. Returns the last dcarry and the tangents of all stacked outputs, `[T, *rows, H]`."""
     structure = layer.structure
     multiply = _multiplications(layer, primal.inputs)
     of_carry = {out: leaf for leaf, out in enumerate(structure.carry_outs)}
@@ -294,10 +298,10 @@ def _run(layer: "Layer", primal: Primal, linear: StepLinear, dcarry: Leaves) -> 
 
 
 def _multiplications(layer: "Layer", inputs: "Inputs") -> list[Any]:
-    """dm to dm W for each product.
+    """Functions that map dm to dm W, for each product.
 
-    Every matrix [K, N] is stored transposed, [N, K]: the loop that runs backwards then multiplies with a matrix as it
-    lies in memory (for a single row, ten times as fast).
+    Every matrix [K, N] is stored transposed, [N, K], so that the backward loop multiplies by a matrix in its memory
+    order (for a single row, ten times as fast).
     """
     env = dict(zip(layer.reading.fixed, inputs.fixed, strict=True))
     transposed: dict[Any, Array] = {}
@@ -316,7 +320,7 @@ def _multiplications(layer: "Layer", inputs: "Inputs") -> list[Any]:
 
 
 def _times_dweights(layer: "Layer", primal: Primal, tangent: "Inputs") -> list[Array]:
-    """v_t for all t; one axis of rows, so that the transpose contracts one axis."""
+    """v_t for all t; rows have a single axis, so that the transpose contracts one axis."""
     fixed = dict(zip(layer.reading.fixed, zip(primal.inputs.fixed, tangent.fixed, strict=True), strict=True))
     found = []
     for product, (kind, index) in zip(layer.reading.products, layer.structure.lefts, strict=True):
@@ -339,7 +343,7 @@ def _where_reset(resets: Array, value: Array) -> Array:
 
 
 def _timed(layer: "Layer", linear: StepLinear, primal: Primal, dstart: Leaves | None) -> StepLinear:
-    """Writes masked steps and resets into the coefficients; the slopes know of masked steps already."""
+    """Applies masks and resets to the coefficients; the slopes already include masking."""
     structure, counts, resets = layer.structure, primal.inputs.counts, primal.inputs.resets
     n_carry = len(structure.carry_outs)
     slopes, drive = linear.slopes, linear.drive
@@ -373,10 +377,10 @@ def _select(flags: Array, on_true: Any, on_false: Any) -> Any:
 
 
 def _carried_ahead(layer: "Layer", linear: StepLinear) -> tuple[StepLinear, Leaves]:
-    """Where a leaf of the carry enters the next step through its C alone, the loop carries C_{t+1} dcarry_t.
+    """If a leaf of the carry enters the next step only through its C, the loop carries C_{t+1} dcarry_t.
 
-    That is the LSTM's cell state. The transpose then needs its gradient in one place, not two, which saves a kernel in
-    every step of the backward loop. Also puts a barrier behind the slopes, so that the loop does not compute them.
+    This is the case for the LSTM's cell state. The transpose then uses its gradient only once, which saves a kernel in
+    every step of the backward loop. A barrier after the slopes keeps XLA from computing them inside the loop.
     """
     structure, n_carry = layer.structure, len(layer.structure.carry_outs)
     ahead: Leaves = [None] * n_carry

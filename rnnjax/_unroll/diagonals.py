@@ -1,8 +1,8 @@
 """The diagonals of the gates' Jacobian for all of time, and their product with a tangent.
 
-Gates are pointwise, so the Jacobian of an output with respect to a block of an input is a diagonal, and a VJP with ones
-for cotangents returns it: diag(s)ᵀ 1 = s. It comes back packed like the input, `[T, *rows, nH]`. As long as no block is
-read by two outputs, one VJP with ones for all outputs together gives every diagonal there is.
+Gates are elementwise, so the Jacobian of an output with respect to a block of an input is diagonal, and a VJP with
+cotangents of ones returns it: diag(s)ᵀ 1 = s. The result is packed like the input, `[T, *rows, nH]`. If no block is
+read by two outputs, a single VJP with ones for all outputs gives every diagonal.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,11 +28,11 @@ class Diagonals(NamedTuple):
     carry: Leaves
     u: Leaves
     r: Leaves
-    cut: Leaves  # for each output: what later outputs make of it
+    cut: Leaves  # for each output: the slope of later outputs with respect to it
 
 
 class Gates:
-    """The gates over all of time or at one step: their distinct outputs from what comes into them."""
+    """The gates, over all of time or at one step: computes their distinct outputs from their inputs."""
 
     def __init__(
         self,
@@ -47,10 +47,10 @@ class Gates:
     ):
         """Args:
         carry: carry_{t-1}, after a reset; `[T, *rows, ...]`, or without T at one step.
-        us, rs: what the input and the products give.
-        ts: by index, tanh of activations from an earlier run on the same inputs, taken instead of computing them again;
-          their derivative is still that of tanh, though what goes into it is not looked at.
-        axes: how many axes lie before those of one row.
+        us, rs: the values computed from the input, and the results of the products.
+        ts: by index, stored tanh values of an earlier run on the same inputs, which are not recomputed; their
+          derivative is that of tanh, computed from these values.
+        axes: the number of axes before those of one row.
         """
         self.reading, self.structure, self.fixed, self.axes = reading, structure, fixed, axes
         self.inputs = (carry, us, rs)
@@ -58,15 +58,15 @@ class Gates:
         self.cuts = sorted({block.leaf for needed in structure.needs for block in needed if block.kind == "cut"})
 
     def outputs(self, known: Mapping[int, Any], as_inputs: bool = False) -> Leaves:
-        """The distinct outputs; where others read one of them, they read the value that is `known` by its index.
+        """The distinct outputs. Outputs that read another output use its value in `known`, by index.
 
         Args:
-          as_inputs: the activations' tanh are inputs like others: no derivative goes through them.
+          as_inputs: treat the stored tanh values as inputs, without a derivative through them.
         """
         return self._run(self.fixed, self.inputs, dict(known), as_inputs)
 
     def products(self) -> Leaves:
-        """What the products give, computed anew."""
+        """Recomputes the results of the products."""
         return self._run(self.fixed, self.inputs, {}, as_inputs=False, products=True)
 
     def _run(
@@ -103,9 +103,9 @@ class Gates:
         return one(fixed, (inputs, known, self.ts))
 
     def slopes(self, outputs: Leaves) -> list[Diagonals]:
-        """One `Diagonals` for all outputs; where two of them read the same block, one for each output.
+        """One `Diagonals` for all outputs, or one for each output if two of them read the same block.
 
-        The kinds of input that are not shared are then all in the first.
+        In the latter case, the kinds of input that are not shared are all in the first.
         """
         cuts = {k: outputs[k] for k in self.cuts}
         _, pull = jax.vjp(lambda inputs, cuts: self._run(self.fixed, inputs, cuts), self.inputs, cuts)
@@ -133,14 +133,14 @@ class Gates:
         return Diagonals(kept("carry", carry), kept("u", us), kept("r", rs), kept("cut", by_output))
 
     def through_params(self, outputs: Leaves, dfixed: list[Array]) -> Leaves:
-        """∂output/∂params dparams, the rest held."""
+        """∂output/∂params dparams, with the rest constant."""
         cuts = {k: outputs[k] for k in self.cuts}
         return jax.jvp(lambda fixed: self._run(fixed, self.inputs, cuts), (self.fixed,), (dfixed,))[1]
 
 
 @jax.custom_jvp
 def _tanh_known(x: Array, t: Array) -> Array:
-    """tanh(x), known to be t."""
+    """tanh(x), whose value is known to be t."""
     return t
 
 
@@ -154,13 +154,13 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 def counted(
     structure: GateStructure, slopes: list[Diagonals], counts: Array | None, resets: Array | None
 ) -> list[Diagonals]:
-    """Writes masked steps into the slopes: zeros, and a one that holds the carry where it has a slope of its own."""
+    """Applies masking to the slopes: zeros, and a one that keeps the carry if the carry has its own slope."""
     if counts is None:
         return slopes
     masked: dict[int, Array] = {}
 
     def where_counted(slope: Array) -> Array:
-        if id(slope) not in masked:  # what u and r share stays shared
+        if id(slope) not in masked:  # an array shared by u and r stays shared
             masked[id(slope)] = select(counts, slope, jnp.zeros_like(slope))
         return masked[id(slope)]
 
@@ -174,12 +174,12 @@ def counted(
 
 
 def held(counts: Array, resets: Array | None) -> Array:
-    """Where the carry stays as it is, `[..., 1]`: neither counted nor reset."""
+    """Where the carry does not change, `[..., 1]`: masked and not reset."""
     return (~counts if resets is None else ~(counts | resets))[..., None]
 
 
 def carry_has_slope(structure: GateStructure, leaf: int) -> bool:
-    """Whether a leaf of the new carry has a slope with respect to its own predecessor that nobody else reads."""
+    """Whether a leaf of the new carry has a slope with respect to its previous value, which no other output reads."""
     return "carry" not in structure.shared and Block("carry", leaf, 0) in structure.needs[structure.carry_outs[leaf]]
 
 
@@ -196,10 +196,10 @@ def times(
     """The tangent of every output: drive + Σ slope × tangent over the blocks that it needs.
 
     Args:
-      carry, u, r: tangents of the inputs' leaves, or `None` where they are zero; r may be a function of the leaf and
-        of the outputs' tangents so far, as a product may multiply one of them.
-      drive: a first summand for each output.
-      cut: an output's tangent also enters those that are computed from it.
+      carry, u, r: tangents of the inputs' leaves, or `None` if zero; r may be a function of the leaf and of the
+        outputs' tangents so far, since a product may multiply an output.
+      drive: an initial summand for each output.
+      cut: whether an output's tangent also enters outputs that are computed from it.
     """
     given = {"carry": carry, "u": u, "r": r if not callable(r) else None}
     products: dict[tuple[int, str, int], Array] = {}
@@ -229,10 +229,10 @@ def times(
 
 
 def _sum_of_blocks(packed: Array, starts: list[int], width: int) -> Array:
-    """Adds up some of the blocks of `[..., nH]`, to `[..., H]`.
+    """Sums some of the blocks of `[..., nH]`, to `[..., H]`.
 
-    Written as a sum over a block axis rather than of slices, since its transpose, the one thing that the backward loop
-    does with it, is then a broadcast and joins the kernel around it; that of slices is a concatenation.
+    It is written as a sum over a block axis because the backward loop uses its transpose, which is then a broadcast
+    that fuses with its neighbours. The transpose of slices would be a concatenation.
     """
     size = packed.shape[-1]
     if size == width:

@@ -1,8 +1,8 @@
-"""A step as equations: JAX's jaxpr of it, calls written out in place, in a form that can be rewritten.
+"""A step as a list of equations that can be rewritten: its jaxpr, with calls inlined.
 
-JAX writes any traced function down as a list of primitive equations. Here they become `Equation`s between `Value`s,
-which hold shapes and no arrays. `evaluate` runs such a list. Of JAX it uses `jax.make_jaxpr`, `jax.core.eval_jaxpr` and
-the types of `jax.extend.core`.
+JAX traces a function to a list of primitive equations. Here they become `Equation`s between `Value`s, which have shapes
+but no arrays. `evaluate` runs such a list. This module uses `jax.make_jaxpr`, `jax.core.eval_jaxpr` and the types of
+`jax.extend.core`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,7 +32,7 @@ _ONE_EQUATION = DebugInfo("one equation of a step", "rnnjax._unroll.equations", 
 
 
 class Value:
-    """An array of a step's equations, by its shape and dtype; `constant` is its number where it is one."""
+    """An array in a step's equations, with its shape and dtype; `constant` is its value if it is a constant number."""
 
     __slots__ = ("constant", "dtype", "shape")
 
@@ -65,17 +65,17 @@ class Equation:
 
 
 class Program:
-    """Equations from `inputs` and `closed_over` to `outputs`; `closed_over` are arrays that the function refers to."""
+    """Equations from `inputs` and `closed_over` to `outputs`; `closed_over` are arrays in the function's closure."""
 
     def __init__(self, equations: list[Equation], inputs: list[Value], closed_over: list[Value], outputs: list[Value]):
         self.equations, self.inputs, self.closed_over, self.outputs = equations, inputs, closed_over, outputs
 
 
 def traced(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any], Any, bool]:
-    """The equations of `function` at arguments of these shapes.
+    """Traces `function` at arguments of these shapes.
 
     Returns:
-      `(program, arrays, result, has_effects)`: the arrays that the function closes over, in the order of
+      `(program, arrays, result, has_effects)`, with the arrays that the function closes over, in the order of
       `program.closed_over`, and the shapes of its result.
     """
     closed, result = jax.make_jaxpr(function, return_shape=True)(*args)
@@ -98,7 +98,7 @@ def traced(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any]
     def inline(jaxpr: Any, env: dict[Any, Value]) -> list[Value]:
         for eqn in jaxpr.eqns:
             inputs = [number(v) if isinstance(v, Literal) else env[v] for v in eqn.invars]
-            if eqn.primitive.name == "pvary":  # says something of a type, in a `shard_map`; `evaluate` says it again
+            if eqn.primitive.name == "pvary":  # concerns types in a `shard_map`; `evaluate` adds it again
                 env.update(zip(eqn.outvars, inputs, strict=True))
                 continue
             inner = eqn.params.get(_CALLS[eqn.primitive.name]) if eqn.primitive.name in _CALLS else None
@@ -121,7 +121,7 @@ def traced(function: Callable[..., Any], *args: Any) -> tuple[Program, list[Any]
 
 
 def _runner(eqn: JaxprEqn) -> Callable[..., Sequence[Any]]:
-    """How one equation of a jaxpr is run, with the derivative rules that it brings."""
+    """A function that runs one equation of a jaxpr, with its derivative rules."""
     primitive, params = eqn.primitive, eqn.params
     if primitive.name in SIMPLE:
         if primitive.multiple_results:
@@ -140,12 +140,12 @@ def evaluate(
     instead: Mapping[Value, Any] | None = None,
     rules: Mapping[Value, Callable[..., Any]] | None = None,
 ) -> dict[Value, Any]:
-    """Runs the equations in place, adding to `env`; an equation whose outputs are there already is passed over.
+    """Runs the equations and adds their outputs to `env`; equations whose outputs are already there are skipped.
 
     Args:
-      instead: values to be used *downstream* in place of what the equations compute; `env` still has what they compute.
-        This cuts a computation into independent parts.
-      rules: by its first output, what an equation computes instead.
+      instead: values that *later* equations use instead of computed ones, while `env` keeps the computed ones. This
+        splits a computation into independent parts.
+      rules: replacements for equations, by their first output.
     """
     in_shard_map = bool(jax.sharding.get_abstract_mesh().manual_axes)
     for eqn in equations:
@@ -169,12 +169,12 @@ def evaluate(
 
 
 def value_in(env: Mapping[Value, Any], value: Value) -> Any:
-    """What was computed, or the number itself of a constant."""
+    """The computed value, or the number of a constant."""
     return env[value] if value.constant is None else jnp.asarray(value.constant, value.dtype)
 
 
 def needed_for(outputs: Iterable[Value], equations: Sequence[Equation]) -> list[Equation]:
-    """The equations that `outputs` depend on, each after those that it depends on."""
+    """The equations on which `outputs` depend, in topological order."""
     made = {v: eqn for eqn in equations for v in eqn.outputs}
     done: dict[Equation, None] = {}
     waiting = [made[v] for v in reversed(list(outputs)) if v in made]
@@ -189,7 +189,7 @@ def needed_for(outputs: Iterable[Value], equations: Sequence[Equation]) -> list[
 
 
 def users_of(equations: Iterable[Equation]) -> dict[Value, list[Equation]]:
-    """By value, the equations that read it."""
+    """The equations that read each value."""
     users: dict[Value, list[Equation]] = {}
     for eqn in equations:
         for value in eqn.inputs:
@@ -198,7 +198,7 @@ def users_of(equations: Iterable[Equation]) -> dict[Value, list[Equation]]:
 
 
 def bytes_of(tree: PyTree) -> int:
-    """Of arrays, or of anything with a shape and a dtype."""
+    """The bytes of arrays, or of anything with a shape and a dtype."""
     total = 0
     for leaf in jax.tree.leaves(tree):
         size = leaf.dtype.itemsize
@@ -208,7 +208,7 @@ def bytes_of(tree: PyTree) -> int:
     return total
 
 
-# Equations that a rewrite makes.
+# Equations that rewrites create.
 
 
 def add(a: Value, b: Value, out: Value | None = None) -> Equation:
@@ -216,7 +216,7 @@ def add(a: Value, b: Value, out: Value | None = None) -> Equation:
 
 
 def matmul(x: Value, w: Value, like: Equation, out: Value | None = None) -> Equation:
-    """x [K] @ w [K, N], with the precision of the `dot_general` that it stands for."""
+    """x [K] @ w [K, N], with the precision of the `dot_general` that it replaces."""
     how = {k: like.params[k] for k in ("precision", "preferred_element_type", "out_sharding") if k in like.params}
 
     def run(x: Any, w: Any) -> tuple[Any]:
@@ -248,7 +248,7 @@ def joined(values: Sequence[Value], axis: int) -> Equation:
 
 
 def cut(value: Value, outputs: Sequence[Value]) -> Equation:
-    """`value` [n] into `outputs`, side by side."""
+    """Splits `value` [n] into consecutive `outputs`."""
     sizes = tuple([v.shape[0] for v in outputs])
     return Equation("split", [value], outputs, lambda v: lax.split(v, sizes, axis=0), {"sizes": sizes, "axis": 0})
 
@@ -259,13 +259,13 @@ _ELEMENTWISE = """
     log1p logistic lt max min mul ne neg nextafter not or pow reduce_precision rem round rsqrt select_n sign sin sinh
     sqrt square stop_gradient sub tan tanh xor
 """
-POINTWISE = frozenset(_ELEMENTWISE.split())
-"""Primitives that act on every element alone."""
+ELEMENTWISE = frozenset(_ELEMENTWISE.split())
+"""Elementwise primitives."""
 
 LAYOUT = frozenset(["broadcast_in_dim", "reshape", "squeeze", "expand_dims", "slice", "split", "concatenate"])
 """Primitives that move elements."""
 
-SIMPLE = (POINTWISE | LAYOUT | {"dot_general", "transpose", "reduce_sum", "reduce_max", "pad", "rev", "iota"}) - {
+SIMPLE = (ELEMENTWISE | LAYOUT | {"dot_general", "transpose", "reduce_sum", "reduce_max", "pad", "rev", "iota"}) - {
     "custom_jvp_call"
 }
-"""Primitives that hold no equations of their own."""
+"""Primitives without inner equations."""

@@ -1,4 +1,4 @@
-"""What `unroll` would do with these arguments and why, and what it would cost, from shapes alone."""
+"""Explains what `unroll` does with given arguments and why, and what it costs, from shapes alone."""
 
 import dataclasses
 import math
@@ -24,9 +24,9 @@ class Layer:
     Attributes:
       cell: the cell's repr.
       engine: "hoisted", "scan" or "loop".
-      why: the reason for it; for "scan" where "auto" was asked for, what keeps the hoisted engine from serving.
-      forward_flops: 2 × T × batch × (D + H) × G × H for a cell of G gates: its matmuls, once over all of time.
-      projected_bytes: the projected input that the engine has in memory at once; 0 where each step projects its own.
+      why: the reason; if "auto" chose "scan", what keeps the hoisted engine from running the cell.
+      forward_flops: 2 × T × batch × (D + H) × G × H for a cell with G gates: its matmuls over all of time.
+      projected_bytes: the projected input that is in memory at once; 0 if each step projects its own input.
     """
 
     cell: str
@@ -38,17 +38,17 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Segmented:
-    """Layers for which time is cut as one: a stack whose layers are all causal, or a single layer.
+    """Layers that share segments of time: a stack whose layers are all causal, or a single layer.
 
     Attributes:
       layers: in the order in which they run.
       steps: T.
-      cuts: the lengths of segments, outermost first, and whether they are computed again in the backward pass.
-      carry_bytes: C, of the carry, stored at every boundary between segments.
-      step_bytes: R, what the engines need for each of the steps that are in flight.
-      passing_bytes: P, of a step's input, output and the gradients of both, of which each segment has a copy.
-      backward_bytes: what a training step needs at its worst moment, beyond the inputs, outputs and their gradients.
-      uncut_bytes: the same without any checkpoint, R T.
+      cuts: the lengths of segments, outermost first, and whether they are recomputed in the backward pass.
+      carry_bytes: C, the carry, which is stored at every boundary between segments.
+      step_bytes: R, the memory of the engines for each step of the innermost segment.
+      passing_bytes: P, a step's input, output and the gradients of both, which each segment copies.
+      backward_bytes: the peak memory of a training step, besides the inputs, outputs and their gradients.
+      uncut_bytes: the same without remat, R T.
     """
 
     layers: tuple[Layer, ...]
@@ -62,7 +62,7 @@ class Segmented:
 
     @property
     def recomputed(self) -> int:
-        """How many more forward passes the backward pass takes."""
+        """The number of additional forward passes in the backward pass."""
         return sum(cut.recomputed for cut in self.cuts)
 
     @property
@@ -71,16 +71,16 @@ class Segmented:
 
     @property
     def training_flops(self) -> int:
-        """Forward, twice that backward, and what is computed again."""
+        """The forward pass, twice that for the backward pass, and recomputation."""
         return (3 + self.recomputed) * self.forward_flops
 
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """What `unroll` does, in parts that follow each other; `print` it.
+    """An explanation of `unroll`, in consecutive parts; `print` it.
 
     Attributes:
-      parts: each with its layers and its own segments of time.
+      parts: the parts, each with its layers and its own segments of time.
     """
 
     parts: tuple[Segmented, ...]
@@ -103,7 +103,7 @@ class Explanation:
 
     @property
     def projected_bytes(self) -> int:
-        """Layers run one after the other, so the largest of them."""
+        """The maximum over layers, since they run one after another."""
         return max(layer.projected_bytes for layer in self.layers)
 
     def __str__(self) -> str:
@@ -119,7 +119,7 @@ class Explanation:
             lines.append(f"  time: {_cuts(part)}")
             lines.append(
                 f"  backward pass {_scaled(part.backward_bytes, 'B')} "
-                f"({_scaled(part.step_bytes, 'B')} a step in flight, {_scaled(part.carry_bytes, 'B')} a carry)"
+                f"({_scaled(part.step_bytes, 'B')} per step, {_scaled(part.carry_bytes, 'B')} per carry)"
                 + (f", uncut {_scaled(part.uncut_bytes, 'B')}" if part.recomputed else "")
             )
         forward, training = _scaled(self.forward_flops, "FLOP"), _scaled(self.training_flops, "FLOP")
@@ -144,20 +144,20 @@ def explain(
     chunk: int | None = None,
     unroll: int = 1,
 ) -> Explanation:
-    """Which engine `rnnjax.unroll` runs each layer on and why, how it cuts time, and the bytes and FLOPs to expect.
+    """Explains on which engine `rnnjax.unroll` runs each layer and why, its segments, and the expected bytes and FLOPs.
 
-    It asks the same functions as `unroll` does and computes nothing. Bytes are read from the equations of the forward
-    and backward pass; XLA comes within a fifth of them for the built-in cells. `xs`, `ys` and their gradients come on
-    top, whatever is chosen: where a loss needs the last state alone, read it from the carry rather than from `ys[-1]`.
+    It makes the same decisions as `unroll`, without computing anything. Bytes are estimated from the jaxprs of the
+    forward and backward pass; for the built-in cells, XLA is within a fifth of them. `xs`, `ys` and their gradients
+    come on top. If a loss needs only the last state, use the carry instead of `ys[-1]`.
 
     Args:
-      As `rnnjax.unroll`; arrays may be `jax.ShapeDtypeStruct`s.
+      As for `rnnjax.unroll`; arrays may be `jax.ShapeDtypeStruct`s.
     Returns:
-      An `Explanation`; its `str` is meant to be read.
+      An `Explanation`; print it.
     Raises:
-      ValueError, TypeError: as `rnnjax.unroll` does for these shapes.
+      ValueError, TypeError: as `rnnjax.unroll` for these shapes.
 
-    Example: 10,000 steps of an LSTM, without drawing a parameter.
+    Example: 10,000 steps of an LSTM, without drawing parameters.
 
       >>> import jax, rnnjax
       >>> cell = rnnjax.LSTM(hidden_size=64)
@@ -217,7 +217,8 @@ def _layer(options: Options, part: Part, at_once: int) -> Layer:
 def matmul_flops(function: Callable[..., Any], *args: Any) -> int:
     """2 m n k for every product of an m × k with a k × n matrix; arguments may be `jax.ShapeDtypeStruct`s.
 
-    What is pointwise is left out, a scan counts for each of its steps, and of a conditional the dearest branch counts.
+    Elementwise operations do not count, a scan counts once per step, and a conditional counts as its most expensive
+    branch.
 
     Example:
 
@@ -258,7 +259,7 @@ def _shape_of(atom: Any) -> tuple[int, ...]:
 
 
 def _shapes(tree: PyTree) -> PyTree:
-    """Arrays by their shapes; `jnp.asarray`'s dtypes for lists and NumPy arrays."""
+    """The shapes of arrays; lists and NumPy arrays get the dtypes of `jnp.asarray`."""
     return jax.tree.map(lambda a: a if isinstance(a, jax.ShapeDtypeStruct) else shapes_of(jnp.asarray(a)), tree)
 
 
@@ -267,7 +268,7 @@ def _cuts(part: Segmented) -> str:
         return f"{part.steps} steps, uncut"
     within = [f"{part.steps} steps"]
     for cut in part.cuts:
-        within.append(f"segments of {cut.length}, computed again" if cut.recomputed else f"chunks of {cut.length}")
+        within.append(f"segments of {cut.length}, recomputed" if cut.recomputed else f"chunks of {cut.length}")
     return " in ".join(within)
 
 

@@ -1,14 +1,14 @@
-"""What the gates do with their inputs, read from the equations: the shape of their Jacobian.
+"""The sparsity of the gates' Jacobian, derived from the equations of a step.
 
-Gates are pointwise in the hidden units: unit j of every output depends on unit j of the inputs alone. An input may be
-packed, n blocks side by side, as an LSTM's four pre-activations are. So the Jacobian of an output with respect to one
-block is a diagonal, one coefficient a unit, and all there is to know before is which blocks each output needs.
+Gates are elementwise in the hidden units: unit j of every output depends only on unit j of the inputs. An input may be
+packed, with n concatenated blocks, like an LSTM's four pre-activations. So the Jacobian of an output with respect to
+one block is diagonal, with one coefficient per unit, and its structure is given by the blocks that each output needs.
 
-The outputs are the new carry, y, and the left sides of products that are computed in the step. One that another is
-computed from is a *cut*: the LSTM's h_t = σ(o) tanh(c_t) is a function of c_t, so the dependence of h_t on i, f and g
-goes through c_t, and seven diagonals do where eleven would be needed.
+The outputs are the new carry, y, and the left operands of products that are computed in the step. An output from which
+another is computed is a *cut*: the LSTM's h_t = σ(o) tanh(c_t) is a function of c_t, so h_t depends on i, f and g
+through c_t, and seven diagonals suffice instead of eleven.
 
-`read_gates` follows every element of a single row through the equations and says so where a unit reads another.
+`read_gates` traces every element of a single row through the equations, and raises if a unit reads another unit.
 """
 
 import functools
@@ -22,19 +22,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
-from rnnjax._unroll.equations import POINTWISE, Equation, Value, traced
+from rnnjax._unroll.equations import ELEMENTWISE, Equation, Value, traced
 from rnnjax._unroll.normal_form import bounds_of
 
 if TYPE_CHECKING:
     from rnnjax._unroll.reading import Reading
 
 
-class NotPointwise(ValueError):
-    """Why the gates of a step have no diagonal slopes."""
+class NotElementwise(ValueError):
+    """The gates of a step have no diagonal Jacobian; the message says why."""
 
 
 class Block(NamedTuple):
-    """Units `[start, start + H)` of one leaf of one of the gates' inputs, H the width of the output that reads it."""
+    """Units `[start, start + H)` of a leaf of the gates' inputs, where H is the width of the output that reads it."""
 
     kind: str  # "params", "carry", "u", "r", or "cut"
     leaf: int
@@ -42,15 +42,15 @@ class Block(NamedTuple):
 
 
 class GateStructure(NamedTuple):
-    """The distinct outputs of the gates, in the order in which they are computed, and what each depends on."""
+    """The distinct outputs of the gates, in the order of computation, and the dependencies of each."""
 
     outs: tuple[Value, ...]
     widths: tuple[int, ...]
     carry_outs: tuple[int, ...]  # for each leaf of the new carry: which output it is
     y_outs: tuple[int, ...]  # for each leaf of y: which output it is
-    lefts: tuple[tuple[str, int], ...]  # for each product: ("carry", leaf) or ("out", which output) that is multiplied
+    lefts: tuple[tuple[str, int], ...]  # for each product, its left operand: ("carry", leaf) or ("out", output)
     needs: tuple[frozenset[Block], ...]  # for each output: the blocks it depends on, given the cuts before it
-    shared: frozenset[str]  # the kinds of which some block is needed by more than one output
+    shared: frozenset[str]  # the kinds with a block that several outputs need
     equations: tuple[Equation, ...]  # the gates', without the products
 
     @property
@@ -59,7 +59,7 @@ class GateStructure(NamedTuple):
 
     @property
     def mixed(self) -> set[int]:
-        """The leaves of the carry that products read as they are."""
+        """The leaves of the carry that are left operands of products."""
         return {leaf for kind, leaf in self.lefts if kind == "carry"}
 
 
@@ -67,7 +67,7 @@ def read_gates(reading: "Reading") -> GateStructure:
     """The structure of the gates, from one row's equations.
 
     Raises:
-      NotPointwise: where they are not pointwise, or something that is carried is no vector of floats.
+      NotElementwise: the gates are not elementwise, or a part of the carry is not a vector of floats.
     """
     products = {p.equation for p in reading.products}
     equations = [eqn for eqn in reading.inside if eqn not in products]
@@ -83,7 +83,7 @@ def read_gates(reading: "Reading") -> GateStructure:
     lefts = [p.left for p in reading.products if sources.get(p.left, ("",))[0] != "carry"]
     _check_vectors([*outputs, *lefts, *reading.carry, *[p.out for p in reading.products]])
     if not reading.carry or not reading.constants.isdisjoint(outputs):
-        raise NotPointwise("it has no carry, or one of its outputs is a constant")
+        raise NotElementwise("it has no carry, or one of its outputs is a constant")
 
     position = dict.fromkeys(sources, 0)
     for at, eqn in enumerate(reading.inside, start=1):
@@ -132,20 +132,20 @@ def read_gates(reading: "Reading") -> GateStructure:
 def _check_vectors(values: Iterable[Value]) -> None:
     for v in values:
         if v.constant is not None:
-            raise NotPointwise("one of its outputs is a constant")
+            raise NotElementwise("one of its outputs is a constant")
         if len(v.shape) != 1 or not jnp.issubdtype(v.dtype, np.floating):
-            raise NotPointwise(f"for one row it carries, multiplies or gives {v}, which is no vector of floats")
+            raise NotElementwise(f"for one row it carries, multiplies or outputs {v}, which is not a vector of floats")
 
 
 def _edges(equations: Sequence[Equation], inputs: Sequence[Value]) -> dict[Value, set[int]]:
-    """Where each vector is cut into blocks somewhere on its way, or put together from blocks."""
+    """The positions at which each vector is split into blocks, or concatenated from blocks, in any equation."""
     edges: dict[Value, set[int]] = {}
 
     def join(v: Value, more: set[int]) -> None:
         if more and len(v.shape) == 1:
             edges.setdefault(v, set()).update([e for e in more if 0 < e < v.shape[0]])
 
-    for _ in range(2):  # forwards a second time with what was found backwards
+    for _ in range(2):  # the second forward pass uses what the backward pass found
         for order in (equations, equations[::-1]):
             for eqn in order:
                 if not eqn.outputs or 1 not in [len(v.shape) for v in (*eqn.inputs, eqn.output)]:
@@ -175,7 +175,7 @@ def _edges(equations: Sequence[Equation], inputs: Sequence[Value]) -> dict[Value
 
 
 class _Followed(NamedTuple):
-    """For each element of an array: which blocks it depends on, as a bit mask, and as which unit (-1: as none)."""
+    """For each element of an array: the blocks on which it depends, as a bit mask, and its unit (-1: none)."""
 
     mask: np.ndarray
     unit: np.ndarray
@@ -186,7 +186,7 @@ class _Followed(NamedTuple):
 
     def check_aligned(self, width: int) -> None:
         if np.any((self.unit >= 0) & (self.unit != np.arange(width))):
-            raise NotPointwise("a unit of its output reads another unit of an input")
+            raise NotElementwise("a unit of its output reads another unit of an input")
 
 
 def _constant(shape: tuple[int, ...]) -> _Followed:
@@ -194,10 +194,10 @@ def _constant(shape: tuple[int, ...]) -> _Followed:
 
 
 def _source(first: Block, shape: tuple[int, ...], edges: Iterable[int], blocks: list[Block]) -> _Followed:
-    """A new input: its blocks are registered, and every element knows its own."""
+    """A new input: registers its blocks, and assigns every element to its block and unit."""
     starts = [0] if first.kind == "params" or len(shape) != 1 else [0, *sorted(edges)]
     if len(blocks) + len(starts) > 64:
-        raise NotPointwise("its gates read more than 64 blocks of inputs")
+        raise NotElementwise("its gates read more than 64 blocks of inputs")
     masks, units = [], []
     for start, stop in zip(starts, [*starts[1:], shape[0] if len(shape) == 1 else 1], strict=True):
         masks.append(np.full(stop - start, np.uint64(1 << len(blocks))))
@@ -206,18 +206,18 @@ def _source(first: Block, shape: tuple[int, ...], edges: Iterable[int], blocks: 
     if first.kind == "params":
         return _Followed(np.full(shape, masks[0][0] if masks[0].size else np.uint64(0)), np.full(shape, -1))
     if len(shape) != 1:
-        raise NotPointwise(f"for one row its gates read {list(shape)}, which is no vector")
+        raise NotElementwise(f"for one row its gates read {list(shape)}, which is not a vector")
     return _Followed(np.concatenate(masks), np.concatenate(units))
 
 
 def _follow(eqn: Equation, values: list[_Followed]) -> list[_Followed]:
-    """Where the elements of one equation's outputs come from."""
+    """The dependencies of the elements of one equation's outputs."""
     name, params = eqn.name, eqn.params
     shapes = [v.shape for v in eqn.outputs]
     if name == "optimization_barrier":
         return values
-    pointwise = name in POINTWISE or name in ("scale", "shift")
-    if pointwise and all([value.mask.shape in ((), shape) for value in values for shape in shapes]):
+    elementwise = name in ELEMENTWISE or name in ("scale", "shift")
+    if elementwise and all([value.mask.shape in ((), shape) for value in values for shape in shapes]):
         if name.startswith("custom"):
             _check_inside(eqn)
         return [_combined(name, values, shape) for shape in shapes]
@@ -242,7 +242,7 @@ def _follow(eqn: Equation, values: list[_Followed]) -> list[_Followed]:
         inner = np.ones(len(shapes[0]), int)
         inner[list(params["broadcast_dimensions"])] = values[0].mask.shape
         return [_each(lambda a: np.broadcast_to(a.reshape(inner), shapes[0]), values[0])]
-    raise NotPointwise(f"`{name}` in its step is not known to be pointwise in the hidden units")
+    raise NotElementwise(f"`{name}` in its step is not known to be elementwise in the hidden units")
 
 
 def _each(function: Any, value: _Followed) -> _Followed:
@@ -253,16 +253,16 @@ def _combined(name: str, values: Sequence[_Followed], shape: tuple[int, ...]) ->
     mask, unit = np.zeros(shape, np.uint64), np.full(shape, -1)
     for value in values:
         if np.any((unit >= 0) & (value.unit >= 0) & (unit != value.unit)):
-            raise NotPointwise(f"`{name}` in its step brings different hidden units together")
+            raise NotElementwise(f"`{name}` in its step brings different hidden units together")
         mask, unit = mask | value.mask, np.maximum(unit, value.unit)
     return _Followed(mask, unit)
 
 
 def _check_inside(eqn: Equation) -> None:
-    """A function with a derivative of its own is pointwise if everything inside it is."""
+    """A function with a custom derivative is elementwise if everything inside it is."""
     inner = eqn.params.get("call_jaxpr") or eqn.params.get("fun_jaxpr")
     if not isinstance(inner, ClosedJaxpr):
-        raise NotPointwise(f"`{eqn.name}` in its step cannot be looked into")
+        raise NotElementwise(f"`{eqn.name}` in its step cannot be inspected")
     shape = eqn.output.shape
     shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in inner.jaxpr.invars]
     program, *_ = traced(functools.partial(jax.core.eval_jaxpr, inner.jaxpr, inner.consts), *shapes)

@@ -1,10 +1,10 @@
-"""The fast engine: every matmul that needs no carry leaves the time loop, in the forward pass *and* in the derivative.
+"""The fast engine: every matmul that does not need the carry leaves the time loop, forwards *and* in the derivative.
 
-What a step's equations allow is in its `Reading` (`reading.py`). Where the gates between the products are pointwise,
-the derivative is a recurrence with diagonal slopes (`derivative.py`), and all of these are computed for all T at once,
-too. As this is a custom *JVP*, JAX derives the rest from it: reverse mode is its transpose, in which the gradient of a
-recurrent weight is one matmul over all of time, and forward mode and second derivatives keep working. Where they are
-not pointwise, the weights' gradients leave the loop all the same (`_run_any_gates`).
+The `Reading` of a step (`reading.py`) tells what can leave the loop. If the gates between the products are elementwise,
+the derivative is a recurrence with diagonal slopes (`derivative.py`), which are also computed for all T at once. This
+is implemented as a custom *JVP*, from which JAX derives the rest: reverse mode is its transpose, in which the gradient
+of a recurrent weight is one matmul over all of time; forward mode and second derivatives work too. If the gates are not
+elementwise, the weight gradients still leave the loop (`_run_any_gates`).
 """
 
 import dataclasses
@@ -35,11 +35,11 @@ def unroll_hoisted(
     unroll: int = 1,
     carries: bool = False,
 ) -> tuple[PyTree, PyTree, PyTree]:
-    """`(carry, ys, carries)`; all batch axes become one, or none for a single row."""
+    """`(carry, ys, carries)`; merges all batch axes into one, or none for a single row."""
     reading = found.reading
     steps, batch_shape, features = xs.shape[0], xs.shape[1:-1], xs.shape[-1]
     size = xs[0, ..., 0].size
-    rows = () if size == 1 else (size,)  # a matmul of one row is slower than one of a vector
+    rows = () if size == 1 else (size,)  # a matmul with one row is slower than with a vector
 
     def to_rows(tree: PyTree, lead: tuple[int, ...] = ()) -> PyTree:
         drop = len(lead) + len(batch_shape)
@@ -74,14 +74,14 @@ def unroll_hoisted(
 
 
 class Inputs(NamedTuple):
-    """What a layer is run on; leaves of trees are lists.
+    """The inputs of a layer; trees are lists of leaves.
 
     Attributes:
       fixed: the values of `reading.fixed`.
       xs: `[T, *rows, D]`.
-      carry: before the first step, each leaf `[*rows, ...]`.
+      carry: the carry before the first step, each leaf `[*rows, ...]`.
       counts, resets: `[T, *rows]`, or None.
-      start: the initial carry that a reset goes back to, or None without resets.
+      start: the initial carry to which resets return, or None without resets.
     """
 
     fixed: list[Array]
@@ -93,7 +93,7 @@ class Inputs(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a layer gives: the last carry, the outputs, and the carry after each step if it is wanted."""
+    """The results of a layer: the last carry, the outputs, and the carry after each step if requested."""
 
     last: list[Array]
     ys: list[Array]
@@ -102,13 +102,14 @@ class Outputs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layer:
-    """What is known of one layer before any array is.
+    """The static description of a layer.
 
     Attributes:
       rows: the batch shape, one axis or none.
-      carries: the carry after each step is wanted too.
-      remembers: indices of the activations that can be stored for the derivative in place of what products give.
-      slopes_in_loop: the saving run computes the slopes of a step right after it, while its arrays are in cache.
+      carries: whether the carry after each step is requested.
+      remembers: indices of the activations that can be stored for the derivative instead of the results of products.
+      slopes_in_loop: whether the saving run computes the slopes of a step right after it, while its arrays are in
+        cache.
     """
 
     reading: Reading
@@ -122,21 +123,21 @@ class Layer:
 
     @property
     def stacked(self) -> list[int]:
-        """The distinct outputs of the gates that are wanted at every step."""
+        """The distinct outputs of the gates that are needed at every step."""
         return sorted({*self.structure.y_outs, *(self.structure.carry_outs if self.carries else ())})
 
     def scan(self, step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, inputs: Any, xs: Array) -> tuple[Any, Any]:
-        """Over all steps of `xs`, of which `inputs` may hold nothing."""
+        """A scan over all steps of `xs`; `inputs` may be empty."""
         steps = None if jax.tree.leaves(inputs) else xs.shape[0]
         return lax.scan(step, carry, inputs, length=steps, reverse=self.reverse, unroll=self.unroll)
 
     def us(self, fixed: list[Array], xs: Array) -> list[Array]:
-        """What the input adds, for all steps of all rows, `[T, *rows, ...]`."""
+        """The values computed from the input, for all steps of all rows, `[T, *rows, ...]`."""
         env = dict(zip(self.reading.fixed, fixed, strict=True))
         return _ahead(self.reading.x, env, xs, self.reading.ahead, self.reading.us)
 
     def pieces(self, fixed: list[Array], xs: Array) -> list[Array]:
-        """What the loop needs of the input, for all steps of all rows, where only values are wanted."""
+        """The values that the loop needs from the input, for all steps of all rows, if no derivative is needed."""
         loop = self.reading.in_loop
         env = evaluate(loop.prepared, dict(zip(self.reading.fixed, fixed, strict=True)))
         return _ahead(self.reading.x, env, xs, loop.early, loop.pieces)
@@ -144,7 +145,7 @@ class Layer:
     def stepper(
         self, fixed: list[Array], equations: list[Equation], pieces: list[Value], wanted: Sequence[Value]
     ) -> Callable[[list[Any], list[Any]], list[Any]]:
-        """One step as a function of the carry and the pieces, with all rows at once."""
+        """One step as a function of the carry and the pieces, for all rows at once."""
         reading = self.reading
         env = dict(zip(reading.fixed, fixed, strict=True))
         evaluate(reading.in_loop.prepared, env)
@@ -181,7 +182,7 @@ def _recurrence(layer: Layer, inputs: Inputs) -> Outputs:
 
 
 def _plain_run(layer: Layer, inputs: Inputs) -> Outputs:
-    """The values alone."""
+    """Computes only the values."""
     reading, structure, (fixed, xs, carry, counts, resets, start) = layer.reading, layer.structure, inputs
     loop, n_carry = reading.in_loop, len(reading.carry)
     pieces = layer.pieces(fixed, xs)
@@ -190,7 +191,7 @@ def _plain_run(layer: Layer, inputs: Inputs) -> Outputs:
     in_carry = {k: leaf for leaf, k in enumerate(structure.carry_outs)}
 
     def body(carry: list[Any], now: tuple[list[Any], Any, Any]) -> tuple[list[Any], list[Any]]:
-        """The outputs of masked steps are made zero after the loop: that is one kernel a step less, and one in all."""
+        """Outputs of masked steps are set to zero after the loop, which takes one kernel instead of one per step."""
         pieces, counts, resets = now
         if resets is not None:
             carry = select(resets, start, carry)
@@ -208,7 +209,7 @@ def _plain_run(layer: Layer, inputs: Inputs) -> Outputs:
 def _outputs_of(
     layer: Layer, last: list[Array], stacked: dict[int, Array], counts: Array | None, carries: Any = None
 ) -> Outputs:
-    """Outputs from what is stacked at every step; those of masked steps become zero, and the carry is held there."""
+    """Creates the outputs from values stacked at every step; at masked steps outputs are zero, carries constant."""
     ys = [stacked[k] for k in layer.structure.y_outs]
     if counts is not None:
         ys = select(counts, ys, [jnp.zeros_like(y) for y in ys])
@@ -218,7 +219,7 @@ def _outputs_of(
 
 
 def _ahead(x: Value, env: dict[Value, Any], xs: Array, equations: list[Equation], wanted: list[Value]) -> list[Array]:
-    """`wanted` for all steps of all rows, with one axis for them in a product."""
+    """Computes `wanted` for all steps of all rows, which are merged into one axis."""
     if wanted == [x]:
         return [xs]
     keys, known = list(env), list(env.values())
@@ -232,10 +233,10 @@ def _ahead(x: Value, env: dict[Value, Any], xs: Array, equations: list[Equation]
 
 
 def _remembered(reading: Reading) -> tuple[int, ...] | None:
-    """The activations whose t can be stored for the derivative in place of what the products give.
+    """The activations whose tanh can be stored for the derivative instead of the results of the products.
 
-    That is so if the products do nothing but be added to something on their way into activations: neither values nor
-    slopes then need them. None if they do more, as the GRU's do, whose reset gate multiplies one.
+    This works if products are only added to other values before they enter activations; then neither values nor slopes
+    need the products. None otherwise, for example in a GRU, whose reset gate multiplies a product.
     """
     direct = {p.out for p in reading.products}
     products = {p.equation for p in reading.products}
@@ -258,17 +259,18 @@ _ADDITIVE = frozenset(
 
 
 _LARGE_STEP = 12_000
-"""From this many bytes of slopes of r a step on they are computed in the loop.
+"""From this many bytes per step, the slopes of r are computed inside the loop.
 
-Measured on two cores, forward and backward: 8 rows of 64 LSTM units (8 kB) are a tie, one row (1 kB) is 1.6 times
-slower so, 16 rows of 128 units (32 kB) are 1.1 times faster, 64 rows of 256 GRU units (196 kB) 1.2 times.
+Measured on two cores, forward and backward: with 8 rows of 64 LSTM units (8 kB) both are equally fast; in the loop, one
+row (1 kB) is 1.6 times slower, 16 rows of 128 units (32 kB) 1.1 times faster, 64 rows of 256 GRU units (196 kB) 1.2
+times.
 """
 
 
 def _large(reading: Reading, structure: GateStructure, rows: tuple[int, ...]) -> bool:
     blocks = {block for needed in structure.needs for block in needed if block.kind == "r"}
     if structure.reads_params or len(blocks) < 2:
-        return False  # one block needs no more passes over memory after the loop than in it
+        return False  # one block needs as few passes over memory after the loop as in it
     size = math.prod(rows)
     return isinstance(size, int) and size * bytes_of([p.out for p in reading.products]) >= _LARGE_STEP
 
@@ -276,14 +278,14 @@ def _large(reading: Reading, structure: GateStructure, rows: tuple[int, ...]) ->
 def _run_any_gates(
     reading: Reading, inputs: Inputs, rows: tuple[int, ...], reverse: bool, unroll: int, carries: bool
 ) -> Outputs:
-    """The loop over time of one layer, whatever lies between its products, such as a layer norm.
+    """The loop over time of one layer with arbitrary gates between its products, such as a layer norm.
 
-    For each product of something that needs the carry with a fixed weight, r_t = m_t W,
+    For each product of a value that needs the carry with a fixed weight, r_t = m_t W,
 
         dr_t = dm_t W + m_t dW
 
-    The second term enters the loop as the tangent of a summand e_t that is zero, computed for all T in one matmul; its
-    transpose is the weight's gradient, one matmul too. The rest JAX derives from the scan itself.
+    The second term enters the loop as the tangent of a zero summand e_t, which one matmul computes for all T. Its
+    transpose, the gradient of the weight, is also one matmul. JAX differentiates the rest of the scan.
     """
     env = dict(zip(reading.fixed, inputs.fixed, strict=True))
     us = _ahead(reading.x, env, inputs.xs, reading.ahead, reading.us)
@@ -292,7 +294,7 @@ def _run_any_gates(
     leaves, steps = len(inputs.carry), inputs.xs.shape[0]
 
     def loop(operands: Sequence[Any], extras: list[Array]) -> tuple[Any, Any, Any]:
-        """`(last, (ys, carries), left sides of products)`."""
+        """`(last, (ys, carries), left operands of products)`."""
         weights, values, carry, us, counts, resets, start = operands
 
         def one(weights: Any, values: Any, row: Any) -> Any:
@@ -310,7 +312,7 @@ def _run_any_gates(
 
                 rules[product.out] = times
                 for v in product.fixed:
-                    env.setdefault(v, None)  # not looked at
+                    env.setdefault(v, None)  # not used
             evaluate(reading.inside, env, rules=rules)
             read = [value_in(env, v) for v in (*reading.carry_outs, *reading.y_outs)]
             return read[:leaves], read[leaves:], [env[p.left] for p in reading.products]
@@ -375,7 +377,7 @@ def _run_any_gates(
 
 @jax.custom_jvp
 def _with_tangent_of(value: Array, extra: Array) -> Array:
-    """value + extra, where `extra` is known to be zero: nobody reads it."""
+    """value + extra, where `extra` is known to be zero and only its tangent is used."""
     return value
 
 
@@ -385,20 +387,20 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 
 def _read_apart_from_products(reading: Reading) -> set[Value]:
-    """What is read elsewhere than as the weight of a product."""
+    """The values that are used other than as the weight of a product."""
     products = {p.equation for p in reading.products}
     read = {v for eqn in reading.inside if eqn not in products for v in eqn.inputs}
     return read | {*reading.carry_outs, *reading.y_outs} | {p.left for p in reading.products}
 
 
 def _product(product: Any, left: Any, fixed: list[Any]) -> Any:
-    """One product, its inputs in the order of its equation."""
+    """Computes one product, with its inputs in the order of its equation."""
     by_value = dict(zip(product.fixed, fixed, strict=True))
     return product.equation.run(*[left if v is product.left else by_value[v] for v in product.equation.inputs])[0]
 
 
 def _times_dweights(product: Any, left: Array, weights: list[Array], dweights: list[Array], axes: int) -> Array:
-    """m_t dW for all T and rows, with one axis for them."""
+    """m_t dW for all T and rows, which are merged into one axis."""
     lead = left.shape[:axes]
     flat = left.reshape(-1, *left.shape[axes:])
 

@@ -1,14 +1,14 @@
-"""The same step in a form that shows what can leave the time loop, however it was written.
+"""Rewrites equivalent steps into one form, which shows what can leave the time loop.
 
     concatenate([x, h]) @ w       becomes  x @ w[:D] + h @ w[D:]
     w @ h, einsum, h @ w.T        becomes  h @ w
-    h @ w_r, h @ w_z              becomes  one product h @ [w_r, w_z], cut; and of x likewise
-    (x @ w_x + h @ w_h) + b       becomes  (x @ w_x + b) + h @ w_h: what needs no carry is added up first
-    h @ w_h + b, and a bias added to one gate alone, become part of the product
-    σ(x) = ½ + ½ tanh(x / 2)      and where every block of an array goes through σ or tanh, one tanh for all of them
+    h @ w_r, h @ w_z              becomes  one product h @ [w_r, w_z], then split; the same for x
+    (x @ w_x + h @ w_h) + b       becomes  (x @ w_x + b) + h @ w_h: terms without the carry are added first
+    h @ w_h + b                   becomes  one product with a bias, also if the bias is added to one gate only
+    σ(x)                          becomes  ½ + ½ tanh(x / 2); if all blocks of an array go through σ or tanh, one tanh
 
-None of it changes a value by more than rounding. The last one is for speed: inside a loop a kernel costs as much to
-start as to run, and XLA vectorises one kernel over `[B, nH]` far better than n that each cut their `[B, H]` out of it.
+Values change at most by rounding. The last rewrite is for speed: inside a loop, launching a kernel costs as much as
+running it, and XLA vectorises one kernel over `[B, nH]` much better than n kernels that each slice out `[B, H]`.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ PARAMS, CARRY, X = 1, 2, 4
 
 
 class Colours(dict[Value, int]):
-    """By value, what it depends on; a value that is not there depends on nothing."""
+    """The dependencies of each value; a value that is not in the dict has none."""
 
     def __init__(self, program: Program, n_params: int, n_carry: int):
         super().__init__()
@@ -57,12 +57,12 @@ class Colours(dict[Value, int]):
         return bool(self.get(value, 0) & CARRY)
 
     def fixed(self, value: Value) -> bool:
-        """Whether it depends on parameters at most."""
+        """Whether it depends on nothing but parameters."""
         return not self.get(value, 0) & (CARRY | X)
 
 
 class Activation(NamedTuple):
-    """t = tanh(scaled), which stands for the σ and tanh of all blocks of an array."""
+    """t = tanh(scaled), which replaces the σ and tanh of all blocks of an array."""
 
     scaled: Value
     t: Value
@@ -71,7 +71,7 @@ class Activation(NamedTuple):
 def normalise(
     program: Program, n_params: int, n_carry: int, together: bool
 ) -> tuple[Program, Colours, list[Activation]]:
-    """Rewrites the equations of one row's step; inputs and outputs stay what they are."""
+    """Rewrites the equations of one row's step; inputs and outputs do not change."""
     colours = Colours(program, n_params, n_carry)
     equations = needed_for(program.outputs, program.equations)
     outputs = program.outputs
@@ -88,7 +88,7 @@ def normalise(
 
 
 def _plain_products(equations: Sequence[Equation], colours: Colours) -> list[Equation]:
-    """Every product of a vector that varies with a fixed matrix becomes `matmul(x, w)`, concatenations taken apart."""
+    """Rewrites every product of a vector with a fixed matrix as `matmul(x, w)`, and splits concatenations."""
     made = {eqn.output: eqn for eqn in equations if eqn.name == "concatenate"}
     found: list[Equation] = []
 
@@ -120,7 +120,7 @@ def _plain_products(equations: Sequence[Equation], colours: Colours) -> list[Equ
 
 
 def _vector_and_matrix(eqn: Equation, colours: Colours) -> tuple[Value, Value, int] | None:
-    """x, w and the axis of w that is summed over, where the equation is a product of a vector and a fixed matrix."""
+    """x, w and the contracted axis of w, if the equation is a product of a vector and a fixed matrix."""
     (left, right), batch = eqn.params["dimension_numbers"]
     (a, b), batched = eqn.inputs, batch != ((), ())
     for x, w, axes in ((a, b, right), (b, a, left)):
@@ -131,7 +131,7 @@ def _vector_and_matrix(eqn: Equation, colours: Colours) -> tuple[Value, Value, i
 
 
 def _times(x: Value, w: Value, like: Equation, colours: Colours, out: Value | None = None) -> Equation:
-    """x @ w; a single feature is multiplied with its row, which is pointwise and so may stay in the loop."""
+    """x @ w; a single feature is multiplied by its row, which is elementwise and so may stay in the loop."""
     if x.shape == (1,) and not colours.carried(x) and x.dtype == w.dtype == like.output.dtype:
         out = out or Value(w.shape[1:], w.dtype)
         return Equation("feature", [x, w], [out], lambda x, w: (x * w[0],))
@@ -139,7 +139,7 @@ def _times(x: Value, w: Value, like: Equation, colours: Colours, out: Value | No
 
 
 def _one_product_for_one_left_side(equations: Sequence[Equation], colours: Colours) -> list[Equation]:
-    """Products of the same vector with several matrices become one, cut afterwards."""
+    """Merges products of the same vector with several matrices into one, which is then split."""
     groups: dict[tuple, list[Equation]] = {}
     for eqn in equations:
         if eqn.name in ("matmul", "feature"):
@@ -162,7 +162,7 @@ def _one_product_for_one_left_side(equations: Sequence[Equation], colours: Colou
         merged[group[0]] = [weight, product, cut(product.output, [eqn.output for eqn in group])]
         colours.see(merged[group[0]])
         dropped.update(group[1:])
-    # a matrix may be computed after the first product: what is fixed comes first
+    # a matrix may be computed after the first product, so fixed equations go first
     found, others = _fixed_first(equations, colours)
     for eqn in others:
         if eqn not in dropped:
@@ -171,7 +171,7 @@ def _one_product_for_one_left_side(equations: Sequence[Equation], colours: Colou
 
 
 def _fixed_first(equations: Sequence[Equation], colours: Colours) -> tuple[list[Equation], list[Equation]]:
-    """The equations that depend on parameters at most, and the others."""
+    """The equations that depend only on parameters, and the others."""
     varies = CARRY | X
     return (
         [eqn for eqn in equations if not colours.get(eqn.output, 0) & varies],
@@ -182,7 +182,7 @@ def _fixed_first(equations: Sequence[Equation], colours: Colours) -> tuple[list[
 def _sums_without_carry_first(
     equations: Sequence[Equation], colours: Colours, outputs: Sequence[Value]
 ) -> list[Equation]:
-    """In a sum of several terms, those without carry are added up first: they leave the loop."""
+    """In a sum of several terms, adds those without the carry first, so that they leave the loop."""
     users = users_of(equations)
     sums = {}
     for eqn in equations:
@@ -207,7 +207,7 @@ def _sums_without_carry_first(
             continue
         all_terms = terms(eqn)
         free = [v for v in all_terms if not colours.carried(v)]
-        free.sort(key=lambda v: -colours.get(v, 0))  # what the input gives first, then parameters
+        free.sort(key=lambda v: -colours.get(v, 0))  # values from the input first, then parameters
         bound = [v for v in all_terms if colours.carried(v)]
         new: list[Equation] = []
 
@@ -218,7 +218,7 @@ def _sums_without_carry_first(
                 result = new[-1].output
             return result
 
-        if free and all([colours.fixed(v) for v in free]):  # next to a product, which will take it in
+        if free and all([colours.fixed(v) for v in free]):  # next to a product, which will absorb it
             bound.sort(key=lambda v: v not in products)
             total([bound[0], total(free), *bound[1:]], eqn.output)
         elif free:
@@ -231,22 +231,22 @@ def _sums_without_carry_first(
 
 
 def _blocks_of(product: Equation, users: dict[Value, list[Equation]]) -> list[Value]:
-    """A product, and the blocks that it is cut into."""
+    """A product, and the blocks into which it is split."""
     return [product.output, *[v for eqn in users.get(product.output, []) if eqn.name == "split" for v in eqn.outputs]]
 
 
 def _biases_into_products(
     equations: Sequence[Equation], colours: Colours, outputs: Sequence[Value]
 ) -> tuple[list[Equation], list[Value]]:
-    """Something fixed that is added to a product, or to one block of it, is added by the product itself."""
+    """Moves fixed values that are added to a product, or to a block of it, into the product as its bias."""
     users = users_of(equations)
     outputs = list(outputs)
     renamed: dict[Value, Value] = {}
-    biases: dict[Equation, list[Equation]] = {}  # how the bias of a product is made
+    biases: dict[Equation, list[Equation]] = {}  # the equations of each product's bias
     dropped: set[Equation] = set()
 
     def added(value: Value) -> tuple[Equation, Value] | None:
-        """The one equation that reads `value`, if it adds something fixed to it; and what it adds."""
+        """The only equation that reads `value`, if it adds a fixed value to it; and that value."""
         reads = users.get(value, [])
         if value in outputs or len(reads) != 1 or reads[0].name != "add":
             return None
@@ -301,7 +301,7 @@ def _rename(
 
 
 def _cuts_first(equations: Sequence[Equation], colours: Colours, outputs: Sequence[Value]) -> list[Equation]:
-    """Where a block of a product goes through pointwise equations and is cut then, it is cut at once."""
+    """If a product goes through elementwise equations and is split afterwards, splits it first."""
     equations = list(equations)
     for split in [eqn for eqn in equations if eqn.name == "split" and colours.carried(eqn.output)]:
         users = users_of(equations)
@@ -309,7 +309,7 @@ def _cuts_first(equations: Sequence[Equation], colours: Colours, outputs: Sequen
         chain: list[Equation] = []
         value = split.inputs[0]
         while (
-            (below := _pointwise_of_one(made.get(value), colours)) and len(users[value]) == 1 and value not in outputs
+            (below := _elementwise_of_one(made.get(value), colours)) and len(users[value]) == 1 and value not in outputs
         ):
             chain.append(made[value])
             value = below
@@ -349,22 +349,22 @@ def _cuts_first(equations: Sequence[Equation], colours: Colours, outputs: Sequen
     return equations
 
 
-def _pointwise_of_one(eqn: Equation | None, colours: Colours) -> Value | None:
-    """The one input that needs the carry, of an equation that acts on every element of vectors alone."""
-    if eqn is None or eqn.name not in _SIMPLE_POINTWISE:
+def _elementwise_of_one(eqn: Equation | None, colours: Colours) -> Value | None:
+    """The only input that needs the carry, if the equation is elementwise on vectors."""
+    if eqn is None or eqn.name not in _SIMPLE_ELEMENTWISE:
         return None
     carried = [v for v in eqn.inputs if colours.carried(v)]
     alike = all([v.shape in ((), eqn.output.shape) for v in eqn.inputs])
     return carried[0] if alike and len(carried) == 1 and carried[0].shape == eqn.output.shape else None
 
 
-_SIMPLE_POINTWISE = frozenset(["add", "sub", "mul", "neg", "logistic", "tanh"])
+_SIMPLE_ELEMENTWISE = frozenset(["add", "sub", "mul", "neg", "logistic", "tanh"])
 
 
 def _sums_of_whole_products(
     equations: Sequence[Equation], colours: Colours, outputs: Sequence[Value]
 ) -> list[Equation]:
-    """Where something free of the carry is added to every block of a product, it is added to the product, then cut."""
+    """If values without the carry are added to every block of a product, adds them to the product before the split."""
     users = users_of(equations)
     made = {v: eqn for eqn in equations for v in eqn.outputs}
     found = list(equations)
@@ -390,7 +390,7 @@ def _sums_of_whole_products(
 
 
 def _joined_or_whole(values: list[Value], made: dict[Value, Equation], colours: Colours) -> list[Equation]:
-    """Blocks side by side; those of one product, with something fixed added to each, are that product and a sum."""
+    """Concatenates blocks; blocks of one product with something added to each become that product and one sum."""
     eqns = [made.get(v) for v in values]
     if all([eqn is not None and eqn.name == "add" and len(eqn.inputs) == 2 for eqn in eqns]):
         pairs = [sorted(eqn.inputs, key=colours.fixed) for eqn in eqns if eqn is not None]
@@ -405,7 +405,7 @@ def _joined_or_whole(values: list[Value], made: dict[Value, Equation], colours: 
 def _activations_together(
     equations: Sequence[Equation], colours: Colours, outputs: Sequence[Value]
 ) -> tuple[list[Equation], list[Value], list[Activation]]:
-    """σ and tanh of what the carry reaches, as tanh; of all blocks of one array as one."""
+    """Rewrites σ and tanh of values that need the carry as tanh, and those of all blocks of one array as one tanh."""
     users = users_of(equations)
     made = {v: eqn for eqn in equations for v in eqn.outputs}
     bent = {eqn.output: eqn for eqn in equations if _bends(eqn, colours)}
@@ -473,7 +473,7 @@ def _bends(eqn: Equation, colours: Colours) -> bool:
 
 
 def _tiles(value: Value, reads: Sequence[Equation]) -> list[Value] | None:
-    """The blocks that a vector is cut into, in order, if it is used for nothing else and they tile it."""
+    """The blocks into which a vector is split, in order, if they tile it and it has no other use."""
     if len(value.shape) != 1 or any([eqn.name not in ("split", "slice") for eqn in reads]):
         return None
     pieces = []
@@ -488,7 +488,7 @@ def _tiles(value: Value, reads: Sequence[Equation]) -> list[Value] | None:
 
 
 def bounds_of(eqn: Equation) -> tuple[list[int] | None, list[int]]:
-    """Where a `split` or `slice` of a vector begins its blocks, and their sizes; None if it leaves out every other."""
+    """The starts and sizes of the blocks of a `split` or `slice` of a vector; None if the slice has a stride."""
     if eqn.name == "split":
         sizes = [int(size) for size in eqn.params["sizes"]]
         return [0, *[int(edge) for edge in np.cumsum(sizes)[:-1]]], sizes

@@ -1,12 +1,13 @@
-"""What a step's equations say about what can leave the time loop: the only place that looks at a cell's equations.
+"""Sorts the equations of a step by what can leave the time loop; the only module that inspects a cell's equations.
 
-    once      what depends on parameters alone: computed once
-    ahead     what needs no carry: computed for all T at once
-    inside    what needs the carry, with the products of something that needs it and something fixed, in stages where
-              one feeds another: the weights' gradients leave the loop
-    gates     the rest, pointwise between the products, with the shape of its Jacobian; or the words why it is not
+    once      depends only on parameters: computed once
+    ahead     does not need the carry: computed for all T at once
+    inside    needs the carry; includes products with fixed weights, possibly in stages that feed each other, whose
+    weight
+              gradients leave the loop
+    gates     the rest, elementwise between the products, with the structure of its Jacobian; or the reason why not
 
-A cell is read for one row, as every row is alike; `jax.vmap` runs what is read for many.
+A cell is traced for one row, since all rows are alike; `jax.vmap` runs the result for many rows.
 """
 
 import contextlib
@@ -21,8 +22,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from rnnjax._unroll.equations import (
+    ELEMENTWISE,
     LAYOUT,
-    POINTWISE,
     Equation,
     Program,
     Value,
@@ -32,13 +33,13 @@ from rnnjax._unroll.equations import (
     traced,
     users_of,
 )
-from rnnjax._unroll.gates import GateStructure, NotPointwise, read_gates
+from rnnjax._unroll.gates import GateStructure, NotElementwise, read_gates
 from rnnjax._unroll.normal_form import CARRY, Activation, Colours, X, bounds_of, normalise
 from rnnjax.cell import Cell, PyTree
 
 
 class Product(NamedTuple):
-    """left @ weight (+ bias), where the left side needs the carry and the rest does not depend on x or the carry."""
+    """left @ weight (+ bias), where only the left operand depends on x or the carry, and it needs the carry."""
 
     equation: Equation
     left: Value
@@ -51,22 +52,22 @@ class Product(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reading:
-    """A step for one row, in parts. It holds shapes and equations, and no arrays.
+    """A step for one row, split into parts. It has shapes and equations, but no arrays.
 
     Attributes:
       params, closed_over, carry, x: the inputs: leaves of the parameters, arrays that the step closes over, leaves of
         the carry, the input.
       once, ahead, inside: the equations, in order.
-      products: those of `inside` that are products with something fixed.
-      fixed: values that `ahead`, `inside` or an output need of the parameters.
-      constants: those of `fixed` that do not depend on parameters either.
-      us: values that `inside` or an output need of the input, at every step.
+      products: the products with fixed weights in `inside`.
+      fixed: values from the parameters that `ahead`, `inside` or an output need.
+      constants: those of `fixed` that do not depend on parameters.
+      us: values from the input that `inside` or an output need, at every step.
       carry_outs, y_outs, y_tree: the outputs.
-      activations: those of `inside` that were put together.
-      gates: the structure of the gates between the products, where these are pointwise.
-      why: where they are not, the reason.
-      only_scan: the reason for which the equations cannot be taken apart at all, or None.
-      own_rule: the reason for which the loop is differentiated as it is, though what needs no carry leaves it, or None.
+      activations: the merged activations of `inside`.
+      gates: the structure of the gates between the products, if they are elementwise.
+      why: the reason if they are not.
+      only_scan: the reason why the equations cannot be split at all, or None.
+      own_rule: the reason why JAX must differentiate the loop, though values without the carry leave it, or None.
     """
 
     params: list[Value]
@@ -102,13 +103,13 @@ class Reading:
 
 
 class InLoop(NamedTuple):
-    """How the input's share is divided between the time before the loop and the loop, where only values are wanted.
+    """Divides the equations without the carry between before and inside the loop, if no derivative is needed.
 
     Attributes:
-      prepared: equations from parameters alone.
-      early: equations for all T at once: as far as the last product, and what is not pointwise.
-      pieces: what the loop needs of them, at every step.
-      late: what is left for the loop, where it joins the gates' kernels for nothing.
+      prepared: equations that depend only on parameters.
+      early: equations for all T at once: up to the last product, and everything that is not elementwise.
+      pieces: their values that the loop needs at every step.
+      late: the rest, which fuses with the gates' kernels in the loop at no cost.
     """
 
     prepared: list[Equation]
@@ -135,11 +136,11 @@ def read(
 ) -> Read:
     """Reads a cell's step, once for equal cells, shapes, dtypes and contexts; `carry` and `x` are one row's.
 
-    What the step closes over is read anew at every call, and not kept.
+    Arrays that the step closes over are read at every call, and not cached.
 
     Args:
-      batched: whether the step will be run with a batch axis, in which rows must not meet.
-      together: whether activations are put together, for speed: a σ close to zero then keeps no digit of its own.
+      batched: whether the step will run with a batch axis, over which rows must be independent.
+      together: whether to merge activations, for speed; a σ close to zero then loses its relative precision.
     """
     leaves, tree = jax.tree.flatten((params, carry, x))
     key = (tree, tuple([(leaf.shape, leaf.dtype) for leaf in leaves]), batched, together, _context())
@@ -157,8 +158,8 @@ def read(
 
 
 def _context() -> tuple[Any, ...]:
-    """What else a trace depends on: JAX's switches, and the mesh."""
-    config: Any = jax.config  # its switches are attributes that JAX adds at run time
+    """Everything else that a trace depends on: JAX's switches, and the mesh."""
+    config: Any = jax.config  # JAX adds its switches as attributes at run time
     return (
         config.jax_enable_x64,
         config.jax_default_matmul_precision,
@@ -172,11 +173,11 @@ def _context() -> tuple[Any, ...]:
 def _read(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct, batched: bool, together: bool) -> Read:
     try:
         program, closed_over, (new_carry, y), has_effects = traced(cell.step, params, carry, x)
-    except Exception as error:  # of the step's own, which may well run on a batch
+    except Exception as error:  # raised by the step, which may still run on a batch
         return _not_read(f"its step does not run for a single row ({type(error).__name__}: {error})")
     before, after = ([leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (carry, new_carry))
     if before != after:
-        return _not_read(f"for a single row its step makes a carry of {after} from one of {before}")
+        return _not_read(f"for a single row its step returns a carry of {after} for one of {before}")
     only_scan = _why_only_scan(program, has_effects) or (_why_rows_meet(cell, params, carry, x) if batched else None)
     if only_scan is not None:
         return _not_read(only_scan)
@@ -220,20 +221,20 @@ def _read(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct, ba
     else:
         try:
             reading = dataclasses.replace(reading, gates=read_gates(reading))
-        except NotPointwise as reason:
+        except NotElementwise as reason:
             reading = dataclasses.replace(reading, why=str(reason))
     return Read(reading, closed_over)
 
 
 def _not_read(reason: str) -> Read:
-    """Of a step whose equations cannot be taken apart."""
+    """The result for a step whose equations cannot be split."""
     x = Value((), None)
     nothing = Reading([], [], [], x, [], [], [], [], [], frozenset(), [], [], [], None, [], None, "", reason, None)
     return Read(nothing, [])
 
 
 def _as_product(eqn: Equation, colours: Colours) -> Product | None:
-    """A product of one thing that needs the carry with things that are fixed."""
+    """The equation as a product of one value that needs the carry with fixed values, if it is one."""
     if eqn.name not in ("matmul", "dot_general") or not jnp.issubdtype(eqn.output.dtype, jnp.inexact):
         return None
     varying = [v for v in eqn.inputs if not colours.fixed(v)]
@@ -246,12 +247,12 @@ def _why_only_scan(program: Program, has_effects: bool) -> str | None:
     if has_effects:
         return "its step has side effects, which the loop must keep in their order"
     if not program.inputs or any([_is_extended(v.dtype) for v in program.inputs]):
-        return "its step carries keys or other values that are no numbers"
+        return "its step carries keys or other values that are not numbers"
     return None
 
 
 _OWN_RULE = (
-    "its step has a backward pass of its own (`jax.custom_vjp`), which need not be linear, as one that clips is not"
+    "its step has a backward pass of its own (`jax.custom_vjp`), which may be nonlinear, for example if it clips"
 )
 
 
@@ -264,15 +265,15 @@ def _is_extended(dtype: Any) -> bool:
 
 
 _ROWS = 1009
-"""A number of rows that is no other size of a cell: its axis can be told from others by its length."""
+"""A number of rows that differs from all sizes of a cell, so that the axis of rows is identified by its length."""
 
 
 def _why_rows_meet(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStruct) -> str | None:
-    """The reason where rows of a batch do not stay apart, or a batch is not run as a row is."""
+    """The reason if rows of a batch are not independent, or a batch does not run like a single row."""
 
     try:
         program, *_ = traced(cell.step, params, *jax.tree.map(_in_rows, (carry, x)))
-    except Exception as error:  # of the step's own, which runs for the number of rows that it was made for
+    except Exception as error:  # raised by the step, which may support only a certain number of rows
         return f"its step does not run for {_ROWS} rows ({type(error).__name__}: {error})"
     n_params = len(jax.tree.leaves(params))
     colours = Colours(program, n_params, len(program.inputs) - n_params - 1)
@@ -288,10 +289,10 @@ def _in_rows(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def _cut_after_products(reading: Reading) -> InLoop:
-    """Early is what cannot join a kernel, and all that it needs; the cut is nowhere wider than `us`.
+    """`early` has everything that cannot fuse with a kernel, and what it needs; `pieces` are never wider than `us`.
 
-    Where a u does nothing but be cut into blocks, as a GRU's, each block has a product of its own, as XLA vectorises a
-    kernel far better over `[B, H]` than over a part of `[B, nH]`.
+    If a u is only split into blocks, as in a GRU, each block gets its own product, since XLA vectorises a kernel over
+    `[B, H]` much better than over a slice of `[B, nH]`.
     """
     prepared: list[Equation] = []
     ahead: list[Equation] = []
@@ -318,11 +319,11 @@ def _cut_after_products(reading: Reading) -> InLoop:
     return InLoop(prepared, early[::-1], pieces, late[::-1])
 
 
-_CHEAP = POINTWISE | LAYOUT | {"feature"}
+_CHEAP = ELEMENTWISE | LAYOUT | {"feature"}
 
 
 def _blockwise(reading: Reading) -> list[Equation]:
-    """`ahead`, in which a value that is only cut into blocks is computed block by block."""
+    """`ahead`, with values that are only split into blocks computed block by block."""
     equations = list(reading.ahead)
     users = users_of([*equations, *reading.inside])
     made = {v: eqn for eqn in equations for v in eqn.outputs}
@@ -349,7 +350,7 @@ def _block(
     users: dict[Value, list[Equation]],
     kept: set[Value],
 ) -> list[Equation] | None:
-    """Equations that compute `value[start:stop]` without `value`; None where it is not made of products and sums."""
+    """Equations that compute `value[start:stop]` without `value`; None if it does not consist of products and sums."""
     eqn = made.get(value)
     if value in kept or any([user.name not in ("split", "add") for user in users[value]]):
         return None

@@ -1,13 +1,13 @@
-"""Rematerialisation: what to keep for the backward pass, what to compute again, and time cut into segments for it.
+"""Rematerialisation (remat): splits time into segments, which the backward pass recomputes.
 
-What is stored for the backward pass grows with the steps that are in flight at once. With `jax.checkpoint` around a
-segment only the carry at its start is kept, and the segment is computed again when the backward pass comes to it. For
-S segments of k = T / S steps, that is S carries and what the engine stores for k steps, in place of T; segments within
-segments take that further, one more forward pass for each level. Without `jax.checkpoint` a cut still bounds what the
-forward pass has in memory at once: the projected input of the `hoisted` engine.
+The memory of the backward pass grows with the number of steps whose values are stored. With `jax.checkpoint` around a
+segment, only the carry at its start is stored, and the backward pass recomputes the segment. With S segments of
+k = T / S steps, this needs S carries and the values of k steps instead of T. Nested segments need even less, with one
+more forward pass per level. Without `jax.checkpoint`, segments still bound the memory of the forward pass: the
+projected input of the hoisted engine.
 
-`share_of_budget` and `cuts_of` turn the `checkpoint` of a call into cuts, `in_segments` runs what is cut, and
-`footprint_of` reads from the equations of a backward pass how much memory it needs.
+`share_of_budget` and `cuts_of` turn the `checkpoint` argument into cuts, `in_segments` runs the segments, and
+`footprint_of` estimates the memory of a backward pass from its jaxpr.
 """
 
 import dataclasses
@@ -38,20 +38,19 @@ from rnnjax.cell import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class MemoryBudget:
-    """How many bytes a training step may need; time is cut, and cut again, until the estimate fits.
+    """The number of bytes that a training step may use; time is split into nested segments until the estimate fits.
 
-    With R bytes for a step of the engine's backward pass, C of carry, P of a step's input, output and the gradients of
-    both, and n levels of segments k_1 > k_2 > ... > k_n,
+    With R bytes for a step of the engine's backward pass, C for the carry, P for a step's input, output and their
+    gradients, and n levels of segments k_1 > k_2 > ... > k_n,
 
         needed = C (ceil(T / k_1) + ceil(k_1 / k_2) + ...) + P (k_1 + ... + k_n) + R k_n
 
-    and every level costs one more forward pass. The fewest levels that fit are taken, and of these the longest k_n.
-    What no choice of segments can change is not counted: `xs`, the outputs and the gradients of both. (Where no
-    such k_1 divides T, a copy of `xs` and of the outputs comes on top.)
-    `rnnjax.explain` shows C, R, P and the lengths.
+    and every level costs one more forward pass. The smallest number of levels that fits is used, with the longest k_n.
+    `xs`, the outputs and their gradients do not count, since segments cannot change them. (If k_1 cannot divide T, a
+    copy of `xs` and of the outputs comes on top.) `rnnjax.explain` shows C, R, P and the lengths.
 
     Attributes:
-      bytes: the budget for one call of `unroll`, all layers together.
+      bytes: the budget for one call of `unroll`, for all layers together.
 
     Example:
 
@@ -74,11 +73,11 @@ Checkpoint = int | Literal["sqrt"] | MemoryBudget | None
 
 
 def check_checkpoint(checkpoint: Any) -> None:
-    """Refuses what is no policy.
+    """Checks the `checkpoint` argument.
 
     Raises:
-      ValueError: a number of steps below 1, or an unknown word.
-      TypeError: anything else that is no policy, True and False among it.
+      ValueError: a number of steps below 1, or an unknown string.
+      TypeError: any other invalid value, including True and False.
     """
     choices = 'a number of steps, "sqrt", `rnnjax.MemoryBudget(bytes=...)`, or None'
     if isinstance(checkpoint, MemoryBudget):
@@ -93,31 +92,33 @@ def check_checkpoint(checkpoint: Any) -> None:
 
 
 def check_chunk(chunk: Any) -> None:
-    """Refuses what is no number of steps: ValueError below 1, TypeError for anything but an integer."""
+    """Checks the `chunk` argument: ValueError below 1, TypeError for anything but an integer."""
     if isinstance(chunk, bool) or not isinstance(chunk, int):
-        raise TypeError(f"chunk is {chunk!r}; it is the number of steps whose input is projected at once, or None.")
+        raise TypeError(f"chunk is {chunk!r}; it must be the number of steps per input projection, or None.")
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; it must be at least one step, or None for all of time.")
 
 
 class Cut(NamedTuple):
-    """Time in segments of `length` steps each, `recomputed` in the backward pass or not."""
+    """A split of time into segments of `length` steps, which are `recomputed` in the backward pass or not."""
 
     length: int
     recomputed: bool
 
 
 def share_of_budget(checkpoint: Checkpoint, engines: Run, whole: Part) -> float:
-    """The share of what it would need uncut that each part may have; 1 without a budget, or where all of it fits.
+    """The share of its uncut memory that each part may use; 1 without a budget, or if everything fits.
 
     Raises:
-      ValueError: no choice of segments gets below the budget.
+      ValueError: no choice of segments meets the budget.
     """
     if not isinstance(checkpoint, MemoryBudget):
         return 1.0
     budget = checkpoint.bytes
     if not all(isinstance(size, int) for size in whole.xs.shape):
-        raise ValueError(f"checkpoint is {checkpoint}, but `xs` is {list(whole.xs.shape)}; bytes need numbers.")
+        raise ValueError(
+            f"checkpoint is {checkpoint}, but `xs` is {list(whole.xs.shape)}; a budget in bytes needs numbers."
+        )
     footprints = [footprint_of(engines, part) for part in parts_of(whole, is_causal)]
     uncut = sum(footprint.needed() for footprint in footprints)
     share = min(1.0, budget / max(uncut, 1))
@@ -125,17 +126,17 @@ def share_of_budget(checkpoint: Checkpoint, engines: Run, whole: Part) -> float:
         least = uncut * max(least_needed(footprint) / footprint.needed() for footprint in footprints)
         raise ValueError(
             f"checkpoint is {checkpoint}, but the backward pass needs at least {int(least) + 1} bytes "
-            f"however `xs` {list(whole.xs.shape)} is cut in time (uncut {uncut}); allow more, or split the batch."
+            f"for any segments of `xs` {list(whole.xs.shape)} in time (uncut {uncut}); allow more, or split the batch."
         )
     return share
 
 
 def cuts_of(checkpoint: Checkpoint, chunk: int | None, engines: Run, part: Part, share: float) -> tuple[Cut, ...]:
-    """How time is cut for one part, outermost first.
+    """The cuts of one part, outermost first.
 
     Args:
-      engines: run the part uncut.
-      share: of what the part would need uncut, the share that a `MemoryBudget` leaves it.
+      engines: runs the part uncut.
+      share: the share of its uncut memory that a `MemoryBudget` allows.
     Raises:
       ValueError: the lengths depend on a T that is symbolic.
     """
@@ -147,7 +148,7 @@ def cuts_of(checkpoint: Checkpoint, chunk: int | None, engines: Run, part: Part,
             lengths = lengths_within(footprint, share * footprint.needed()) or ()
     elif checkpoint == "sqrt":
         if not isinstance(steps, int):
-            raise ValueError(f'checkpoint is "sqrt", but T is {steps}, a symbol; say how many steps a segment has.')
+            raise ValueError(f'checkpoint is "sqrt", but T is {steps}, a symbol; give the number of steps per segment.')
         lengths = (sqrt_length(steps),)
     elif checkpoint is not None:
         lengths = (checkpoint,)
@@ -158,11 +159,11 @@ def cuts_of(checkpoint: Checkpoint, chunk: int | None, engines: Run, part: Part,
 
 
 def in_segments(run: Run, cuts: Sequence[Cut]) -> Run:
-    """`run` over time that is cut, and cut again within each segment, outermost first. No cut is `run` itself.
+    """`run` over nested segments of time, outermost first; without cuts, `run` itself.
 
-    Steps that fill no whole segment are run last, and are not recomputed: what is stored for them is used up before
-    the backward pass comes to the first segment. They do cost a copy of `xs` and `ys`, and the engine is compiled for
-    them once more, so lengths that divide T are better.
+    Remaining steps that do not fill a segment run last and are not recomputed, because the backward pass frees their
+    values before it reaches the first segment. They cost a copy of `xs` and `ys`, and the engine compiles again for
+    them, so lengths that divide T are better.
     """
     if not cuts:
         return run
@@ -181,7 +182,7 @@ def in_segments(run: Run, cuts: Sequence[Cut]) -> Run:
         def segment(params: PyTree, carry: PyTree, inputs: tuple[Array, Masks]) -> tuple[PyTree, PyTree]:
             return inner(cell, params, carry, *inputs)
 
-        if recomputed:  # the scan around it keeps XLA from merging the second computation with the first
+        if recomputed:  # the surrounding scan keeps XLA from merging the recomputation with the original
             segment = jax.checkpoint(segment, prevent_cse=False)
         inputs = (xs, masks)
         segments = jax.tree.map(lambda a: a[whole].reshape(count, length, *a.shape[1:]), inputs)
@@ -200,15 +201,15 @@ def in_segments(run: Run, cuts: Sequence[Cut]) -> Run:
 
 
 class Footprint(NamedTuple):
-    """What a backward pass needs at its worst moment, in bytes."""
+    """The peak memory of a backward pass, in bytes."""
 
     steps: int  # T
     carry: int  # C, the carry at one boundary between segments
-    step: int  # R, what the engine needs for each of the steps that are in flight
-    passing: int = 0  # P, of a step's input, output and their gradients: a segment has its own copy
+    step: int  # R, the memory of the engine for each step of the innermost segment
+    passing: int = 0  # P, a step's input, output and their gradients, which each segment copies
 
     def needed(self, lengths: tuple[int, ...] = ()) -> int:
-        """The estimate for segments of these lengths, outermost first; without any, R T."""
+        """The estimate for segments of these lengths, outermost first; R T without segments."""
         total, steps = 0, self.steps
         for length in lengths:
             total += self.carry * math.ceil(steps / length)
@@ -221,7 +222,7 @@ MOST_LEVELS = 6
 
 
 def sqrt_length(steps: int) -> int:
-    """The length for "sqrt": ceil(√T), or up to twice that where it then divides T and no step is left over.
+    """The segment length for "sqrt": ceil(√T), or a length up to twice that which divides T.
 
     Example:
 
@@ -235,10 +236,10 @@ def sqrt_length(steps: int) -> int:
 def lengths_within(footprint: Footprint, budget: float) -> tuple[int, ...] | None:
     """The lengths of nested segments, outermost first, for which `footprint.needed(lengths) <= budget`.
 
-    n levels that cut q ways each have k_n = ceil(T / q^n); the fewest levels win, then lengths that leave no step over,
-    then the least q. `None` if nothing fits.
+    With n levels of q segments each, k_n = ceil(T / q^n). Fewer levels are preferred, then lengths that divide T, then
+    the smallest q. `None` if nothing fits.
 
-    Example: an LSTM of 64 units and a batch of 8 in float32, 14 times [T, 8, 64] over 100,000 steps, 2.9 GB.
+    Example: an LSTM with 64 units and a batch of 8 in float32 over 100,000 steps: 14 arrays [T, 8, 64], or 2.9 GB.
 
       >>> lstm = Footprint(steps=100_000, carry=2 * 2048, step=14 * 2048)
       >>> lengths_within(lstm, 1e9), lengths_within(lstm, 20e6), lengths_within(lstm, 2e6)
@@ -259,13 +260,13 @@ def lengths_within(footprint: Footprint, budget: float) -> tuple[int, ...] | Non
 
 
 def least_needed(footprint: Footprint) -> int:
-    """The least that any choice of segments brings the estimate to."""
+    """The smallest estimate for any choice of segments."""
     levels = range(MOST_LEVELS + 1)
     return min(footprint.needed(_balanced(footprint.steps, n, ways)) for n in levels for ways in _ways(footprint, n))
 
 
 def _ways(footprint: Footprint, levels: int) -> range:
-    """How many ways to cut at each level, up to where carries take as much as steps: finer costs more than it saves."""
+    """The numbers of segments per level to try, up to where carries need as much memory as steps."""
     if levels == 0:
         return range(1, 2)
     steps, carry = footprint.steps, max(footprint.carry, 1)
@@ -275,13 +276,13 @@ def _ways(footprint: Footprint, levels: int) -> range:
 
 
 def _balanced(steps: int, levels: int, ways: int) -> tuple[int, ...]:
-    """Each length is `ways` times the next, so that only the outermost cut can leave steps over."""
+    """Lengths that are each `ways` times the next, so that only the outermost cut can have remaining steps."""
     innermost = math.ceil(steps / ways**levels)
     return tuple(innermost * ways**level for level in reversed(range(levels)))
 
 
 def _dividing(steps: int, lengths: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The longest lengths, each at most as long as given and more than half of it, that divide T and each other."""
+    """The longest lengths that divide T and each other, each at most as long as given and more than half of it."""
     found = []
     for length in lengths:
         steps = next((whole for whole in range(length, length // 2, -1) if steps % whole == 0), 0)
@@ -292,10 +293,10 @@ def _dividing(steps: int, lengths: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def footprint_of(engines: Run, part: Part) -> Footprint:
-    """The bytes that each step adds to the forward and backward pass of this part, uncut; and those of its carry.
+    """The bytes that each step adds to the forward and backward pass of this part, uncut, and the bytes of its carry.
 
-    Traced for two short lengths of time, of which the difference counts. What is given and what is returned is counted
-    apart, as `passing`: the inputs, the outputs, and the gradients of both.
+    They are the difference between traces for two short lengths. The inputs, the outputs and their gradients are
+    counted separately, as `passing`.
     """
 
     def forward_and_backward(params: PyTree, carry: PyTree, xs: Array, masks: Any, cotangents: PyTree):
@@ -320,16 +321,16 @@ def footprint_of(engines: Run, part: Part) -> Footprint:
 
 
 _STEPS = 29
-"""Enough that arrays over time outweigh what does not depend on it, such as the gradients of the parameters."""
+"""Long enough that arrays over time outweigh arrays without time, such as the gradients of the parameters."""
 
 
 def peak_bytes(jaxpr: Jaxpr) -> int:
-    """The most that is alive at once while the equations run in this order, inputs and outputs not counted.
+    """The peak memory while the equations run in this order, without inputs and outputs.
 
-    Each array is written once and freed after its last use; a loop has only its results. A compiler that fuses makes do
-    with less, and rarely by much: what has to live through a loop must be written.
+    Each array is written once and freed after its last use; a loop counts only its results. A fusing compiler needs
+    less, but rarely much less, since arrays that live through a loop must be written.
 
-    Example: tanh(x) is needed until exp(x) is there, and both are 400 bytes.
+    Example: tanh(x) is alive until exp(x) is computed, and both have 400 bytes.
 
       >>> import jax.numpy as jnp
       >>> peak_bytes(jax.make_jaxpr(lambda x: (jnp.tanh(x) * jnp.exp(x)).sum())(jnp.ones(100, "float32")).jaxpr)
@@ -353,7 +354,7 @@ def peak_bytes(jaxpr: Jaxpr) -> int:
 
 
 def parts_of(whole: Part, where: Callable[[Any], bool]) -> list[Part]:
-    """The outermost parts for which `where` holds, in the order in which they run; nothing is computed."""
+    """The outermost parts for which `where` is true, in the order in which they run, without computing anything."""
     found = []
 
     def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[PyTree, PyTree]:
@@ -367,7 +368,7 @@ def parts_of(whole: Part, where: Callable[[Any], bool]) -> list[Part]:
 
 
 def _run_all(cell: Any, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[PyTree, PyTree]:
-    """The shapes that an unroll gives, from one step; runs inside `jax.eval_shape` alone."""
+    """The result shapes of an unroll, from one step; only for use inside `jax.eval_shape`."""
     if not is_layer(cell):
         return cell.unroll_parts(_run_all, params, carry, xs, masks)
     y = check_carry(cell, params, carry, xs).y

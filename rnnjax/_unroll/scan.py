@@ -1,4 +1,4 @@
-"""The step as it is written: inside `jax.lax.scan`, or in a Python loop, the reference that every engine must equal."""
+"""Runs the step as written, in `jax.lax.scan`, or in a Python loop, the reference for all engines."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from rnnjax.cell import Cell, PyTree
 def unroll_scan(
     cell: Cell, params: PyTree, carry: PyTree, xs: Array, masks: Masks, *, unroll: int = 1
 ) -> tuple[PyTree, tuple[PyTree, PyTree]]:
-    """`(carry, (ys, carries))`, compiled once for any T; `unroll` copies of the step go into one loop body."""
+    """`(carry, (ys, carries))`, with a program size independent of T; a loop body has `unroll` copies of the step."""
     step = _giving_carries(cell, params, xs)
     inputs = StepInput(xs, masks.counts, masks.resets)
     return lax.scan(step, carry, inputs, reverse=masks.reverse, unroll=unroll)
@@ -20,7 +20,7 @@ def unroll_scan(
 def unroll_loop(
     cell: Cell, params: PyTree, carry: PyTree, xs: Array, masks: Masks
 ) -> tuple[PyTree, tuple[PyTree, PyTree]]:
-    """T calls of the step, one after the other: eager it pays Python for each, jitted it compiles T copies."""
+    """T calls of the step: in eager mode each runs in Python; under `jit` T copies are compiled."""
     step = _giving_carries(cell, params, xs)
     inputs = StepInput(xs, masks.counts, masks.resets)
     steps = range(xs.shape[0])
@@ -34,7 +34,7 @@ def unroll_loop(
 
 
 def _giving_carries(cell: Cell, params: PyTree, xs: Array):
-    """XLA leaves out what is not used: the carries cost nothing where nobody asks for them."""
+    """A step that also outputs its carry; XLA removes the carries if they are not used."""
     step = timed_step(cell, params, xs.shape[1:-1])
 
     def both(carry: PyTree, inputs: StepInput):

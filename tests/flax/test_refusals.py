@@ -241,7 +241,7 @@ def test_no_steps(library, name):
 def test_deeper_errors_speak_of_inputs():
     """Of `rnnjax.unroll`: in the caller's names, layout and cell."""
     variables, x = variables_of(our_linen.RNN(linen_cell("gru"))), inputs()
-    with pytest.raises(ValueError, match=r"however `inputs` \[3, 5, 2\] is cut in time"):
+    with pytest.raises(ValueError, match=r"for any segments of `inputs` \[3, 5, 2\] in time"):
         our_linen.RNN(linen_cell("gru"), checkpoint=rnnjax.MemoryBudget(10)).apply(variables, x)
     with pytest.raises(rnnjax.NotHoistable, match=r"^Centred cannot be hoisted: .* brings rows together"):
         our_linen.RNN(Centred(H, param_dtype=jnp.float64), engine="hoisted").apply(variables, x)

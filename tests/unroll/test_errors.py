@@ -36,12 +36,12 @@ CASES = [
     wrong(TypeError, ["float16", "float64", "astype('float64')", "dtype='float16'"], xs=XS.astype("float16")),
     # lengths
     wrong(ValueError, ["`lengths` is [5]", "`xs` is [5, 3, 2]", "move time first"], lengths=np.full(5, 3)),
-    wrong(ValueError, ["`lengths` is [4]", "one length a row, [3]", "time-major"], lengths=np.full(4, 3)),
-    wrong(ValueError, ["`lengths` is []", "`xs` is [5, 3, 2]", "one length a row"], lengths=3),
+    wrong(ValueError, ["`lengths` is [4]", "one length per row, [3]", "time-major"], lengths=np.full(4, 3)),
+    wrong(ValueError, ["`lengths` is []", "`xs` is [5, 3, 2]", "one length per row"], lengths=3),
     wrong(ValueError, ["`lengths` runs from 2 to 6", "5 steps", "0..5"], lengths=np.array([6, 2, 3])),
     wrong(ValueError, ["`lengths` runs from -1 to 5", "5 steps", "in 0..5"], lengths=np.array([-1, 5, 3])),
     wrong(TypeError, ["`lengths` is float64", "integers", "`lengths.astype('int32')`"], lengths=np.full(B, 3.0)),
-    wrong(TypeError, ["`lengths` is bool", "counts steps", "integers"], lengths=np.ones(B, bool)),
+    wrong(TypeError, ["`lengths` is bool", "must hold", "integers"], lengths=np.ones(B, bool)),
     # mask and resets
     wrong(ValueError, ["`mask` is [3, 5]", "`xs` is [5, 3, 2]", "`mask.T`"], mask=np.ones((3, 5), bool)),
     wrong(ValueError, ["`mask` is [5]", "[T, *batch] = [5, 3]", "time-major"], mask=np.ones(5, bool)),
@@ -123,5 +123,5 @@ def test_nothing_is_run_before_the_checks():
 
 def test_lengths_that_are_known_are_checked_under_jit():
     """A constant has its value there; an argument does not."""
-    with pytest.raises(ValueError, match=r"every length must lie in 0\.\.5"):
+    with pytest.raises(ValueError, match=r"every length must be in 0\.\.5"):
         jax.jit(lambda xs: rnnjax.unroll(LSTM, PARAMS, xs, lengths=np.array([5, 6, 0])))(XS)

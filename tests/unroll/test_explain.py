@@ -32,13 +32,13 @@ def test_where_hoisted_cannot_serve_it_says_why():
     """`auto` takes the scan and names the obstacle; the named engine refuses with the same words."""
     cell = rnnjax.gradients.ClippedAdjoint(CELLS["gru"])
     (layer,) = rnnjax.explain(cell, **sample("gru")._asdict()).layers
-    assert layer.engine == "scan" and layer.why.startswith("auto: hoisted cannot serve it: ")
+    assert layer.engine == "scan" and layer.why.startswith("auto: hoisted cannot run it: ")
     program = jax.make_jaxpr(lambda p, c, xs: rnnjax.unroll(cell, p, xs, carry=c))(*sample("gru"))
     assert "custom_jvp_call" not in str(program)
     for function in (rnnjax.unroll, rnnjax.explain):
         with pytest.raises(rnnjax.NotHoistable) as refusal:
             function(cell, **sample("gru")._asdict(), engine="hoisted")
-        assert layer.why.removeprefix("auto: hoisted cannot serve it: ").partition("; ")[0] in str(refusal.value)
+        assert layer.why.removeprefix("auto: hoisted cannot run it: ").partition("; ")[0] in str(refusal.value)
 
 
 @pytest.mark.parametrize("engine", ["loop", "scan", "hoisted"])
@@ -153,8 +153,8 @@ def test_bytes_are_those_that_xla_sets_aside(cell, engine):
 def test_it_reads_as_text():
     text = str(explain("stack", checkpoint=2))
     assert "LSTM(hidden_size=3" in text and "GRU(hidden_size=3" in text
-    assert "hoisted (auto: every matmul that needs no carry leaves the loop" in text
-    assert "time: 5 steps in segments of 2, computed again" in text
+    assert "hoisted (auto: every matmul that does not need the carry leaves the loop" in text
+    assert "time: 5 steps in segments of 2, recomputed" in text
     assert text.splitlines()[-1].startswith("total: forward ")
     assert "5 steps, uncut" in str(explain("elman_tanh"))
 

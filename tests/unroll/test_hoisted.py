@@ -316,11 +316,11 @@ def test_what_cannot_be_taken_apart_runs_on_scan(reason):
     params = cell.init(jax.random.key(0), D)
     xs = jnp.asarray(np.random.default_rng(0).normal(size=(T, B, D)))
     layer = layer_of(cell)
-    assert layer.engine == "scan" and layer.why.startswith("auto: hoisted cannot serve it: ")
+    assert layer.engine == "scan" and layer.why.startswith("auto: hoisted cannot run it: ")
     assert reason in layer.why
     with pytest.raises(rnnjax.NotHoistable, match='use engine="scan"') as refusal:
         rnnjax.unroll(cell, params, xs, engine="hoisted")
-    obstacle, _, ahead = layer.why.removeprefix("auto: hoisted cannot serve it: ").partition("; ")
+    obstacle, _, ahead = layer.why.removeprefix("auto: hoisted cannot run it: ").partition("; ")
     assert obstacle in str(refusal.value)
     assert bool(ahead) == (reason == "custom_vjp")
 

@@ -136,7 +136,7 @@ def test_layer_norm_runs_and_says_what_left_the_loop():
     """Its gates mix all units of a row: `why` names what stays inside, and the input's product is not."""
     of = given("layer_norm")
     layer = rnnjax.explain(cell=LAYER_NORM, params=of.params, carry=of.carry, xs=of.xs).layers[0]
-    assert any(word in layer.why for word in ("reduce_sum", "sum", "mean", "pointwise")), layer.why
+    assert any(word in layer.why for word in ("reduce_sum", "sum", "mean", "elementwise")), layer.why
     assert any(word in layer.why for word in ("leave", "left", "ahead", "outside")), layer.why
     assert not of_the_input(program(by_unroll, "layer_norm").loops)
 

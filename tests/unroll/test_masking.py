@@ -79,5 +79,5 @@ def test_values_are_checked_only_where_known():
     """Under `jit` a length has no value, so that none is checked; a numpy constant inside `jit` has one."""
     xs = jnp.zeros((4, 2, 3))
     jax.eval_shape(lambda lengths: make_masks(xs, lengths).inside, np.array([9, 9]))
-    with pytest.raises(ValueError, match=r"every length must lie in 0\.\.4"):
+    with pytest.raises(ValueError, match=r"every length must be in 0\.\.4"):
         make_masks(xs, np.array([9, 9]))
