@@ -31,6 +31,7 @@ import importlib.util
 import io
 import json
 import os
+import pickle
 import shutil
 import statistics
 import subprocess
@@ -42,7 +43,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from annotated_types import Ge
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -73,7 +73,7 @@ class Options(harness.Options):
     """The commit that is compared; empty for the working tree as it is."""
     cells: lab.Distinct[CellName] = tuple(GATES)  # pyright: ignore[reportAssignmentType]
     """The cells."""
-    points: lab.Distinct[PointText] = tuple(map(str, GRID))
+    points: lab.Distinct[PointText] = GRID
     """Sizes, each as B,T,D,H."""
     tasks: lab.Distinct[Literal["forward", "train"]] = TASKS
     """What is timed."""
@@ -237,7 +237,6 @@ class Worker:
             env=os.environ | {"PYTHONPATH": str(folder)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
         )
 
     def greet(self) -> None:
@@ -249,24 +248,22 @@ class Worker:
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
         """Sends a request and waits for its answer; raises RuntimeError where it failed."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": do, **request}) + "\n")
+        pickle.dump({"do": do, **request}, self._process.stdin)
         self._process.stdin.flush()
         return self._answer()
 
     def stop(self) -> None:
         self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"a worker ended with status {self._process.wait()}; its error is above.")
-        answer = json.loads(line)
+        try:
+            answer = pickle.load(self._process.stdout)
+        except EOFError:
+            status = self._process.wait()
+            raise RuntimeError(f"a worker ended with status {status}; its error is above.") from None
         if "error" in answer:
             raise RuntimeError(answer["error"])
         return answer
@@ -294,17 +291,12 @@ def worker_contestant(
         which = {"form": form, "task": task}
         built = worker.ask("build", **which, cell=problem.cell, point=str(problem.point), seed=seed)
 
-        def shared(_: Any) -> dict[str, np.ndarray]:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "result.npz"
-                worker.ask("save", **which, path=str(path))
-                with np.load(path) as arrays:
-                    return dict(arrays)
-
         def sample(calls: int) -> float:
             return worker.ask("time", **which, calls=calls)["seconds"]
 
-        return contest.Program(lambda: sample(1), shared, built["cost"], sample=sample)
+        return contest.Program(
+            lambda: sample(1), lambda _: worker.ask("results", **which), built["cost"], sample=sample
+        )
 
     return contest.Contestant(name, lambda: {task + suffix: program(task) for task in tasks})
 
@@ -364,22 +356,8 @@ def overall(points: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def tables(result: Mapping[str, Any], page: Any) -> None:
-    """Milliseconds, ratios and their means, what was measured again, and the targets."""
-    others = {
-        **dict.fromkeys((*VERSIONS, *BARE), ""),
-        **dict.fromkeys((RESET_BEFORE, HAIKU, STAND_IN), ", reset before"),
-    }
-    lines, again = [], []
-    for point in result["points"]:
-        for task, found in point["counted"].items():
-            where = [point["cell"], point["point"], task]
-            times = [number(point, name, task + suffix) for name, suffix in others.items()]
-            lines.append([*where, *times, found["ratio"]])
-            if found["again"]:
-                again.append([*where, found["first"], found["again"], found["ratio"]])
-    columns = ["cell", "B,T,D,H", "task", *others, "before/after"]
-    there = [k for k in range(len(columns)) if any(line[k] is not None for line in lines)]
-    page.table([[line[k] for k in there] for line in lines], [columns[k] for k in there], "Medians [ms per call]")
+    """All times, the means of the ratios, and the targets."""
+    harness.tables(result, page)
     before, after = (result["compared"][name]["commit"] for name in VERSIONS)
     means = [
         [label, task, cell, mean["geomean"], mean["worst"], mean["worst_at"], mean["points"]]
@@ -389,13 +367,19 @@ def tables(result: Mapping[str, Any], page: Any) -> None:
     ]
     title = f"Time before ({before[:7]}) over after ({after[:7] if after else 'working tree'}) and other ratios"
     page.table(means, ["ratio", "task", "cell", "geometric mean", "worst", "at", "points"], title)
+    again = [
+        [point["cell"], point["point"], task, found["first"], found["again"], found["ratio"]]
+        for point in result["points"]
+        for task, found in point["counted"].items()
+        if found["again"]
+    ]
     if again:
         page.table(again, ["cell", "point", "task", "first", "again", "counts"], "Points measured again alone")
     targets = [list(target.values()) for target in result["summary"]["targets"]]
     page.table(targets, ["target", "value", "at least", "met"], "Targets")
 
 
-benchmark = harness.Benchmark(Options, measure, tables)
+benchmark = harness.Benchmark(Options, measure, tables=tables)
 
 if __name__ == "__main__":
     benchmark.main()

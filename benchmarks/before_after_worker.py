@@ -1,12 +1,12 @@
 """One version of rnnjax in a process of its own: `python -m benchmarks.before_after_worker DEVICES`, from its folder.
 
-It reads requests from its input and writes answers to its output, each one JSON object on a line:
+It reads requests from its input and writes answers to its output, both pickled:
 
     {"do": "build", "form": "bare", "task": "train", "cell": "lstm", "point": "8,200,32,64", "seed": 0}   {"cost": ...}
     {"do": "time", "form": "bare", "task": "train", "calls": 5}                                   {"seconds": 0.018}
-    {"do": "save", "form": "bare", "task": "train", "path": "result.npz"}                         {"saved": true}
+    {"do": "results", "form": "bare", "task": "train"}                                   {"w_x": array, ...}
 
-Every answer is `{"error": "..."}` where the request failed. The process ends when its input does.
+An answer is `{"error": "..."}` where the request failed. The process ends when its input does.
 
 The steps that are timed are written as a user would write them. They run with either version of rnnjax: `unroll` is
 called by the names of its arguments, which both have. A form is `forward(weights, xs) -> ys`; weights are cut or joined
@@ -14,9 +14,10 @@ as the step needs them once per call, before the loop, so that gradients come ba
 """
 
 # pyright: reportMissingImports=false
+import contextlib
 import gc
-import json
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Callable
@@ -167,25 +168,24 @@ def answer(programs: dict[tuple[str, str], contest.Program], request: dict[str, 
         finally:
             gc.enable()
     results = programs[key].shared(programs[key].call())
-    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in results.items()}
-    np.savez(request["path"], **arrays)
-    return {"saved": True}
+    return {name: np.asarray(values) for name, values in results.items()}
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the benchmark, which ends its workers
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints goes to stderr
 
     def say(answer: dict[str, Any]) -> None:
-        print(json.dumps(answer), file=answers, flush=True)
+        pickle.dump(answer, answers)
+        answers.flush()
 
     say({"process": contest.prepare(int(sys.argv[1])), "rnnjax": rnnjax.__file__})
     programs: dict[tuple[str, str], contest.Program] = {}
-    with contest.float32():
-        for line in sys.stdin:
+    with contest.float32(), contextlib.suppress(EOFError):
+        while request := pickle.load(sys.stdin.buffer):
             try:
-                say(answer(programs, json.loads(line)))
+                say(answer(programs, request))
             except Exception as error:
                 say({"error": f"{type(error).__name__}: {error}"})
 

@@ -1,14 +1,12 @@
 """A contest: build every contestant, compare each with the reference, then time those that agree in interleaved rounds.
 
-* Contestants are compared with the reference, values and gradients, before anything is timed. One that differs is
-  refused and gets no time; one that cannot take part is in the result with the reason.
-* In each round every contestant takes one turn, in an order shuffled anew. The speed of a machine drifts with its
-  neighbours and its temperature, and contestants that take turns share that drift: only times from the same rounds
-  are compared, as ratios of medians.
-* Compile time and run time are apart, and so is the temporary memory that the compiler planned.
+* A contestant whose values or gradients differ from the reference's is refused and gets no time; one that cannot take
+  part is in the result with the reason.
+* In each round every contestant takes one turn, in an order shuffled anew. The speed of a machine drifts, and
+  contestants that take turns share the drift: only times from the same rounds are compared, as ratios of medians.
 * One setup of allocator, devices and threads for all (`prepare`, `float32`).
 
-This file is also used with other versions of rnnjax (`before_after_worker`), so it imports nothing but JAX and NumPy.
+This file also runs with other versions of rnnjax (`before_after_worker`), so it imports nothing but JAX and NumPy.
 """
 
 import contextlib
@@ -54,9 +52,8 @@ class Program:
       call: runs it once; returns when the result is there.
       shared: the result in the shared form. Not timed.
       cost: of compiling, for the record (see `compiled`).
-      settle_s: seconds of rest after its sample, for threads that keep a core busy for a while after their work.
-      sample: given a number of calls, makes them in a row and returns their seconds; for calls in another process,
-        where the clock has to be. None: `call` is timed here.
+      settle_s: rest after its sample [s], for threads that keep a core busy for a while after their work.
+      sample: makes so many calls in another process and returns their seconds, measured there. None: `call` is timed.
       left_out: why it is not to be run, where only its cost is wanted.
     """
 
@@ -115,9 +112,8 @@ def compiled(
 ) -> Program:
     """A jitted function as a `Program`, compiled ahead for these arguments.
 
-    Its `cost` has `trace_s` (Python to StableHLO), `compile_s` (StableHLO to machine code) and `temp_bytes` (the
-    largest amount of memory for intermediate values at one time, from XLA's buffer assignment), `argument_bytes` and
-    `output_bytes`, all three as sums over devices.
+    Its `cost` has the seconds of tracing and compiling, and the bytes of XLA's buffer assignment, summed over devices:
+    `temp_bytes` is the largest amount of memory for intermediate values at one time.
 
     Args:
       function: a JAX function; traced anew each time, so that no cache of JAX makes the second time shorter.
@@ -157,8 +153,8 @@ def run(
 ) -> tuple[list[dict[str, Any]], float | None]:
     """Builds, compares and times.
 
-    The first contestant that gives a task is the reference of that task. One whose numbers differ from it is refused:
-    it gets no time. One that fails in any other way is named with its error, and the others go on.
+    The first contestant that gives a task is the reference of that task. One that fails is named with its error, and
+    the others go on.
 
     Args:
       contestants: the reference first.
@@ -166,9 +162,9 @@ def run(
       tolerance: relative to the largest entry of each array.
       timing: rounds, sample_s, budget_s, seed of `interleave`.
     Returns:
-      One row per contestant, in their order, for JSON: `name`, `left_out` (why it did not take part), `fault` (it
-      failed or was refused), `checked` (how its numbers stand to the reference's) and `tasks`, each with the program's
-      cost and times. Then the median milliseconds of `floor`.
+      One row per contestant, for JSON: `name`, `left_out` (why it did not take part), `fault` (it failed or was
+      refused), `checked` (how its numbers compare with the reference's) and `tasks`, each with the program's cost and
+      times. Then the median milliseconds of `floor`.
     """
     rows: list[dict[str, Any]] = []
     programs: dict[tuple[int, str], Program] = {}
@@ -205,18 +201,13 @@ def run(
 
 
 def _compared(
-    contestant: Contestant,
-    programs: Mapping[str, Program],
-    references: dict[str, tuple[str, Shared]],
-    tolerance: float,
+    contestant: Contestant, programs: Mapping[str, Program], references: dict[str, Any], tolerance: float
 ) -> str:
-    """Runs each program once, which also warms it up, and says how its numbers stand to the reference's."""
+    """Runs each program once, which also warms it up, and says how its numbers compare with the reference's."""
     said = []
     for task, program in programs.items():
-        if program.left_out:
-            continue
-        result = program.call()
-        if contestant.unchecked:
+        result = None if program.left_out else program.call()
+        if program.left_out or contestant.unchecked:
             continue
         shared = program.shared(result)
         if task not in references:
@@ -272,11 +263,9 @@ def interleave(
     threads back; calls above a second go without). The garbage collector runs between rounds, not in them.
 
     Args:
-      programs: what to time; each has been called before, so nothing is compiled or imported in here.
+      programs: each has been called before, so nothing is compiled or imported in here.
       rounds: samples of each.
-      sample_s: how long a sample lasts at least [s].
       budget_s: no new round starts after this time, but there are at least three (or `rounds`, if fewer).
-      seed: of the shuffling.
       clock, sleep: for tests.
     Returns:
       For each: minimum, median and middle half over the rounds, the samples [ms per call], and the calls per sample.

@@ -11,18 +11,16 @@ A benchmark is one file. Its docstring has a title, Question, Command, Minutes a
         for T in options.steps:
             run.add(run.contest({"T": T}, contestants(T)))          # into the JSON file at once
 
-    def tables(result, page):                           # from what is in the JSON file, so both can be made again
-        page.table(rows, columns, "Caption")
+    def draw(result, page):                             # from what is in the JSON file, so it can be drawn again
+        harness.save(page, "name", figure, axes, "Title", "What it shows, in words")
 
-    def draw(result, page):
-        page.figure("name", figure, alt="...", caption="...")
-
-    benchmark = harness.Benchmark(Options, measure, tables, draw)
+    benchmark = harness.Benchmark(Options, measure, draw)
 
     if __name__ == "__main__":
         benchmark.main()
 """
 
+import collections
 import dataclasses
 import datetime
 import inspect
@@ -43,6 +41,9 @@ from benchmarks.problems import floor_row, large_matmul
 from experiments import lab
 from experiments.lab import machine, page, strict_json, style
 from experiments.lab.options import described, parse
+
+Point = Mapping[str, Any]
+"""A point of a result: where it was measured, and `contestants`, as `contest.run` gives them."""
 
 _PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "dm-haiku", "equinox", "keras", "torch")
 
@@ -99,11 +100,9 @@ class Run:
         print(text, file=sys.stderr, flush=True)
 
     def contest(
-        self, where: Mapping[str, Any], contestants: Iterable[contest.Contestant], forward_flops: float | None = None
+        self, where: Point, contestants: Iterable[contest.Contestant], forward_flops: float | None = None
     ) -> dict[str, Any]:
         """A contest with this run's options, as a point of the result: `where`, `floor` and `contestants`.
-
-        Says who did not take part and why. With any fault the exit status is 1.
 
         Args:
           where: the point: `{"cell": "lstm", "T": 100}`.
@@ -119,15 +118,10 @@ class Run:
             if "fault" in row:
                 self.result["faults"].append(f"{place(where)}: {row['name']} {row['fault']}")
                 self.say(f"! {self.result['faults'][-1]}")
-            if "left_out" in row:
-                self.say(f"  {place(where)}: {row['name']} left out: {row['left_out']}")
-            for task, values in row["tasks"].items():
-                if "left_out" in values:
-                    self.say(f"  {place(where)}: {row['name']}, {task}, not run: {values['left_out']}")
         floor = {} if floor_ms is None else {"floor": floor_row(floor_ms, flops, forward_flops or 0.0)}
         return {**where, **floor, "contestants": rows}
 
-    def add(self, point: Mapping[str, Any], said: str = "done") -> None:
+    def add(self, point: Point, said: str = "done") -> None:
         """Keeps a finished point, in the file too: a run that is stopped leaves what it has."""
         if not self.result["points"]:  # everything that takes part is loaded by now
             self.result["machine"] = machine_record() | self.result["machine"]
@@ -148,14 +142,14 @@ class Benchmark:
     Attributes:
       options: inherits from `Options`.
       measure: does the work.
-      tables: shows a result in the terminal.
       draw: draws its figures, with `--figures`.
+      tables: shows a result in the terminal.
     """
 
     options: type[Options]
     measure: Callable[[Any, Run], None]
-    tables: Callable[[Mapping[str, Any], Any], None]
     draw: Callable[[Mapping[str, Any], Any], None] | None = None
+    tables: "Callable[[Mapping[str, Any], Any], None]" = lambda result, page: tables(result, page)
 
     def main(self) -> NoReturn:
         """Runs the benchmark from its command line, and ends the process."""
@@ -208,10 +202,11 @@ class Benchmark:
         """Prints the tables of a result and saves its figures in `folder`, if given."""
         shown = page.Page(folder=folder, out=page.console())
         self.tables(result, shown)
-        if out := reasons(result["points"]):
-            shown.table(
-                [[who, len(where)] for who, where in out.items()], ["who and why", "points"], "Did not take part"
-            )
+        found = [row for point in result["points"] for row in ({"name": "all", **point}, *point.get("contestants", ()))]
+        found += [{"name": f"{row['name']}, {t}", **task} for row in found for t, task in row.get("tasks", {}).items()]
+        why = [f"{row['name']}: {row[key]}" for row in found for key in ("left_out", "fault") if key in row]
+        if why:
+            shown.table(list(collections.Counter(why).items()), ["who and why", "points"], "Did not take part")
         if folder is not None and self.draw is not None:
             folder.mkdir(parents=True, exist_ok=True)
             with style.plotting():
@@ -225,54 +220,56 @@ def machine_record() -> dict[str, Any]:
     import jax
 
     torch = sys.modules.get("torch")
-    precision = jax.config.jax_default_matmul_precision or "default"  # pyright: ignore  (defined at run time)
-    threads = torch.get_num_threads() if torch else None
-    versions = {"versions": machine.versions(_PACKAGES)}
-    return {
-        **machine.device(),
-        "matmul_precision": precision,
-        "torch_threads": threads,
-        **versions,
-        **machine.git_commit(),
-    }
+    found = {**machine.device(), **machine.git_commit(), "versions": machine.versions(_PACKAGES)}
+    found["matmul_precision"] = jax.config.jax_default_matmul_precision or "default"  # pyright: ignore
+    return {**found, "torch_threads": torch.get_num_threads() if torch else None}
 
 
 def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def place(point: Mapping[str, Any]) -> str:
+def place(point: Point) -> str:
     """A point in words, for messages."""
-    kept = {k: v for k, v in point.items() if isinstance(v, str | int) and k != "left_out"}
-    return " ".join(f"{k}={v}" for k, v in kept.items())
+    return " ".join(f"{k}={v}" for k, v in point.items() if isinstance(v, str | int) and k != "left_out")
 
 
-def by_name(point: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def by_name(point: Point) -> dict[str, Point]:
     """The contestants' rows of a point, by name."""
     return {row["name"]: row for row in point.get("contestants", ())}
 
 
-def names(points: Iterable[Mapping[str, Any]]) -> list[str]:
+def names(points: Iterable[Point]) -> list[str]:
     """Every contestant that occurs, in the order of first appearance."""
-    return list(dict.fromkeys(row["name"] for point in points for row in point.get("contestants", ())))
+    return list(dict.fromkeys(name for point in points for name in by_name(point)))
 
 
-def number(point: Mapping[str, Any], name: str, task: str, key: str = "median_ms") -> float | None:
+def unit(point: Point, name: str = "") -> tuple[str, int]:
+    """What a call does many of, and how many: a contestant's `settings` or `networks`, or the point's `updates`."""
+    row = {**point, **by_name(point).get(name, {})}
+    return next(((kind, row[kind]) for kind in ("settings", "networks", "updates") if kind in row), ("calls", 1))
+
+
+def number(point: Point, name: str, task: str, key: str = "median_ms") -> float | None:
     """A contestant's number at a point, or None where it was not measured.
 
-    Two keys are made of others: `compile_total_s` is tracing and compiling, `temp_mib` is `temp_bytes` in MiB.
+    Three keys are made of others: `compile_total_s` is tracing and compiling, `temp_mib` is `temp_bytes` in MiB, and
+    `unit_ms` is `median_ms` for each of what a call does many of.
     """
     values = by_name(point).get(name, {}).get("tasks", {}).get(task, {})
     if key == "compile_total_s":
         return values["trace_s"] + values["compile_s"] if "compile_s" in values else None
     if key == "temp_mib":
         return divided(values.get("temp_bytes"), 2**20)
+    if key == "unit_ms":
+        return divided(values.get("median_ms"), unit(point, name)[1])
     return values.get(key)
 
 
-def floor_ms(point: Mapping[str, Any], task: str) -> float | None:
-    """The matmul floor of a task at a point, where it was measured."""
-    return (point.get("floor") or {}).get(f"{task}_ms")
+def floor_ms(point: Point, task: str) -> float | None:
+    """The matmul floor of a task at a point, where it was measured; of any but "forward", that of a training step."""
+    floor = point.get("floor") or {}
+    return divided(floor.get("forward_ms" if task == "forward" else "train_ms"), unit(point)[1])
 
 
 def divided(a: float | None, b: float | None) -> float | None:
@@ -281,57 +278,58 @@ def divided(a: float | None, b: float | None) -> float | None:
 
 
 def geomean(values: Iterable[float]) -> float:
-    """The geometric mean of positive numbers; NaN of none.
-
-    Example:
-
-      >>> round(geomean([0.5, 8.0]), 6)
-      2.0
-    """
+    """The geometric mean of positive numbers; NaN of none."""
     logs = [math.log(value) for value in values]
     return math.exp(sum(logs) / len(logs)) if logs else math.nan
 
 
-def reasons(points: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Who was left out or at fault, and why: `{"name: reason": [points]}`, so that a reason is said once."""
-    found: dict[str, list[str]] = {}
-    for point in points:
-        if "left_out" in point:
-            found.setdefault(f"all: {point['left_out']}", []).append(place(point))
-        for row in point.get("contestants", ()):
-            for key in ("left_out", "fault"):
-                if key in row:
-                    found.setdefault(f"{row['name']}: {row[key]}", []).append(place(point))
-    return found
+_SHOWN = {"unit_ms": "ms", "compile_total_s": "compile s", "temp_mib": "memory MiB"}
 
 
-def plot_lines(
-    ax: Any,
-    points: Sequence[Mapping[str, Any]],
-    x: str,
-    value: Callable[[Mapping[str, Any], str], float | None],
-    every: Sequence[str],
-) -> None:
-    """A line per contestant, on logarithmic axes with the measured `x` as ticks; `every` says which style is whose."""
-    for index, name in enumerate(every):
-        line = [(p[x], v) for p in points if (v := value(p, name)) is not None]
-        if line:
-            ax.plot(*zip(*line, strict=True), label=name, **style.line(index))
-    ax.set(xscale="log", yscale="log")
-    ticks = sorted({point[x] for point in points})
-    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=30 if len(ticks) > 4 else 0)
-    ax.minorticks_off()
+def tables(result: Mapping[str, Any], page: Any) -> None:
+    """A table per point, and then every contestant over the reference of its task, the first that gives it."""
+    ratios: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    for point in (point for point in result["points"] if "left_out" not in point):
+        every, tasks = names([point]), dict.fromkeys(t for row in point["contestants"] for t in row["tasks"])
+        columns = [(task, key) for task in tasks for key in _SHOWN]
+        rows = [[name, *(number(point, name, *column) for column in columns)] for name in every]
+        rows.append(["floor", *(floor_ms(point, task) if key == "unit_ms" else None for task, key in columns)])
+        kept = [k for k in range(len(columns) + 1) if any(row[k] is not None for row in rows)]
+        heads = ["contestant", *(f"{task} [{_SHOWN[key]}]" for task, key in columns)]
+        caption = f"{place(point)}, medians; ms for each of the {unit(point)[0]}"
+        page.table([[row[k] for k in kept] for row in rows if any(row[1:])], [heads[k] for k in kept], caption)
+        group = str(point.get("contest") or point.get("loss") or point.get("size") or "")
+        for task in tasks:
+            first = next((row["name"] for row in point["contestants"] if task in row["tasks"]), "")
+            for name in every:
+                for key in _SHOWN:
+                    if ratio := divided(number(point, name, task, key), number(point, first, task, key)):
+                        ratios.setdefault((group, name, task), {}).setdefault(key, []).append(ratio)
+    lines = []
+    for where, found in ratios.items():
+        said = [found.get(key) for key in _SHOWN]
+        lines.append([*where, *(v and f"{geomean(v):.3g} ({min(v):.3g} to {max(v):.3g})" for v in said)])
+    heads = ["", "contestant", "task", "time", "compile time", "memory"]
+    page.table(lines, heads, "Over the reference: geometric mean over the points (smallest to largest)")
 
 
 FLOOR: dict[str, Any] = {"color": style.GREY, "linewidth": 5.0, "alpha": 0.5, "solid_capstyle": "butt", "zorder": 0}
 """How the matmul floor is drawn: a broad grey line, nothing below it is possible."""
 
 
-def plot_floor(ax: Any, points: Sequence[Mapping[str, Any]], x: str) -> None:
-    """The floor of a training step."""
-    line = [(p[x], v) for p in points if (v := floor_ms(p, "train")) is not None]
-    if line:
-        ax.plot(*zip(*line, strict=True), label="matmul floor", **FLOOR)
+def plot_lines(ax: Any, points: Sequence[Point], x: str, task: str, key: str, every: Sequence[str]) -> None:
+    """A line per contestant, and the floor of a time, on logarithmic axes; `every` says which style is whose."""
+    for index, name in enumerate(every):
+        line = [(p[x], v) for p in points if (v := number(p, name, task, key)) is not None]
+        if line:
+            ax.plot(*zip(*line, strict=True), label=name, **style.line(index))
+    floor = [(p[x], v) for p in points if key.endswith("_ms") and (v := floor_ms(p, task)) is not None]
+    if floor:
+        ax.plot(*zip(*floor, strict=True), label="matmul floor", **FLOOR)
+    ax.set(xscale="log", yscale="log")
+    ticks = sorted({point[x] for point in points})
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=30 if len(ticks) > 4 else 0)
+    ax.minorticks_off()
 
 
 def save(page: Any, name: str, figure: Any, axes: Any, title: str, alt: str, columns: int = 3) -> None:

@@ -27,7 +27,6 @@ from pydantic import PositiveFloat, PositiveInt
 
 import rnnjax
 from benchmarks import contest, harness, ours
-from benchmarks.harness import divided, number
 from benchmarks.problems import CellName, Point, Problem, SizeText, make_problem
 from experiments import lab
 from experiments.lab import style
@@ -123,50 +122,16 @@ def scan_of_scans(step: Step, carry: Any, xs: Array) -> tuple[Any, Array]:
     return carry, jnp.concatenate([ys, rest])
 
 
-LOSSES = {"last": "loss of the last output", "every": "loss of every output"}
-
-
-def _by_loss(result: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    found = {name: [point for point in result["points"] if point["loss"] == loss] for loss, name in LOSSES.items()}
-    return {name: points for name, points in found.items() if points}
-
-
-def tables(result: Mapping[str, Any], page: Any) -> None:
-    """For each loss, memory and time by length, then both against a plain scan."""
-
-    def own(key: str) -> Any:
-        return lambda point, name: number(point, name, "train", key)
-
-    def of_scan(key: str) -> Any:
-        return lambda point, name: divided(number(point, name, "train", key), number(point, "scan", "train", key))
-
-    shown = {
-        "Temporary memory of a training step [MiB]": own("temp_mib"),
-        "Median time of a training step [ms]": own("median_ms"),
-        "Times less memory than a plain scan": lambda point, name: divided(1, of_scan("temp_bytes")(point, name)),
-        "Times as long as a plain scan": of_scan("median_ms"),
-    }
-    for loss, points in _by_loss(result).items():
-        for title, value in shown.items():
-            rows = [[name, *(value(point, name) for point in points)] for name in harness.names(points)]
-            if title.endswith("[ms]"):
-                rows.append(["floor", *(harness.floor_ms(point, "train") for point in points)])
-            rows = [row for row in rows if any(value is not None for value in row[1:])]
-            if rows:
-                page.table(rows, ["contestant", *(f"T = {point['T']}" for point in points)], f"{title}, {loss}")
-
-
 def draw(result: Mapping[str, Any], page: Any) -> None:
     """A row of panels for each loss, over T: temporary memory, and time with the matmul floor."""
-    by_loss = _by_loss(result)
-    fig, axes = style.figures(len(by_loss), 2, 9.5, 3.1 * len(by_loss) + 1.6, sharex=True, sharey="col")
-    for row, (loss, points) in zip(axes, by_loss.items(), strict=True):
+    losses = [loss for loss in ("last", "every") if any(point["loss"] == loss for point in result["points"])]
+    fig, axes = style.figures(len(losses), 2, 9.5, 3.1 * len(losses) + 1.6, sharex=True, sharey="col")
+    for row, loss in zip(axes, losses, strict=True):
+        points = [point for point in result["points"] if point["loss"] == loss]
         labels = {"temporary memory [MiB]": "temp_mib", "time of a training step [ms]": "median_ms"}
         for ax, (label, key) in zip(row, labels.items(), strict=True):
-            every = harness.names(result["points"])
-            harness.plot_lines(ax, points, "T", lambda p, name, key=key: number(p, name, "train", key), every)
-            ax.set(ylabel=label, title=loss)
-        harness.plot_floor(row[1], points, "T")
+            harness.plot_lines(ax, points, "T", "train", key, harness.names(result["points"]))
+            ax.set(ylabel=label, title=f"loss of {'the last output' if loss == 'last' else 'every output'}")
     for ax in axes[-1]:
         ax.set_xlabel("length T [steps]")
     cell, (B, D, H) = result["points"][0]["cell"].upper(), result["points"][0]["size"].split(",")
@@ -175,7 +140,7 @@ def draw(result: Mapping[str, Any], page: Any) -> None:
     harness.save(page, "memory", fig, axes, title, alt)
 
 
-benchmark = harness.Benchmark(Options, measure, tables, draw)
+benchmark = harness.Benchmark(Options, measure, draw)
 
 if __name__ == "__main__":
     benchmark.main()

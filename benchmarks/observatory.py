@@ -43,7 +43,6 @@ from pydantic import NonNegativeInt, PositiveInt
 
 import rnnjax
 from benchmarks import contest, harness, ours
-from benchmarks.harness import divided, number
 from experiments import lab
 from experiments.lab import style
 from rnnjax import gradients, sharding
@@ -95,49 +94,45 @@ class Networks:
     """All combinations of gains and seeds, drawn once in NumPy in float64; the drawing is in nobody's time.
 
     Attributes:
+      options: how many of them, and their length T.
       hidden: H.
       exponents: k, how many exponents.
-      gains: what a Gaussian W of variance 1/H is multiplied by.
-      seeds: each draws a matrix and an input of its own.
-      steps: T.
       interval: steps from one orthonormalisation to the next, where it is not 1.
-      few: how many networks the slow contestants are run on.
     """
 
+    options: Options
     hidden: int
     exponents: int
-    gains: tuple[float, ...]
-    seeds: tuple[int, ...]
-    steps: int
     interval: int
-    few: int
 
     def __len__(self) -> int:
-        return len(self.gains) * len(self.seeds)
+        return self.options.gains * self.options.seeds
 
     @property
     def uneven(self) -> int:
         """Steps at the start that make no whole interval; they do not count in any spectrum."""
-        return self.steps % self.interval
+        return self.options.steps % self.interval
 
     @property
     def chosen(self) -> list[int]:
-        """Which networks the slow contestants are run on, the seed running fastest: spread evenly over all."""
-        return ours.spread(len(self), self.few)
+        """Which networks the slow contestants are run on, the seed running fastest."""
+        return ours.spread(len(self), self.options.few)
 
     @functools.cached_property
     def drawn(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """`(W [H, H] of gain 1, xs [steps, H])` by seed."""
-        rngs = [np.random.default_rng(seed) for seed in self.seeds]
-        size = self.hidden
-        w_h = [rng.normal(size=(size, size)) / np.sqrt(size) for rng in rngs]
-        return list(zip(w_h, [rng.normal(size=(self.steps, size)) for rng in rngs], strict=True))
+        drawn, size = [], self.hidden
+        for seed in range(self.options.seed, self.options.seed + self.options.seeds):
+            rng = np.random.default_rng(seed)
+            w_h = rng.normal(size=(size, size)) / np.sqrt(size)
+            drawn.append((w_h, rng.normal(size=(self.options.steps, size))))
+        return drawn
 
     def network(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """`(w_h, xs)` of one, its gain multiplied in."""
-        gain, seed = divmod(index, len(self.seeds))
+        gain, seed = divmod(index, self.options.seeds)
         w_h, xs = self.drawn[seed]
-        return self.gains[gain] * w_h, xs
+        return np.linspace(self.options.gain_low, self.options.gain_high, self.options.gains)[gain] * w_h, xs
 
     def first(self, task: str) -> np.ndarray:
         """The first perturbations as orthonormal rows `[k, H]`, as `lyapunov_spectrum` has them."""
@@ -151,19 +146,18 @@ class Networks:
 
 
 def measure(options: Options, run: harness.Run) -> None:
-    gains = tuple(float(g) for g in np.linspace(options.gain_low, options.gain_high, options.gains))
-    seeds = tuple(range(options.seed, options.seed + options.seeds))
     with jax.enable_x64(True):
         for H in options.hidden:
             for share, interval in zip(options.shares, options.intervals, strict=True):
                 k = math.ceil(share * H)
-                networks = Networks(H, k, gains, seeds, options.steps, interval, options.few)
+                networks = Networks(options, H, k, interval)
                 where = {"H": H, "k": k, "interval": interval, "networks": len(networks), "T": options.steps}
-                run.add(run.contest(where, contestants(networks, options)))
+                run.add(run.contest(where, contestants(networks)))
 
 
-def contestants(networks: Networks, options: Options) -> list[contest.Contestant]:
+def contestants(networks: Networks) -> list[contest.Contestant]:
     """One program for all first: it is the reference."""
+    options = networks.options
     devices, processes, at_once = options.devices, options.processes, options.at_once
     one, groups = functools.partial(one_program, networks), f"{REFERENCE}, {at_once} at once"
     interval = networks.interval
@@ -174,7 +168,7 @@ def contestants(networks: Networks, options: Options) -> list[contest.Contestant
     if devices > 1:
         ways[f"{groups}, {devices} devices"] = functools.partial(one, at_once=at_once, devices=devices)
     if processes > 1:
-        ways[f"{groups}, {processes} processes"] = lambda task: in_processes(networks, options, exponents, task)
+        ways[f"{groups}, {processes} processes"] = lambda task: in_processes(networks, exponents, task)
     scipy_qr: Factor = functools.partial(scipy.linalg.qr, overwrite_a=True, mode="economic", check_finite=False)
     slow = {
         "NumPy": lambda task: one_by_one(networks, task, 1, np.linalg.qr),
@@ -183,7 +177,7 @@ def contestants(networks: Networks, options: Options) -> list[contest.Contestant
     }
     ways |= slow | {"NumPy, networks stacked": lambda task: stacked(networks, task)}
     if processes > 1:
-        ways[FLOOR] = lambda task: in_processes(networks, options, products, task)
+        ways[FLOOR] = lambda task: in_processes(networks, products, task)
     return [
         contest.Contestant(
             name,
@@ -219,7 +213,7 @@ def products(networks: Networks, task: str, w_h: Array, xs: Array) -> Array:
         return (h @ w_h, rows @ w_h), None
 
     start = xs[0], jnp.asarray(networks.first(task))
-    (h, rows), _ = jax.lax.scan(one_step, start, length=networks.steps)
+    (h, rows), _ = jax.lax.scan(one_step, start, length=networks.options.steps)
     return rows.sum(-1) + h.sum()
 
 
@@ -248,20 +242,22 @@ def one_program(
     )
 
 
-def in_processes(networks: Networks, options: Options, way: Way, task: str) -> contest.Program:
+def in_processes(networks: Networks, way: Way, task: str) -> contest.Program:
     """A share of the networks in each of several processes, with a core and one thread of XLA's for each.
 
     In one process XLA's devices share its threads, which costs programs of small kernels up to half of their speed. The
     processes end when the program is forgotten.
     """
-    cores, count = sorted(getattr(os, "sched_getaffinity", lambda _: ())(0)), options.processes
+    cores, count = sorted(getattr(os, "sched_getaffinity", lambda _: ())(0)), networks.options.processes
     if len(cores) < count:
         raise contest.LeftOut(f"{count} cores are asked for, this process may use {len(cores)}")
     context = multiprocessing.get_context("spawn")
     pipes: list[Connection] = []
     for core, share in zip(cores, np.array_split(np.arange(len(networks)), count), strict=False):
         here, there = context.Pipe()
-        build = functools.partial(one_program, networks, task, at_once=options.at_once, share=share.tolist(), way=way)
+        build = functools.partial(
+            one_program, networks, task, at_once=networks.options.at_once, share=share.tolist(), way=way
+        )
         context.Process(target=_serve, args=(there, core, build), daemon=True).start()
         there.close()
         pipes.append(here)
@@ -344,28 +340,6 @@ def stacked(networks: Networks, task: str) -> contest.Program:
     return contest.Program(call, lambda result: networks.all_and_few(result, task))
 
 
-def per_network(point: Mapping[str, Any], name: str, task: str) -> float | None:
-    """Median milliseconds per network."""
-    row = harness.by_name(point).get(name, {})
-    return divided(number(point, name, task), row.get("networks"))
-
-
-def tables(result: Mapping[str, Any], page: Any) -> None:
-    """A table per point: milliseconds per network, and how many times one program, for both tasks."""
-    columns = ["contestant", "networks run"]
-    columns += [f"{task} {what}" for task in TASKS for what in ("[ms per network]", "× one program")] + ["compile [s]"]
-    for point in result["points"]:
-        lines = []
-        for name, row in harness.by_name(point).items():
-            line = [name, row["networks"]]
-            for task in TASKS:
-                ms = per_network(point, name, task)
-                line += [ms, divided(ms, per_network(point, REFERENCE, task))]
-            lines.append([*line, number(point, name, "spectrum", "compile_total_s")])
-        of = f"{point['k']} exponents of {point['networks']} networks, H = {point['H']}, {point['T']} steps"
-        page.table(lines, columns, f"{of}, interval {point['interval']}")
-
-
 def draw(result: Mapping[str, Any], page: Any) -> None:
     """Milliseconds per network on logarithmic axes, one line per contestant; a panel per share, and the leading one."""
     points = result["points"]
@@ -375,9 +349,7 @@ def draw(result: Mapping[str, Any], page: Any) -> None:
     fig, axes = style.figures(1, len(panels), 3.1 * len(panels) + 0.6, 4.6, sharey=True)
     for ax, (task, share, title) in zip(axes[0], panels, strict=True):
         chosen = [point for point in points if round(point["k"] / point["H"], 2) == share]
-        harness.plot_lines(
-            ax, chosen, "H", lambda p, name, task=task: per_network(p, name, task), harness.names(points)
-        )
+        harness.plot_lines(ax, chosen, "H", task, "unit_ms", harness.names(points))
         ax.set(xlabel="width H [units]", title=title)
     axes[0, 0].set_ylabel("time per network [ms]")
     title = f"Lyapunov exponents of {points[0]['networks']} tanh networks over {points[0]['T']} steps, float64"
@@ -385,7 +357,7 @@ def draw(result: Mapping[str, Any], page: Any) -> None:
     harness.save(page, "observatory", fig, axes, title, alt)
 
 
-benchmark = harness.Benchmark(Options, measure, tables, draw)
+benchmark = harness.Benchmark(Options, measure, draw)
 
 if __name__ == "__main__":
     benchmark.main()

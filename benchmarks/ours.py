@@ -1,6 +1,5 @@
 """rnnjax as a contestant: which engines there are, and one forward pass and one training step of each."""
 
-import dataclasses
 import functools
 import typing
 from collections.abc import Callable, Mapping
@@ -31,22 +30,6 @@ Run = Callable[[Any, Array, Array | None], tuple[Any, Array]]
 """`(params, xs, lengths) -> (carry, ys)`."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Generic:
-    """A cell with the protocol's methods and no others: nothing that an engine could treat specially."""
-
-    cell: Any
-
-    def init(self, key: Array, input_size: int, dtype: Any = None) -> Any:
-        return self.cell.init(key, input_size, dtype)
-
-    def initial_carry(self, params: Any, batch_shape: tuple[int, ...] = ()) -> Any:
-        return self.cell.initial_carry(params, batch_shape)
-
-    def step(self, params: Any, carry: Any, x: Array) -> tuple[Any, Any]:
-        return self.cell.step(params, carry, x)
-
-
 def contestant(
     name: str,
     problem: Problem,
@@ -68,13 +51,15 @@ def contestant(
       run: computes in another way than `rnnjax.unroll`.
       devices: over how many devices the batch is split.
       jit: False runs it eagerly, as written.
-      generic: the cell is given by the methods of the protocol alone, as a user's own would be.
+      generic: the cell is its step alone, as a user's own would be.
       last: the loss of a training step depends on the last output alone, not on every one.
       compiling: see `contest.compiled`.
     """
 
     def unrolled(params: Any, xs: Array, lengths: Array | None) -> tuple[Any, Array]:
-        cell = Generic(cell_of(problem)) if generic else cell_of(problem)
+        cell = cell_of(problem)
+        if generic:
+            cell = rnnjax.StepCell(step_function=cell.step, initial_carry_function=cell.initial_carry)
         unroll: Callable = rnnjax.unroll
         if devices > 1:
             unroll = functools.partial(sharding.unroll, mesh=mesh(devices, problem.point.B, "rows"))

@@ -18,7 +18,7 @@ Install the peers with `pip install 'rnnjax[peers]'`; those that are missing are
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from benchmarks import contest, harness, libraries, ours
@@ -50,35 +50,29 @@ class Options(harness.Options):
 
     cells: lab.Distinct[CellName] = tuple(GATES)  # pyright: ignore[reportAssignmentType]
     """The cells."""
-    points: lab.Distinct[PointText] = tuple(map(str, GRID))
+    points: lab.Distinct[PointText] = GRID
     """Sizes, each as B,T,D,H."""
     batches: Literal["dense", "padded", "both"] = "both"
     """Whole sequences, padded batches, or one after the other."""
     engine: Engine = "auto"
     """The engine of rnnjax that takes part."""
     generic: bool = True
-    """Also the same cell without anything but the methods of the protocol, as a user's own would be."""
+    """Also the same cell as a bare step, as a user's own would be."""
     doors: bool = True
     """Also Flax's modules with the RNN of `rnnjax.flax` in place of their own."""
 
 
 def measure(options: Options, run: harness.Run) -> None:
-    for problem, where in problems(options):
-        point = run.contest(where, contestants(problem, options), problem.forward_flops)
-        run.add({**point, "ratios": ratios(point)})
-    run.result["summary"] = overall(run.result["points"])
-
-
-def problems(options: Options) -> Iterator[tuple[Problem, dict[str, str | bool]]]:
-    """Every problem of a run. A padded batch of one row is just a shorter row, so B = 1 has none."""
-    kinds = {"dense": (False,), "padded": (True,), "both": (False, True)}[options.batches]
-    for padded in kinds:
+    """Every point. A padded batch of one row is just a shorter row, so B = 1 has none."""
+    for padded in {"dense": (False,), "padded": (True,), "both": (False, True)}[options.batches]:
         points = options.points[-1:] if options.quick and padded and options.points == _QUICK_POINTS else options.points
-        for point in map(Point.parse, points):
-            for cell in options.cells:
-                if not (padded and point.B == 1):
-                    where = {"cell": cell, "point": str(point), "padded": padded}
-                    yield make_problem(cell, point, padded=padded, seed=options.seed), where
+        for text in points:
+            for cell in options.cells if not padded or Point.parse(text).B > 1 else ():
+                problem = make_problem(cell, Point.parse(text), padded=padded, seed=options.seed)
+                where = {"cell": cell, "point": text, "padded": padded}
+                point = run.contest(where, contestants(problem, options), problem.forward_flops)
+                run.add({**point, "ratios": ratios(point)})
+    run.result["summary"] = overall(run.result["points"])
 
 
 def contestants(problem: Problem, options: Options) -> list[contest.Contestant]:
@@ -223,7 +217,7 @@ def _draw(page: Any, file: str, points: list[Mapping[str, Any]], task: str, titl
     harness.save(page, file, fig, axes, title, alt, 5)
 
 
-benchmark = harness.Benchmark(Options, measure, tables, draw)
+benchmark = harness.Benchmark(Options, measure, draw, tables)
 
 if __name__ == "__main__":
     benchmark.main()

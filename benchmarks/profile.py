@@ -27,7 +27,7 @@ _RUNTIME = (
     "ThunkExecutor",
     "SlinkyThreadPool",
     "while",
-    "end: ",
+    "end:",
     "Pjit",
     "CommonPjRt",
     "PjRt",

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import PositiveFloat, PositiveInt
 
 from benchmarks import contest, harness, ours
-from benchmarks.harness import divided, number
+from benchmarks.harness import number
 from benchmarks.problems import CellName, Point, Problem, SizeText, make_problem
 from experiments import lab
 from experiments.lab import style
@@ -99,69 +99,29 @@ def contestants(problem: Problem, options: Options) -> list[contest.Contestant]:
     return made
 
 
-COLUMNS = {
-    "forward [ms]": ("forward", "median_ms"),
-    "training step [ms]": ("train", "median_ms"),
-    "compile, forward [s]": ("forward", "compile_total_s"),
-    "compile, training step [s]": ("train", "compile_total_s"),
-    "temporary memory, training step [MiB]": ("train", "temp_mib"),
-}
-
-
-def tables(result: Mapping[str, Any], page: Any) -> None:
-    """A table per point, a line per contestant; then the headline ratios at every length."""
-    points = [point for point in result["points"] if "left_out" not in point]
-    for point in points:
-        rows = [
-            [name, *(number(point, name, *column) for column in COLUMNS.values())]
-            for name, row in harness.by_name(point).items()
-            if row["tasks"]
-        ]
-        caption = f"{point['cell']}, B,D,H = {point['size']}, T = {point['T']}"
-        page.table(rows, ["contestant", *COLUMNS], caption)
-    lines = []
-    for point in points:
-        for task in ("forward", "train"):
-            ratios = [
-                divided(number(point, name, task, key), number(point, "scan", task, key))
-                for name, key in (
-                    ("eager loop", "median_ms"),
-                    ("jitted loop", "median_ms"),
-                    ("jitted loop", "compile_total_s"),
-                )
-            ]
-            floor = divided(number(point, "scan", task), harness.floor_ms(point, task))
-            lines.append([point["size"], point["T"], task, *ratios, floor])
-    columns = ["size", "T", "task", "eager / scan", "jitted loop / scan", "compile: jitted loop / scan", "scan / floor"]
-    page.table(lines, columns, "Against scan, ratios of medians")
-
-
 def draw(result: Mapping[str, Any], page: Any) -> None:
     """A figure per size: time of a training step, compile time and memory against T."""
-    panels = {  # column, y label, and the contestant whose last mark says how many times scan's it is
-        "Training step": ("training step [ms]", "time [ms]", "eager loop"),
-        "Compilation, forward pass": ("compile, forward [s]", "time [s]", "jitted loop"),
-        "Temporary memory, training step": ("temporary memory, training step [MiB]", "memory [MiB]", "jitted loop"),
+    panels = {  # task and key, y label, and the contestant whose last mark says how many times scan's it is
+        "Training step": (("train", "median_ms"), "time [ms]", "eager loop"),
+        "Compilation, forward pass": (("forward", "compile_total_s"), "time [s]", "jitted loop"),
+        "Temporary memory, training step": (("train", "temp_mib"), "memory [MiB]", "jitted loop"),
     }
     for size in dict.fromkeys(point["size"] for point in result["points"] if "left_out" not in point):
         points = [point for point in result["points"] if point["size"] == size and "left_out" not in point]
         fig, axes = style.figures(1, 3, 10.5, 4.4, sharex=True)
         for ax, (title, (column, label, said)) in zip(axes[0], panels.items(), strict=True):
-            harness.plot_lines(
-                ax, points, "T", lambda p, name, column=column: number(p, name, *COLUMNS[column]), harness.names(points)
-            )
+            harness.plot_lines(ax, points, "T", *column, harness.names(points))
             ax.set(xlabel="length T [steps]", ylabel=label, title=title)
             _say_factor(ax, points, said, column)
-        harness.plot_floor(axes[0, 0], points, "T")
         B, D, H = size.split(",")
         title = f"{points[0]['cell'].upper()}, batch {B}, {D} features, {H} hidden units"
         alt = "Time of a training step, compile time and memory against length for eager loop, jitted loop and scan"
         harness.save(page, f"scan_vs_loop-{size.replace(',', '-')}", fig, axes, title, alt, 4)
 
 
-def _say_factor(ax: Any, points: list[Mapping[str, Any]], name: str, column: str) -> None:
+def _say_factor(ax: Any, points: list[Mapping[str, Any]], name: str, column: tuple[str, str]) -> None:
     """Above the last mark of `name`, inside the panel: how many times scan's at the same length."""
-    values = [(p["T"], number(p, name, *COLUMNS[column]), number(p, "scan", *COLUMNS[column])) for p in points]
+    values = [(p["T"], number(p, name, *column), number(p, "scan", *column)) for p in points]
     known = [(T, value, value / scan) for T, value, scan in values if value and scan]
     ax.margins(y=0.18)
     if known:
@@ -172,7 +132,7 @@ def _say_factor(ax: Any, points: list[Mapping[str, Any]], name: str, column: str
         ax.annotate(text, (T, value), (0, 12), textcoords="offset points", ha=side, va="bottom", bbox=box)
 
 
-benchmark = harness.Benchmark(Options, measure, tables, draw)
+benchmark = harness.Benchmark(Options, measure, draw)
 
 if __name__ == "__main__":
     benchmark.main()

@@ -22,7 +22,6 @@ these two, per setting:
 The last two are run on --few of the settings.
 """
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping
@@ -43,6 +42,7 @@ from rnnjax import sharding
 from rnnjax._unroll import Engine
 from rnnjax.initializers import Normal
 
+Params = tuple[rnnjax.ElmanParams, Any]
 REFERENCE = "one program"
 _LEAST = 1e-30  # gradients below count as this: float32 ends soon after
 
@@ -185,38 +185,30 @@ def _all_and_few(sweep: Sweep, result: np.ndarray) -> dict[str, np.ndarray]:
     return {"all": rows, "few": rows[sweep.chosen]}
 
 
-class ScaledParams(NamedTuple):
-    """W2 is `scale` times `cell.w_h`."""
+@functools.cache
+def scaled(hidden: int) -> tuple[rnnjax.Elman, rnnjax.StepCell]:
+    """An Elman cell, and the same with its carry scaled before its product, (s h) W for h (s W), params `(cell's, s)`.
 
-    cell: rnnjax.ElmanParams
-    scale: Any  # a number
-
-
-@dataclasses.dataclass(frozen=True)
-class Scaled(rnnjax.Cell):
-    """An Elman cell whose carry is scaled before its product, (s h) W for h (s W): networks that differ in s share W.
-
-    Under `vmap` over s one matmul then serves them all; a matrix for each would need as many products of a vector.
+    Networks that differ in s share W: under `vmap` over s one matmul serves them all; a matrix for each would need as
+    many products of a vector.
     """
+    cell = rnnjax.Elman(hidden, w_h=Normal(hidden**-0.5))
 
-    cell: rnnjax.Elman
+    def step(params: Params, carry: Array, x: Array) -> tuple[Array, Array]:
+        return cell.step(params[0], params[1] * carry, x)
 
-    def init(self, key: Array, input_size: int, dtype: Any = None) -> ScaledParams:
-        return ScaledParams(self.cell.init(key, input_size, dtype), jnp.ones(()))
+    def initial_carry(params: Params, batch_shape: tuple[int, ...] = ()) -> Array:
+        return cell.initial_carry(params[0], batch_shape)
 
-    def initial_carry(self, params: ScaledParams, batch_shape: tuple[int, ...] = ()) -> Array:
-        return self.cell.initial_carry(params.cell, batch_shape)
-
-    def step(self, params: ScaledParams, carry: Array, x: Array) -> tuple[Array, Array]:
-        return self.cell.step(params.cell, params.scale * carry, x)
+    return cell, rnnjax.StepCell(step_function=step, initial_carry_function=initial_carry)
 
 
-def network(sweep: Sweep, scale: Any, seed: Any) -> tuple[Scaled, ScaledParams, Array]:
+def network(sweep: Sweep, scale: Any, seed: Any) -> tuple[rnnjax.StepCell, Params, Array]:
     """The cell, its parameters and its input sequence `[longest, 1]`, drawn from a seed."""
-    cell = Scaled(rnnjax.Elman(sweep.hidden, w_h=Normal(sweep.hidden**-0.5)))
     key = jax.random.key(seed)
     xs = jax.random.normal(jax.random.fold_in(key, 1), (sweep.longest, 1))
-    return cell, ScaledParams(cell.cell.init(key, 1), scale), xs
+    cell, scaled_cell = scaled(sweep.hidden)
+    return scaled_cell, (cell.init(key, 1), scale), xs
 
 
 def norms(sweep: Sweep, scale: Any, seed: Any, length: Any, steps: int, engine: Any) -> Array:
@@ -228,12 +220,12 @@ def norms(sweep: Sweep, scale: Any, seed: Any, length: Any, steps: int, engine: 
     """
     cell, params, xs = network(sweep, scale, seed)
 
-    def last(params: ScaledParams, xs: Array) -> Array:
+    def last(params: Params, xs: Array) -> Array:
         _, ys = rnnjax.unroll(cell, params, xs, engine=engine)
         return lax.dynamic_index_in_dim(ys, length - 1, keepdims=False).sum()
 
     dparams, dxs = jax.grad(last, argnums=(0, 1))(params, xs[:steps])
-    return _log_sizes(dparams.cell.w_h, dxs[0], scale)
+    return _log_sizes(dparams[0].w_h, dxs[0], scale)
 
 
 def norms_by_length(sweep: Sweep, scale: Any, seed: Any) -> Array:
@@ -245,7 +237,7 @@ def norms_by_length(sweep: Sweep, scale: Any, seed: Any) -> Array:
     """
     cell, params, xs = network(sweep, scale, seed)
 
-    def last_carry(params: ScaledParams, xs: Array, carry: Array) -> Array:
+    def last_carry(params: Params, xs: Array, carry: Array) -> Array:
         return rnnjax.unroll(cell, params, xs, carry=carry, engine=sweep.options.engine)[0]
 
     carry, pulls = cell.initial_carry(params), []
@@ -258,35 +250,13 @@ def norms_by_length(sweep: Sweep, scale: Any, seed: Any) -> Array:
         adjoints = jnp.concatenate([jnp.ones((1, sweep.hidden)), adjoints])  # of the sum of its last carry
         dw = jnp.concatenate([jnp.zeros((1, *dw.shape[1:])), dw])
         dparams, dxs, adjoints = jax.vmap(pull)(adjoints)
-        dw = dw + dparams.cell.w_h
+        dw = dw + dparams[0].w_h
     return jax.vmap(_log_sizes, (0, 0, None))(dw, dxs[:, 0], scale)
 
 
 def _log_sizes(dw: Array, dx: Array, scale: Any) -> Array:
     sizes = jnp.stack([jnp.abs(dw).max() / scale, jnp.abs(dx).max()])  # W2 is scale times w_h
     return jnp.log10(jnp.maximum(sizes, _LEAST))
-
-
-def per_setting(point: Mapping[str, Any], name: str) -> float | None:
-    """Median milliseconds per setting."""
-    return divided(number(point, name, "norms"), harness.by_name(point)[name]["settings"])
-
-
-def floor_per_setting(point: Mapping[str, Any]) -> float | None:
-    """The matmuls of a setting's forward pass and gradient, on average over the settings [ms]."""
-    return divided(harness.floor_ms(point, "train"), point["settings"])
-
-
-def tables(result: Mapping[str, Any], page: Any) -> None:
-    """A table per width: milliseconds per setting, how many times one program, how many times the floor."""
-    columns = ["contestant", "settings run", "ms per setting", "× one program", "× floor", "compile [s]"]
-    for point in result["points"]:
-        lines = []
-        for name, row in harness.by_name(point).items():
-            ms = per_setting(point, name)
-            ratios = divided(ms, per_setting(point, REFERENCE)), divided(ms, floor_per_setting(point))
-            lines.append([name, row["settings"], ms, *ratios, number(point, name, "norms", "compile_total_s")])
-        page.table(lines, columns, f"{point['settings']} settings, H = {point['H']}, up to {point['longest']} steps")
 
 
 def draw(result: Mapping[str, Any], page: Any) -> None:
@@ -296,13 +266,13 @@ def draw(result: Mapping[str, Any], page: Any) -> None:
     fig, axes = style.figures(1, len(points), 3.4 * len(points) + 1.8, 0.36 * len(every) + 1.9, sharey=True)
     for ax, point in zip(axes[0], points, strict=True):
         for position, name in enumerate(every):
-            ms = per_setting(point, name)
-            factor = divided(ms, per_setting(point, REFERENCE))
+            ms = number(point, name, "norms", "unit_ms")
+            factor = divided(ms, number(point, REFERENCE, "norms", "unit_ms"))
             if ms is not None and factor is not None:
                 ax.plot(ms, position, "o", color=style.BLUE, markersize=8.0)
                 text = f"{factor:,.0f}×" if factor >= 10 else f"{factor:.2g}×"
                 ax.annotate(text, (ms, position), (8, 0), textcoords="offset points", va="center")
-        floor = floor_per_setting(point)
+        floor = harness.floor_ms(point, "norms")
         if floor is not None:
             ax.axvline(floor, label="matmul floor", **harness.FLOOR)
         ax.set(xscale="log", xlabel="time of a setting [ms]", title=f"H = {point['H']}")
@@ -315,7 +285,7 @@ def draw(result: Mapping[str, Any], page: Any) -> None:
     harness.save(page, "sweep", fig, axes, title, alt)
 
 
-benchmark = harness.Benchmark(Options, measure, tables, draw)
+benchmark = harness.Benchmark(Options, measure, draw)
 
 if __name__ == "__main__":
     benchmark.main()

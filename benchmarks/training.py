@@ -68,15 +68,11 @@ class Setting(NamedTuple):
         return TASKS[self.task][0](key, self.T, (self.B,))
 
 
-def _is_setting(text: str) -> str:
-    return ",".join(map(str, Setting.parse(text)))
-
-
 @lab.options(quick={"settings": ("adding,lstm,32,100,8",), "updates": 20, "rounds": 3})
 class Options(harness.Options):
     """Options of training."""
 
-    settings: lab.Distinct[Annotated[str, AfterValidator(_is_setting)]] = (
+    settings: lab.Distinct[Annotated[str, AfterValidator(lambda text: ",".join(map(str, Setting.parse(text))))]] = (
         "adding,lstm,32,100,8",
         "adding,lstm,32,100,64",
         "adding,gru,16,200,32",
@@ -214,17 +210,6 @@ def named(point: Mapping[str, Any]) -> str:
     return f"{point['task']}, {point['cell']}, B={point['B']} T={point['T']} H={point['H']}"
 
 
-def tables(result: Mapping[str, Any], page: Any) -> None:
-    """Updates per second, and how many times the loop."""
-    lines = []
-    for point in result["points"]:
-        for name in harness.by_name(point):
-            ms = divided(number(point, name, "train"), point["updates"])
-            lines.append([named(point), name, divided(1000.0, ms), times_loop(point, name), ms])
-    columns = ["setting", "contestant", "updates per second", "× loop", "ms per update"]
-    page.table(lines, columns, "Training, updates per second")
-
-
 def draw(result: Mapping[str, Any], page: Any) -> None:
     """Updates per second against the loop by hand, a row per setting and a mark per contestant; 1 is the loop."""
     points = result["points"]
@@ -242,7 +227,7 @@ def draw(result: Mapping[str, Any], page: Any) -> None:
     harness.save(page, "training", fig, ax, title, alt)
 
 
-benchmark = harness.Benchmark(Options, measure, tables, draw)
+benchmark = harness.Benchmark(Options, measure, draw)
 
 if __name__ == "__main__":
     benchmark.main()

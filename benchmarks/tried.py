@@ -176,19 +176,6 @@ def ideas(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str, list[float
                     yield name, idea, task, found
 
 
-def tables(result: Mapping[str, Any], page: Any) -> None:
-    """A row per point and idea, and one row per idea: geometric mean, worst and best point."""
-    rows = [
-        [point["cell"], point["point"], name, *(speedup(point, name, task) for task in TASKS)]
-        for point in result["points"]
-        for name in list(harness.by_name(point))[1:]
-    ]
-    columns = ["cell", "B,T,D,H", "idea", "forward, times as fast", "training step, times as fast"]
-    page.table(rows, columns, "Against the engine as it is, or the product as it is")
-    lines = [[name, idea, TASKS[task], geomean(v), min(v), max(v)] for name, idea, task, v in ideas(result)]
-    page.table(lines, ["contest", "idea", "task", "geometric mean", "worst", "best"], "Over the points")
-
-
 def draw(result: Mapping[str, Any], page: Any) -> None:
     """1 is the reference; right of it an idea is faster. Open marks are points, the filled one is their mean."""
     found = list(ideas(result))
@@ -210,7 +197,7 @@ def draw(result: Mapping[str, Any], page: Any) -> None:
     harness.save(page, "tried", fig, axes, title, "Speed of each idea over the engine's; no mean lies above 1")
 
 
-benchmark = harness.Benchmark(Options, measure, tables, draw)
+benchmark = harness.Benchmark(Options, measure, draw)
 
 if __name__ == "__main__":
     benchmark.main()
