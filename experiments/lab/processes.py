@@ -42,7 +42,7 @@ def initialized(options: Any, folder: Path | None) -> Iterator[None]:
                     f"Finished rows and checkpoints stay in {folder}: run the same commands again to go on from there."
                 )
                 place = options.coordinator, options.num_processes, options.process_id
-                stack.enter_context(processes.joined(*place, device_count=options.devices, resume=resume))
+                stack.enter_context(processes.initialize(*place, device_count=options.devices, resume=resume))
             elif options.devices is not None:
                 sharding.setup_process(options.devices)
         except (RuntimeError, OSError) as error:
@@ -75,7 +75,7 @@ def assert_equal(what: Mapping[str, Any]) -> None:
     from rnnjax import processes
 
     try:
-        processes.agree(what, "options, code or versions")
+        processes.assert_equal(what, "options, code or versions")
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -84,4 +84,4 @@ def from_coordinator(value: T) -> T:
     """What process 0 passed in, in every process."""
     from rnnjax import processes
 
-    return pickle.loads(processes.from_leader(pickle.dumps(value)))
+    return pickle.loads(processes.from_coordinator(pickle.dumps(value)))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import jax
 
-from rnnjax.processes.sharing import from_leader
+from rnnjax.processes.sharing import from_coordinator
 from rnnjax.processes.watch import Watch, end_process
 from rnnjax.sharding import setup_process
 
@@ -23,7 +23,7 @@ _VERDICT_SECONDS = 15.0  # keep-alive takes ten seconds to detect that a machine
 
 
 @contextlib.contextmanager
-def joined(
+def initialize(
     coordinator: str,
     count: int,
     index: int,
@@ -62,7 +62,7 @@ def joined(
     if count == 1:
         yield
         return
-    _initialize(coordinator, count, index, start_seconds)
+    _connect(coordinator, count, index, start_seconds)
     with _stdout_to_stderr():
         watch = _watching(host, count, index, resume, float(start_seconds))
     try:
@@ -76,12 +76,12 @@ def joined(
     watch.close()
 
 
-def leads() -> bool:
+def is_coordinator() -> bool:
     """Whether this process is the coordinator: number 0, or the only process. Only the coordinator writes files.
 
     Example:
 
-      >>> leads()
+      >>> is_coordinator()
       True
     """
     return jax.process_index() == 0
@@ -98,7 +98,7 @@ def several() -> bool:
     return jax.process_count() > 1
 
 
-def _initialize(coordinator: str, count: int, index: int, seconds: int) -> None:
+def _connect(coordinator: str, count: int, index: int, seconds: int) -> None:
     if index == 0:
         _check_free(coordinator)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -152,10 +152,10 @@ def _watching(host: str, count: int, index: int, resume: str, seconds: float) ->
         family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
         with socket.create_server((host, 0), family=family, backlog=count) as server:
             token = secrets.token_hex(16)
-            from_leader(f"{server.getsockname()[1]} {token}".encode())
+            from_coordinator(f"{server.getsockname()[1]} {token}".encode())
             watch.lead(server, token, seconds)
     else:
-        port, token = from_leader(b"").decode().split()
+        port, token = from_coordinator(b"").decode().split()
         watch.follow(host, int(port), token, seconds)
     return watch
 

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 
-def from_leader(data: bytes) -> bytes:
+def from_coordinator(data: bytes) -> bytes:
     """Broadcasts `data` of process 0 to every process.
 
     Example:
 
-      >>> from_leader(b"of one process")
+      >>> from_coordinator(b"of one process")
       b'of one process'
     """
     if jax.process_count() == 1:
@@ -57,7 +57,7 @@ def largest(number: int) -> int:
     return max(int.from_bytes(each, "big") for each in from_all(number.to_bytes(4, "big")))
 
 
-def agree(what: Mapping[str, Any], told: str = "options") -> None:
+def assert_equal(what: Mapping[str, Any], told: str = "options") -> None:
     """Raises unless all processes hold equal values.
 
     Args:
@@ -69,7 +69,7 @@ def agree(what: Mapping[str, Any], told: str = "options") -> None:
     if jax.process_count() == 1:
         return
     mine = json.loads(json.dumps(dict(what)))
-    first = json.loads(from_leader(json.dumps(mine).encode()))
+    first = json.loads(from_coordinator(json.dumps(mine).encode()))
     names = sorted(name for name in mine.keys() | first.keys() if mine.get(name) != first.get(name))
     differs = [i for i, flag in enumerate(from_all(bytes([bool(names)]))) if any(flag)]
     if names:

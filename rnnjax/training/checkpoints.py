@@ -188,12 +188,12 @@ class SharedStore(Store):
 def _of_process_0(work: Callable[[], Any]) -> Any:
     """Runs `work` in process 0, and returns its result, or raises its error, in every process."""
     result, error = None, None
-    if processes.leads():
+    if processes.is_coordinator():
         try:
             result = work()
         except Exception as raised:
             error = raised
-    result, told = pickle.loads(processes.from_leader(pickle.dumps((result, error))))
+    result, told = pickle.loads(processes.from_coordinator(pickle.dumps((result, error))))
     if told is not None:
         raise error or told
     return result

@@ -117,7 +117,7 @@ def fit(
             store = stack.enter_context(checkpoints.opened())
             request = stack.enter_context(listening())
             state = store.load(state) or state
-        if log is not None and not processes.leads():
+        if log is not None and not processes.is_coordinator():
             log = None
         watch = Watch(report, None if log is None else JsonLines(log, keep_until=int(state.step)))
         stack.callback(watch.close)

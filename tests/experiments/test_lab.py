@@ -223,11 +223,11 @@ def test_followers_hold_the_rows_of_process_0_and_write_nothing(tmp_path: Path, 
     of_two: Any = {"num_processes": 2, "coordinator": "h:1"}
     TOY(out=tmp_path / "zero", numbers=(1,))
     (tmp_path / "one").mkdir()
-    monkeypatch.setattr(library_processes, "from_leader", lambda data: said.append(data) or data)
+    monkeypatch.setattr(library_processes, "from_coordinator", lambda data: said.append(data) or data)
     leader = run.Run(Options(process_id=0, **of_two), tmp_path / "zero", x64=True)
     ours = leader.rows(square, [{"number": 1}, {"number": 2}])
     heard = iter(said)
-    monkeypatch.setattr(library_processes, "from_leader", lambda data: next(heard))
+    monkeypatch.setattr(library_processes, "from_coordinator", lambda data: next(heard))
     monkeypatch.setattr(math, "log", lambda _: 7.0)
     follower = run.Run(Options(process_id=1, **of_two), tmp_path / "one", x64=True)
     theirs = follower.rows(square, [{"number": 1}, {"number": 2}])

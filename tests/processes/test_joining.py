@@ -9,20 +9,20 @@ from rnnjax.processes import joining
 
 @pytest.mark.parametrize("coordinator", ["localhost", ":9911", "host:0", "host:65536", "host:port", ""])
 def test_an_address_is_a_host_and_a_port(coordinator):
-    with pytest.raises(ValueError, match="host:port of process 0"), processes.joined(coordinator, 2, 0):
+    with pytest.raises(ValueError, match="host:port of process 0"), processes.initialize(coordinator, 2, 0):
         pass
 
 
 @pytest.mark.parametrize("index", [-1, 2])
 def test_a_number_is_below_the_count(index):
-    with pytest.raises(ValueError, match="from 0 to 1"), processes.joined("127.0.0.1:9911", 2, index):
+    with pytest.raises(ValueError, match="from 0 to 1"), processes.initialize("127.0.0.1:9911", 2, index):
         pass
 
 
 def test_one_process_alone_agrees_with_itself():
-    assert processes.leads()
-    assert processes.from_leader(b"") == b"" and processes.from_all(b"a") == [b"a"] and processes.largest(15) == 15
-    processes.agree({"seed": 1})
+    assert processes.is_coordinator()
+    assert processes.from_coordinator(b"") == b"" and processes.from_all(b"a") == [b"a"] and processes.largest(15) == 15
+    processes.assert_equal({"seed": 1})
 
 
 def test_a_failed_collective_waits_for_the_verdict_and_an_error_of_our_own_does_not():

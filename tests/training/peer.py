@@ -11,7 +11,7 @@ from rnnjax import processes, sharding
 
 
 def main(folder: Path, steps: int, port: int, count: int, index: int) -> None:
-    with processes.joined(f"127.0.0.1:{port}", count, index):
+    with processes.initialize(f"127.0.0.1:{port}", count, index):
         from rnnjax import training
         from tests.training import toy
         from tests.training.victim import digest

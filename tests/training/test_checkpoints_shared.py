@@ -20,7 +20,7 @@ def two(monkeypatch):
     monkeypatch.setattr(processes, "several", lambda: True)
     played = types.SimpleNamespace(other=lambda mine: mine, said=[])
     monkeypatch.setattr(processes, "from_all", lambda mine: [mine, played.other(mine)])
-    monkeypatch.setattr(processes, "from_leader", lambda data: played.said.append(data) or data)
+    monkeypatch.setattr(processes, "from_coordinator", lambda data: played.said.append(data) or data)
     monkeypatch.setattr(processes, "largest", lambda number: number)
     return played
 
@@ -33,8 +33,8 @@ def test_process_0_writes_and_the_others_get_the_same_bits(two, tmp_path, monkey
     with kept.opened() as store:
         toy.same_bits(store.load(toy.start()), fitted.state)
     heard = iter(list(two.said))
-    monkeypatch.setattr(processes, "leads", lambda: False)
-    monkeypatch.setattr(processes, "from_leader", lambda data: next(heard))
+    monkeypatch.setattr(processes, "is_coordinator", lambda: False)
+    monkeypatch.setattr(processes, "from_coordinator", lambda data: next(heard))
     elsewhere = dataclasses.replace(kept, folder=tmp_path / "no disk is shared")
     with elsewhere.opened() as store:
         toy.same_bits(store.load(toy.start()), fitted.state)
@@ -62,8 +62,8 @@ def test_any_error_of_process_0_is_raised_in_all(two, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="two leaves are named"):
             store.load(test_names.start(test_names.REFUSED))
         said = two.said[-1]
-        monkeypatch.setattr(processes, "leads", lambda: False)
-        monkeypatch.setattr(processes, "from_leader", lambda data: said)
+        monkeypatch.setattr(processes, "is_coordinator", lambda: False)
+        monkeypatch.setattr(processes, "from_coordinator", lambda data: said)
         with pytest.raises(ValueError, match="two leaves are named"):
             store.load(toy.start())
 
