@@ -56,7 +56,7 @@ class Options(lab.ProcessOptions):
 
 def measure(options: Options, run: lab.Run) -> list[lab.Row]:
     """A row for each seed and optimizer, then one with the first updates of a seed; with days alone one for them."""
-    from experiments.statland import training
+    from experiments.statland.training import first_updates, train
 
     if options.days and not options.train:
         return run.rows(published.trace, [{"days": options.days}])
@@ -68,11 +68,11 @@ def measure(options: Options, run: lab.Run) -> list[lab.Row]:
         for index in range(options.seeds)
     ]
     together = [name for name in asked[0] if name != "index"]
-    rows = run.rows(training.train, asked, "networks", together=together, given={"mesh": run.mesh})
+    rows = run.rows(train, asked, "networks", together=together, given={"mesh": run.mesh})
     clipped = rows[options.seeds : 2 * options.seeds]
     shown = next((row["index"] for row in clipped if row["fate"] == "learned"), 0)
     first = {"learning_rate": options.sgd_learning_rate, "clip_norm": options.clip_norm, "count": options.show_updates}
-    return rows + run.rows(training.first_updates, [{"seed": options.seed, "index": shown, **first}], "first updates")
+    return rows + run.rows(first_updates, [{"seed": options.seed, "index": shown, **first}], "first updates")
 
 
 def draw(rows: list[lab.Row], page: lab.Page) -> None:
@@ -85,7 +85,7 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
 
 def draw_days(page: lab.Page) -> None:
     """The published network, unrolled over the rules, over three days, and over the user's days."""
-    from experiments.statland import figures
+    from experiments.statland.figures import unrolled
 
     rows = {"two_days": ("low", "medium"), "three_days": THREE_DAYS}
     if page.options.days not in ((), *rows.values()):
@@ -103,7 +103,7 @@ def draw_days(page: lab.Page) -> None:
         text = f"{', '.join(days)}: the network predicts {trace['prediction']:.6g}, {trace['reads_as']}."
         outputs = ", ".join(f"{step['h']:.6g}" for step in trace["steps"])
         alt = f"The unrolled network, one copy per day; their outputs are {outputs}. {text}"
-        page.figure(f"unrolled_{name}", figures.unrolled(trace), alt=alt, caption=text)
+        page.figure(f"unrolled_{name}", unrolled(trace), alt=alt, caption=text)
     traces = [published.trace(days) for days in dict.fromkeys([*dict(RULES), *rows.values()])]
     for trace in traces:
         show_copies(page, trace)
@@ -128,7 +128,8 @@ def show_copies(page: lab.Page, trace: Mapping[str, Any]) -> None:
 
 def draw_training(rows: list[lab.Row], first: lab.Row, page: lab.Page) -> None:
     """The same network trained from scratch, with and without clipping."""
-    from experiments.statland import figures, training
+    from experiments.statland.figures import DRAWN_SEEDS, FATES, fates, loss_curves
+    from experiments.statland.training import curve_steps
 
     options, runs = page.options, {}
     for row in rows:
@@ -136,28 +137,28 @@ def draw_training(rows: list[lab.Row], first: lab.Row, page: lab.Page) -> None:
         runs.setdefault(f"{row['optimizer'].replace('sgd', 'SGD').replace('adam', 'Adam')}, {clip}", []).append(row)
     outcomes = {name: outcome(own) for name, own in runs.items()}
     shares = "; ".join(
-        f"{name}: " + ", ".join(f"{100 * found[f'share_{fate}']:.0f}% {fate}" for fate in figures.FATES)
+        f"{name}: " + ", ".join(f"{100 * found[f'share_{fate}']:.0f}% {fate}" for fate in FATES)
         for name, found in outcomes.items()
     )
     page.text("2. The same network, trained from scratch", findings(list(outcomes.values()), shares, options))
     page.figure(
         "training_fates",
-        figures.fates(outcomes),
+        fates(outcomes),
         alt=f"Share of seeds by how they ended: {shares}.",
         caption="How the seeds ended. Every bar starts from the same initial networks.",
     )
     page.figure(
         "training_loss",
-        figures.loss_curves(np.append(training.curve_steps(options.steps), options.steps), runs),
+        loss_curves(np.append(curve_steps(options.steps), options.steps), runs),
         alt=f"Loss against update for every seed in four panels. {shares}.",
-        caption=f"Loss of every seed (at most the first {figures.DRAWN_SEEDS}) by how it ended; median and middle "
+        caption=f"Loss of every seed (at most the first {DRAWN_SEEDS}) by how it ended; median and middle "
         "half are of all. Below 1e-16 is only rounding.",
     )
     caption = f"The first updates of seed {first['index']} by gradient descent, clipped to norm {options.clip_norm:g}"
     show_updates(page, first["updates"], caption)
     headings = {
         "name": "trained with",
-        **{f"share_{fate}": fate for fate in figures.FATES},
+        **{f"share_{fate}": fate for fate in FATES},
         "share_dead_at_start": "dead at start",
         "share_reads_right": "right if rounded",
         "share_learned_and_three_days_high": "learned, three days high",
@@ -228,7 +229,7 @@ def show_updates(page: lab.Page, updates: list[dict[str, Any]], caption: str) ->
 
 def draw_lstm(page: lab.Page) -> None:
     """The published LSTM on companies A and B."""
-    from experiments.statland import figures
+    from experiments.statland.figures import lstm
 
     traces = {name: published.lstm_trace(prices) for name, prices in published.COMPANIES.items()}
     ends = " ".join(f"Company {name} ends at {days[-1]['h']:.4f}." for name, days in traces.items())
@@ -242,7 +243,7 @@ def draw_lstm(page: lab.Page) -> None:
     )
     page.figure(
         "lstm",
-        figures.lstm(traces),
+        lstm(traces),
         alt=f"Memories and gates of the LSTM over four days. {ends}",
         caption="Memories (above) and gates (below), day by day; the last short-term memory is the prediction.",
     )
