@@ -5,7 +5,6 @@ https://chromedevtools.github.io/devtools-protocol
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import select
@@ -14,23 +13,15 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in _NAMES if (path := shutil.which(name))), None)
 
-_FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--remote-debugging-pipe",
-)
+_FLAGS = """
+    --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+    --disable-component-update --disable-sync --disable-dev-shm-usage --remote-debugging-pipe
+"""
 _PATIENCE = 60.0  # seconds for one answer
 
 
@@ -87,13 +78,9 @@ def browser(profile: Path) -> Iterator[Browser]:
     down, up = os.pipe(), os.pipe()
     # Copies beyond 4, so that making 3 and 4 in the child runs over neither
     reading, writing = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (down[0], up[1]))
-    actions = [
-        (os.POSIX_SPAWN_DUP2, reading, 3),
-        (os.POSIX_SPAWN_DUP2, writing, 4),
-        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
-    ]
-    command = [CHROMIUM, *_FLAGS, f"--user-data-dir={profile}", "about:blank"]
+    actions = [(os.POSIX_SPAWN_DUP2, reading, 3), (os.POSIX_SPAWN_DUP2, writing, 4)]
+    actions += [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
+    command = [CHROMIUM, *_FLAGS.split(), f"--user-data-dir={profile}", "about:blank"]
     process = os.posix_spawn(CHROMIUM, command, os.environ, file_actions=actions)  # no fork: JAX has threads
     for end in (down[0], up[1], reading, writing):
         os.close(end)
@@ -116,25 +103,15 @@ def _end(process: int) -> None:
     os.waitpid(process, 0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Seen:
-    """What a page did and looks like at one width.
+class Seen(NamedTuple):
+    """What a page did and looks like at one width."""
 
-    Attributes:
-      complaints: console messages, exceptions and what the browser itself logged (a blocked request too).
-      requests: addresses asked for, but for the page itself and data inside it.
-      images: `[(alt, shown)]`.
-      overflow_px: how much wider than the window the page is.
-      dead_links: fragments that lead nowhere.
-      pdf_bytes: of the page as printed.
-    """
-
-    complaints: list[str]
-    requests: list[str]
-    images: list[tuple[str, bool]]
-    overflow_px: int
-    dead_links: list[str]
-    pdf_bytes: int
+    complaints: list[str]  # console messages, exceptions and what the browser itself logged, a blocked request too
+    requests: list[str]  # addresses asked for, but for the page itself and data inside it
+    images: list[tuple[str, bool]]  # alt, and whether it is shown
+    overflow_px: int  # how much wider than the window the page is
+    dead_links: list[str]  # fragments that lead nowhere
+    pdf_bytes: int  # of the page as printed
 
 
 def look(page: Browser, path: Path, width: int = 390, height: int = 844) -> Seen:

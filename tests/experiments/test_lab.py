@@ -282,7 +282,9 @@ def test_digits_that_mean_something(value: Any, text: str) -> None:
     assert heading("time_constant_steps") == "time constant [steps]" and heading("verdict") == "verdict"
 
 
-@pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.skipif(
+    browser.CHROMIUM is None and "RNNJAX_BROWSER" not in os.environ, reason="no Chromium on this machine"
+)
 def test_a_real_browser_takes_the_report_without_complaint(tmp_path: Path) -> None:
     """On a phone and on paper; and the same eyes see what is wrong with a page that is wrong."""
     TOY(out=tmp_path / "toy")
