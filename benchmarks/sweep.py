@@ -276,7 +276,9 @@ def draw(result: Mapping[str, Any], page: Any) -> None:
         if floor is not None:
             ax.axvline(floor, label="matmul floor", **harness.FLOOR)
         ax.set(xscale="log", xlabel="time of a setting [ms]", title=f"H = {point['H']}")
-        ax.margins(x=0.25, y=0.1)
+        ax.margins(x=0.1, y=0.1)
+        low, high = ax.get_xlim()
+        ax.set_xlim(low, high * (high / low) ** 0.3)  # room for the numbers
     axes[0, 0].set_yticks(range(len(every)), every)
     axes[0, 0].invert_yaxis()
     settings, longest = points[0]["settings"], points[0]["longest"]

@@ -189,7 +189,7 @@ def draw(result: Mapping[str, Any], page: Any) -> None:
                 ax.plot(geomean(values), y, "D", color=style.BLUE, markersize=8)
         ax.axvline(1.0, color="#555555", linewidth=1)
         ax.set(xscale="log", title=title, xlabel="times as fast as the reference [1]")
-        ax.set_xticks([0.25, 0.5, 1, 2], ["1/4", "1/2", "1", "2"])
+        ax.set_xticks([0.5, 0.7, 1, 1.4], ["0.5", "0.7", "1", "1.4"])
         ax.minorticks_off()
     axes[0, 0].set_yticks(range(len(every)), every)
     axes[0, 0].invert_yaxis()
