@@ -100,8 +100,8 @@ def doors() -> list[list[str]]:
 
 
 def sweep() -> list[list[str]]:
-    """Times of a setting over those of one program, on one device or two, whichever is faster."""
-    table = [["hidden units", "a jitted call a setting", "compiled for every setting", "Python loop", "floor"]]
+    """Times per setting over those of one program, on one device or two, whichever is faster."""
+    table = [["hidden units", "one jitted call per setting", "compiled for every setting", "Python loop", "floor"]]
     for point in json.loads((RESULTS / "sweep.json").read_text())["points"]:
         ms = {
             row["name"]: row["tasks"]["norms"]["median_ms"] / row["settings"]
@@ -117,7 +117,7 @@ def sweep() -> list[list[str]]:
 
 
 def observatory() -> list[list[str]]:
-    """How many networks in the time of the plain NumPy loop's one; the leading exponent is measured at every point."""
+    """Times as fast as the plain NumPy loop, per network; the leading exponent is measured at every point of a width."""
     paths = sorted(RESULTS.glob("observatory*.json"))
     points = [point for path in paths for point in json.loads(path.read_text())["points"]]
     found: dict[tuple[int, str], list[dict[str, float]]] = {}
@@ -156,7 +156,7 @@ def tried() -> list[list[str]]:
 
 
 def training() -> list[list[str]]:
-    """Updates a second over those of a loop by hand with Flax and Optax."""
+    """Updates per second over those of a hand-written loop with Flax and Optax."""
     table = [["task, cell, B, T, H", "rnnjax in the loop", "`fit`", "`fit`, two devices"]]
     names = ("rnnjax in a loop by hand", "rnnjax fit", "rnnjax fit, 2 devices")
     for result in (json.loads(path.read_text()) for path in sorted(RESULTS.glob("training*.json"))):
@@ -183,7 +183,7 @@ def peers() -> list[list[str]]:
 
 
 def before_after() -> list[list[str]]:
-    """Time before the step became all that is read over the time after it, and two ratios of bare steps."""
+    """Time before a cell was given by its step alone over the time after, and two ratios of bare steps."""
     table = [["", "before / after", "built-in / bare step", "Haiku / GRU reset-before"]]
     for path in sorted(RESULTS.glob("before_after*.json")):
         result = json.loads(path.read_text())
