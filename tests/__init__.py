@@ -1,1 +1,1 @@
-"""The tests mirror `rnnjax/`; the generic properties run over one registry of cells (`registry.py`)."""
+"""The tests mirror `rnnjax/`; property tests run over one registry of cells (`registry.py`)."""

@@ -1,7 +1,7 @@
-"""Every test runs in x64 with strict dtype promotion: tolerances are near rounding, and no dtype widens in silence.
+"""All tests run in x64 with strict dtype promotion, so tolerances are near rounding, and no dtype widens silently.
 
-A test of float32 says so with explicit dtypes. Nothing is seeded from the clock: hypothesis is derandomized and keeps
-no database, so the same code gets the same verdict.
+Tests of float32 use explicit dtypes. Nothing is seeded from the clock: hypothesis is derandomised and has no database,
+so results are reproducible.
 """
 
 import importlib.metadata
@@ -10,10 +10,9 @@ import pathlib
 import sys
 import zlib
 
-# Nearly all of the time is compilation of programs that run once, so XLA is asked for little optimisation.
-# `test_sharding` and the benchmark of peers, in processes of their own, run as users have it;
-# with `XLA_FLAGS= pytest` all tests do.
-# On jax 0.10 another option halves the time again; later versions do not know it.
+# Most of the time goes into compiling programs that run once, so XLA uses little optimisation. `test_sharding` and the
+# benchmark of peers run in processes of their own with XLA's defaults; `XLA_FLAGS= pytest` uses them for all tests.
+# On jax 0.10 another option halves the time again; later versions do not have it.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -34,10 +33,10 @@ hypothesis.settings.load_profile("rnnjax")
 
 
 CORE = ("elman_tanh", "lstm", "gru")
-"""The cells whose properties are tested on every Python; those of the others on one of two, by the test's name."""
+"""Cells whose properties are tested on every Python; for other cells, the test's name selects one of the two."""
 
 AROUND = ("benchmarks", "experiments", "flax", "training")
-"""Folders of tests of what is built on the core: each test runs on one of the two Pythons."""
+"""Folders whose tests run on only one of the two Pythons."""
 
 
 TESTS = pathlib.Path(__file__).parent
@@ -52,10 +51,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what the other Python tests, unless `--whole`; and tells pytest-xdist what belongs together.
+    """Skips tests that run on the other Python, unless `--whole`, and groups tests for pytest-xdist.
 
-    Tests that share a compiled program go to the same worker (`loadgroup`): in tests/unroll and tests/gradients
-    programs are kept by cell, and shared by all files; elsewhere by file at most.
+    Tests that share compiled programs run on the same worker (`loadgroup`): in tests/unroll and tests/gradients they
+    are grouped by cell, elsewhere by file.
     """
     here = sys.version_info[:2] >= (3, 12)
     left_out = []

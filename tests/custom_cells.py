@@ -1,6 +1,6 @@
-"""Two cells of our own, written as a user would write them: they must have every property that the built-in ones have.
+"""Two custom cells, as a user would write them, which must have all properties of the built-in cells.
 
-`Leaky` is a class with pointwise gates; `MGU` is a bare step with a scalar leaf in its carry.
+`Leaky` is a class with elementwise gates; `MGU` is a plain step with a scalar leaf in its carry.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ class LeakyParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Leaky:
-    """A leaky unit whose output is no part of its carry: h_t = σ(rate) h_{t-1} + tanh(u_t + r_t), y_t = h_t² - u_t."""
+    """A leaky unit whose output is not part of its carry: h_t = σ(rate) h_{t-1} + tanh(u_t + r_t), y_t = h_t² - u_t."""
 
     hidden_size: int
 
@@ -49,7 +49,7 @@ class MGUCarry(NamedTuple):
 
 
 def mgu_init(key, input_size, dtype=None):
-    """`w` [D + H, 2H], and an initial hidden state `h_0` [H] that is learned, so that a reset has a gradient."""
+    """`w` [D + H, 2H], and a learned initial hidden state `h_0` [H], so that resets have a gradient."""
     key_w, key_h = jax.random.split(key)
     return {"w": jax.random.normal(key_w, (input_size + 3, 6), dtype), "h_0": jax.random.normal(key_h, (3,), dtype)}
 
@@ -60,9 +60,9 @@ def mgu_initial_carry(params, batch_shape):
 
 
 def mgu_step(params, carry, x):
-    """A minimal gated unit that knows how long it has run: age_t = age_{t-1} / 2 + 1 tempers its candidate.
+    """A minimal gated unit whose candidate depends on its age: age_t = age_{t-1} / 2 + 1.
 
-    It works on the concatenation [x, h], which no input projection can be taken out of.
+    It multiplies the concatenation [x, h], so it has no explicit input projection.
     """
     f, n = jnp.split(jnp.concatenate([x, carry.h], axis=-1) @ params["w"], 2, axis=-1)
     f = jax.nn.sigmoid(f)

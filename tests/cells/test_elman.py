@@ -1,4 +1,4 @@
-"""The Elman cell against maths written out: backpropagation through time, the chain rule, closed forms."""
+"""The Elman cell against backpropagation through time in NumPy, the chain rule, and closed forms."""
 
 import functools
 
@@ -35,7 +35,7 @@ def forward(name, params, h, xs):
 
 @on_every_engine(ELMANS)
 def test_backpropagation_through_time(name, engine):
-    """The unrolled chain rule: δ_t = φ'(z_t) (∂L/∂y_t + δ_{t+1} W2ᵀ), and each weight's copies summed over time."""
+    """The unrolled chain rule: δ_t = φ'(z_t) (∂L/∂y_t + δ_{t+1} W2ᵀ), with weight gradients summed over time."""
     drawn, weights = sample(name), cotangents(name)
     params, h_0, xs = as_numpy(drawn)
     carry_weight, y_weights = as_numpy(weights)
@@ -62,7 +62,7 @@ def test_backpropagation_through_time(name, engine):
 
 @pytest.mark.parametrize("name", ELMANS)
 def test_the_jacobian_over_all_of_time_is_a_product(name):
-    """∂h_T/∂h_0 = Π_t diag(φ'(z_t)) W2ᵀ, multiplied out in NumPy for one row."""
+    """∂h_T/∂h_0 = Π_t diag(φ'(z_t)) W2ᵀ, computed in NumPy for one row."""
     params, h_0, xs = sample(name)
     jacobian = jax.jacobian(lambda h: rnnjax.unroll(CELLS[name], params, xs[:, 0], carry=h, engine="scan")[0])(h_0[0])
     hs = forward(name, *as_numpy((params, h_0[0], xs[:, 0])))
@@ -74,7 +74,7 @@ def test_the_jacobian_over_all_of_time_is_a_product(name):
 
 @pytest.mark.parametrize("name", ELMANS)
 def test_without_a_recurrent_weight_it_forgets(name):
-    """W2 = 0: each output is a function of its own input alone, and no gradient reaches an earlier one."""
+    """W2 = 0: each output depends only on its own input, and no gradient reaches earlier inputs."""
     drawn = sample(name)
     drawn = drawn._replace(params=drawn.params._replace(w_h=jnp.zeros((3, 3))))
     weights = (jnp.zeros((B, 3)), cotangents(name)[1].at[:-1].set(0.0))
@@ -87,7 +87,7 @@ def test_without_a_recurrent_weight_it_forgets(name):
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
 def test_an_orthogonal_linear_gradient_is_the_scale_to_the_lag(scale):
-    """‖∂L/∂h_0‖ = scale^T ‖∂L/∂h_T‖ exactly, at every lag: the closed form that the decay plots are held to."""
+    """‖∂L/∂h_0‖ = scale^T ‖∂L/∂h_T‖ exactly, at every lag: the closed form in the decay plots."""
     w_h = Orthogonal(scale)(jax.random.key(0), (3, 3), jnp.float64)
     drawn = sample("elman_linear")
     drawn = drawn._replace(params=drawn.params._replace(w_h=w_h))
@@ -99,7 +99,7 @@ def test_an_orthogonal_linear_gradient_is_the_scale_to_the_lag(scale):
 
 @pytest.mark.parametrize(("w", "value"), [(2.0, 1125899906842624.0), (0.5, 2.0**-50)])
 def test_the_scalar_case_is_a_power(w, value):
-    """The lecture's 50 products of W2: exact, since powers of two are."""
+    """The lecture's 50 products of W2, which are exact powers of two."""
     params = ElmanParams(jnp.ones((1, 1)), jnp.full((1, 1), w), jnp.zeros(1))
     cell, xs = Elman(1, "linear"), jnp.ones((50, 1))
     gradient = jax.grad(lambda h: rnnjax.unroll(cell, params, xs, carry=h, engine="scan")[0][0])(jnp.zeros(1))
@@ -131,7 +131,7 @@ def test_parameters_are_shaped_as_documented():
 
 
 def test_the_initialisers_given_are_the_ones_used():
-    """`w_x` and `w_h` of the cell reach the right matrix."""
+    """The initialisers `w_x` and `w_h` are used for the right matrix."""
     cell = Elman(4, w_x=rnnjax.initializers.Identity(3.0), w_h=rnnjax.initializers.Identity(0.5))
     params = cell.init(jax.random.key(0), 4)
     np.testing.assert_array_equal(params.w_x, 3 * np.eye(4))
@@ -140,7 +140,7 @@ def test_the_initialisers_given_are_the_ones_used():
 
 @pytest.mark.parametrize(("name", "function"), [("elman_tanh", jnp.tanh), ("elman_relu", jax.nn.relu)])
 def test_an_activation_of_ones_own(name, function):
-    """Any pointwise function; the three names are functions like any other, and as hoistable."""
+    """Any elementwise function works and is hoisted, like the three names."""
     drawn, weights = sample(name), cotangents(name)
 
     def pulled(cell):

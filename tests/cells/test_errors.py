@@ -1,4 +1,4 @@
-"""What a wrong cell says, when it is made and when it meets an input that it was not made for."""
+"""Error messages of cells with invalid hyperparameters, and for inputs that do not fit."""
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ def test_dtype(make, dtype):
 
 
 def step_of(name, x):
-    """One step of a registry cell on another input than it was made for."""
+    """One step of a registry cell on an input that does not fit."""
     params, carry, _ = sample(name)
     return CELLS[name].step(params, carry, x)
 
@@ -58,7 +58,7 @@ def step_of(name, x):
 @pytest.mark.parametrize("name", BUILT_IN)
 @pytest.mark.parametrize("width", [1, 3, 4])
 def test_a_step_refuses_another_width(name, width):
-    """A width of 1 would broadcast in some formulations: it is refused by name, and so is one per hidden unit."""
+    """Raises for a width of 1, which could broadcast, and for a width of one per hidden unit."""
     parts = [f"`x` is [3, {width}]", "2 features", "last axis", "init(key, input_size=...)"]
     says(ValueError, parts, lambda: step_of(name, jnp.zeros((3, width))))
 
@@ -82,7 +82,7 @@ DRAWN = {"Elman": Elman(4), "wide Elman": Elman(16), "GRU": GRU(4), "LSTM": LSTM
 @pytest.mark.parametrize("other", DRAWN)
 @pytest.mark.parametrize("name", DRAWN)
 def test_parameters_of_another_cell_or_size(name, other):
-    """Refused by name, in one step and over time, where broadcasting would let some of them through."""
+    """Raises in one step and over time, where broadcasting could accept some of them."""
     cell, params = DRAWN[name], jax.eval_shape(lambda: DRAWN[other].init(KEY, 2))
     own = jax.eval_shape(lambda: cell.init(KEY, 2))
     carry = jax.eval_shape(lambda p: cell.initial_carry(p, (3,)), own)
@@ -129,7 +129,7 @@ def test_stack_of_anything_but_a_tuple(cells):
 
 
 def test_step_of_what_needs_the_whole_sequence():
-    """A stack that holds a bidirectional layer has no single step, and says what to call instead."""
+    """A stack with a bidirectional layer has no single step; the error names `rnnjax.unroll`."""
     params, carry, xs = sample("stack_of_bidirectional")
     parts = ["Bidirectional", "whole sequence", "rnnjax.unroll"]
     says(TypeError, parts, lambda: CELLS["stack_of_bidirectional"].step(params, carry, xs[0]))
@@ -137,7 +137,7 @@ def test_step_of_what_needs_the_whole_sequence():
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_a_carry_for_other_rows(name):
-    """One row, or none, would broadcast over the input's."""
+    """A carry with one row, or without a batch axis, would broadcast."""
     params, carry, xs = sample(name)
     for other in (jax.tree.map(lambda leaf: leaf[:1], carry), jax.tree.map(lambda leaf: leaf[0], carry)):
         says(

@@ -1,4 +1,4 @@
-"""What every single cell is: a value, whose methods are pure functions, and whose step takes rows one by one."""
+"""Properties of every cell: a hashable value with pure methods, and a step that treats rows independently."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ BUILT_IN = [name for name in PLAIN if type(CELLS[name]).__module__.startswith("r
 
 @every_plain_cell
 def test_a_step_takes_every_row_alone(name):
-    """Any number of batch axes: none, one, two give the same numbers."""
+    """No, one and two batch axes give the same numbers."""
     cell, (params, carry, xs) = CELLS[name], sample(name)
     new_carry, y = cell.step(params, carry, xs[0])
     for b in range(B):
@@ -50,7 +50,7 @@ def test_step_preserves_the_dtype(name, dtype):
 @every_cell
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 def test_init_draws_the_dtype_asked_for(name, dtype):
-    """Parameters and the carry that goes with them; composed cells hand the dtype down."""
+    """The dtype of parameters and carry; composites pass it on."""
     cell = CELLS[name]
     params = jax.eval_shape(lambda key: cell.init(key, D, dtype), jax.random.key(0))
     carry = jax.eval_shape(lambda p: cell.initial_carry(p, (2, 3)), params)
@@ -59,7 +59,7 @@ def test_init_draws_the_dtype_asked_for(name, dtype):
 
 @every_cell
 def test_initial_carry_has_the_batch_axes(name):
-    """Every leaf is `[*batch, ...]`, and each row is the carry with no batch axis."""
+    """Every leaf is `[*batch, ...]`, and each row equals the carry without batch axes."""
     params = sample(name).params
     one = CELLS[name].initial_carry(params)
     batch = CELLS[name].initial_carry(params, (4, 2))
@@ -67,7 +67,7 @@ def test_initial_carry_has_the_batch_axes(name):
 
 
 def test_init_is_a_function_of_the_key():
-    """The same key draws the same parameters, another key others; but for the biases, which are not drawn."""
+    """Equal keys draw equal parameters, different keys different ones, except for biases, which are not random."""
     cell = rnnjax.Stack((rnnjax.LSTM(6), rnnjax.GRU(6), rnnjax.Elman(6)))
     first, again, other = (cell.init(jax.random.key(k), 6) for k in (0, 0, 1))
     assert_identical(first, again)
@@ -77,7 +77,7 @@ def test_init_is_a_function_of_the_key():
 
 @every_cell
 def test_a_cell_is_a_value(name):
-    """Frozen, hashable, equal by value, and without an array inside: fit for a static argument and a config file."""
+    """Frozen, hashable, equal by value, and without arrays, as needed for a static argument or a config file."""
     cell = CELLS[name]
     twin = dataclasses.replace(cell)
     assert twin is not cell and twin == cell and hash(twin) == hash(cell)
@@ -90,14 +90,14 @@ def test_a_cell_is_a_value(name):
 
 @pytest.mark.parametrize("name", [name for name in CELLS if not isinstance(CELLS[name], rnnjax.StepCell)])
 def test_the_repr_is_the_architecture(name):
-    """Evaluated, it gives the cell back; nested ones too."""
+    """Evaluating the repr gives an equal cell, also for nested cells."""
     names = {"Leaky": Leaky, **{n: getattr(rnnjax, n) for n in rnnjax.__all__}, **vars(rnnjax.initializers)}
     assert eval(repr(CELLS[name]), names) == CELLS[name]
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_methods_are_the_module_functions(name):
-    """Both levels are one: `cell.step` and `lstm_step`, for whoever wants none of the machinery."""
+    """`cell.step` equals the function, such as `lstm_step`."""
     cell, (params, carry, xs) = CELLS[name], sample(name)
     prefix = {"LSTMProjected": "lstm_projected"}.get(type(cell).__name__, type(cell).__name__.lower())
     init, initial_carry, step = (getattr(rnnjax, f"{prefix}_{part}") for part in ("init", "initial_carry", "step"))
@@ -111,7 +111,7 @@ def test_methods_are_the_module_functions(name):
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_module_functions_go_into_a_scan_of_ones_own(name):
-    """`jax.lax.scan(functools.partial(rnnjax.lstm_step, params), carry, xs)`, as the README has it."""
+    """`jax.lax.scan(functools.partial(rnnjax.lstm_step, params), carry, xs)`, as in the README."""
     cell, (params, carry, xs) = CELLS[name], sample(name)
 
     def step(carry, x):
@@ -122,7 +122,7 @@ def test_module_functions_go_into_a_scan_of_ones_own(name):
 
 @every_plain_cell
 def test_a_zero_input_is_finite(name):
-    """The contract for masked steps, which are given x = 0: values and derivatives stay finite there."""
+    """Values and derivatives are finite at x = 0, the input of masked steps."""
     cell, (params, carry, xs) = CELLS[name], sample(name)
     outputs, pullback = jax.vjp(cell.step, params, carry, jnp.zeros_like(xs[0]))
     for leaf in jax.tree.leaves((outputs, pullback(outputs))):

@@ -1,6 +1,6 @@
-"""Flax linen run live, with our weights carried over by hand: an implementation that we did not write agrees.
+"""Parity with Flax linen, with our weights converted by hand.
 
-Its LSTM and GRU keep one kernel a gate (`ii`, `hf`, ...), so this also says which gate is which block of ours.
+Flax's LSTM and GRU have one kernel per gate (`ii`, `hf`, ...), so this also checks the order of our gates.
 """
 
 import flax.linen as nn
@@ -69,7 +69,7 @@ def in_flax(peer: str, drawn, *, lengths=None, reverse=False):
 @pytest.mark.parametrize("peer", PEERS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
 def test_flax_agrees(peer, dtype, tolerance):
-    """Every output and the last carry, from a random carry: 1e-6 in float32, 1e-12 in x64."""
+    """Outputs and the last carry, from a random initial carry: 1e-6 in float32, 1e-12 in x64."""
     name, _, _, to_flax = PEERS[peer]
     drawn = sample(name, dtype)
     carry, ys = jax.jit(lambda drawn: rnnjax.unroll(CELLS[name], **drawn._asdict()))(drawn)
@@ -78,7 +78,7 @@ def test_flax_agrees(peer, dtype, tolerance):
 
 @pytest.mark.parametrize("peer", ["OptimizedLSTMCell", "GRUCell"])
 def test_flax_agrees_on_lengths(peer):
-    """Rows of different length: outputs within each row, and the carry after its last step."""
+    """Rows of different lengths: outputs within each row, and the carry after its last step."""
     name, _, _, to_flax = PEERS[peer]
     drawn = sample(name)
     carry, ys = jax.jit(lambda drawn: rnnjax.unroll(CELLS[name], **drawn._asdict(), lengths=LENGTHS))(drawn)

@@ -1,4 +1,4 @@
-"""The GRU, reset-after: gates that hold and forget exactly, their order, and the candidate's bias of its own."""
+"""The reset-after GRU: saturated gates, their order, and the candidate's recurrent bias."""
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,14 @@ def sigmoid(z):
 
 
 def biased(r, z, n, b_hn=0.0, w_hn=0.0):
-    """A scalar GRU whose gates are their biases alone, but for the candidate's weight on the hidden state."""
+    """A scalar GRU whose gates depend only on their biases, except for the candidate's recurrent weight."""
     return GRUParams(
         jnp.zeros((1, 3)), jnp.array([[0, 0, w_hn]], float), jnp.array([r, z, n], float), jnp.full(1, b_hn)
     )
 
 
 def test_an_open_update_gate_holds_the_state_forever():
-    """z = 1, saturated: h keeps its bits over 1,000 steps, and its gradient is 1."""
+    """With z saturated at 1, h is bitwise unchanged over 1,000 steps, and its gradient is 1."""
 
     def last(h):
         return rnnjax.unroll(CELL, biased(0.0, OPEN, 0.3), jnp.ones((1000, 1)), carry=h)[0][0]
@@ -41,7 +41,7 @@ def test_a_shut_update_gate_takes_the_candidate():
 
 
 def test_a_shut_reset_gate_takes_the_state_out_of_the_candidate():
-    """r = 0, reset-after: neither h W_h^n nor its bias `b_hn` reaches the candidate."""
+    """r = 0: neither h W_h^n nor the bias `b_hn` reaches the candidate."""
     h, _ = CELL.step(biased(SHUT, SHUT, 0.3, b_hn=5.0, w_hn=7.0), jnp.full(1, 0.9), jnp.ones(1))
     np.testing.assert_allclose(h, np.tanh(0.3), rtol=1e-15)
 
@@ -53,19 +53,19 @@ def test_reset_acts_after_the_product():
 
 
 def test_gates_are_packed_reset_update_candidate():
-    """PyTorch's and cuDNN's order, told apart by three different biases; h = (1 - z) n + z h."""
+    """The gate order of PyTorch and cuDNN, identified by three different biases; h = (1 - z) n + z h."""
     h, _ = CELL.step(biased(0.1, 0.2, 0.3, b_hn=0.5), jnp.full(1, 0.9), jnp.ones(1))
     n, z = np.tanh(0.3 + sigmoid(0.1) * 0.5), sigmoid(0.2)
     np.testing.assert_allclose(h[0], (1 - z) * n + z * 0.9, rtol=1e-15)
 
 
 def test_only_the_candidate_needs_a_second_bias():
-    """For r and z a recurrent bias would only add to the first: moving part of `b` over to it changes nothing."""
+    """For r and z, a recurrent bias merely adds to `b`: moving part of `b` to it changes nothing."""
     cell, (params, h, xs) = CELLS["gru"], sample("gru")
     moved = jnp.concatenate([jnp.full(6, 0.3), jnp.zeros(3)])
 
     def with_two_biases(params, h, x):
-        """The step with `moved` taken out of the first bias and added to h W_h."""
+        """The step with `moved` subtracted from `b` and added to h W_h."""
         (u_r, u_z, u_n), (r_r, r_z, r_n) = (
             jnp.split(a, 3, axis=-1) for a in (x @ params.w_x + params.b - moved, h @ params.w_h + moved)
         )

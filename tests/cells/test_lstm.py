@@ -1,4 +1,4 @@
-"""The LSTM: gates that hold and forget exactly, the order in which they are packed, and where the forget bias lives."""
+"""The LSTM: saturated gates, their order, and the place of the forget bias."""
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,12 @@ def sigmoid(z):
 
 
 def biased(i, f, g, o):
-    """A scalar LSTM that neither input nor hidden state reach: its gates are their biases alone."""
+    """A scalar LSTM whose gates depend only on their biases."""
     return LSTMParams(jnp.zeros((1, 4)), jnp.zeros((1, 4)), jnp.array([i, f, g, o], float))
 
 
 def test_an_open_forget_gate_holds_the_cell_forever():
-    """i = 0 and f = 1, saturated: c keeps its bits over 1,000 steps, and its gradient is 1."""
+    """With i = 0 and f = 1 saturated, c is bitwise unchanged over 1,000 steps, and its gradient is 1."""
     xs, carry = jnp.ones((1000, 1)), LSTMCarry(h=jnp.zeros(1), c=jnp.array([0.7]))
 
     def last(c):
@@ -41,14 +41,14 @@ def test_a_shut_forget_gate_forgets_at_once():
 
 
 def test_a_shut_output_gate_hides_the_cell():
-    """o = 0: y is zero while c is held."""
+    """o = 0: y is zero while c is unchanged."""
     carry, y = CELL.step(biased(SHUT, OPEN, 0.0, SHUT), LSTMCarry(jnp.zeros(1), jnp.full(1, 0.7)), jnp.ones(1))
     assert y[0] == 0.0 and carry.h[0] == 0.0 and carry.c[0] == 0.7
 
 
 @pytest.mark.parametrize("forget_bias", [-1.0, 0.0, 1.0, 5.0])
 def test_without_recurrent_weights_the_cell_gradient_is_the_forget_gate(forget_bias):
-    """∂c_T/∂c_0 = σ(b_f)^T: 0.5 a step at zero bias, 0.731 at one."""
+    """∂c_T/∂c_0 = σ(b_f)^T: 0.5 per step with bias 0, 0.731 with bias 1."""
     params = biased(0.3, forget_bias, 0.2, 0.1)
     carry, xs = LSTMCarry(jnp.zeros(1), jnp.zeros(1)), jnp.ones((T, 1))
 
@@ -59,7 +59,7 @@ def test_without_recurrent_weights_the_cell_gradient_is_the_forget_gate(forget_b
 
 
 def test_gates_are_packed_input_forget_candidate_output():
-    """PyTorch's and cuDNN's order, told apart by four different biases."""
+    """The gate order of PyTorch and cuDNN, identified by four different biases."""
     i, f, g, o = 0.1, 0.2, 0.3, 0.4
     carry, y = CELL.step(biased(i, f, g, o), LSTMCarry(jnp.zeros(1), jnp.full(1, 0.7)), jnp.ones(1))
     c = sigmoid(f) * 0.7 + sigmoid(i) * np.tanh(g)
@@ -87,14 +87,14 @@ def test_the_lectures_network(days, prediction):
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("forget_bias", [0.0, 1.0, -2.5])
 def test_the_forget_bias_lives_in_b(forget_bias, dtype):
-    """Exactly there, exactly that, and nowhere else; so the step has no hidden constant."""
+    """The forget bias is in `b` at the forget gate and nowhere else, so the step has no hidden constant."""
     params = LSTM(3, forget_bias, w_x=Normal(), w_h=Normal()).init(jax.random.key(0), 2, dtype)
     assert params.b.dtype == dtype
     np.testing.assert_array_equal(params.b.astype("float64"), np.repeat([0.0, forget_bias, 0.0, 0.0], 3))
 
 
 def test_the_forget_bias_changes_nothing_but_b():
-    """Another bias under the same key: the same matrices, and one step is the same function of `params`."""
+    """With another forget bias, the same key draws the same matrices, and the step is the same function of `params`."""
     one, other = (LSTM(6, bias).init(jax.random.key(0), 6) for bias in (0.0, 1.0))
     assert_close(one[:2], other[:2])
     params, carry, xs = sample("lstm")

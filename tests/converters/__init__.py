@@ -1,1 +1,1 @@
-"""Layouts of other libraries, against their published formulas and, where installed, themselves."""
+"""Conversions from other libraries, against their documented formulas and, if installed, the libraries."""

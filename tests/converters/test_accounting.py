@@ -1,7 +1,6 @@
-"""Whole or not at all: a name that is unknown, doubled or missing is refused, and so is a shape.
+"""Unknown, duplicated or missing names and wrong shapes raise errors.
 
-PyTorch's modules are played by stand-ins with the attributes that these have; `test_pytorch.py` runs the live ones
-where PyTorch is installed.
+Mocks with the same attributes replace PyTorch's modules; `test_pytorch.py` uses real ones if PyTorch is installed.
 """
 
 import itertools
@@ -22,7 +21,7 @@ every_weight = pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind 
 
 
 class RNNCell:
-    """PyTorch has `nonlinearity` here, and `mode` in an RNN."""
+    """PyTorch stores `nonlinearity` here, but `mode` in an RNN."""
 
     def __init__(self, state, **attributes):
         self.__dict__ |= attributes
@@ -33,7 +32,7 @@ LSTMCell, GRUCell = (type(name, (RNNCell,), {}) for name in ("LSTMCell", "GRUCel
 
 
 def module(kind, layers=1, ways=1, bias=True, **attributes):
-    """A stand-in for `torch.nn.LSTM` and so on."""
+    """A mock of `torch.nn.LSTM` and so on."""
     usual = {"mode": {"RNN": "RNN_TANH", "projected": "LSTM"}.get(kind, kind), "hidden_size": H, "bias": bias}
     usual |= {"num_layers": layers, "bidirectional": ways == 2, "batch_first": False, "dropout": 0.0}
     usual |= {"proj_size": P if kind == "projected" else 0}
@@ -42,14 +41,14 @@ def module(kind, layers=1, ways=1, bias=True, **attributes):
 
 
 def model(**parts):
-    """A stand-in for a model that holds these."""
+    """A mock of a model with these modules."""
     state = {f"{name}.{key}": array for name, part in parts.items() for key, array in part.state_dict().items()}
     return types.SimpleNamespace(**parts, state_dict=lambda: state, named_modules=lambda: [("", None), *parts.items()])
 
 
 @every_weight
 def test_each_weight_is_accounted_for(kind, name):
-    """Left out, misspelt, of another shape, or there twice under a cell's name: each is named."""
+    """The error names a weight that is missing, misspelt, of another shape, or duplicated under a cell's name."""
     state, array = WHOLE[kind], WHOLE[kind][name]
     others = {key: value for key, value in state.items() if key != name}
     with pytest.raises(ValueError, match=rf"'{name}' is missing"):
@@ -77,7 +76,7 @@ def test_each_weight_is_accounted_for(kind, name):
     ],
 )
 def test_prefixes(prefix, says):
-    """Of a state dict and of the model itself."""
+    """For a state dict and for the model itself."""
     state = {f"encoder.lstm.{name}": array for name, array in WHOLE["LSTM"].items()} | {"readout.weight": np.zeros(1)}
     with pytest.raises(ValueError, match=says):
         from_torch(state, prefix=prefix)
@@ -123,7 +122,7 @@ def test_what_is_no_state_dict():
 
 @pytest.mark.parametrize("kind", GATES)
 def test_a_module_is_its_state_dict(kind):
-    """Alone, and as a part of a model."""
+    """A module alone, and as part of a model."""
     for layers, ways, bias in itertools.product((1, 2), (1, 2), (True, False)):
         rnn = module(kind, layers, ways, bias)
         cell, params = from_torch(rnn.state_dict())
@@ -143,7 +142,7 @@ def test_a_module_of_one_step(kind):
 
 
 def test_a_module_knows_its_nonlinearity():
-    """A state dict does not, so it has to be told."""
+    """A state dict lacks the nonlinearity, so the caller must pass it."""
     relu, tanh = (module("RNN", 2, 1, mode=mode) for mode in ("RNN_RELU", "RNN_TANH"))
     for rnn, cell in ((relu, rnnjax.Elman(H, "relu")), (tanh, rnnjax.Elman(H, "tanh"))):
         assert from_torch(rnn)[0] == rnnjax.Stack((cell, cell))

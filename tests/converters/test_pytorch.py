@@ -1,4 +1,4 @@
-"""PyTorch's layout against its documented formulas in NumPy, and against PyTorch itself where it is installed."""
+"""PyTorch's layout against its documented formulas in NumPy, and against PyTorch if it is installed."""
 
 import itertools
 
@@ -21,7 +21,7 @@ with_and_without_bias = pytest.mark.parametrize("bias", [True, False], ids=["bia
 
 
 def state_dict(kind, layers=1, ways=1, bias=True, dtype="float64"):
-    """Random weights by PyTorch's names and in its shapes."""
+    """Random weights with PyTorch's names and shapes."""
     state, out = {}, width_of(kind)
     for layer, way in itertools.product(range(layers), ["", "_reverse"][:ways]):
         rows, width = GATES[kind] * H, D if layer == 0 else ways * out
@@ -43,7 +43,7 @@ def sigmoid(z):
 
 
 def torch_step(kind, weights, x, carry):
-    """One step for one row, as the documentation of `torch.nn.LSTM`, `GRU` and `RNN` writes it."""
+    """One step for one row, by the formulas in the documentation of `torch.nn.LSTM`, `GRU` and `RNN`."""
     h, c = carry
     w_ih, w_hh, b_ih, b_hh, *w_hr = weights
     from_x, from_h = np.split(w_ih @ x + b_ih, GATES[kind]), np.split(w_hh @ h + b_hh, GATES[kind])
@@ -98,7 +98,7 @@ def test_forward(kind, layers, ways, bias):
 @every_shape
 @with_and_without_bias
 def test_round_trip_from_rnnjax(kind, layers, ways, bias):
-    """The same bits back; and PyTorch's names and shapes on the way, those of biases only where there are any."""
+    """A round trip gives the same bits, with PyTorch's names and shapes, and biases only if there are any."""
     cell = CELLS[kind] if bias else rnnjax.WithoutBias(CELLS[kind])
     layer = cell if ways == 1 else rnnjax.Bidirectional(cell, cell)
     cell = layer if layers == 1 else rnnjax.Stack((layer,) * layers)
@@ -115,7 +115,7 @@ def test_round_trip_from_rnnjax(kind, layers, ways, bias):
 @every_kind
 @with_and_without_bias
 def test_round_trip_from_torch(kind, bias):
-    """The weights come back as they were, and the two biases as one, or none as none."""
+    """A round trip keeps the weights, and adds up the two biases, or has none."""
     state = state_dict(kind, 2, 2, bias)
     back = to_torch(from_torch(state)[1])
     assert back.keys() == state.keys()
@@ -128,7 +128,7 @@ def test_round_trip_from_torch(kind, bias):
 
 
 def test_names_and_dtypes():
-    """A model's state dict by prefix, the names of PyTorch's single-step cells, other dtypes."""
+    """A model's state dict with a prefix, names of PyTorch's single-step cells, and other dtypes."""
     state = state_dict("GRU", dtype="float32")
     cell, params = from_torch(
         {"readout.weight": np.zeros(1)} | {f"rnn.{k}": v for k, v in state.items()}, prefix="rnn."
@@ -145,7 +145,7 @@ def test_names_and_dtypes():
 @every_shape
 @with_and_without_bias
 def test_live(kind, layers, ways, bias):
-    """PyTorch itself, both ways."""
+    """Conversion from and to PyTorch modules."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed; its formulas are tested above")
     torch.manual_seed(0)
     options = {"num_layers": layers, "bidirectional": ways == 2, "bias": bias, "dtype": torch.float64}
@@ -163,7 +163,7 @@ def test_live(kind, layers, ways, bias):
 
 
 def test_live_bfloat16_and_parameters():
-    """Tensors that ask for gradients, and a dtype that NumPy does not know."""
+    """Tensors with `requires_grad`, and a dtype that NumPy lacks."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed; its formulas are tested above")
     module = torch.nn.GRU(D, H, dtype=torch.bfloat16)
     params = from_torch(dict(module.named_parameters()))[1]

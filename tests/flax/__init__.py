@@ -1,1 +1,1 @@
-"""The door for users of Flax: against Flax itself, with the same parameters."""
+"""Tests of `rnnjax.flax` against Flax, with the same parameters."""

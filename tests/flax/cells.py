@@ -1,6 +1,6 @@
-"""Flax's cells under test, in linen and in nnx, and what the tests share.
+"""Flax's cells under test, in linen and nnx, and shared helpers.
 
-The libraries are `Any` here: Flax types what a module returns as any of all the things that one could return.
+The libraries have type `Any` because Flax's return types are too general.
 """
 
 import functools
@@ -40,13 +40,13 @@ every_cell = pytest.mark.parametrize("name", NAMES)
 every_function = pytest.mark.parametrize("name", FUNCTIONS)
 
 QUICK = {"kernel_init": jax.nn.initializers.uniform(), "recurrent_kernel_init": jax.nn.initializers.uniform()}
-"""Initialisers that compile in no time, unlike the orthogonal ones that are Flax's default."""
+"""Initialisers that compile fast, unlike the orthogonal ones that are Flax's default."""
 
 KEY = jax.random.key(3, impl="unsafe_rbg")
 """Compiles in a fraction of the time of the default."""
 
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""`jax.jit` for what is run once."""
+"""`jax.jit` for functions that run once."""
 
 
 def linen_cell(name: str, param_dtype: str = "float64", **options: Any) -> Any:
@@ -64,12 +64,12 @@ def inputs(dtype: str = "float64") -> Any:
 
 
 def noisy(tree: Any, seed: str = "flax params") -> Any:
-    """Random numbers in place of initial ones, of which the biases would be zero."""
+    """Random parameters, since initial biases are zero."""
     return normal(tree, seed, scale=0.6)
 
 
 def carry_of(name: str, dtype: str = "float64") -> Any:
-    """A carry as Flax has it, not zero."""
+    """A nonzero carry in Flax's layout."""
     one = jax.ShapeDtypeStruct((B, H), dtype)
     return normal((one, one) if "lstm" in name else one, f"flax carry {name}")
 
@@ -80,7 +80,7 @@ def weights_of(name: str) -> Any:
 
 
 def valid(outputs: Any, lengths: Any = LENGTHS) -> Any:
-    """`[B, T, ...]` with a zero wherever Flax leaves what it made of the padding."""
+    """`[B, T, ...]` with zeros in the padding."""
     return jnp.where((np.arange(T) < lengths[:, None])[..., None], outputs, 0)
 
 

@@ -1,4 +1,4 @@
-"""Two small linen models, one for each way in which Flax makes modules, and calls of them."""
+"""Two small linen models, one for each way in which Flax creates modules, and calls of them."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tests.flax.cells import inputs, linen, linen_cell, noisy
 
 
 class Compact(linen.Module):
-    """The cells are made in the model's own scope, and so are their parameters; `library` is linen or ours."""
+    """Cells and their parameters are created in the model's own scope; `library` is linen or ours."""
 
     library: Any
     name_of_cell: str
@@ -38,7 +38,7 @@ class SetUp(linen.Module):
 
 
 def variables_of(module: Any, x: Any = None) -> Any:
-    """What `init` would give, with random numbers everywhere; nothing is compiled."""
+    """Random parameters of the same shapes as from `init`, without compiling."""
     return noisy(jax.eval_shape(module.init, jax.random.key(0), inputs() if x is None else x))
 
 

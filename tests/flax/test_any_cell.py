@@ -1,4 +1,4 @@
-"""Any cell of Flax, swapped in one line: by its own step, or by Flax's own loop with a warning that says why."""
+"""Any Flax cell in our RNN: by its own step, or in Flax's own loop with a warning that says why."""
 
 import functools
 import warnings
@@ -38,7 +38,7 @@ SIGNALS = IMAGES[:, :, :, 0]
 
 
 class Halved(linen.OptimizedLSTMCell):
-    """A subclass of one's own: its state is halved after every step, and its output is not its state."""
+    """A subclass: its state is halved after every step, and its output is not its state."""
 
     def __call__(self, carry, inputs):
         (c, h), y = super().__call__(carry, inputs)
@@ -46,7 +46,7 @@ class Halved(linen.OptimizedLSTMCell):
 
 
 class OwnCell(linen.RNNCellBase):
-    """A cell of one's own from nothing: normalised over units, with a carry and outputs in a dictionary."""
+    """A cell without a parent class: normalised over units, with a carry and outputs in a dictionary."""
 
     features: int
     num_feature_axes = 1
@@ -76,7 +76,7 @@ class Summed(linen.RNNCellBase):
 
 
 class Dropping(linen.GRUCell):
-    """A cell that draws random numbers, unless it is told not to."""
+    """A cell that draws random numbers, unless it is deterministic."""
 
     deterministic: bool = False
 
@@ -124,7 +124,7 @@ LINEN: dict[str, tuple[Any, Any]] = {
     "a function with parameters": (lambda: linen_cell("gru", activation_fn=linen.PReLU(**F64)), None),
     "dropout that is off": (lambda: Dropping(H, deterministic=True, **F64, **QUICK), None),
 }
-"""Cells that rnnjax runs by their own step, and inputs if they are others than the usual ones."""
+"""Cells that run their own step, and their inputs if they are not the default ones."""
 
 BY_FLAX: dict[str, tuple[Any, dict[str, Any], str]] = {
     "another collection": (lambda: Counting(H, **F64, **QUICK), {"variable_broadcast": ["params", "counts"]}, "counts"),
@@ -140,12 +140,12 @@ BY_FLAX: dict[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "a carry without rows": (Timed, {}, "does not start with the batch"),
 }
-"""Cells and options that Flax's own loop runs, and a word of the reason."""
+"""Cells and options that run in Flax's own loop, and a part of the reason."""
 
 
 @pytest.mark.parametrize("name", LINEN)
 def test_linen_values_and_gradients(name):
-    """In float64 at 1e-12, over rows of different length, with no warning; `init` makes the same tree."""
+    """In float64 at 1e-12, for rows of different lengths, without a warning; `init` gives the same tree."""
     cell, x = LINEN[name][0], inputs() if LINEN[name][1] is None else LINEN[name][1]
     ours, theirs = (library.RNN(cell(), return_carry=True) for library in (our_linen, linen))
     shapes = [jax.eval_shape(rnn.init, KEY, x) for rnn in (ours, theirs)]
@@ -174,7 +174,7 @@ def test_linen_parameters_are_drawn_as_flax_draws_them(cell):
 
 
 def test_a_conv_lstm_has_masks_and_resets():
-    """A masked step is as if it were cut out; a reset is as if the row were two."""
+    """A masked step equals a sequence without it; a reset equals two separate rows."""
     rnn = our_linen.RNN(linen.ConvLSTMCell(H, (2, 2), **F64), return_carry=True)
     kept = np.array([0, 1, 3, 4])
 
@@ -194,7 +194,7 @@ def test_a_conv_lstm_has_masks_and_resets():
 
 @pytest.mark.parametrize("name", BY_FLAX)
 def test_linen_by_flax_s_own_loop(name):
-    """The same numbers as from Flax with the same random numbers, and one warning with the cell and the reason."""
+    """Equal to Flax with the same random numbers, and one warning with the cell and the reason."""
     cell, options, reason = BY_FLAX[name]
     ours, theirs = (library.RNN(cell(), return_carry=True, **options) for library in (our_linen, linen))
     rngs = {"params": KEY, "dropout": KEY}
@@ -210,7 +210,7 @@ def test_linen_by_flax_s_own_loop(name):
 
 
 def test_padding_by_flax_s_own_loop():
-    """Zero outputs, NaN that reaches nothing, a row of length 0 that keeps its carry, and no steps at all."""
+    """Zero outputs, NaN in padding without effect, a row of length 0 that keeps its carry, and T = 0."""
     counting, options, _ = BY_FLAX["another collection"]
     rnn = our_linen.RNN(counting(), return_carry=True, **options)
     usual, lengths = our_linen.RNN(linen_cell("gru"), return_carry=True), np.array([7, 3, 0])
@@ -235,7 +235,7 @@ def test_padding_by_flax_s_own_loop():
 
 
 class ScannedRNN(linen.Module):
-    """As agents have it: a GRU scanned over time, its state reset wherever an episode begins."""
+    """A GRU scanned over time as in agents, with its state reset at the start of each episode."""
 
     @functools.partial(linen.scan, variable_broadcast="params", split_rngs={"params": False})
     @linen.compact
@@ -246,7 +246,7 @@ class ScannedRNN(linen.Module):
 
 
 class SwappedRNN(linen.Module):
-    """The same in one line, with the same parameters."""
+    """The same with our RNN and the same parameters."""
 
     @linen.compact
     def __call__(self, carry, x):
@@ -255,7 +255,7 @@ class SwappedRNN(linen.Module):
 
 
 def test_a_scanned_rnn_swapped_in_one_line():
-    """Outputs and gradients, whatever is reset; the checkpoint stays."""
+    """Equal outputs and gradients for any resets, with the same parameters."""
     carry, ins = normal(jnp.zeros((B, H)), "carry"), inputs().swapaxes(0, 1)
     resets = flags((0, 0), (0, 3), (1, 2), (2, 4)).T
     ours, theirs = SwappedRNN(), ScannedRNN()
@@ -274,7 +274,7 @@ def test_a_scanned_rnn_swapped_in_one_line():
 
 
 class NnxSubclass(nnx.OptimizedLSTMCell):
-    """A subclass of one's own: its cell state is bounded, and its output is twice its hidden state."""
+    """A subclass: its cell state is bounded, and its output is twice its hidden state."""
 
     def __call__(self, carry, inputs):
         (c, h), y = super().__call__(carry, inputs)
@@ -288,7 +288,7 @@ class NnxRemat(nnx.GRUCell):
 
 
 class NnxOwn(nnx.Module):
-    """A cell of one's own from nothing, which keeps streams of random numbers that its step does not touch."""
+    """A cell without a parent class, with random streams that its step does not use."""
 
     num_feature_axes = 1
 
@@ -340,7 +340,7 @@ class NnxPrelu(nnx.Module):
 
 
 def changed(**layers):
-    """A GRU of Flax with something in its layers exchanged."""
+    """A Flax GRU with modified layers."""
     cell = nnx_cell("gru")
     for name, value in layers.items():
         owner, attribute = name.rsplit("__", 1) if "__" in name else ("", name)
@@ -373,7 +373,7 @@ NNX_BY_FLAX: dict[str, tuple[Any, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", NNX)
 def test_nnx_values_and_gradients(name):
-    """In float64 at 1e-12, over rows of different length, with no warning; the state stays as it is in Flax."""
+    """In float64 at 1e-12, for rows of different lengths, without a warning; the state is the same as in Flax."""
     cell, x = NNX[name][0], inputs() if NNX[name][1] is None else NNX[name][1]
     modules = [randomised(library.RNN(cell(), return_carry=True)) for library in (our_nnx, nnx)]
 
@@ -390,7 +390,7 @@ def test_nnx_values_and_gradients(name):
 
 @pytest.mark.parametrize("name", NNX_BY_FLAX)
 def test_nnx_by_flax_s_own_loop(name):
-    """The same numbers as from Flax, call after call, and the streams where Flax leaves them."""
+    """Equal to Flax in consecutive calls, with random streams in the same state."""
     cell, options, reason = NNX_BY_FLAX[name]
     ours, theirs = (randomised(library.RNN(cell(), return_carry=True, **options)) for library in (our_nnx, nnx))
     for _ in range(2):
@@ -415,7 +415,7 @@ def test_an_nnx_cell_of_one_s_own_has_masks_and_resets():
 
 
 def test_engines_of_any_cell():
-    """`engine` and the like reach the step of any cell."""
+    """`engine` and other options work for any cell."""
     modules = [
         randomised(our_nnx.RNN(NnxOwn(nnx.Rngs(0)), **options))
         for options in ({}, {"engine": "scan"}, {"engine": "hoisted", "checkpoint": 2, "chunk": 2})

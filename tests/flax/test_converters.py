@@ -1,4 +1,4 @@
-"""Parameters to Flax and back: the same bits both ways, and the same forward pass on the other side."""
+"""Parameters to Flax and back: a round trip gives the same bits, and the forward passes agree."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ BOTH_WAYS = rnnjax.Bidirectional(rnnjax.LSTM(H), rnnjax.GRU(H))
 
 
 def drawn(cell):
-    """Parameters with every number random, biases too."""
+    """Random parameters, including biases."""
     return noisy(jax.eval_shape(lambda key: cell.init(key, D), jax.random.key(0)), repr(cell))
 
 
@@ -74,7 +74,7 @@ def test_nnx_round_trip_both_ways():
 
 
 def test_linen_and_nnx_share_weights():
-    """By way of rnnjax, a linen LSTM's parameters run in nnx."""
+    """Parameters of a linen LSTM, converted via rnnjax, run in nnx."""
     params, cell = drawn(rnnjax.LSTM(H)), nnx_cell("optimized_lstm")
     nnx.update(cell, to_nnx(from_linen(to_linen(params))))
     assert_close(in_nnx(nnx.RNN(cell)), in_linen(linen.RNN(linen_cell("lstm")), {"cell": to_linen(params)}))
@@ -82,14 +82,14 @@ def test_linen_and_nnx_share_weights():
 
 @pytest.mark.parametrize("name", ["optimized_lstm", "gru", "simple"])
 def test_converters_are_pure_functions(name):
-    """They run under `jit`, and gradients pass through them."""
+    """The converters run under `jit` and are differentiable."""
     params = drawn(CELLS[name])
     gradient = compiled(jax.grad(lambda p: sum((x**2).sum() for x in jax.tree.leaves(from_linen(to_linen(p))))))(params)
     assert_identical(gradient, jax.tree.map(lambda leaf: 2 * leaf, params))
 
 
 def test_b_hn_is_not_dropped_in_silence():
-    """nnx's GRU has no such bias."""
+    """nnx's GRU lacks the bias `b_hn`."""
     params = drawn(rnnjax.GRU(H))
     with pytest.raises(ValueError, match=r"`b_hn` is not zero .*to_linen"):
         to_nnx(params)
@@ -110,7 +110,7 @@ TREES = {
 
 @pytest.mark.parametrize(("library", "name"), TREES)
 def test_each_leaf_is_accounted_for(library, name):
-    """Left out, misspelt, of another shape, or one more at any level: each is named, and none is dropped in silence."""
+    """The error names a leaf that is missing, misspelt, of another shape, or additional, at any level."""
     convert, tree = {"linen": from_linen, "nnx": from_nnx}[library], TREES[library, name]()
     convert(tree)
     for part, leaves in tree.items():

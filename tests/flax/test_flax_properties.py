@@ -1,8 +1,8 @@
-"""What Flax tests of its own recurrent modules, written afresh and asked of ours.
+"""The properties that Flax tests of its own recurrent modules, tested on ours.
 
 `PROPERTIES` has one entry for each test of Flax 0.12, 21 of linen (`linen_recurrent_test.py`) and 20 of nnx
-(`recurrent_test.py`), in our words, with the test of this folder that stands for it. `DIFFERENCES` hold but for what is
-documented in `rnnjax.flax.linen` and `rnnjax.flax.nnx`.
+(`recurrent_test.py`), with the corresponding test of this folder. `DIFFERENCES` hold except as documented in
+`rnnjax.flax.linen` and `rnnjax.flax.nnx`.
 """
 
 import importlib
@@ -87,7 +87,7 @@ DIFFERENCES = {
 
 
 def test_all_of_flax_s_properties_are_tested():
-    """41 in all: 40 hold as they do in Flax, one but for the padding."""
+    """Of 41 properties, 40 hold as in Flax, and one except for padding."""
     assert (len(PROPERTIES), len(DIFFERENCES)) == (41, 1)
     assert set(DIFFERENCES) <= set(PROPERTIES)
     for place in PROPERTIES.values():
@@ -96,13 +96,13 @@ def test_all_of_flax_s_properties_are_tested():
 
 
 def test_the_cells_are_flax_s():
-    """A cell by itself is what it was: the modules hand on Flax's own classes."""
+    """The modules re-export Flax's own cell classes."""
     for name in NAMES.values():
         assert getattr(our_linen, name) is getattr(linen, name) and getattr(our_nnx, name) is getattr(nnx, name)
 
 
 def assert_is_by_hand(step, start, over_time):
-    """A loop in Python over one row after the other, which ends where the row does."""
+    """A Python loop over each row, up to its length."""
     carry, outputs = over_time
     for row, length in enumerate(LENGTHS):
         state = jax.tree.map(lambda leaf, row=row: leaf[row], start)
@@ -115,7 +115,7 @@ def assert_is_by_hand(step, start, over_time):
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_the_cell_step_by_step(name):
-    """From a carry that is not zero."""
+    """From a nonzero carry."""
     rnn, start = our_linen.RNN(linen_cell(name), return_carry=True), carry_of(name)
     variables = variables_of(rnn)
     step = jax.jit(lambda carry, x: linen_cell(name).apply({"params": variables["params"]["cell"]}, carry, x))
@@ -127,7 +127,7 @@ def test_the_cell_step_by_step(name):
 
 @pytest.mark.parametrize("features", [(), (2,), (2, 3)], ids=str)
 def test_rows_turned_within_their_lengths(features):
-    """Padding stays where it is; without lengths all of a row is turned."""
+    """Padding stays in place; without lengths the whole row is reversed."""
     ys = np.asarray(normal(jnp.zeros((T, B, *features)), "turned"))
     turned = in_scan_order(jnp.asarray(ys), jnp.asarray(LENGTHS))
     for row, length in enumerate(LENGTHS):
@@ -137,7 +137,7 @@ def test_rows_turned_within_their_lengths(features):
 
 
 def test_both_ways_by_one_cell():
-    """One cell in both halves has one set of parameters, as in Flax."""
+    """One cell used in both directions has one set of parameters, as in Flax."""
     cell = linen_cell("gru")
     ours, theirs = (
         library.Bidirectional(library.RNN(cell), library.RNN(cell), return_carry=True) for library in (our_linen, linen)
@@ -168,7 +168,7 @@ def test_a_carry_of_ones():
 
 @pytest.mark.parametrize("name", ["optimized_lstm", "simple"])
 def test_nnx_is_linen(name):
-    """With the same parameters, over rows of different length."""
+    """With the same parameters, for rows of different lengths."""
     rnn = our_linen.RNN(linen_cell(name), return_carry=True)
     variables = variables_of(rnn)
     cell = nnx_cell(name)
@@ -178,7 +178,7 @@ def test_nnx_is_linen(name):
 
 
 def test_any_number_of_rows():
-    """One module, whatever it was given before; steps unrolled in one body change nothing."""
+    """A module can be reused with other inputs; `unroll` changes nothing."""
     plain, ours = (our_nnx.RNN(nnx_cell("gru"), **options) for options in ({}, {"unroll": 2}))
     whole = plain(inputs())
     for rows in (1, 2, B):

@@ -1,4 +1,4 @@
-"""linen: the same trees, numbers, outputs and gradients as from Flax's own RNN."""
+"""linen: the same parameters, outputs and gradients as Flax's RNN."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def pair(name, **options):
 
 @every_cell
 def test_init_gives_the_same_tree_and_numbers(name):
-    """Alone, with the cell in the model's scope, and with the cell as a part of the RNN and that of a Bidirectional."""
+    """An RNN alone, with the cell in the model's scope, and with the cell inside the RNN of a Bidirectional."""
     pairs = [pair(name)]
     if name in ("optimized_lstm", "simple"):
         pairs += [[model(library, name) for library in (our_linen, linen)] for model in (Compact, SetUp)]
@@ -52,7 +52,7 @@ def test_init_with_flax_s_default_initialisers():
 
 @pytest.mark.parametrize("name", ["optimized_lstm", "gru", "simple"])
 def test_values_and_gradients(name):
-    """In float64 at 1e-12, over rows of different length; what Flax leaves in the padding is not looked at."""
+    """In float64 at 1e-12, for rows of different lengths, without the outputs in the padding."""
     modules = pair(name, return_carry=True)
     carry_weights, weights = weights_of(name)
     run = compiled(
@@ -105,7 +105,7 @@ def test_call_conventions():
 
 @every_function
 def test_functions_of_a_cell(name):
-    """`gate_fn`, `activation_fn` and `residual` are served, not passed over."""
+    """`gate_fn`, `activation_fn` and `residual` are supported."""
     cell, functions = FUNCTIONS[name]
     modules = [library.RNN(linen_cell(cell, **functions)) for library in (our_linen, linen)]
     modules.append(our_linen.RNN(linen_cell(cell)))
@@ -116,7 +116,7 @@ def test_functions_of_a_cell(name):
 
 
 def test_carry_init_and_init_key():
-    """A carry that the cell draws is drawn with the same key."""
+    """A random initial carry is drawn with the same key."""
     cell = linen_cell("optimized_lstm", carry_init=linen.initializers.normal(1.0))
     variables = variables_of(linen.RNN(cell))
     run = compiled(
@@ -131,7 +131,7 @@ def test_carry_init_and_init_key():
 
 
 def test_bidirectional():
-    """Padding, carries given or drawn, and `merge_fn` as Flax has them."""
+    """Padding, given and random carries, and `merge_fn` as in Flax."""
     carry, options = (carry_of("gru"), carry_of("lstm")), {"seq_lengths": LENGTHS, "init_key": KEY}
     drawn = linen.initializers.normal(1.0)
     modules = [
@@ -148,7 +148,7 @@ def test_bidirectional():
 
 
 def test_an_old_checkpoint_loads():
-    """What Flax's model was saved with, as bytes, goes into the model with ours, which then does the same."""
+    """A checkpoint of Flax's model, as bytes, loads into the model with our RNN and gives the same results."""
     ours, theirs = (SetUp(library, "optimized_lstm") for library in (our_linen, linen))
     old = variables_of(theirs)
     blank = jax.tree.map(jnp.zeros_like, variables_of(ours))
@@ -158,7 +158,7 @@ def test_an_old_checkpoint_loads():
 
 
 def test_one_line_swap_trains_the_same():
-    """A small model with ours in place of Flax's: the same loss and the same gradients, step after step."""
+    """A small model with our RNN instead of Flax's has the same loss and gradients at every step."""
     x, target = inputs(), valid(normal(jnp.zeros((B, T, 1)), "target"))
 
     def trained(model):
@@ -182,7 +182,7 @@ def test_one_line_swap_trains_the_same():
     ids=["vmap", "remat"],
 )
 def test_under_lifted_transforms(lift):
-    """Flax's transforms of modules see the parameters as they do in Flax's RNN."""
+    """Flax's module transforms handle the parameters as in Flax's RNN."""
     modules = [lift(library.RNN)(linen_cell("gru")) for library in (our_linen, linen)]
 
     @compiled
@@ -195,7 +195,7 @@ def test_under_lifted_transforms(lift):
 
 
 def test_partitioned_parameters():
-    """Boxes of metadata around parameters are kept by `init` and opened for the step."""
+    """`init` keeps metadata boxes around parameters, and the step unboxes them."""
     boxed = linen.with_partitioning(linen.initializers.lecun_normal(), (None, "model"))
     modules = [library.RNN(linen_cell("gru", kernel_init=boxed)) for library in (our_linen, linen)]
     variables, expected_variables = compiled(lambda key: [m.init(key, inputs()) for m in modules])(KEY)

@@ -1,4 +1,4 @@
-"""linen: what ours takes beyond Flax's RNN, and dtypes."""
+"""linen: features that Flax's RNN lacks, and dtypes."""
 
 import jax
 import jax.export
@@ -29,7 +29,7 @@ ALL = slice(None)
 
 
 def test_mask():
-    """A masked step is as if it were cut out; flags are laid out like the inputs."""
+    """A masked step equals a sequence without it; flags have the layout of the inputs."""
     rnn = our_linen.RNN(linen_cell("gru"), return_carry=True)
     mask, kept = ~flags((ALL, 2)), np.array([0, 1, 3, 4])
 
@@ -47,7 +47,7 @@ def test_mask():
 
 @pytest.mark.parametrize("drawn", [False, True])
 def test_resets(drawn):
-    """A reset is as if the row were two, and the second began with the cell's initial carry, drawn or zero."""
+    """A reset equals two rows, the second of which starts from the cell's initial carry, random or zero."""
     chosen = {"carry_init": linen.initializers.normal(1.0)} if drawn else {}
     rnn = our_linen.RNN(linen_cell("optimized_lstm", **chosen), return_carry=True)
 
@@ -84,7 +84,7 @@ def test_resets_both_ways_are_the_same_episodes():
 
 
 def test_mask_both_ways():
-    """A masked step is as if it were cut out, in both directions."""
+    """A masked step equals a sequence without it, in both directions."""
     layer, kept = our_linen.Bidirectional(*(our_linen.RNN(linen_cell("gru")) for _ in range(2))), np.array([0, 1, 3, 4])
     run = compiled(lambda v, x: (layer.apply(v, x, mask=~flags((ALL, 2))), layer.apply(v, x[:, kept])))
     masked, cut = run(variables_of(layer), inputs())
@@ -92,7 +92,7 @@ def test_mask_both_ways():
 
 
 def test_padding_is_inert():
-    """NaN in padding changes no output and no gradient, and a row of length 0 keeps its carry."""
+    """NaN in padding affects no output and no gradient, and a row of length 0 keeps its carry."""
     rnn = our_linen.RNN(linen_cell("optimized_lstm"), return_carry=True)
     lengths, carry = np.array([5, 3, 0]), carry_of("lstm")
     run = compiled(lambda *args: pulled(rnn, weights_of("lstm"), *args, seq_lengths=lengths))
@@ -103,7 +103,7 @@ def test_padding_is_inert():
 
 
 def test_mixed_precision():
-    """Matmuls in bfloat16 and the carry in float32 come out as from Flax, to the last bits of bfloat16."""
+    """With matmuls in bfloat16 and the carry in float32, results equal Flax's up to the last bits of bfloat16."""
     cell = linen_cell("gru", "float32", dtype=jnp.bfloat16)
     modules = [library.RNN(cell, return_carry=True) for library in (our_linen, linen)]
     x, carry = inputs("float32"), carry_of("gru", "float32")
@@ -120,7 +120,7 @@ def test_mixed_precision():
 
 
 def test_dtypes_are_inferred_as_flax_does():
-    """Half-precision parameters stay so, integer inputs are promoted."""
+    """Half-precision parameters keep their dtype, and integer inputs are promoted."""
     half, whole = (linen_cell("gru", dtype) for dtype in ("bfloat16", "float64"))
     x = inputs("bfloat16")
     with jax.numpy_dtype_promotion("standard"):
@@ -150,7 +150,7 @@ def test_dtypes_are_inferred_as_flax_does():
     ids=str,
 )
 def test_options_of_unroll(options):
-    """They reach `rnnjax.unroll`, and change no number."""
+    """Options reach `rnnjax.unroll` and do not change the results."""
     less = dict(list(options.items())[:-1])  # all but the one that is tested
     plain, ours = (our_linen.RNN(linen_cell("gru"), **chosen) for chosen in (less, options))
     variables = variables_of(plain)
@@ -172,7 +172,7 @@ def test_any_number_of_batch_axes():
 
 
 def test_lowers_for_every_platform():
-    """A gradient, with symbolic batch and time, for devices that are not here."""
+    """Exports a gradient with symbolic batch and time, for other platforms."""
     layer = our_linen.Bidirectional(our_linen.RNN(linen_cell("lstm")), our_linen.RNN(linen_cell("gru")))
     batch, steps = jax.export.symbolic_shape("batch, steps", constraints=["batch >= 1", "steps >= 1"])
     variables = jax.eval_shape(layer.init, KEY, inputs())

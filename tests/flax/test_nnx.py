@@ -1,4 +1,4 @@
-"""nnx: the same states, numbers, outputs and gradients as from Flax's own RNN, and what ours takes beyond it."""
+"""nnx: the same states, outputs and gradients as Flax's RNN, and features that it lacks."""
 
 import warnings
 
@@ -48,7 +48,7 @@ def params_of(module):
 
 
 def randomised(module):
-    """The module with random numbers for parameters, of which the biases would be zero."""
+    """The module with random parameters, since initial biases are zero."""
     nnx.update(module, noisy(params_of(module)))
     return module
 
@@ -59,13 +59,13 @@ def pair(name, cell=None, **options):
 
 
 def run(function, modules, *args):
-    """`function(modules, *args)`, compiled; the modules stay as they are."""
+    """`function(modules, *args)`, compiled, without changing the modules."""
     graph, state = nnx.split(modules)
     return compiled(lambda state, *args: function(nnx.merge(graph, state), *args))(state, *args)
 
 
 def each(modules, *args, **options):
-    """What each module makes of these arguments."""
+    """The results of each module for these arguments."""
     return run(lambda modules, *args: [m(*args, **options) for m in modules], modules, *args)
 
 
@@ -78,7 +78,7 @@ def gradients(function, module, *args):
 
 @every_cell
 def test_the_same_state(name):
-    """Same names, shapes, dtypes and numbers for the same seed, the streams of random numbers included."""
+    """Equal names, shapes, dtypes and values for the same seed, including random streams."""
 
     def arrays(model):
         leaves = nnx.to_flat_state(nnx.state(model))
@@ -93,7 +93,7 @@ def test_the_same_state(name):
 
 @every_cell
 def test_values_and_gradients(name):
-    """In float64 at 1e-12, over rows of different length; what Flax leaves in the padding is not looked at."""
+    """In float64 at 1e-12, for rows of different lengths, without the outputs in the padding."""
     carry_weights, weights = weights_of(name)
 
     def weighted(module, x, carry):
@@ -146,7 +146,7 @@ def test_call_conventions():
 
 @every_function
 def test_functions_of_a_cell(name):
-    """`gate_fn`, `activation_fn` and `residual` are served, not passed over."""
+    """`gate_fn`, `activation_fn` and `residual` are supported."""
     cell, functions = FUNCTIONS[name]
     got, expected, usual = each([*pair(cell, functions), pair(cell)[0]], inputs())
     assert_close(got, expected)
@@ -154,7 +154,7 @@ def test_functions_of_a_cell(name):
 
 
 def test_the_stream_of_random_numbers_moves_on_as_it_does_in_flax():
-    """A carry that the cell draws is another one call after call, drawn with the same keys."""
+    """A random initial carry differs between calls, and uses the same keys as Flax."""
     with pytest.warns(UserWarning, match="carry_init"):
         modules = pair("gru", {"carry_init": nnx.initializers.normal(1.0)})
 
@@ -170,7 +170,7 @@ def test_the_stream_of_random_numbers_moves_on_as_it_does_in_flax():
 
 @pytest.mark.parametrize("drawn", [False, True])
 def test_mask_and_resets(drawn):
-    """A masked step is as if it were cut out; a reset is as if the row were two, each begun as the cell begins."""
+    """A masked step equals a sequence without it; a reset equals two rows that start from the initial carry."""
     with warnings.catch_warnings(action="ignore", category=UserWarning):
         options = {"carry_init": nnx.initializers.normal(1.0)} if drawn else {}
         ours, _ = pair("optimized_lstm", options, return_carry=True)
@@ -189,7 +189,7 @@ def test_mask_and_resets(drawn):
 
 
 def test_bidirectional():
-    """Padding, carries and `merge_fn` as Flax has them; resets that are the same episodes for both halves."""
+    """Padding, carries and `merge_fn` as in Flax; resets give the same episodes in both directions."""
     ours, theirs = (
         randomised(
             library.Bidirectional(*(library.RNN(nnx_cell(n)) for n in ("gru", "lstm")), merge_fn=lambda a, b: a - 2 * b)
@@ -223,7 +223,7 @@ def test_bidirectional_draws_its_carries_as_flax_does():
 
 
 def test_mixed_precision():
-    """Matmuls in bfloat16 and the carry in float32 come out as from Flax, to the last bits of bfloat16."""
+    """With matmuls in bfloat16 and the carry in float32, results equal Flax's up to the last bits of bfloat16."""
     with jax.numpy_dtype_promotion("standard"):
         modules = pair("lstm", {"param_dtype": "float32", "dtype": jnp.bfloat16}, return_carry=True)
         got, expected = each(modules, inputs("float32"))
@@ -232,7 +232,7 @@ def test_mixed_precision():
 
 
 def test_one_line_swap_loads_the_old_state_and_trains_the_same():
-    """What Flax's model was saved with goes into the model with ours, which then has the same loss and gradients."""
+    """A checkpoint of Flax's model loads into the model with our RNN, which has the same loss and gradients."""
     theirs = randomised(Model(nnx, "optimized_lstm"))
     saved = jax.tree.map(np.asarray, params_of(theirs))
     ours = Model(our_nnx, "optimized_lstm")
@@ -247,7 +247,7 @@ def test_one_line_swap_loads_the_old_state_and_trains_the_same():
 
 
 def test_nnx_s_own_transforms():
-    """`nnx.jit` and `nnx.grad` see the module as they see Flax's, and its state moves on."""
+    """`nnx.jit` and `nnx.grad` handle the module like Flax's, and its state advances."""
     ours, theirs = pair("gru")
     gradient, expected = (nnx.jit(nnx.grad(lambda m, x: (m(x) ** 2).sum()))(m, inputs()) for m in (ours, theirs))
     assert_close(nnx.to_pure_dict(gradient), nnx.to_pure_dict(expected))
@@ -256,7 +256,7 @@ def test_nnx_s_own_transforms():
 
 @pytest.mark.parametrize("options", [{"engine": "loop"}, {"engine": "hoisted", "chunk": 2}, {"checkpoint": 2}], ids=str)
 def test_options_of_unroll(options):
-    """They reach `rnnjax.unroll`, and change no number."""
+    """Options reach `rnnjax.unroll` and do not change the results."""
     plain, _ = pair("gru")
     ours = randomised(our_nnx.RNN(nnx_cell("gru"), **options))
     assert_close(*each([plain, ours], inputs()))

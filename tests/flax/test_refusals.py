@@ -1,4 +1,4 @@
-"""What the modules cannot do they say, in the caller's words: nothing that Flax would have heeded is passed over."""
+"""Errors of the modules, in the caller's terms: no argument of Flax is silently ignored."""
 
 import subprocess
 import sys
@@ -72,7 +72,7 @@ def test_what_is_no_cell():
     ids=str,
 )
 def test_linen_lifting_options(options):
-    """Flax does with them whatever it does; `mask` and the like it does not know."""
+    """Such cells run in Flax's loop, which does not support `mask` and the like."""
     with pytest.raises(TypeError, match=r"`mask` is given, but GRUCell can only.*variable_broadcast=.*share them"):
         outputs_of(our_linen, **options)(inputs(), mask=np.ones((B, T), bool))
 
@@ -145,7 +145,7 @@ def test_carries_that_do_not_fit(library):
 
 @both_libraries
 def test_a_dtype_that_a_step_would_change(library):
-    """As in Flax, where the scan complains."""
+    """Raises, as Flax's scan does."""
     with (
         jax.numpy_dtype_promotion("standard"),
         pytest.raises(TypeError, match="the carry starts in float32 but a step"),
@@ -172,7 +172,7 @@ OTHERS = {
 
 @pytest.mark.parametrize(("library", "given", "name"), OTHERS)
 def test_parameters_of_another_kind_of_cell(library, given, name):
-    """Some of them would broadcast, at four units."""
+    """Some of them would broadcast with four units."""
     says = rf"`cell` is {OTHERS[library, given, name]}.*recurrent weights \[4, "
     with pytest.raises(ValueError, match=says):
         if library == "linen":
@@ -186,7 +186,7 @@ def test_parameters_of_another_kind_of_cell(library, given, name):
 
 
 def test_parameters_of_another_size():
-    """Flax's linen cells check the shapes of what they are given."""
+    """Flax's linen cells check the shapes of their parameters."""
     variables = variables_of(our_linen.RNN(linen_cell("gru")))
     with pytest.raises(ValueError, match=r"recurrent weights are \[3, 9\], but the cell has 4 units"):
         our_linen.RNN(linen.GRUCell(features=4)).apply(variables, inputs())
@@ -202,7 +202,7 @@ def test_parameters_of_another_size():
 
 @both_libraries
 def test_lengths_beyond_the_steps(library):
-    """They count as 0 and as T, with `jit` and without, in both directions and whatever their dtype."""
+    """They are clipped to 0..T, with and without `jit`, in both directions and for any dtype."""
     x, carry = inputs(), carry_of("gru")
     rnn = library.RNN(linen_cell("gru") if library is our_linen else nnx_cell("gru"), return_carry=True)
     variables = variables_of(rnn) if library is our_linen else None
@@ -221,7 +221,7 @@ def test_lengths_beyond_the_steps(library):
 @both_libraries
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_no_steps(library, name):
-    """The carry stays as it is, as in Flax, and there are no outputs; parameters are made all the same."""
+    """With T = 0 the carry is unchanged, as in Flax, there are no outputs, and parameters are still created."""
     x, carry, lengths = inputs()[:, :0], carry_of(name), np.zeros(B, int)
     rnn = library.RNN(linen_cell(name) if library is our_linen else nnx_cell(name), return_carry=True)
     variables = variables_of(rnn) if library is our_linen else None
@@ -239,7 +239,7 @@ def test_no_steps(library, name):
 
 
 def test_deeper_errors_speak_of_inputs():
-    """Of `rnnjax.unroll`: in the caller's names, layout and cell."""
+    """Errors of `rnnjax.unroll` use the caller's names, layout and cell."""
     variables, x = variables_of(our_linen.RNN(linen_cell("gru"))), inputs()
     with pytest.raises(ValueError, match=r"for any segments of `inputs` \[3, 5, 2\] in time"):
         our_linen.RNN(linen_cell("gru"), checkpoint=rnnjax.MemoryBudget(10)).apply(variables, x)
