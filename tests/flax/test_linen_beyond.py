@@ -63,7 +63,7 @@ def test_resets(drawn):
 
 
 def test_resets_both_ways_are_the_same_episodes():
-    """No state crosses a boundary in either direction; a flag beyond a row's end is no boundary."""
+    """No state crosses a boundary in either direction; a reset after a row's end has no effect."""
     layer = our_linen.Bidirectional(our_linen.RNN(linen_cell("gru")), our_linen.RNN(linen_cell("simple")))
     resets = flags((ALL, 3))
     # the one row that reaches the boundary has no carry of its own, so that its second half can be run alone

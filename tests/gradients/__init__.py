@@ -1,1 +1,1 @@
-"""Tests of rnnjax.gradients, the instrument."""
+"""Tests of rnnjax.gradients."""

@@ -1,6 +1,6 @@
-"""Everything the instrument says of one cell, in one compiled program, beside what plain JAX says of it.
+"""All measurements of `rnnjax.gradients` for one cell in one compiled program, with references in plain JAX.
 
-Nearly all of the time is compilation, so all conditions of time run through the same program of a cell and direction.
+Most of the time is compilation, so all masks and resets run through the same program of a cell and direction.
 """
 
 import functools
@@ -26,17 +26,17 @@ CONDITIONS: dict[str, Times] = {
 }
 
 IN_REVERSE = ("lstm", "step_cell", "custom", "deep_stack")
-"""A direction is a matter of order, before a cell sees anything: two parts of a carry, a learned start, an output apart
-from the carry, and a stack of stacks are enough to see it."""
+"""Cells that are also tested in reverse. The direction only changes the order of steps, so a few kinds are enough: a
+carry of two parts, a learned initial carry, an output that is not part of the carry, and nested stacks."""
 
 EACH_WAY = [(name, False) for name in CAUSAL] + [(name, True) for name in IN_REVERSE]
 
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""For programs that take longer to optimise than to run."""
+"""Compiler options for programs that take longer to optimise than to run."""
 
 
 class Measured(NamedTuple):
-    """Of one cell, under one condition."""
+    """Measurements of one cell under one condition."""
 
     adjoint: gradients.Adjoint
     perturbed: PyTree  # the carry's tree, [T + 1, B, ...]
@@ -46,7 +46,7 @@ class Measured(NamedTuple):
 
 
 def weigh(weights: PyTree, ys: PyTree) -> Array:
-    """A loss that weighs every output of every step, those of masked steps too, and is not linear."""
+    """A nonlinear loss of all outputs at all steps, including masked steps."""
     return sum(jax.tree.leaves(jax.tree.map(lambda w, y: (w * y + w * y * y).sum(), weights, ys)), jnp.zeros(()))
 
 
@@ -92,13 +92,13 @@ def plain(adjoint: gradients.Adjoint) -> PyTree:
 
 
 def row_norms(tree: PyTree, axes: int) -> np.ndarray:
-    """Euclidean norm over all leaves and all but the leading `axes` axes, squares added up in NumPy."""
+    """Euclidean norm over all leaves and all but the leading `axes` axes, in NumPy."""
     squares = [np.square(np.asarray(a)).sum(axis=tuple(range(axes, a.ndim))) for a in jax.tree.leaves(tree)]
     return np.sqrt(np.sum(squares, axis=0))
 
 
 def assert_rows_close(got: PyTree, expected: PyTree, axes: int, tolerance: float) -> None:
-    """Row by row, ‖got - expected‖ <= tolerance ‖expected‖: relative, however long or short the row is."""
+    """Asserts ‖got - expected‖ <= tolerance ‖expected‖ for each row."""
     assert jax.tree.structure(got) == jax.tree.structure(expected)
     difference = row_norms(jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), got, expected), axes)
     norms = row_norms(expected, axes)

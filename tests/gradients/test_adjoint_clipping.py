@@ -1,4 +1,4 @@
-"""The adjoint clipped at every step: against a recursion written out step by step, with NumPy's norms."""
+"""The adjoint clipped at every step, against an explicit recursion with NumPy's norms."""
 
 import functools
 from typing import Any
@@ -23,7 +23,7 @@ from tests.registry import (
     sample,
 )
 
-LIMIT = 0.7  # of adjoints whose norms lie on both sides of it
+LIMIT = 0.7  # some adjoints have smaller norms, some larger
 NAMES = ["elman_tanh", "lstm", "step_cell"]  # one leaf, two, and two of different rank with a learned initial carry
 
 every_name = pytest.mark.parametrize("name", NAMES)
@@ -32,7 +32,7 @@ both_conditions = pytest.mark.parametrize("times", [ALL_COUNT, COMBINED], ids=["
 
 @functools.cache
 def program(name: str) -> Any:
-    """Gradients with a weight on every output; one compiled function for all conditions."""
+    """Gradients of a weighted sum of all outputs; one compiled function for all conditions."""
     cell = ClippedAdjoint(CELLS[name], LIMIT)
 
     def run(drawn: Sample, times: Any, weights: Any):
@@ -52,7 +52,7 @@ def one_step_back(name: str) -> Any:
 
 
 def clipped(tree: Any) -> tuple[Any, np.ndarray]:
-    """Rows of a tree `[B, ...]` shortened in NumPy, and which of them were."""
+    """Rows of a tree `[B, ...]` clipped in NumPy, and which of them changed."""
     norms = np.sqrt(sum(np.square(leaf).reshape(len(leaf), -1).sum(1) for leaf in jax.tree.leaves(tree)))
     factor = np.where(norms > LIMIT, LIMIT / np.where(norms > 0, norms, 1), 1)
     shorter = jax.tree.map(lambda leaf: leaf * factor.reshape(factor.shape + (1,) * (leaf.ndim - 1)), tree)
@@ -64,9 +64,9 @@ def choose(flags: np.ndarray, one: Any, other: Any) -> Any:
 
 
 def by_hand(name: str, drawn: Sample, times: Any, weights: Any) -> tuple[Sample, np.ndarray]:
-    """Step by step backwards; what clips is the cell's own step, not a reset before it, nor a carry that is held.
+    """The backward recursion; only the cell's step clips, not resets or masked steps.
 
-    Also gives `[T, B]`, where the clipping did something to a row that counts.
+    Also returns `[T, B]`, where clipping changed an unmasked row.
     """
     cell: Any = CELLS[name]
     steps, rows = drawn.xs.shape[:2]
@@ -99,7 +99,7 @@ def by_hand(name: str, drawn: Sample, times: Any, weights: Any) -> tuple[Sample,
 @every_name
 @both_conditions
 def test_the_recursion_is_the_clipped_one(name, times):
-    """Per row and over the whole carry; masks, resets and learned initial carries included; some rows are not long."""
+    """Clips per row over the whole carry, with masks, resets and learned initial carries."""
     drawn, weights = sample(name), cotangents(name)
     found = program(name)(drawn, times, weights)
     expected, shortened = by_hand(name, drawn, times, weights)
@@ -129,7 +129,7 @@ def test_a_high_limit_changes_nothing():
 
 @pytest.mark.parametrize("name", ["lstm", "custom"])
 def test_the_engine_is_the_scan_and_explain_says_so(name):
-    """Checkpointing and the loop give the same gradients; the hoisted engine refuses."""
+    """Remat and the loop engine give the same gradients; the hoisted engine raises."""
     cell, drawn = ClippedAdjoint(CELLS[name], LIMIT), sample(name)
     (layer,) = rnnjax.explain(cell, **drawn._asdict()).layers
     assert layer.engine == "scan" and "backward pass of its own" in layer.why
@@ -138,7 +138,7 @@ def test_the_engine_is_the_scan_and_explain_says_so(name):
 
 
 def test_every_way_to_run_clips_alike():
-    """In a stack, in segments that are computed again, and in the Python loop: one recursion."""
+    """The same recursion in a stack, in recomputed segments, and in the Python loop."""
     drawn, weights = sample("elman_tanh"), cotangents("elman_tanh")
     cell = ClippedAdjoint(CELLS["elman_tanh"], LIMIT)
     expected = program("elman_tanh")(drawn, ALL_COUNT, weights)
@@ -154,7 +154,7 @@ def test_every_way_to_run_clips_alike():
 
 
 def test_a_gate_with_a_backward_pass_of_its_own_is_not_hoisted():
-    """One that clips elementwise gave unclipped gradients there: its slopes are those of an identity."""
+    """Hoisting elementwise clipping would give unclipped gradients, since its slopes are those of the identity."""
 
     @jax.custom_vjp
     def small(h):
@@ -180,7 +180,7 @@ def test_a_gate_with_a_backward_pass_of_its_own_is_not_hoisted():
 
 
 def test_an_exploding_adjoint_stays_finite_in_float32():
-    """3^200 is 10^95: clipped on its way it arrives, and the gradient of w is the sum of short ones."""
+    """3^200 is 10^95: with clipping, the gradient stays finite, and that of w is the sum of clipped terms."""
     params = rnnjax.ElmanParams(
         *(jnp.full(shape, value, "float32") for shape, value in [((1, 1), 1), ((1, 1), 3), (1, 0)])
     )
@@ -197,7 +197,7 @@ def test_an_exploding_adjoint_stays_finite_in_float32():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 def test_clip_adjoint_scales_rows_and_keeps_dtypes(dtype):
-    """Norms that square beyond the dtype, zero rows, leaves that are no floats; and a bound that holds in bfloat16."""
+    """Norms whose squares overflow, zero rows, leaves that are not floats; and the bound in bfloat16."""
     big = float(jnp.finfo(dtype).max) / 8
     cotangent = jnp.array([[3 * big, 4 * big], [0.0, 0.0], [0.3, 0.4]], dtype)
     _, pull = jax.vjp(lambda h: gradients.clip_adjoint({"h": h, "count": jnp.ones(3, int)}, 2.0, 1)["h"], 0 * cotangent)
@@ -216,7 +216,7 @@ def test_nan_is_not_hidden():
 
 
 def test_the_gradient_of_the_clipped_gradient():
-    """By finite differences of the clipped gradient itself."""
+    """Second derivatives against finite differences of the clipped gradient."""
     cell, drawn = ClippedAdjoint(CELLS["elman_tanh"], 0.05), sample("elman_tanh")
     direction = jax.tree.map(
         lambda leaf: jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), drawn.params
@@ -251,7 +251,7 @@ def test_bad_input_is_refused():
 
 
 def test_equal_cells_are_one():
-    """A static argument compiles once; and perturbation shows the adjoints as they are clipped."""
+    """Compiles once as a static argument; `adjoint_by_perturbation` gives the clipped adjoints."""
     assert hash(ClippedAdjoint(rnnjax.GRU(3), 2.0)) == hash(ClippedAdjoint(rnnjax.GRU(3), 2.0))
     assert repr(ClippedAdjoint(rnnjax.Elman(3), 2.0)).startswith("ClippedAdjoint(cell=Elman(hidden_size=3")
     params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[2.0]]), b=jnp.zeros(1))

@@ -1,4 +1,4 @@
-"""What the instrument refuses, and that each message says what was given and what to do: all three functions alike."""
+"""Invalid inputs of `adjoint`, `adjoint_by_perturbation` and `attribution`, and their messages."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def total(ys):
 
 
 def params_of(cell, dtype="float64"):
-    """Zeros: nothing here comes as far as to run."""
+    """Zero parameters, since nothing here runs."""
     shapes = jax.eval_shape(lambda key: cell.init(key, 2), jax.random.key(0))
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), shapes)
 
@@ -45,7 +45,7 @@ def test_two_directions_have_no_single_carry(function):
 @every_function
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_has_no_log_norm(function, dtype):
-    """A norm in float16 is over at 65504; bfloat16 keeps two digits."""
+    """A norm in float16 overflows at 65504; bfloat16 has two digits."""
     for cell, where in ((GRU, "`carry`"), (rnnjax.LSTM(3), "`carry`.h")):
         with pytest.raises(TypeError) as caught:
             function(cell, params_of(cell, dtype), XS.astype(dtype), total)

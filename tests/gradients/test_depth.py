@@ -1,4 +1,4 @@
-"""The instrument where plain floating point has long given up: no under- or overflow, exact zeros, honest NaN."""
+"""Gradients beyond the range of floating point: no underflow or overflow, exact zeros, and NaN where unknown."""
 
 import functools
 
@@ -16,7 +16,7 @@ SCALES = (0.1, 0.5, 0.9, 1.0, 1.1, 2.0, 3.0)
 
 @functools.partial(jax.jit, static_argnums=0)
 def linear_orthogonal(steps: int, w_h, direction, scales):
-    """`[scale, T + 1]` log norms of a linear network driven by noise; the loss takes its last output."""
+    """`[scale, T + 1]` log norms of a linear network driven by noise, for a loss of its last output."""
     cell = rnnjax.Elman(len(w_h), activation="linear")
     xs = jax.random.normal(jax.random.key(1), (steps, 2), w_h.dtype)
 
@@ -37,9 +37,9 @@ def drawn(dtype: str = "float64"):
 
 @pytest.mark.parametrize("steps", [10, 10_000])
 def test_an_orthogonal_linear_network_grows_by_its_scale(steps):
-    """Every step, at every depth, is log(scale): 0.1^10000 and 3^10000 are as easy as 1.
+    """Every step contributes log(scale) at every depth, for 0.1^10000, 1 and 3^10000.
 
-    The states of the last two overflow on the way, which a linear network's gradient does not see.
+    The states of the last two overflow, which does not affect a linear network's gradient.
     """
     log_norm, direction = linear_orthogonal(steps, *drawn(), jnp.array(SCALES))
     expected = np.log(SCALES)[:, None]
@@ -49,7 +49,7 @@ def test_an_orthogonal_linear_network_grows_by_its_scale(steps):
 
 
 def test_float32_keeps_the_slope_too():
-    """No under- or overflow in float32 either; what is lost is the rounding of a running sum of about 2,000 nats."""
+    """No underflow or overflow in float32 either; errors come from rounding a running sum of about 2,000 nats."""
     scales = jnp.array(SCALES, "float32")
     log_norm, _ = linear_orthogonal(1000, *drawn("float32"), scales)
     assert log_norm.dtype == jnp.float32
@@ -64,7 +64,7 @@ RELU = rnnjax.Elman(3, "relu")
 
 
 def adjoint_of(params, xs, loss):
-    """Of a network of three ReLU units."""
+    """Log norms of a network with three ReLU units."""
     run = jax.jit(lambda params, xs: gradients.adjoint(RELU, params, xs, loss), compiler_options=QUICKLY)
     return run(params, xs)
 
@@ -73,9 +73,9 @@ W_H = np.array([[0.9, 0.2, 0.1], [0.3, 0.7, 0.2], [0.1, 0.4, 0.8]])
 
 
 def test_dead_relu_units_give_exactly_minus_infinity():
-    """A step at which all units are off passes nothing on: -inf before it, never NaN or a clamped epsilon.
+    """If all units are inactive at a step, the adjoint is -inf before it, not NaN or a clamped epsilon.
 
-    The other row of the batch, whose units are all on, is what it would be alone: the power of W2 in NumPy.
+    The other row of the batch, whose units are all active, is not affected: it is the power of W2 in NumPy.
     """
     xs = np.ones((6, 2, 1))
     xs[3, 0] = -1e3
@@ -88,7 +88,7 @@ def test_dead_relu_units_give_exactly_minus_infinity():
 
 
 def test_units_that_survive_are_unaffected_by_those_that_do_not():
-    """With unit 0 always off, the gradient is that of the network of units 1 and 2; what flows into unit 0 is kept."""
+    """With unit 0 inactive, the gradient is that of the network of units 1 and 2, plus what flows into unit 0."""
     params = relu_network(W_H)._replace(b=jnp.array([-1e3, 0.0, 0.0]))
     adjoint = adjoint_of(params, np.ones((60, 1)), lambda ys: ys[-1, 1:].sum())
     on = np.diag([0.0, 1.0, 1.0])
@@ -99,7 +99,7 @@ def test_units_that_survive_are_unaffected_by_those_that_do_not():
 
 
 def test_what_is_not_a_number_is_not_called_zero():
-    """A NaN state has no gradient, and -inf would read as "vanished". The other row of the batch keeps its own."""
+    """The gradient of a NaN state is NaN, since -inf would mean "vanished". The other row is not affected."""
     xs = np.ones((5, 2, 1))
     xs[2, 0] = np.nan
     log_norm = adjoint_of(relu_network(W_H), xs, lambda ys: (ys**2).sum()).log_norm
@@ -107,7 +107,7 @@ def test_what_is_not_a_number_is_not_called_zero():
 
 
 def test_one_program_over_networks_is_each_alone():
-    """vmap over drawn networks and their scales, as experiments do, changes no number of the adjoint or its parts."""
+    """vmap over random networks and scales, as in the experiments, does not change the adjoint or its parts."""
     rng = np.random.default_rng(0)
     xs = rng.normal(size=(7, 2, 1))
     lengths = jnp.array([7, 4])

@@ -1,4 +1,4 @@
-"""Kaplan-Yorke dimension and entropy rate against the definition in plain Python, and where a spectrum cannot tell."""
+"""Kaplan-Yorke dimension and entropy rate against their definitions in plain Python, also for incomplete spectra."""
 
 import jax
 import numpy as np
@@ -43,7 +43,7 @@ def test_published():
 
 
 def test_too_few_exponents_do_not_tell():
-    """Of ten, these alone: a sum that has not turned negative bounds the dimension from below, and is no dimension."""
+    """Only these of ten exponents: if their sum is not negative, they only bound the dimension from below."""
     some = np.array([[0.5, 0.2, -0.1], [0.5, -0.2, -0.8], [0.5, 0.2, 0.1], [-0.5, -0.6, -0.7], [0.5, np.nan, -1.0]])
     found = np.asarray(kaplan_yorke_dimension(some, size=10))
     assert np.isnan(found[[0, 2, 4]]).all()

@@ -1,7 +1,7 @@
-"""The instrument on every cell of the registry that has a step, stacks too, under everything that time can do.
+"""`rnnjax.gradients` on every registry cell with a step, and on stacks, with all masks, resets and directions.
 
-Two adjoints that are computed differently must agree; `jax.grad` of `unroll` must agree with both at the start; and
-what the unrolled copies contribute must add up to its gradient of the parameters.
+Two independent computations of the adjoint must agree, and must equal `jax.grad` of `unroll` at the start. The
+contributions of the unrolled copies must sum to the gradient of the parameters.
 """
 
 import jax
@@ -30,13 +30,13 @@ some_cells = pytest.mark.parametrize("name", IN_REVERSE)
 every_condition = pytest.mark.parametrize("condition", CONDITIONS)
 
 OUTPUT_APART = ["custom", "readout"]
-"""Cells whose output is no part of their carry: nothing of the loss reaches the carry after the last step."""
+"""Cells whose output is not part of their carry, so the loss does not depend on the carry after the last step."""
 
 
 @every_condition
 @every_cell_each_way
 def test_the_two_adjoints_agree(name, reverse, condition):
-    """Pullbacks of unit vectors, and one backward pass through added zeros: the same dL/d(carry) at every boundary."""
+    """Pullbacks of unit vectors, and one backward pass through added zeros, give the same dL/d(carry)."""
     measured = measure(name, condition, reverse)
     assert_rows_close(plain(measured.adjoint), measured.perturbed, 2, 1e-10)
     assert np.isfinite(row_norms(measured.perturbed, 2)).all()
@@ -45,21 +45,21 @@ def test_the_two_adjoints_agree(name, reverse, condition):
 @every_condition
 @every_cell_each_way
 def test_at_the_start_it_is_the_gradient_of_the_given_carry(name, reverse, condition):
-    """`unroll` under `jax.grad` knows nothing of the instrument. In reverse the run starts at boundary T."""
+    """`jax.grad` of `unroll` is independent of `rnnjax.gradients`. In reverse, the run starts at boundary T."""
     measured = measure(name, condition, reverse)
     start = T if reverse else 0
     assert_rows_close(jax.tree.map(lambda a: a[start], plain(measured.adjoint)), measured.carry_gradient, 1, 1e-10)
 
 
 def reachable(condition: str, reverse: bool, output_apart: bool) -> np.ndarray:
-    """`[T + 1, B]`: which carries the loss depends on, if every step passes something on; in input order."""
+    """`[T + 1, B]`: on which carries the loss depends, in input order."""
     lengths, mask, resets = CONDITIONS[condition]
     inside = np.arange(T)[:, None] < lengths
     counts, resets = inside & mask, inside & resets
     if reverse:
         counts, resets = counts[::-1], resets[::-1]
     reached = np.zeros((T + 1, B), bool)
-    for t in range(T, -1, -1):  # carry t is what step t gave (counted from 1), and what step t + 1 is given
+    for t in range(T, -1, -1):  # carry t is the result of step t (counted from 1), and the input of step t + 1
         if t < T:
             reached[t] = (reached[t + 1] | counts[t]) & ~resets[t]
         if t > 0 and not output_apart:
@@ -70,10 +70,11 @@ def reachable(condition: str, reverse: bool, output_apart: bool) -> np.ndarray:
 @every_condition
 @every_cell_each_way
 def test_it_is_zero_only_where_nothing_can_arrive(name, reverse, condition):
-    """Agreement of zeros would show nothing. An exact zero stands where no later output counts, and nowhere else."""
+    """The adjoint is exactly zero where no later step is unmasked, and nonzero elsewhere, so the tests above compare
+    more than zeros."""
     expected = reachable(condition, reverse, name in OUTPUT_APART)
     found = np.isfinite(measure(name, condition, reverse).adjoint.log_norm)
-    if name == "elman_relu":  # a row whose units are all off is zero for a reason of its own
+    if name == "elman_relu":  # a row may also be zero because all of its units are inactive
         assert not (found & ~expected).any() and found.sum() >= expected.sum() - 3
     else:
         np.testing.assert_array_equal(found, expected)
@@ -82,7 +83,7 @@ def test_it_is_zero_only_where_nothing_can_arrive(name, reverse, condition):
 @every_condition
 @every_cell_each_way
 def test_parts_of_the_carry_add_up_in_squares(name, reverse, condition):
-    """‖(h, c)‖² = ‖h‖² + ‖c‖² for an LSTM, and so for any carry; each part is the norm of that part's own gradient."""
+    """‖(h, c)‖² = ‖h‖² + ‖c‖² for an LSTM, and similarly for any carry; each part is the norm of its own gradient."""
     measured = measure(name, condition, reverse)
     parts = jax.tree.leaves(measured.adjoint.log_norm_by_part)
     np.testing.assert_allclose(
@@ -95,21 +96,21 @@ def test_parts_of_the_carry_add_up_in_squares(name, reverse, condition):
 @every_condition
 @every_cell_each_way
 def test_what_the_copies_contribute_adds_up(name, reverse, condition):
-    """Unrolling shares one set of weights: dL/dθ is the sum over its copies, for every leaf."""
+    """dL/dθ is the sum over the unrolled copies, for every leaf."""
     measured = measure(name, condition, reverse)
     parts, wholes = jax.tree.leaves(measured.parts), jax.tree.leaves(measured.params_gradient)
     for part, whole in zip(parts, wholes, strict=True):
         assert part.shape == (T, *whole.shape)
-        scale = np.abs(part).sum(axis=0)  # what rounding is relative to where parts cancel
+        scale = np.abs(part).sum(axis=0)  # the scale of rounding errors if parts cancel
         assert (np.abs(part.sum(axis=0) - whole) <= 1e-12 * scale).all()
     assert all(part.any() for part in parts) or (name == "step_cell" and condition != "together")  # its learned h_0
 
 
 @every_cell_each_way
 def test_a_copy_that_no_row_runs_contributes_exactly_zero(name, reverse):
-    """With one step hidden from every row, that copy's weights see nothing: zero, not something small.
+    """If one step is masked in every row, the contribution of that copy is exactly zero.
 
-    Copies are in input order also in reverse: step 1 of 5 is not its own mirror image.
+    Copies are in input order also in reverse, which shows because step 1 of 5 is not in the middle.
     """
     mask = np.ones((T, B), bool)
     mask[1] = False
@@ -121,7 +122,7 @@ def test_a_copy_that_no_row_runs_contributes_exactly_zero(name, reverse):
 
 @every_cell
 def test_a_loss_of_some_rows_leaves_the_others_at_exactly_zero(name):
-    """Rows of a batch are networks of their own: a row that the loss ignores has no gradient, and changes no other."""
+    """Rows of a batch are independent: a row that the loss ignores has no gradient and does not affect others."""
     some = jax.tree.map(lambda w: w.at[:, 1].set(0), weights(name))
     got = program(name, False)(sample(name), CONDITIONS["plain"], some).adjoint
     whole = measure(name, "plain", False).adjoint
@@ -132,7 +133,7 @@ def test_a_loss_of_some_rows_leaves_the_others_at_exactly_zero(name):
 
 @some_cells
 def test_without_lengths_mask_and_resets_it_is_the_same(name):
-    """`None` for each of the three leaves the selections out of the program; arrays that say "all" must not differ."""
+    """`None` for `lengths`, `mask` and `resets` removes selections from the program, and equals trivial arrays."""
 
     def without(drawn: Sample, weights):
         return gradients.adjoint(CELLS[name], **drawn._asdict(), loss=lambda ys: weigh(weights, ys))
@@ -143,7 +144,7 @@ def test_without_lengths_mask_and_resets_it_is_the_same(name):
 
 @every_cell_each_way
 def test_padding_is_inert(name, reverse):
-    """NaN and inf behind a row's end or under its mask change no bit of any log norm."""
+    """NaN and inf at masked steps change no bit of any log norm."""
     drawn = sample(name)
     hidden = ~((np.arange(T)[:, None] < COMBINED.lengths) & COMBINED.mask)
     assert hidden.sum() > 3

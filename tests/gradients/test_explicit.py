@@ -1,4 +1,4 @@
-"""The instrument against backpropagation through time written out in NumPy, and against closed forms of one unit."""
+"""`rnnjax.gradients` against backpropagation through time in NumPy, and against closed forms of one unit."""
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def through_time(params, carry, xs, weights, times: Times):
 
 
 def test_an_elman_network_through_time():
-    """Every boundary and every copy, with a short row, an empty one, gaps and resets."""
+    """Every boundary and copy, with a short row, an empty row, gaps and resets."""
     name = "elman_tanh"
     adjoint, parts = through_time(*sample(name), np.asarray(weights(name)), COMBINED)
     measured = measure(name, "together", reverse=False)
@@ -72,7 +72,7 @@ def last(ys):
 
 @pytest.mark.parametrize("w", [0.5, 2.0])
 def test_fifty_steps_of_one_unit_are_a_power(w):
-    """The lecture's vanishing and exploding cases: exact as plain numbers, and to rounding as logarithms."""
+    """The lecture's vanishing and exploding cases: exact by perturbation, and up to rounding in log form."""
     plain = gradients.adjoint_by_perturbation(ONE_UNIT, one_unit(w), jnp.ones((50, 1)), last)
     assert plain[:, 0].tolist() == [w**lag for lag in range(50, -1, -1)]
     assert plain[0, 0] in (1125899906842624.0, 8.881784197001252e-16)
@@ -90,7 +90,7 @@ def test_each_copy_of_one_unit_contributes_the_same():
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_a_learned_initial_carry_counts_with_the_step_that_starts_from_it(reverse):
-    """With `carry=None` the start is made of parameters; their gradient would otherwise belong to no copy."""
+    """With `carry=None` the initial carry depends on parameters, whose gradient counts at the first step."""
     drawn = sample("step_cell")
     cell, xs, times = CELLS["step_cell"], drawn.xs, Times(resets=COMBINED.resets)
     weighing = weights("step_cell")
@@ -113,9 +113,9 @@ def test_a_learned_initial_carry_counts_with_the_step_that_starts_from_it(revers
 
 @pytest.mark.parametrize("forget_bias", [0.0, 1.0, 5.0])
 def test_a_cell_state_forgets_at_the_rate_of_its_bias(forget_bias):
-    """No recurrent weight: dL/dc shrinks by σ(b_f) a step, b_f = 0 being the lecture's one half.
+    """Without recurrent weights, dL/dc shrinks by σ(b_f) per step, which is 0.5 for b_f = 0, as in the lecture.
 
-    h and c apart: the loss takes h, so dL/dh is there at the last step alone; before it all is in c.
+    The loss depends on h, so dL/dh is nonzero only at the last step; before it, only dL/dc is.
     """
     cell = rnnjax.LSTM(2, forget_bias=forget_bias)
     params = cell.init(jax.random.key(0), 1)

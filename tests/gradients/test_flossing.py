@@ -1,4 +1,4 @@
-"""Flossing against NumPy's QR for its value, and against finite differences of that for its gradient."""
+"""Flossing against NumPy's QR, and its gradient against finite differences."""
 
 import functools
 from typing import Any
@@ -58,7 +58,7 @@ def by_numpy(name: str, k: int, params: Any, first: np.ndarray) -> np.ndarray:
 
 
 def first_rows(k: int, size: int, rows: int = 3) -> np.ndarray:
-    """Any perturbations of the same span give the same exponents: those the key draws."""
+    """The perturbations drawn from the key."""
     drawn = jax.random.normal(jax.random.key(0), (rows, k, size), "float64")
     return np.stack([np.linalg.qr(each.T)[0].T for each in np.asarray(drawn)])
 
@@ -78,7 +78,7 @@ def program(name: str, k: int) -> Any:
 
 @pytest.mark.parametrize(("name", "k"), [("lstm", 4)])
 def test_value_and_gradient_are_those_of_numpy(name, k):
-    """Along random directions of all parameters: states, Jacobians and orthonormalisations move together."""
+    """Derivatives along random directions of all parameters, through states, Jacobians and orthonormalisations."""
     drawn = sample(name, steps=STEPS)
     start = first_rows(k, flat(jax.tree.map(lambda leaf: leaf[0], drawn.carry)).size)
 
@@ -107,7 +107,7 @@ def test_the_exponents_are_those_of_the_spectrum():
 
 @pytest.mark.parametrize("k", [3, 11])
 def test_the_derivative_of_orthonormalisation(k):
-    """Q and log diag L, forwards and backwards, against central differences of LAPACK's."""
+    """Derivatives of Q and log diag L, forward and reverse mode, against central differences of LAPACK's QR."""
     rng = np.random.default_rng(k)
     rows, drows = rng.normal(size=(2, 2, k, 12))
     weights = rng.normal(size=(2, k, 12)), rng.normal(size=(2, k))
@@ -134,7 +134,7 @@ def test_the_derivative_of_orthonormalisation(k):
 
 
 def test_training_on_it_moves_the_exponents_to_the_target():
-    """Plain gradient descent, from a network that forgets to one that does not."""
+    """Gradient descent turns a network that forgets into one that does not."""
     cell = rnnjax.Elman(4, w_h=rnnjax.initializers.Normal(0.5))
     params = cell.init(jax.random.key(1), 1)
     xs = 0.1 * jax.random.normal(jax.random.key(2), (30, 2, 1))

@@ -1,4 +1,4 @@
-"""What exponents and Jacobians refuse, and that the message says what came and what to do."""
+"""Invalid inputs of exponents and Jacobians, and their messages."""
 
 import functools
 
@@ -21,7 +21,7 @@ XS = np.ones((20, 2, 2))
 
 @every_function
 def test_missing_values_are_named(function):
-    """Before any work, where the values are known; under `jit` they come out as NaN in that row alone (below)."""
+    """Raises if values are known; under `jit` the result is NaN in that row only (below)."""
     xs = XS.copy()
     xs[7, 1] = np.nan
     xs[9] = np.inf

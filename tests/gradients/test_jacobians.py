@@ -1,4 +1,4 @@
-"""Jacobians against JAX's own, and what NumPy says of matrices against matrices that show it."""
+"""Jacobians against `jax.jacfwd`, and matrix statistics against matrices with known ones."""
 
 import functools
 
@@ -15,7 +15,7 @@ from tests.registry import CELLS, sample
 
 @pytest.mark.parametrize("name", ["lstm", "custom", "deep_stack"])
 def test_they_are_the_derivative_of_each_step(name):
-    """Row i, column j: number i of the carry after a step, by number j before it, leaves side by side; row by row."""
+    """Entry i, j: the derivative of number i of the carry after a step with respect to number j before it, per row."""
     cell = CELLS[name]
     params, carry, xs = sample(name)
     found = jax.jit(functools.partial(gradients.jacobians, cell), compiler_options=QUICKLY)(params, xs, carry=carry)
@@ -47,7 +47,7 @@ def test_statistics_of_matrices_that_show_them():
 
 
 def test_non_normality_does_not_depend_on_the_basis():
-    """Henrici's departure is that of the strictly upper part of a Schur form."""
+    """Henrici's departure equals the norm of the strictly upper part of a Schur form."""
     upper = np.array([[1.0, 2.0, 0.5], [0.0, 0.5, 1.0], [0.0, 0.0, -0.3]])
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
     expected = np.linalg.norm(np.triu(upper, 1)) / np.linalg.norm(upper)
@@ -67,7 +67,7 @@ def test_a_non_normal_product_grows_before_it_decays():
 
 
 def test_products_in_order_and_beyond_floating_point():
-    """J_3 J_2 J_1, not J_1 J_2 J_3; and 10^±400 with the rank that float64 can tell."""
+    """The order is J_3 J_2 J_1; and 10^±400 with the rank that float64 can resolve."""
     rng = np.random.default_rng(0)
     matrices = rng.normal(size=(3, 3, 3))
     found = gradients.lag_products(matrices, 3).log_singular_values[0]
@@ -80,7 +80,7 @@ def test_products_in_order_and_beyond_floating_point():
 
 
 def test_under_vmap():
-    """A batch axis is a vmap: one set of rows, either way."""
+    """A batch axis and vmap give the same results."""
     name = "lstm"
     params, carry, xs = sample(name)
     run = lambda carry, xs: gradients.jacobians(CELLS[name], params, xs, carry=carry)  # noqa: E731

@@ -1,4 +1,4 @@
-"""The parameters' gradient by lag: its sum, truncated windows, one lag by hand, and depths beyond floating point."""
+"""The parameter gradient by lag: its sum, truncated windows, closed forms, and lags beyond floating point."""
 
 import functools
 
@@ -25,7 +25,7 @@ def program(name, reverse):
 
 
 def plain(by_lag):
-    """c_k as numbers."""
+    """c_k as plain numbers."""
     return jax.tree.map(
         lambda log, unit: np.exp(log).reshape(-1, *(1,) * (unit.ndim - 1)) * unit, by_lag.log_norm, by_lag.direction
     )
@@ -46,7 +46,7 @@ def test_all_lags_add_up_to_the_gradient(name, reverse):
 
 @pytest.mark.parametrize("window", [1, 3])
 def test_a_truncated_window_sees_the_first_lags(window):
-    """Truncated backpropagation, written out: for each output, the gradient of `window` steps from a constant carry."""
+    """Truncated backpropagation: for each output, the gradient of `window` steps from a constant carry."""
     name = "gru"
     params, carry, xs = sample(name)
     loss_weights = weights(name)

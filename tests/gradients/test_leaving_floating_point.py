@@ -1,7 +1,7 @@
-"""A trajectory that leaves floating point is NaN in every instrument, with the number of finite steps beside it.
+"""Non-finite trajectories give NaN in all of `rnnjax.gradients`, and the number of finite steps.
 
-One input of one row is inf, which most cells turn into carries that are not finite, and some into saturated ones. What
-is finite is found with NumPy from `rnnjax.unroll`.
+One input of one row is inf, which makes the carries of most cells non-finite, and saturates others. NumPy determines
+the finite steps from `rnnjax.unroll`.
 """
 
 import functools
@@ -18,7 +18,7 @@ from tests.gradients.measured import CONDITIONS, QUICKLY, measure, program, weig
 from tests.registry import CAUSAL, CELLS, Sample, T, Times, sample
 
 CASES = {"plain": ("plain", 2), "before_a_reset": ("together", 0), "after_a_reset": ("together", 3)}
-"""Under which condition, and at which step, the input of row 0 is inf. Together: its carry is reset before step 2."""
+"""The step, by condition, at which the input of row 0 is inf. In "together", its carry is reset before step 2."""
 
 CURVED = [name for name in CAUSAL if name != "elman_linear"]
 every_curved_cell = pytest.mark.parametrize("name", CURVED)
@@ -84,7 +84,7 @@ def test_what_passes_through_a_step_that_is_not_finite_is_nan(name, case):
 
 @functools.cache
 def forwards(name: str):
-    """All that follows a trajectory forwards."""
+    """Measurements that follow a trajectory forwards."""
     cell = CELLS[name]
 
     def run(drawn: Sample):
@@ -101,7 +101,7 @@ def forwards(name: str):
 
 @pytest.mark.parametrize("name", ["elman_relu", "lstm", "custom"])
 def test_it_has_no_exponents(name):
-    """From the step on that is not finite; other rows are what they were, to the bit."""
+    """NaN from the first non-finite step on; other rows are bitwise unchanged."""
     finite = finite_steps(name, outputs=False)
     found, clean = forwards(name)(spoilt(name)), forwards(name)(sample(name))
     spectrum, leading, exponents, jacobians = found
@@ -123,7 +123,7 @@ def test_it_has_no_exponents(name):
 
 @pytest.mark.parametrize("name", ["elman_relu"])
 def test_prices_lags_and_splits_say_so_too(name):
-    """Sums over rows and lags are NaN as a whole; a split is in that row, where the adjoint is."""
+    """Sums over rows and lags are NaN entirely; a split is NaN in that row, where the adjoint is."""
     cell = CELLS[name]
 
     @functools.partial(jax.jit, compiler_options=QUICKLY)
@@ -150,13 +150,13 @@ def test_prices_lags_and_splits_say_so_too(name):
 
 
 def diagonal(w: float) -> rnnjax.ElmanParams:
-    """Two units of float32, each of which sees itself alone."""
+    """Two independent units in float32."""
     return rnnjax.ElmanParams(jnp.ones((1, 2), "float32"), w * jnp.eye(2, dtype="float32"), jnp.zeros(2, "float32"))
 
 
 @pytest.mark.parametrize("activation", ["relu", "linear"])
 def test_doubling_overflows_float32(activation):
-    """h_t = 2 h_{t-1} + 1 passes 2^128 at step 128: a linear network's Jacobian is 2 all the same, a ReLU's unknown."""
+    """h_t = 2 h_{t-1} + 1 overflows at step 128: a linear network's Jacobian is still 2, a ReLU's is unknown."""
     params, cell, xs = diagonal(2), rnnjax.Elman(2, activation), np.ones((400, 1), np.float32)
 
     @functools.partial(jax.jit, compiler_options=QUICKLY)
@@ -192,7 +192,7 @@ def test_doubling_overflows_float32(activation):
 
 @pytest.mark.parametrize("w", [0.5, 4.0])
 def test_an_interval_longer_than_the_range_of_float32(w):
-    """0.5^400 and 4^400 within one interval: no direction is lost, none is infinite."""
+    """0.5^400 and 4^400 within one interval: all exponents stay finite."""
     run = functools.partial(gradients.lyapunov_spectrum, rnnjax.Elman(2, "linear"), interval=400)
     found = jax.jit(run, compiler_options=QUICKLY)(diagonal(w), np.zeros((1000, 1), np.float32))
     np.testing.assert_allclose(found.exponents, np.log(w), rtol=1e-5)
@@ -200,7 +200,7 @@ def test_an_interval_longer_than_the_range_of_float32(w):
 
 
 def test_a_singular_jacobian_is_minus_infinity_and_counted():
-    """One of two units is off for good: one direction is gone, all steps are finite."""
+    """One of two units is always inactive: one direction is annihilated, and all steps are finite."""
     params = rnnjax.ElmanParams(jnp.ones((1, 2)), jnp.eye(2), jnp.array([0.0, -1e6]))
     cell, xs = rnnjax.Elman(2, "relu"), jnp.ones((10, 1))
     found = jax.jit(functools.partial(gradients.lyapunov_spectrum, cell, transient=2), compiler_options=QUICKLY)(

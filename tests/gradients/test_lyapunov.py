@@ -1,4 +1,4 @@
-"""Exponents against closed forms, against determinants of Jacobians written down, and where directions are lost."""
+"""Lyapunov exponents against closed forms and determinants of Jacobians, and with annihilated directions."""
 
 import functools
 
@@ -46,7 +46,7 @@ def test_a_scalar():
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
 def test_orthogonal(scale):
-    """Every exponent is log s from the first step on, and none has an error."""
+    """Every exponent is log s from the first step on, with zero error."""
     w_h = scale * np.linalg.qr(gaussian(6, 1))[0]
     found = spectra(LINEAR)(linear(w_h), zeros(40))
     np.testing.assert_allclose(found.exponents, np.log(scale), rtol=0, atol=1e-14)
@@ -55,7 +55,7 @@ def test_orthogonal(scale):
 
 
 def test_a_linear_network_has_the_eigenvalues_of_its_matrix():
-    """One matrix used again and again: log|eigenvalues|, not what fresh matrices would have. To 1e-6, as all are."""
+    """One reused matrix has exponents log|eigenvalues|, unlike independent matrices; to 1e-6."""
     basis = np.eye(6) + 0.3 * gaussian(6, 1)
     w_h = basis @ np.diag([2.0, 1.1, -0.9, 0.5, 0.2, 0.05]) @ np.linalg.inv(basis)
     found = spectra(LINEAR, transient=150)(linear(w_h), zeros(300))
@@ -64,7 +64,7 @@ def test_a_linear_network_has_the_eigenvalues_of_its_matrix():
 
 
 def test_fresh_gaussian_matrices_have_newmans_exponents():
-    """W_t drawn anew each step, fed in through `xs`: within three standard errors, for each of twelve exponents."""
+    """A new W_t at each step, passed in `xs`: twelve exponents within three standard errors."""
     size, steps = 12, 4000
 
     def step(params, h, x):
@@ -83,7 +83,7 @@ def test_fresh_gaussian_matrices_have_newmans_exponents():
 
 
 def test_an_lstm_without_recurrent_weights_forgets_by_its_gate():
-    """log σ(b_f) of each cell state; h has no memory at all, so n of the 2n directions are gone, and said to be."""
+    """log σ(b_f) for each cell state; h has no memory, so n of the 2n directions are annihilated."""
     params = rnnjax.LSTMParams(
         jnp.zeros((1, 12)), jnp.zeros((3, 12)), jnp.zeros(12).at[3:6].set(jnp.array([0.0, 1, 5]))
     )
@@ -101,9 +101,9 @@ def test_an_lstm_without_recurrent_weights_forgets_by_its_gate():
 
 @pytest.mark.parametrize("name", ["elman_tanh", "elman_relu", "lstm", "step_cell", "deep_stack"])
 def test_the_sum_of_all_exponents_is_the_mean_log_determinant(name):
-    """For every cell, LSTM and stacks too: Σ λ_i = mean log|det J_t|, to 1e-8, of Jacobians that are written down.
+    """For every cell and stack, Σ λ_i = mean log|det J_t| to 1e-8.
 
-    Nothing is dropped, so this holds from the first step on; and the batch is three trajectories apart.
+    There is no transient, so this holds from the first step on, and for each of the three rows.
     """
     drawn = long_sample(name)
     found = spectra(CELLS[name])(**drawn._asdict())
@@ -125,7 +125,7 @@ def long_sample(name) -> Sample:
 
 
 def test_neither_interval_nor_transient_changes_an_exponent():
-    """Of 40 steps 22 are dropped, and six intervals of three steps counted: the last 18 steps."""
+    """Of 40 steps, 22 are dropped, and the last 18 form six intervals of three steps."""
     cell, drawn = CELLS["gru"], long_sample("gru")
     whole = spectra(cell)(**drawn._asdict())
     coarse = spectra(cell, transient=22, interval=3)(**drawn._asdict())
@@ -136,7 +136,7 @@ def test_neither_interval_nor_transient_changes_an_exponent():
 
 
 def test_one_perturbation_finds_the_leading_exponent():
-    """`leading_exponent` is column one of the spectrum once both have turned, for every row; so is its finite time."""
+    """After the transient, `leading_exponent` equals the first exponent of the spectrum, also at finite times."""
     cell, params = rnnjax.Elman(8), linear(gaussian(8, 2.5), 2)
     xs = normal(jax.ShapeDtypeStruct((300, 2, 2), "float64"), "drive")
     whole = spectra(cell, k=3, transient=150)(params, xs)
@@ -150,7 +150,7 @@ def test_one_perturbation_finds_the_leading_exponent():
 
 
 def test_relu_reports_who_survives():
-    """Two of six units are always off: two directions die, with no clamped epsilon; four have the others' exponents."""
+    """Two of six units are always inactive: two directions are annihilated, and four have the others' exponents."""
     w_h = np.abs(gaussian(6, 0.3, seed=3)) + 0.1 * np.eye(6)
     params = linear(w_h)._replace(b=jnp.array([1.0, 1.0, -1e6, 1.0, -1e6, 1.0]))
     found = spectra(rnnjax.Elman(6, "relu"), transient=20)(params, zeros(120))
@@ -163,7 +163,7 @@ def test_relu_reports_who_survives():
 
 
 def test_a_unit_that_is_off_once_kills_for_good():
-    """A dead step in the middle: the rank is that of the whole product, and the mean says that nothing is left."""
+    """With an inactive step in the middle, the rank is that of the whole product, and the mean is NaN."""
     xs = zeros(30).at[12].set(-1e6)
     params = linear(np.abs(gaussian(6, 1.0)))._replace(b=jnp.ones(6))
     found = spectra(rnnjax.Elman(6, "relu"))(params, xs)
@@ -172,7 +172,7 @@ def test_a_unit_that_is_off_once_kills_for_good():
 
 
 def test_seeds_scales_and_inputs_in_one_program():
-    """vmap over networks, over gains within, and a batch of inputs within that: as each alone."""
+    """Nested vmaps over networks and gains, with a batch of inputs, equal separate runs."""
     cell = rnnjax.Elman(4)
     xs = normal(jax.ShapeDtypeStruct((30, 2, 1), "float64"), "inputs")
     matrices, gains = jnp.stack([gaussian(4, 1.0, seed) for seed in range(2)]), jnp.array([0.5, 2.0, 4.0])

@@ -1,4 +1,4 @@
-"""Gram-Schmidt without LAPACK against extended precision, on what Jacobians do to it: grading, rank, size, NaN."""
+"""Gram-Schmidt without LAPACK against extended precision, for graded, rank-deficient, large and NaN matrices."""
 
 import functools
 
@@ -31,7 +31,7 @@ def in_extended_precision(rows):
 
 
 def graded(shape, spread, seed=0):
-    """Rows that a product of Jacobians has worked on: directions of lengths from 1 to e^-spread."""
+    """Rows like those of a product of Jacobians, with lengths from 1 to e^-spread."""
     rng = np.random.default_rng(seed)
     k, n = shape
     lengths = np.exp(-spread * rng.permutation(n) / (n - 1))
@@ -40,7 +40,7 @@ def graded(shape, spread, seed=0):
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_against_extended_precision(shape):
-    """A batch of easy and graded matrices in one call; the error of a log is rounding times the row's shrinking."""
+    """A batch of easy and graded matrices; the error of a log is the rounding error times the shrinkage of the row."""
     batch = np.array([graded(shape, spread) for spread in (0, 10, 20)])
     q, logs = program()(batch)
     for rows, found, found_logs in zip(batch, q, logs, strict=True):
@@ -52,7 +52,7 @@ def test_against_extended_precision(shape):
 
 
 def test_cliffs_within_a_block():
-    """Rows that differ by 1e-6 of one before them, twice over: what one elimination of squares cannot see."""
+    """Rows that twice differ by 1e-6 from an earlier one, which one elimination of squares cannot resolve."""
     rng = np.random.default_rng(1)
     rows = rng.normal(size=(3, 24, 24))
     rows[:, 1] = rows[:, 0] + 1e-6 * rows[:, 1]
@@ -66,7 +66,7 @@ def test_cliffs_within_a_block():
 
 
 def test_dependent_rows_are_gone_and_disturb_nobody():
-    """Rank 9 of 24 rows, a zero row among them: nine directions, those of the independent rows; others exactly zero."""
+    """24 rows of rank 9, with a zero row: nine directions from the independent rows, the others exactly zero."""
     rng = np.random.default_rng(2)
     basis = rng.normal(size=(9, 24))
     rows = np.concatenate(
@@ -82,7 +82,7 @@ def test_dependent_rows_are_gone_and_disturb_nobody():
 
 
 def test_any_length():
-    """Neither rows of 1e-200 nor of 1e200 lose anything: the logs shift, the directions stay."""
+    """Rows of size 1e-200 and 1e200 have the same directions and shifted logs."""
     rows = graded(SHAPES["square"], 2)
     q, logs = program()(np.stack([rows, 1e-200 * rows, 1e200 * rows]))
     np.testing.assert_allclose(
@@ -92,7 +92,7 @@ def test_any_length():
 
 
 def test_not_a_number_stays_where_it_is():
-    """NaN in one matrix of a batch is NaN there, neither "gone" nor in its neighbours, and the loop ends."""
+    """NaN in one matrix of a batch gives NaN only there, and the loop ends."""
     rows = np.stack([graded(SHAPES["square"], 2)] * 3)
     clean = program()(rows)
     rows[1, 5, 5] = np.nan
@@ -112,12 +112,12 @@ def test_float32():
 
 @pytest.mark.parametrize("semi", [False, True], ids=["to rounding", "semi"])
 def test_parts_panels_and_blocks(monkeypatch, semi):
-    """The order of hundreds of rows, at a tenth of the size: two parts of three panels of two blocks, the last cut."""
+    """The structure for hundreds of rows at a small size: two parts of three panels of two blocks, the last cut."""
     for name, size in (("_BLOCK", 4), ("_PANEL", 8), ("_MOST_PARTS", 2)):
         monkeypatch.setattr(orthonormal, name, size)
     spreads = (0, 20, 30)
     batch = np.array([graded((45, 50), spread) for spread in spreads])
-    batch[1, 20] = batch[1, :20].sum(0)  # the second has a row that its first panels span
+    batch[1, 20] = batch[1, :20].sum(0)  # the second matrix has a row in the span of its first panels
     run = jax.jit(lambda rows: orthonormalise(rows, semi=semi), compiler_options=QUICKLY)
     q, logs = (np.asarray(found) for found in run(batch))
     assert np.flatnonzero(logs[1] == -np.inf).tolist() == [20] and (q[1, 20] == 0).all()
@@ -131,7 +131,7 @@ def test_parts_panels_and_blocks(monkeypatch, semi):
 
 
 def test_semi_measures_what_it_needs():
-    """Cliffs that one pass cannot see are seen by the probes, and done again; lengths are right all the same."""
+    """The test with random signs finds what one pass cannot resolve, and another pass gives correct lengths."""
     rng = np.random.default_rng(1)
     rows = rng.normal(size=(3, 24, 24))
     rows[:, 1] = rows[:, 0] + 1e-6 * rows[:, 1]
@@ -143,7 +143,7 @@ def test_semi_measures_what_it_needs():
 
 
 def test_one_that_needs_another_pass_gets_it_under_vmap():
-    """The passes of a loop are shared by all that are mapped over: by the one of three that needs them, too."""
+    """Under vmap, all matrices share the passes of the loop, also if only one of three needs them."""
     rng = np.random.default_rng(1)
     rows = rng.normal(size=(3, 16, 16))
     rows[1, 1] = rows[1, 0] + 1e-6 * rows[1, 1]

@@ -1,7 +1,6 @@
-"""Which outputs are part of the carry: there dL/d(carry_t) has a share straight from y_t.
+"""Which outputs are part of the carry, so that y_t contributes directly to dL/d(carry_t).
 
-It is read off the step's trace, so every way to wrap a step must leave it readable, and nothing may look alike by
-chance.
+This is derived from the traced step, so it must work for every wrapped step, without false positives.
 """
 
 import jax
@@ -61,18 +60,18 @@ WRAPPINGS = [
 
 @pytest.mark.parametrize("wrap", WRAPPINGS, ids=["jit", "checkpoint", "custom_jvp", "custom_vjp", "nested"])
 def test_a_wrapped_step_is_seen_through(wrap):
-    """`jax.jit` around a step gives its two equal outputs two names; still they are one value."""
+    """`jax.jit` around a step gives its two equal outputs different names, but they are one value."""
     assert homes(wrap(recurrence), H) == [0]
 
 
 def test_a_carry_that_is_passed_on_and_shown():
-    """y_t = c_t = c_{t-1}: a variable that goes straight through, also through a call."""
+    """y_t = c_t = c_{t-1}: a variable that is passed through, also through a call."""
     assert homes(lambda w, c, x: (c, c), H) == [0]
     assert homes(jax.jit(lambda w, c, x: (c, c)), H) == [0]
 
 
 def test_a_tree_of_outputs():
-    """Each leaf for itself: both parts of the carry, the other way round, and something that is in neither."""
+    """Each leaf separately: both parts of the carry in swapped order, and a leaf that is in neither."""
 
     def step(w, carry, x):
         h, c = carry["h"], carry["c"] + x
@@ -99,5 +98,5 @@ def double(h):
     ids=["before", "function of it", "look alike", "same call", "scan", "constant"],
 )
 def test_what_is_no_part_of_the_carry(step):
-    """A wrong "yes" would add a share to dL/d(carry_t) that is not there."""
+    """A false positive would add a wrong contribution to dL/d(carry_t)."""
     assert homes(step, H) == [None]

@@ -1,4 +1,4 @@
-"""Pascanu's Ω against NumPy: explicit Jacobians for its value, finite differences at held states for its gradient."""
+"""Pascanu's Ω against NumPy: explicit Jacobians for its value, finite differences at fixed states for its gradient."""
 
 import functools
 from typing import Any
@@ -45,7 +45,7 @@ def flat(tree: Any) -> np.ndarray:
 
 
 class Frozen:
-    """Everything about a run that the immediate derivative holds: states, inputs and adjoints, row by row."""
+    """Everything that is constant in the immediate derivative: states, inputs and adjoints of each row."""
 
     def __init__(self, name: str, times: Any):
         cell = self.cell = CELLS[name]
@@ -66,7 +66,7 @@ class Frozen:
             carry = _choose(counts[t], step(drawn.params, carry, drawn.xs[t])[0], carry)
 
     def ratios(self, through: str, params: Any) -> dict[tuple[int, int], float]:
-        """‖J^T a‖ / ‖a‖ from Jacobian matrices; `params` enter where they are not held."""
+        """‖J^T a‖ / ‖a‖ from Jacobian matrices, as a function of the parameters that are not constant."""
         carries = jax.tree.map(lambda *leaves: np.stack(leaves), *(row[2] for row in self.rows))
         xs = np.stack([row[3] for row in self.rows])
         jacobians = _matrices(self.cell, through)(params, self.params, carries, xs)
@@ -109,7 +109,7 @@ def with_more(params: Any, x: Any, dr: Any) -> Any:
 
 @functools.cache
 def _matrices(cell: Any, through: str) -> Any:
-    """∂carry_t/∂carry_{t-1} as matrices, one a row: of the step, or with all but W held."""
+    """∂carry_t/∂carry_{t-1} as matrices, one per row: of the step, or with everything but W constant."""
 
     def vector(carry):
         return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(carry)])
@@ -136,7 +136,7 @@ def frozen(name: str, condition: str) -> Frozen:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("condition", ["plain", "together"])
 def test_the_value_is_that_of_explicit_jacobians(name, condition):
-    """At every step that counts, and at no other; hidden steps, resets and empty rows cost nothing."""
+    """Only unmasked steps count; masked steps, resets and empty rows cost nothing."""
     held = frozen(name, condition)
     times = {"plain": ALL_COUNT, "together": COMBINED}[condition]
     (ratio, counts), value, mean, _ = program(name, "mix")(sample(name), times, weights(name))
@@ -153,7 +153,7 @@ def test_the_value_is_that_of_explicit_jacobians(name, condition):
     ("name", "through"), [("lstm", "mix"), ("gru", "mix"), ("step_cell", "mix"), ("custom", "step")]
 )
 def test_the_gradient_is_the_immediate_one(name, through):
-    """Along random directions of the parameters, central differences of Ω with all else held; nothing elsewhere."""
+    """Derivatives along random directions against central differences of Ω with the rest constant; else zero."""
     held = frozen(name, "together")
     _, _, _, found = program(name, through)(sample(name), COMBINED, weights(name))
     for seed in range(2):
@@ -169,7 +169,7 @@ def test_the_gradient_is_the_immediate_one(name, through):
 
 
 def test_products_in_stages_have_a_gradient_each():
-    """A GRU that resets before its product, written out: J^T a at held slopes, as a function of three weights."""
+    """A reset-before GRU in NumPy: J^T a with constant slopes, as a function of three weights."""
     name = "reset_before"
     held = frozen(name, "together")
     _, _, _, found = program(name, "mix")(sample(name), COMBINED, weights(name))
@@ -198,7 +198,7 @@ def test_products_in_stages_have_a_gradient_each():
 
 
 def test_equation_10_for_an_elman_cell():
-    """Written out in NumPy: q = ‖(a (1 - h²)) W^T‖ / ‖a‖ and its gradient for W, with h and a from the run."""
+    """q = ‖(a (1 - h²)) W^T‖ / ‖a‖ and its gradient for W in NumPy, with h and a from the run."""
     drawn = sample("elman_tanh")
     _, value, _, found = program("elman_tanh", "mix")(drawn, ALL_COUNT, weights("elman_tanh"))
     a = np.asarray(_perturbed("elman_tanh")(drawn, ALL_COUNT, weights("elman_tanh")))[1:]
@@ -214,7 +214,7 @@ def test_equation_10_for_an_elman_cell():
 
 @pytest.mark.parametrize("floor", [0.0, 1e-6])
 def test_an_orthogonal_linear_network_is_free_at_any_depth(floor):
-    """And scaled by s it costs (s - 1)² a step, where the adjoint itself is 0.5^2000 and no float holds it."""
+    """Scaled by s it costs (s - 1)² per step, even where the adjoint, 0.5^2000, underflows."""
     cell = rnnjax.Elman(3, "linear")
     turn = jnp.asarray(np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0])
 
@@ -229,7 +229,7 @@ def test_an_orthogonal_linear_network_is_free_at_any_depth(floor):
 
 
 def test_a_dead_relu_has_a_finite_gradient():
-    """q = 0 where all units are off: the price is 1 and its gradient zero, not NaN."""
+    """q = 0 if all units are inactive: the penalty is 1 and its gradient is zero, not NaN."""
     params = rnnjax.ElmanParams(w_x=jnp.ones((1, 2)), w_h=jnp.eye(2), b=jnp.full(2, -9.0))
 
     def price(params):
@@ -241,7 +241,7 @@ def test_a_dead_relu_has_a_finite_gradient():
 
 
 def test_rows_and_directions_stand_alone():
-    """vmap over rows is the batch; a reversed sequence is the sequence reversed."""
+    """vmap over rows equals a batch; `reverse` equals a reversed sequence."""
     drawn = sample("elman_tanh")
     cell: Any = CELLS["elman_tanh"]
 
@@ -259,7 +259,7 @@ def test_rows_and_directions_stand_alone():
 
 
 def test_a_stack_has_a_price_through_the_step():
-    """Its layers multiply one another's carries: which weights are meant has to be said, layer by layer."""
+    """A stack's layers multiply each other's carries, so "mix" needs one layer at a time."""
     drawn, loss = sample("stack"), functools.partial(weigh, weights("stack"))
     with pytest.raises(ValueError, match="use through='step'"):
         gradients.omega(CELLS["stack"], **drawn._asdict(), loss=loss)
@@ -272,7 +272,7 @@ def test_a_stack_has_a_price_through_the_step():
 
 
 def test_a_cell_without_a_product_has_a_price_through_the_step():
-    """A network of independent units: its recurrent weight is a vector."""
+    """A network of independent units, whose recurrent weight is a vector."""
     cell = HOISTED["independent"]
     params, xs = cell.init(jax.random.key(0), 2), jnp.ones((4, 2))
     with pytest.raises(ValueError, match=r"no matmul with the carry.*use through='step'"):
@@ -293,7 +293,7 @@ def test_bad_input_is_refused():
 
 
 def test_every_plain_cell_says_what_it_has():
-    """No cell of the registry is refused by accident: each multiplies its carry with a matrix."""
+    """All registry cells are accepted, since each multiplies its carry by a matrix."""
     for name in PLAIN:
         cell: Any = CELLS[name]
         drawn = sample(name)

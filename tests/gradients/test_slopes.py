@@ -1,4 +1,4 @@
-"""Slopes where JAX's own are rounded away, for functions, cells and the whole instrument."""
+"""Accurate derivatives where JAX's are rounded to zero, for functions, cells and `rnnjax.gradients`."""
 
 import jax
 import jax.numpy as jnp
@@ -47,9 +47,9 @@ def test_values_are_bit_for_bit_the_cells_own_and_slopes_where_jax_is_right(name
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_saturated_network_keeps_its_log_slope(dtype):
-    """Every unit at |x| = 20 but for what W2 adds: adjoint, exponent and split find -37.2 nats per step, not -inf.
+    """With every unit at |x| = 20, adjoint, exponent and split give -37.2 nats per step, not -inf.
 
-    One unit with w2 = 0.5, driven to 20 - 0.5 by its input, so that x_t = 20 in the units of tanh's argument.
+    One unit with w2 = 0.5 and an input of 20 - 0.5, so that the argument of tanh is 20.
     """
     params = rnnjax.ElmanParams(jnp.ones((1, 1), dtype), jnp.full((1, 1), 0.5, dtype), jnp.zeros(1, dtype))
     xs = jnp.full((12, 1), 19.5, dtype).at[0].set(20)
@@ -73,4 +73,4 @@ def test_a_saturated_network_keeps_its_log_slope(dtype):
     np.testing.assert_allclose(by_lag, log_slope + expected * np.arange(12), rtol=tolerance)
     if dtype == "float64":
         plain = gradients.adjoint_by_perturbation(cell, params, xs, lambda ys: ys[-1, 0])
-        assert (plain[:-1] == 0).all()  # what JAX's own derivative makes of it
+        assert (plain[:-1] == 0).all()  # with JAX's derivative

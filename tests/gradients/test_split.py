@@ -1,4 +1,4 @@
-"""Where a step's growth comes from: the two parts against Jacobians of the step, for products of every kind."""
+"""The split of each step's growth, against Jacobians of the step, for products of every kind."""
 
 import functools
 
@@ -33,7 +33,7 @@ def split(name, condition, reverse=False):
     "name", ["elman_tanh", "elman_relu", "lstm", "step_cell", "custom", "reset_before", "layer_norm", "stack"]
 )
 def test_growth_is_that_of_the_transposed_jacobian(name):
-    """Jacobians by `jacobians`, norms by NumPy; and the two parts make the whole at every step and row."""
+    """Growth against `jacobians` and NumPy's norms; the two parts sum to the growth at every step and row."""
     found = split(name, "plain")
     matrices = jax.jit(functools.partial(gradients.jacobians, CELLS[name]), compiler_options=QUICKLY)(
         **sample(name)._asdict()
@@ -48,7 +48,7 @@ def test_growth_is_that_of_the_transposed_jacobian(name):
 
 
 def test_an_lstm_splits_into_its_own_slopes():
-    """d and s from Jacobians of the step, in which r enters as part of the bias, and W_h is zero."""
+    """d and s from Jacobians of the step with r as part of the bias and W_h = 0."""
     found = split("lstm", "plain")
     params, carry, xs = sample("lstm")
     cell = CELLS["lstm"]
@@ -75,7 +75,7 @@ def test_an_lstm_splits_into_its_own_slopes():
 
 
 def test_an_elman_network_splits_into_slopes_and_weights():
-    """log ‖φ' ∘ δ‖ and log ‖W2 s‖/‖s‖, written out."""
+    """log ‖φ' ∘ δ‖ and log ‖W2 s‖/‖s‖ in NumPy."""
     found = split("elman_tanh", "plain")
     params, carry, xs = sample("elman_tanh")
     ys = np.asarray(jax.jit(lambda p, h, xs: rnnjax.unroll(CELLS["elman_tanh"], p, xs, carry=h)[1])(params, carry, xs))
@@ -87,7 +87,7 @@ def test_an_elman_network_splits_into_slopes_and_weights():
 
 
 def test_a_gate_without_weights_is_all_saturation():
-    """An LSTM with W_h = 0 whose gradient stands in c: log σ(b_f), all of it by the direct path."""
+    """An LSTM with W_h = 0 and a gradient in c: log σ(b_f), entirely by the direct path."""
     params = rnnjax.LSTMParams(jnp.zeros((1, 12)), jnp.zeros((3, 12)), jnp.zeros(12).at[3:6].set(2.0))
     run = jax.jit(lambda p: gradients.adjoint(rnnjax.LSTM(3), p, jnp.zeros((9, 1)), jnp.sum, split=True))
     found = run(params).split
@@ -99,7 +99,7 @@ def test_a_gate_without_weights_is_all_saturation():
 
 @pytest.mark.parametrize(("name", "reverse"), [("lstm", True), ("elman_relu", False)])
 def test_hidden_steps_pass_everything_on_and_resets_nothing(name, reverse):
-    """Under lengths, mask and resets at once; in input order; growth is what the adjoint itself shows."""
+    """With lengths, mask and resets, in input order; growth equals that of the adjoint."""
     found = split(name, "together", reverse)
     inside = np.arange(T)[:, None] < COMBINED.lengths
     counts, resets = inside & COMBINED.mask, inside & COMBINED.resets

@@ -1,4 +1,4 @@
-"""The closed forms against published numbers, other quadratures, SciPy, and draws."""
+"""The closed forms against published numbers, other quadratures, SciPy, and simulations."""
 
 import numpy as np
 import pytest
@@ -14,14 +14,14 @@ WEIGHTS = np.exp(-(GRID**2) / 2) / np.exp(-(GRID**2) / 2).sum()
     ("gain", "exponent"), [(1.1, 0.00507), (1.2, 0.01648), (1.5, 0.06522), (2.0, 0.15472), (3.0, 0.31025)]
 )
 def test_autonomous_tanh_as_published(gain, exponent):
-    """With the code of `rnn-lyapunov`; and the silent network below g = 1 decays by its gain."""
+    """Numbers published with the code of `rnn-lyapunov`; below g = 1 the network decays with log g."""
     assert theory.tanh_lyapunov_exponent(gain) == pytest.approx(exponent, abs=5e-6)
     assert theory.tanh_lyapunov_exponent(1 / gain) == pytest.approx(-np.log(gain), rel=1e-12)
 
 
 @pytest.mark.parametrize(("gain", "exponent"), [(2.0, -1.15055), (3.0, -2.27390)])
 def test_mean_exponents_as_published(gain, exponent):
-    """Measured there at N = 4096, so only near it."""
+    """The published value was measured at N = 4096, so it is only close."""
     assert theory.tanh_mean_exponent(gain) == pytest.approx(exponent, rel=2e-3)
 
 
@@ -40,7 +40,7 @@ def test_tanh_by_another_quadrature(gain, variance):
 
 
 def test_the_edge_moves_with_the_input():
-    """The two published edges; and on all of them, small and huge, the exponent is zero."""
+    """Two published edges; and the exponent is zero on edges for small and huge inputs."""
     variances = np.array([0.0, 1e-8, 0.01, 1.0, 100.0, 1e4])
     gains = theory.critical_gain(variances)
     np.testing.assert_allclose(gains[[0, 2, 3]], [1, 1.1934, 1.8556], atol=5e-5)
@@ -49,11 +49,11 @@ def test_the_edge_moves_with_the_input():
 
 
 def test_arrays_and_extremes():
-    """Broadcasting; a float for numbers; finite far from where a plain grid would resolve anything."""
+    """Broadcasting, floats for numbers, and finite values where a plain grid would not resolve the integrand."""
     assert theory.tanh_lyapunov_exponent(np.ones((3, 1)), np.ones(2)).shape == (3, 2)
     assert type(theory.critical_gain(1)) is float
     assert np.isfinite(theory.tanh_lyapunov_exponent([1 + 1e-9, 1e-6, 1e6])).all()
-    # Saturated everywhere: E[φ'²] = (2/3) √(2/(π C)), C = g².
+    # all units saturated: E[φ'²] = (2/3) √(2/(π C)), C = g²
     assert theory.tanh_lyapunov_exponent(1e6) == pytest.approx(np.log(1e6 * 2 / 3 * np.sqrt(2 / np.pi)) / 2, rel=1e-5)
 
 
@@ -67,7 +67,7 @@ def test_ginibre_exponents_by_scipy(size):
 
 
 def test_frozen_matrices_are_not_products_of_fresh_ones():
-    """log|eigenvalues|: a triangular matrix shows them; the circular law has the quantiles of a large Gaussian one."""
+    """log|eigenvalues| of a triangular matrix; the circular law against the quantiles of a large Gaussian matrix."""
     w_h = np.triu(np.ones((4, 4)))
     np.fill_diagonal(w_h, [0.5, -2.0, 0.0, 1.0])
     np.testing.assert_allclose(theory.frozen_exponents(w_h), [np.log(2), 0, -np.log(2), -np.inf])
@@ -79,7 +79,7 @@ def test_frozen_matrices_are_not_products_of_fresh_ones():
 
 
 def test_forget_gates():
-    """0.5, 0.731 and a time of 149 steps; no cancellation for an open gate."""
+    """0.5, 0.731 and a time of 149 steps; no cancellation for large biases."""
     np.testing.assert_allclose(np.exp(theory.forget_gate_exponent([0.0, 1.0])), [0.5, 0.731], atol=1e-4)
     assert theory.forget_gate_time(5.0) == pytest.approx(149, abs=0.5)
     assert theory.forget_gate_exponent(40.0) == pytest.approx(-np.exp(-40.0), rel=1e-12)

@@ -13,13 +13,13 @@ rates_of = jax.jit(theory.tanh_mean_field_rates)
 
 
 def settled(gain, variance, kick=0.0, steps=1500):
-    """The mean-field rate after transients; a kick starts a network that nothing else drives."""
+    """The mean-field rate after transients; an autonomous network starts from a kick."""
     return float(rates_of(gain, np.array([variance + kick] + [variance] * (steps - 1)))[-1])
 
 
 @pytest.mark.parametrize(("variance", "edge"), [(0.01, 1.1934), (1.0, 1.8556)])
 def test_input_moves_the_edge_of_chaos(variance, edge):
-    """Driven by noise of this variance a tanh network is critical at this gain, and not at g = 1."""
+    """With noise of this variance, a tanh network is critical at this gain, not at g = 1."""
     assert settled(edge - 1e-4, variance) < 0 < settled(edge + 1e-4, variance)
     assert settled(1.0, variance) < -0.05
 
@@ -33,7 +33,7 @@ def test_left_alone_it_is_chaotic_above_one(gain, rate):
 
 
 def test_each_step_by_another_quadrature():
-    """A grid 250 times as fine, and 1/cosh⁴ as (1 - tanh²)²; units saturate at variance 25."""
+    """Against a grid 250 times as fine, with 1/cosh⁴ as (1 - tanh²)²; units saturate at variance 25."""
     variances = np.array([0.0, 0.3, 4.0, 25.0, 0.1])
     nodes = np.linspace(-12, 12, 200_001)
     weights = np.exp(-(nodes**2) / 2)
@@ -49,13 +49,13 @@ def test_each_step_by_another_quadrature():
 
 
 def test_strong_input_neither_over_nor_underflows():
-    """cosh⁴ of a large pre-activation overflows; its share of the integral is zero, and the rate stays finite."""
+    """cosh⁴ of a large pre-activation overflows; its contribution is zero, and the rate stays finite."""
     rates = theory.tanh_mean_field_rates(2.0, jnp.array([1e3, 1e2, 0.0], "float32"))
     assert rates.dtype == jnp.float32 and np.isfinite(rates).all() and rates[0] < -1
 
 
 def test_whole_numbers_are_numbers():
-    """Integers, or a gain of 2, do not make the rest integers on the way."""
+    """Integer arguments do not turn other values into integers."""
     np.testing.assert_array_equal(
         theory.tanh_mean_field_rates(1.5, np.array([1, 1, 1])), theory.tanh_mean_field_rates(1.5, jnp.ones(3))
     )
@@ -63,7 +63,7 @@ def test_whole_numbers_are_numbers():
 
 
 def test_a_wide_network_measures_what_mean_field_says():
-    """256 units at the driven edge of chaos: the adjoint neither grows nor shrinks by more than a hundredth a step."""
+    """256 units at the driven edge of chaos: the adjoint changes by at most 0.01 nats per step."""
     size, steps, gain = 256, 150, 1.8556
     cell = rnnjax.Elman(size)
     rng = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def test_a_wide_network_measures_what_mean_field_says():
 
 
 def test_relu_is_critical_at_the_square_root_of_two():
-    """Half of the units pass: ½ log(g²/2), zero at He's gain, log of a half of 2 at gain 1."""
+    """Half of the units are active: ½ log(g²/2), which is zero at He's gain and -½ log 2 at gain 1."""
     assert float(theory.relu_mean_field_rate(2**0.5)) == pytest.approx(0, abs=1e-15)
     np.testing.assert_allclose(theory.relu_mean_field_rate(jnp.array([0.5, 1.0])), np.log([0.5, 1]) - np.log(2) / 2)
 
