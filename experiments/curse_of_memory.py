@@ -118,21 +118,42 @@ def measure(options: Options, run: lab.Run) -> list[lab.Row]:
 
 
 def draw(rows: list[lab.Row], page: lab.Page) -> None:
-    losses = [row for row in rows if "teacher" in row]
-    compared = [_compared(row) for row in rows if "lam" in row]
-    moments, residuals = [row for row, _ in compared], [each for _, pair in compared for each in pair]
-    valleys = [_valley_row(row) for row in losses]
+    moments, residuals, valleys, losses = [], [], [], [row for row in rows if "teacher" in row]
+    for row in (row for row in rows if "lam" in row):
+        names, (state, sensitivity) = ("state", "sensitivity"), (row["state"], row["sensitivity"])
+        of_state, of_sensitivity = (
+            lab.residual(f"{name}, λ = {row['lam']:g}", row[name].mean(), float(closed), unit="1", samples=row[name])
+            for name, closed in zip(names, theory.curse_of_memory(row["lam"]), strict=True)
+        )
+        residuals += [of_state, of_sensitivity]
+        ratio = sensitivity.mean() / state.mean()
+        influence = (sensitivity - ratio * state) / state.mean()  # first order: both means are of the same sequences
+        moments.append({
+            "lambda": row["lam"],
+            "state_second_moment": of_state["measured"],
+            "state_second_moment_standard_error": of_state["standard_error"],
+            "sensitivity_second_moment": of_sensitivity["measured"],
+            "sensitivity_second_moment_standard_error": of_sensitivity["standard_error"],
+            "ratio": ratio,
+            "ratio_standard_error": influence.std(ddof=1) / len(influence) ** 0.5,
+        })  # fmt: skip
+    for row in losses:
+        closed, error = valley(row["students"], row["teacher"]), row["standard_error"]
+        off = np.abs(row["loss"] - closed)
+        valleys.append({
+            "teacher": row["teacher"],
+            "worst_residual_over_teacher_variance": off.max() * (1 - row["teacher"] ** 2),
+            "worst_relative_residual": (off[closed > 0] / closed[closed > 0]).max(),
+            "worst_residual_in_standard_errors": (off[error > 0] / error[error > 0]).max(),
+        })  # fmt: skip
     relative = max(abs(each["relative_residual"]) for each in residuals)
     worst = max(abs(each["residual"]) / each["standard_error"] for each in residuals)
     off = max(each["worst_residual_over_teacher_variance"] for each in valleys)
-    page.text(
-        "Results",
-        [
-            f"The measured moments differ from the closed forms by at most {100 * relative:.1f}%, or {worst:.1f} "
-            "standard errors. No gradient explodes here, and yet the sensitivity grows with the cube of the memory.",
-            f"A student's loss follows its closed form within {off:.3f} of the teacher's variance.",
-        ],
-    )
+    page.text("Results", [
+        f"The measured moments differ from the closed forms by at most {100 * relative:.1f}%, or {worst:.1f} standard "
+        "errors. No gradient explodes here, and yet the sensitivity grows with the cube of the memory.",
+        f"A student's loss follows its closed form within {off:.3f} of the teacher's variance.",
+    ])  # fmt: skip
     page.figure(
         "moments",
         _moments_figure(moments),
@@ -151,34 +172,6 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
     )
     page.residuals(residuals, "Second moments, measured and in closed form")
     page.summary |= {"rows": moments, "residuals": residuals, "valleys": valleys}
-
-
-def _compared(row: lab.Row) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The moments of one λ, and their residuals."""
-    lam, state, sensitivity = row["lam"], row["state"], row["sensitivity"]
-    closed = theory.curse_of_memory(lam)
-    found: dict[str, Any] = {"lambda": lam}
-    residuals = []
-    for name, samples, moment in (("state", state, closed.variance), ("sensitivity", sensitivity, closed.sensitivity)):
-        one = lab.residual(f"{name}, λ = {lam:g}", samples.mean(), moment, unit="1", samples=samples)
-        residuals.append(one)
-        found[f"{name}_second_moment"] = one["measured"]
-        found[f"{name}_second_moment_standard_error"] = one["standard_error"]
-    ratio = sensitivity.mean() / state.mean()
-    influence = (sensitivity - ratio * state) / state.mean()  # first order: both means are of the same sequences
-    found |= {"ratio": ratio, "ratio_standard_error": influence.std(ddof=1) / len(state) ** 0.5}
-    return found, residuals
-
-
-def _valley_row(row: lab.Row) -> dict[str, Any]:
-    teacher, closed = row["teacher"], valley(row["students"], row["teacher"])
-    off, error = np.abs(row["loss"] - closed), row["standard_error"]
-    return {
-        "teacher": teacher,
-        "worst_residual_over_teacher_variance": float(off.max() * (1 - teacher**2)),
-        "worst_relative_residual": float((off[closed > 0] / closed[closed > 0]).max()),
-        "worst_residual_in_standard_errors": float((off[error > 0] / error[error > 0]).max()),
-    }
 
 
 def _moments_figure(moments: list[dict[str, Any]]) -> style.Figure:

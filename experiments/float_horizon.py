@@ -150,30 +150,26 @@ def _first(flags: np.ndarray) -> np.ndarray:
     return np.where(flags.any(axis=1), flags.argmax(axis=1).astype(float), np.nan)
 
 
-def disagreement(curves: Curves) -> np.ndarray:
-    """`[N]`: the largest |log of the plain float64 norm - exact log norm| where the plain one is alive [nats]."""
-    plain = curves.plain["norm", "float64"]
-    # Entries within a factor of 2^26 of where their square dies have lost digits; there the two need not agree.
-    log_tiny = float(np.log(np.finfo("float64").tiny))
-    alive = np.isfinite(plain) & (plain > 0) & (2 * curves.log_largest > log_tiny + 26 * 2 * np.log(2))
-    return np.abs(np.log(np.where(alive, plain, 1)) - np.where(alive, curves.log_norm, 0)).max(axis=1)
-
-
 def horizons(asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Networks of one cell and scale in one program: when each dies, when it is predicted to, and its curves."""
+    """Networks of one cell and scale in one program: when each dies, when it is predicted to, and its curves.
+
+    `disagreement_nats` is the largest |log of the plain float64 norm - exact log norm| where the plain one is alive.
+    """
     sizes = {name: asked[0][name] for name in ("hidden_size", "steps", "seed")}
     curves = gradient_curves(asked[0]["cell"], asked[0]["scale"], [each["network"] for each in asked], **sizes)
-    found = [
-        {"disagreement_nats": off, "log_norm": log_norm}
-        for off, log_norm in zip(disagreement(curves), curves.log_norm, strict=True)
-    ]
+    plain, log_tiny = curves.plain["norm", "float64"], float(np.log(np.finfo("float64").tiny))
+    # Entries within a factor of 2^26 of where their square dies have lost digits; there the two need not agree.
+    alive = np.isfinite(plain) & (plain > 0) & (2 * curves.log_largest > log_tiny + 26 * 2 * np.log(2))
+    off = np.abs(np.log(np.where(alive, plain, 1)) - np.where(alive, curves.log_norm, 0)).max(axis=1)
+    found = [{"disagreement_nats": off[n], "log_norm": curves.log_norm[n]} for n in range(len(asked))]
     for kind, dtype in FORMATS:
         plain = curves.plain[kind, dtype]
-        told = predicted_lags(kind, dtype, curves.log_norm, curves.log_largest)
-        for n, lags in enumerate(zip(death_lags(plain), told, strict=True)):
-            died, predicted = (None if np.isnan(lag) else int(lag) for lag in lags)
-            found[n] |= {f"{kind}_{dtype}_dies": died, f"{kind}_{dtype}_predicted": predicted}
-            found[n] |= {f"norm_{dtype}": plain[n]} if kind == "norm" else {}
+        predicted = predicted_lags(kind, dtype, curves.log_norm, curves.log_largest)
+        for n, lags in enumerate(zip(death_lags(plain), predicted, strict=True)):
+            for what, lag in zip(("dies", "predicted"), lags, strict=True):
+                found[n][f"{kind}_{dtype}_{what}"] = None if np.isnan(lag) else int(lag)
+            if kind == "norm":
+                found[n][f"norm_{dtype}"] = plain[n]
     return found
 
 
@@ -189,12 +185,10 @@ def measure(options: Options, run: lab.Run) -> list[lab.Row]:
 
 
 def draw(rows: list[lab.Row], page: lab.Page) -> None:
-    settings = list(dict.fromkeys((row["cell"], row["scale"]) for row in rows))
-    table = [
-        _over_networks(kind, dtype, [row for row in rows if (row["cell"], row["scale"]) == setting])
-        for setting in settings
-        for kind, dtype in FORMATS
-    ]
+    networks: dict[tuple[str, float], list[lab.Row]] = {}
+    for row in rows:
+        networks.setdefault((row["cell"], row["scale"]), []).append(row)
+    table = [_over_networks(*format_, own) for own in networks.values() for format_ in FORMATS]
     residuals = []
     for row in table:
         died, closed = row["dies_at_lag_steps"], row["closed_form_lag_steps"]
@@ -203,18 +197,11 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
             residuals.append(lab.residual(quantity, died, closed, unit="steps"))
     worst = max(row["disagreement_nats"] for row in rows)
     furthest = max(row["worst_difference_steps"] or 0.0 for row in table)
-    lines = [
+    page.text("Results", [
         "The exact log-adjoint has no horizon. Where the plain float64 norm is alive it differs from the exact one by "
         f"at most {worst:.1e} nats; where a plain result dies, it dies within {furthest:.0f} steps of the predicted "
         "lag (every cell, scale, format and network)."
-    ]
-    for row in table:
-        if row["cell"] == "tanh" and row["what"] == "norm" and row["dies_at_lag_steps"] is not None:
-            lines.append(
-                f"A tanh network of {page.options.hidden_size} units with an orthogonal W2 of scale 1, driven by white "
-                f"noise: the {row['dtype']} norm is 0 from lag {row['dies_at_lag_steps']:.0f} on."
-            )
-    page.text("Results", lines)
+    ])  # fmt: skip
     shown = next(name for name in ("tanh", "relu", "gru", "lstm", "linear") if name in page.options.cells)
     page.figure(
         "curves",

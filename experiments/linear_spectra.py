@@ -182,7 +182,14 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
     spectra = {kind: [row for row in rows if "exponents" in row and row["matrices"] == kind] for kind in LABELS}
     by_norm = [row for row in rows if "draws" in row]
     fresh = np.array([row["exponents"] for row in spectra["fresh"]])
-    residuals = _scalar_residuals([row for row in rows if "w" in row])
+    residuals = []
+    for row in (row for row in rows if "w" in row):
+        at, w, steps = f"T = {row['steps']}", row["w"], row["steps"]
+        log_gradient, slope = row["log_gradient_nats"], row["weight_gradient"]
+        residuals += [
+            lab.residual(f"w = {w:g}: log |dh_T/dh_0|, {at}", log_gradient, steps * math.log(w), unit="nats"),
+            lab.residual(f"w = {w:g}: dh_T/dw, {at}", slope, steps * w ** (steps - 1), unit="1"),
+        ]
     for row in spectra["orthogonal"]:
         quantity, closed = f"orthogonal, scale {row['gain']:g}: the exponent furthest off", math.log(row["gain"])
         furthest = row["exponents"][np.abs(row["exponents"] - closed).argmax()]
@@ -211,19 +218,15 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
         table.append({"kind": row["matrices"], **values, "closed_form_log10_mean_squared_norm": closed})
 
     mean_of_fresh, mean_of_frozen = (each["log10_mean_squared_norm"] for each in table)
-    page.text(
-        "Results",
-        [
-            f"Orthogonal: every exponent is log s within {max(orthogonal):.1e} nats per step. Fresh Gaussian: the mean "
-            f"over {o.seeds} products agrees with Newman's {size} exponents within {off.max():.4f} nats per step. One "
-            f"Gaussian matrix: log|eigenvalues| within {np.median(frozen):.4f} in the median and {frozen.max():.4f} at "
-            "worst (neighbours whose moduli are close separate slowly).",
-            f"At lag {o.lags} the mean squared norm is 10^{mean_of_fresh:.2f} with fresh matrices and "
-            f"10^{mean_of_frozen:.2f} with one matrix reused, of which the largest of {o.draws} draws makes up "
-            f"{100 * table[1]['share_of_mean_from_largest_draw']:.0f}%; the median is "
-            f"10^{table[1]['log10_median_squared_norm']:.2f}. Report the mean or the median of the log.",
-        ],
-    )
+    page.text("Results", [
+        f"Orthogonal: every exponent is log s within {max(orthogonal):.1e} nats per step. Fresh Gaussian: the mean "
+        f"over {o.seeds} products agrees with Newman's {size} exponents within {off.max():.4f} nats per step. One "
+        f"Gaussian matrix: log|eigenvalues| within {np.median(frozen):.4f} in the median and {frozen.max():.4f} at worst "
+        "(neighbours whose moduli are close separate slowly).",
+        f"At lag {o.lags} the mean squared norm is 10^{mean_of_fresh:.2f} with fresh matrices and "
+        f"10^{mean_of_frozen:.2f} with one matrix reused, of which the largest of {o.draws} draws makes up "
+        f"{100 * table[1]['share_of_mean_from_largest_draw']:.0f}%. Report the mean or the median of the log.",
+    ])  # fmt: skip
     page.figure(
         "spectra",
         _spectra_figure(spectra, newman),
@@ -242,17 +245,6 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
     page.residuals(residuals)
     page.table(table, caption=f"Squared norms at lag {o.lags}, over {o.draws} draws")
     page.summary |= {"residuals": residuals, "spectra": worst, "norms": table}
-
-
-def _scalar_residuals(rows: list[lab.Row]) -> list[dict[str, Any]]:
-    residuals = []
-    for row in rows:
-        w, steps = row["w"], row["steps"]
-        quantity, closed = f"w = {w:g}: log |dh_T/dh_0|, T = {steps}", steps * math.log(w)
-        residuals.append(lab.residual(quantity, row["log_gradient_nats"], closed, unit="nats"))
-        quantity, closed = f"w = {w:g}: dh_T/dw, T = {steps}", steps * w ** (steps - 1)
-        residuals.append(lab.residual(quantity, row["weight_gradient"], closed, unit="1"))
-    return residuals
 
 
 def _spectra_figure(spectra: dict[str, list[lab.Row]], newman: np.ndarray) -> style.Figure:

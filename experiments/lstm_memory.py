@@ -138,7 +138,7 @@ def measure(options: Options, run: lab.Run) -> list[lab.Row]:
 
 
 def draw(rows: list[lab.Row], page: lab.Page) -> None:
-    options, table, residuals = page.options, [], []
+    options, table, residuals, lines = page.options, [], [], []
     lags = np.arange(options.steps)
     some = np.unique(np.geomspace(1, options.steps - 1, 14).astype(int))
     fig, axes = style.figures(1, 2, 9.6, 4.4, sharey=True)
@@ -150,17 +150,27 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
             share = np.array([row["log_share"] for row in networks]) / math.log(10)
             ax.plot(lags[1:], closed[1:], **style.curve(i))
             ax.errorbar(some, share.mean(0)[some], share.std(0)[some], **style.markers(i), label=label)
-            table.append(_over_networks(networks))
-            for lag in sorted({min(lag, lags[-1]) for lag in (50, options.t_max)}) if setting == "closed" else ():
-                samples, quantity = 10.0 ** share[:, lag], f"{label}, share left at lag {lag}"
-                residuals.append(lab.residual(quantity, samples.mean(), 10.0 ** closed[lag], unit="1", samples=samples))
+            table.append(found := _over_networks(networks))
+            if setting == "closed":
+                for lag in sorted({min(50, lags[-1]), min(options.t_max, lags[-1])}):
+                    samples, quantity, expected = (
+                        10.0 ** share[:, lag],
+                        f"{label}, share left at lag {lag}",
+                        closed[lag],
+                    )
+                    residuals.append(lab.residual(quantity, samples.mean(), 10.0**expected, unit="1", samples=samples))
+            elif init != "chrono":
+                measured, gate = found["rate_nats_per_step"], found["closed_form_rate_nats_per_step"]
+                lines.append(f"Driven, {label}: {measured:+.3g} nats per step; the gate alone {gate:.3g}.")
     for ax, title in zip(axes[0], ("W_h = 0, no input", "as initialised, driven by white noise"), strict=True):
         ax.set(title=title, xlabel="lag [steps]", xscale="log", ylim=(-12, 4.5))
     axes[0, 0].set_ylabel("share of dL/dc that is left, log10 [decades]")
     axes[0, 1].legend(loc="lower left")
     style.letters(axes)
 
-    page.text("Results", _results(table, residuals))
+    errors = [abs(each["relative_residual"]) for each in residuals if not each["quantity"].startswith("chrono")]
+    exact = f"With W_h = 0 the measured share is σ(b_f)^k, with relative errors up to {max(errors, default=0):.1e}."
+    page.text("Results", [exact, *lines] if errors else lines)
     page.figure(
         "memory",
         fig,
@@ -189,24 +199,6 @@ def _over_networks(rows: list[lab.Row]) -> dict[str, Any]:
         "log10_share_at_last_lag_mean": float(log_shares[:, -1].mean() / math.log(10)),
         "last_lag_steps": log_shares.shape[1] - 1,
     }
-
-
-def _results(table: list[dict[str, Any]], residuals: list[dict[str, Any]]) -> list[str]:
-    lines = []
-    errors = [abs(each["relative_residual"]) for each in residuals if not each["quantity"].startswith("chrono")]
-    if errors:
-        lines.append(f"With W_h = 0 the measured share is σ(b_f)^k, with relative errors up to {max(errors):.1e}.")
-    for each in residuals:
-        if each["quantity"].startswith("chrono"):
-            measured = f"{each['measured']:.4f} ± {each['standard_error']:.4f}"
-            lines.append(f"{each['quantity']}: {measured}, closed form {each['theory']:.4f}.")
-    for row in table:
-        if row["setting"] == "driven" and row["init"] != "chrono":
-            measured, gate = row["rate_nats_per_step"], row["closed_form_rate_nats_per_step"]
-            lines.append(
-                f"Driven, forget bias {row['init']}: {measured:+.3g} nats per step; the gate alone {gate:.3g}."
-            )
-    return lines
 
 
 experiment = lab.Experiment(Options, measure, draw, x64=True)

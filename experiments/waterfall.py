@@ -208,7 +208,21 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
         }
         for row in rows
     ]
-    page.text("Results", _results(table, residuals, o))
+    lines = []
+    for name in contours:
+        off = max(abs(each["residual"]) for each in residuals if each["quantity"].startswith(name))
+        lines.append(f"{name}: the rate before training is within {off:.1e} nats per step of theory.")
+    for name in o.cells:
+        learned = [row["error_after"] < LEARNED for row in table if row["cell"] == name]
+        lines.append(f"{name}: {sum(learned)} of {len(learned)} networks bring the error below {LEARNED:g}.")
+    ends = {learned: [row["log10_gradient_after"] for row in table if (row["error_after"] < LEARNED) == learned]
+            for learned in (True, False)}  # fmt: skip
+    if ends[True] and ends[False]:
+        lines.append(
+            f"In networks that learn, the gradient at lag {lag} after training is at least 10^{min(ends[True]):.1f} of "
+            f"that at lag 0; in those that fail its median is 10^{np.median(ends[False]):.1f}."
+        )
+    page.text("Results", lines)
     page.figure(
         "waterfall",
         _waterfall_figure(o, maps, contours),
@@ -228,27 +242,6 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
     page.residuals(residuals, "Rate over all lags before training, measured and in theory")
     page.table(table, caption=f"Every network: gradient at lag {lag}, and error")
     page.summary |= {"rows": table, "residuals": residuals, "learned_below_error": LEARNED}
-
-
-def _results(table: list[dict[str, Any]], residuals: list[dict[str, Any]], options: Options) -> list[str]:
-    lines = []
-    for name in ("linear", "tanh"):
-        off = [abs(each["residual"]) for each in residuals if each["quantity"].startswith(name)]
-        if off:
-            lines.append(f"{name}: the rate before training is within {max(off):.1e} nats per step of theory.")
-    learned = [row for row in table if row["error_after"] < LEARNED]
-    failed = [row for row in table if not row["error_after"] < LEARNED]
-    for name in options.cells:
-        count, of = sum(row["cell"] == name for row in learned), len(options.scales) * options.seeds
-        lines.append(f"{name}: {count} of {of} networks bring the error below {LEARNED:g}.")
-    if learned and failed:
-        least = min(row["log10_gradient_after"] for row in learned)
-        median = np.median([row["log10_gradient_after"] for row in failed])
-        lines.append(
-            f"In networks that learn, the gradient at lag {options.steps - 1} after training is at least "
-            f"10^{least:.1f} of that at lag 0; in those that fail its median is 10^{median:.1f}."
-        )
-    return lines
 
 
 def _waterfall_figure(

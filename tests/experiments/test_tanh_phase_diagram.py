@@ -14,7 +14,7 @@ STEPS, SPECTRUM_STEPS = 700, 500  # so that the runs below share these programs
 def by_hand(gain: float, noise: np.ndarray, seed: int) -> np.ndarray:
     """All exponents, QR at every step, of one network in NumPy; noise is `[T, H]`."""
     size = noise.shape[1]
-    _, params, start = networks(size, (gain,), seed)
+    params, start = networks(size, (gain,), seed)
     w, h, q, logs = gain * np.asarray(params.w_h), np.asarray(start[0]), np.eye(size), []
     for x in noise:
         h = np.tanh(h @ w + x)
