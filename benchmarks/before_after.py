@@ -117,7 +117,7 @@ def one_point(run: harness.Run, folders: tuple[Path, Path], where: dict[str, str
     options, started = run.options, time.perf_counter()
     problem = make_problem(where["cell"], Point.parse(where["point"]), seed=options.seed)
     make = functools.partial(worker_contestant, problem, options.seed)
-    with pair(*folders, options.devices) as workers:
+    with pair(folders, options.devices) as workers:
         after = functools.partial(make, workers[1])
         made = [make(w, name, "built-in", options.tasks) for name, w in zip(VERSIONS, workers, strict=True)]
         made += [after(name, name, options.tasks) for name in BARE]
@@ -129,7 +129,7 @@ def one_point(run: harness.Run, folders: tuple[Path, Path], where: dict[str, str
         row = run.contest(where, made)
 
     def alone(task: str) -> float | None:
-        with pair(*folders, options.devices) as workers:
+        with pair(folders, options.devices) as workers:
             made = [make(w, name, "built-in", (task,)) for name, w in zip(VERSIONS, workers, strict=True)]
             found = run.contest({**where, "again": task}, made)
         row.setdefault("again", {}).setdefault(task, []).append({"contestants": found["contestants"]})
@@ -144,12 +144,7 @@ def one_point(run: harness.Run, folders: tuple[Path, Path], where: dict[str, str
 def counted(
     ratios: dict[str, float | None], alone: Callable[[str], float | None], options: Options
 ) -> dict[str, dict[str, Any]]:
-    """By task the ratio that counts, and those it comes from.
-
-    Args:
-      ratios: before to after, by task, of the whole contest; None where one of the two has no time.
-      alone: measures a task again in new processes.
-    """
+    """By task the ratio that counts, and those it comes from; `alone` measures a task again in new processes."""
     found = {}
     for task, first in ratios.items():
         if first is not None:
@@ -239,25 +234,14 @@ class Worker:
             stdout=subprocess.PIPE,
         )
 
-    def greet(self) -> None:
-        """Waits until the process is ready, and makes sure that it runs the version it was started for."""
-        found = Path(self._answer()["rnnjax"])
-        if self.folder.resolve() not in found.resolve().parents:
-            raise RuntimeError(f"a worker for {self.folder} imported {found}.")
-
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
         """Sends a request and waits for its answer; raises RuntimeError where it failed."""
         assert self._process.stdin is not None
         pickle.dump({"do": do, **request}, self._process.stdin)
         self._process.stdin.flush()
-        return self._answer()
+        return self.answer()
 
-    def stop(self) -> None:
-        self._process.kill()
-        with contextlib.suppress(BrokenPipeError):
-            self._process.communicate()
-
-    def _answer(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         try:
             answer = pickle.load(self._process.stdout)
@@ -268,17 +252,23 @@ class Worker:
             raise RuntimeError(answer["error"])
         return answer
 
+    def stop(self) -> None:
+        self._process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()
+
 
 @contextlib.contextmanager
-def pair(before: Path, after: Path, devices: int) -> Iterator[list[Worker]]:
-    """A new process for each of the two folders; both end with the block."""
+def pair(folders: Iterable[Path], devices: int) -> Iterator[list[Worker]]:
+    """A new process for each folder, which runs the version that is there; they end with the block."""
     with contextlib.ExitStack() as stack:
-        workers = []
-        for folder in (before, after):
-            workers.append(Worker(folder, devices))
-            stack.callback(workers[-1].stop)
+        workers = [Worker(folder, devices) for folder in folders]
         for worker in workers:
-            worker.greet()
+            stack.callback(worker.stop)
+        for worker in workers:
+            found = Path(worker.answer()["rnnjax"])
+            if worker.folder.resolve() not in found.resolve().parents:
+                raise RuntimeError(f"a worker for {worker.folder} imported {found}.")
         yield workers
 
 

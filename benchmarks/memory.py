@@ -94,10 +94,7 @@ def _by_hand(problem: Problem, unrolled: Callable, params: Any, xs: Array, lengt
 
 
 def scan_of_steps(step: Step, carry: Any, xs: Array) -> tuple[Any, Array]:
-    """Keeps the carries alone and computes everything else again, step by step, in the backward pass.
-
-    With `prevent_cse=False`, as JAX advises inside a scan: the loop itself keeps the two computations apart.
-    """
+    """Keeps the carries alone. JAX advises `prevent_cse=False` inside a scan: the loop keeps the computations apart."""
     return lax.scan(jax.checkpoint(step, prevent_cse=False), carry, xs)
 
 

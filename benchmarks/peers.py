@@ -128,19 +128,19 @@ def ratios(point: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def overall(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Geometric means and the worst point of each ratio, for dense and padded batches, all cells and each."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
-    for padded, kind in ((False, "dense"), (True, "padded")):
-        of_kind = [point for point in points if point["padded"] == padded]
-        if of_kind:
-            groups[f"{kind}, all cells"] = of_kind
-        for point in of_kind:
-            groups.setdefault(f"{kind}, {point['cell']}", []).append(point)
-    for point in points:
-        B, _, _, H = Point.parse(point["point"])
-        if B >= 16 and H >= 128 and not point["padded"]:
-            groups.setdefault("dense, B >= 16 and H >= 128", []).append(point)
+    cells = list(dict.fromkeys(point["cell"] for point in points))
+    for kind, padded in (("dense", False), ("padded", True)):
+        for cell in ("all cells", *cells):
+            groups[f"{kind}, {cell}"] = [
+                p for p in points if p["padded"] == padded and cell in ("all cells", p["cell"])
+            ]
+    sizes = [Point.parse(point["point"]) for point in points]
+    groups["dense, B >= 16 and H >= 128"] = [
+        p for p, size in zip(points, sizes, strict=True) if size.B >= 16 and size.H >= 128 and not p["padded"]
+    ]
     groups["all but dense lstm"] = [p for p in points if p["padded"] or p["cell"] != "lstm"]
     rows = []
-    for group, members in groups.items():
+    for group, members in ((group, members) for group, members in groups.items() if members):
         for task in TASKS:
             row: dict[str, Any] = {"group": group, "task": task, "points": len(members)}
             for key in (*_MEANS, *_DOOR_KEYS):
@@ -152,36 +152,24 @@ def overall(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def tables(result: Mapping[str, Any], page: Any) -> None:
-    """Times by task, ratios by task, and means."""
+    """Times by task and point, and means of the ratios."""
     points = result["points"]
     every = harness.names(points)
-    places = [f"{point['cell']} {point['point']}{' padded' if point['padded'] else ''}" for point in points]
     for task, title in TASKS.items():
-        times = [[*(number(point, name, task) for name in every), floor_ms(point, task)] for point in points]
-        rows = [[place, *row] for place, row in zip(places, times, strict=True)]
-        page.table(rows, ["point B,T,D,H", *every, "floor"], f"{title}, median [ms]")
-    columns = {
-        "fastest_peer": "fastest JAX peer",
-        "one_vs_peer": "peer / one",
-        "best_vs_peer": "peer / best",
-        "one_vs_torch": "torch / one",
-        "best_vs_torch": "torch / best",
-        "one_over_floor": "one / floor",
-        "best_over_floor": "best / floor",
-        "generic_over_one": "generic / one",
-    }
-    for task, title in TASKS.items():
-        found = [[point["ratios"][task].get(key) for key in columns] for point in points]
-        rows = [[place, *row] for place, row in zip(places, found, strict=True)]
-        caption = f"{title}, ratios of medians (above 1 before the floor: rnnjax is faster)"
-        page.table(rows, ["point B,T,D,H", *columns.values()], caption)
+        rows = []
+        for point in points:
+            place = f"{point['cell']} {point['point']}{' padded' * point['padded']}"
+            rows.append([place, *(number(point, name, task) for name in every), floor_ms(point, task)])
+        page.table(rows, ["cell and B,T,D,H", *every, "floor"], f"{title}, median [ms]")
     rows = []
     for row in result["summary"]:
         means = [row.get(key) for key in (*_MEANS, *_DOOR_KEYS)]
         said = [f"{mean['geomean']:.2f} ({mean['worst']:.2f})" if mean else None for mean in means]
         rows.append([f"{row['group']} ({row['points']})", TASKS[row["task"]], *said])
-    heads = [*(columns[key] for key in _MEANS), "linen / linen with ours", "nnx / nnx with ours"]
-    page.table(rows, ["points", "task", *heads], "Geometric means (and the worst point)")
+    heads = ["peer / one", "peer / best", "torch / one", "torch / best", "best / floor", "generic / one"]
+    heads += ["linen / linen with ours", "nnx / nnx with ours"]
+    caption = "Geometric means of ratios of medians, and the worst point; above 1 rnnjax is faster, up to the floor"
+    page.table(rows, ["points", "task", *heads], caption)
 
 
 def draw(result: Mapping[str, Any], page: Any) -> None:

@@ -37,18 +37,11 @@ _RUNTIME = (
 )
 
 
-def profile(cell: str, point: str) -> dict[str, Any]:
+def profiled(cell: str, point: str) -> dict[str, Any]:
     """Of a training step: milliseconds per call by kind of kernel, and the kernels with the largest share."""
     problem = make_problem(cell, Point.parse(point))
     program = ours.contestant("", problem, tasks=("train",)).build()["train"]
     return {"cell": cell, "point": point, **by_kernel(program.call, problem.point.T)}
-
-
-def profile_sweep(hidden: int) -> dict[str, Any]:
-    """The same of the sweep's one program, at its default settings."""
-    settings = sweep.Sweep(sweep.Options(), hidden)
-    program = sweep.one_program(settings, devices=1)
-    return {"cell": "sweep", "point": f"H = {hidden}", **by_kernel(program.call, min(settings.options.lengths))}
 
 
 def by_kernel(call: Callable[[], Any], steps: int) -> dict[str, Any]:
@@ -92,9 +85,15 @@ def main() -> None:
     options = parser.parse_args()
     contest.prepare(1)
     if options.sweep:
-        results = [profile_sweep(hidden) for hidden in options.sweep]
+        default = sweep.Options()
+        programs = {H: sweep.one_program(sweep.Sweep(default, H), devices=1) for H in options.sweep}
+        shortest = min(default.lengths)
+        results = [
+            {"cell": "sweep", "point": f"H = {H}", **by_kernel(program.call, shortest)}
+            for H, program in programs.items()
+        ]
     else:
-        results = [profile(cell, point) for point in options.point for cell in options.cell]
+        results = [profiled(cell, point) for point in options.point for cell in options.cell]
     for result in results:
         print(f"{result['cell']} {result['point']}:", {k: round(v, 2) for k, v in result.items() if k.endswith("_ms")})
         for kernel in result["kernels"]:

@@ -9,12 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import contest, harness, memory, peers, problems
+from benchmarks import contest, harness, peers, problems
 from benchmarks.problems import GRID, Point, make_problem
 from experiments import lab
 from experiments.lab import style
@@ -25,7 +23,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 RECORDED = sorted(path for path in RESULTS.glob("*.json") if not path.name.startswith("profile"))
 TINY = {
     "scan_vs_loop": "--cell elman --sizes 2,1,2 --steps 2 --jitted-train-steps 2",
-    "memory": "--cell elman --size 1,1,2 --steps 7 --every 3 --losses last --jitted-steps 7",
+    "memory": "--cell elman --size 1,1,2 --steps 4 7 --every 3 --losses last --jitted-steps 7",
     "observatory": "--hidden 4 --shares 1 --intervals 2 --gains 2 --seeds 1 --steps 8 --few 1 --processes 1",
     "sweep": "--hidden 2 --scales 2 --seeds 1 --lengths 3 --few 1 --engine scan",
     "tried": "--cells elman --points 2,5,1,4",
@@ -125,10 +123,17 @@ class Page(lab.Page):
         assert len(titles) == 1 or all(t.startswith(f"({c}) ") for c, t in zip("abcdef", titles, strict=False))
 
 
+def rounded(value: Any) -> Any:
+    return json.loads(json.dumps(value), parse_float=lambda text: f"{float(text):.9g}")
+
+
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
-def test_recorded_results_can_be_shown(path: Path) -> None:
+def test_recorded_results_can_be_shown_and_summed_up(path: Path) -> None:
     result = strictly(path)
     page, of = Page(), benchmark(result["benchmark"])
+    if "summary" in result:
+        overall = importlib.import_module(f"benchmarks.{result['benchmark']}").overall
+        assert rounded(overall(result["points"])) == rounded(result["summary"])
     of.tables(result, page)
     assert len(page.blocks) > 1 and all(block["rows"] for block in page.blocks)
     if of.draw is not None:
@@ -222,15 +227,3 @@ def test_ratios_are_against_the_fastest_peer_and_means_are_geometric() -> None:
     mean = groups["dense, all cells", "train"]["one_vs_peer"]
     assert mean == {"geomean": pytest.approx(4.0), "worst": 2.0, "of": 2}
     assert groups["dense, gru", "train"]["one_vs_torch"] is None
-
-
-@pytest.mark.parametrize("steps", [1, 4, 7])
-def test_memory_by_hand_is_a_scan(steps: int) -> None:
-    def step(carry: Any, x: Any) -> Any:
-        carry = jnp.sin(carry) + x
-        return carry, 2.0 * carry
-
-    xs = jnp.linspace(0.0, 1.0, steps * 2).reshape(steps, 2)
-    expected = jax.lax.scan(step, jnp.ones(2), xs)
-    for unrolled in (memory.scan_of_steps, memory.scan_of_scans):
-        jax.tree.map(np.testing.assert_allclose, unrolled(step, jnp.ones(2), xs), expected)
