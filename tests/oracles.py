@@ -1,8 +1,8 @@
-"""The forward pass of every registry cell, written a second time: NumPy, float64, one row, one step, one Python loop.
+"""Independent reference of the forward pass of every registry cell: NumPy, float64, one row, a Python loop.
 
-Nothing here imports `rnnjax`. Time is told in another way too: not with flags on steps but with the *cuts* between
-them. Cut p lies before step p (and behind step p - 1), so running forwards a row starts afresh at step p, and running
-backwards at step p - 1; both halves of a bidirectional cell see the same cuts.
+Nothing here imports `rnnjax`. Resets are represented differently too: as *cuts* between steps. Cut p is between steps
+p - 1 and p, so forwards a row restarts at step p, and backwards at step p - 1. Both directions of a bidirectional cell
+have the same cuts.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Row(NamedTuple):
-    """One row's time: how long it is, which steps are hidden, where it is cut, and which way it runs."""
+    """The time of one row: its length, masked steps, cuts and direction."""
 
     length: int
     hidden: frozenset[int]
@@ -114,7 +114,7 @@ def plain(step: Callable, initial: Callable = zeros) -> RowFunction:
                 carry = initial(p, carry)
             if t not in row.hidden:
                 carry, ys[t] = step(p, carry, xs[t])
-        _, y = step(p, carry, np.zeros_like(xs[0]))  # for its shape alone
+        _, y = step(p, carry, np.zeros_like(xs[0]))  # only for its shape
         return carry, np.stack([ys[t] if t in ys else np.zeros_like(y) for t in range(xs.shape[0])])
 
     return run
@@ -198,7 +198,7 @@ def unroll(name: str, params, carry, xs, lengths=None, mask=None, resets=None, r
 
 
 def map_tree(function: Callable, tree: Any, *rest: Any) -> Any:
-    """`jax.tree.map` in a few lines, so that an oracle depends on NumPy alone."""
+    """A minimal `jax.tree.map`, so that oracles depend only on NumPy."""
     if tree is None:
         return None
     if isinstance(tree, dict):

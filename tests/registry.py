@@ -1,8 +1,8 @@
-"""One registry of cells, and the little machinery that every generic property shares.
+"""The registry of cells, and helpers of the property tests.
 
-A new cell joins all properties by an entry in `CELLS` (and one in `oracles.ROWS`), a new engine by one in `ENGINES`.
-The sizes are small and few on purpose: nearly all of the suite's time is compilation, so a property brings new data to
-a function that is already compiled rather than a new shape.
+A new cell needs an entry in `CELLS` (and one in `oracles.ROWS`), a new engine one in `ENGINES`; all property tests then
+run on it. There are few sizes, all small: most of the suite's time is compilation, so tests use new data with a
+compiled function rather than new shapes.
 """
 
 import functools
@@ -51,7 +51,7 @@ ENGINES: dict[str, dict[str, Any]] = {
     "scan": {"engine": "scan"},
     "hoisted": {"engine": "hoisted"},
 }
-"""What every property runs over: keyword options of `unroll`. "loop" runs eagerly, every other one jitted."""
+"""Keyword options of `unroll` for the property tests. "loop" runs eagerly, all others jitted."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "scan_unroll_2": {"engine": "scan", "unroll": 2},
@@ -60,7 +60,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "hoisted_unroll_2": {"engine": "hoisted", "unroll": 2},
     "hoisted_checkpoint_3_chunk_2": {"engine": "hoisted", "checkpoint": 3, "chunk": 2},
 }
-"""Options that must not change a number: compared with the reference in values and derivatives, and no more."""
+"""Options that must not change results; only values and derivatives are compared with the reference."""
 
 COMPOSITES = [name for name in CELLS if isinstance(CELLS[name], Composite)]
 PLAIN = [name for name in CELLS if name not in COMPOSITES]
@@ -71,7 +71,7 @@ every_plain_cell = pytest.mark.parametrize("name", PLAIN)
 
 
 def on_every_engine(names: Iterable[str] = CELLS, *, loop: bool = True) -> pytest.MarkDecorator:
-    """Parametrises a test by `name` and `engine`: these cells on each engine."""
+    """Parametrises a test by `name` and `engine`, for these cells on each engine."""
     engines = [engine for engine in ENGINES if loop or engine != "loop"]
     pairs = [(name, engine) for name in names for engine in engines]
     return pytest.mark.parametrize(("name", "engine"), pairs)
@@ -85,7 +85,7 @@ Outputs = tuple[PyTree, PyTree]
 
 
 class Sample(NamedTuple):
-    """What a gradient is taken of."""
+    """The arguments that are differentiated."""
 
     params: PyTree
     carry: PyTree
@@ -93,7 +93,7 @@ class Sample(NamedTuple):
 
 
 class Times(NamedTuple):
-    """The three arguments that say which steps count."""
+    """The arguments `lengths`, `mask` and `resets`."""
 
     lengths: Any = None  # [B] int
     mask: Any = None  # [T, B] bool
@@ -103,7 +103,7 @@ class Times(NamedTuple):
 NOTHING_SAID = Times()
 
 ALL_COUNT = Times(np.full(B, T), np.ones((T, B), bool), np.zeros((T, B), bool))
-"""Nothing is cut, hidden or reset, but said in arrays: runs through the same compiled function as the next two."""
+"""Full lengths, no masked steps and no resets, but as arrays, for the same compiled function as the next two."""
 
 LENGTHS_ONLY = ALL_COUNT._replace(lengths=np.array([5, 3, 0]))
 
@@ -112,29 +112,30 @@ COMBINED = Times(
     mask=np.array([[1, 0, 1, 1, 1], [1, 0, 1, 1, 0], [1, 1, 1, 1, 1]], bool).T,
     resets=np.array([[0, 0, 1, 0, 0], [1, 1, 0, 1, 0], [0, 1, 0, 0, 0]], bool).T,
 )
-"""Everything at once: a full row with a gap and a reset; a short one that resets at its start, on a masked step and
-beyond its end; and an empty one."""
+"""Everything at once: a full row with a gap and a reset; a short row with resets at its start, at a masked step and
+after its end; and an empty row."""
 
 SHORT = Times(
     lengths=np.array([3, 2, 0]),
     mask=np.array([[1, 1, 1], [0, 1, 1], [1, 1, 1]], bool).T,
     resets=np.array([[0, 0, 1], [0, 0, 0], [0, 0, 0]], bool).T,
 )
-"""The same for T = 3, for what must be eager or is differentiated twice."""
+"""The same for T = 3, for tests that are eager or differentiate twice."""
 
 
 def normal(tree: PyTree, seed: str, dtype: str | None = None, scale: float = 1.0) -> PyTree:
-    """Gaussian arrays shaped like `tree`, drawn by NumPy so that no part of the library has touched them."""
+    """Gaussian arrays with the shapes of `tree`, drawn by NumPy, independent of the library."""
     rng = np.random.default_rng(zlib.crc32(seed.encode()))
-    with jax.ensure_compile_time_eval():  # also called while something is traced, and then cached
+    with jax.ensure_compile_time_eval():  # may be called, and cached, during tracing
         return jax.tree.map(lambda a: jnp.asarray(scale * rng.normal(size=a.shape), dtype or a.dtype), tree)
 
 
 @functools.cache
 def sample(name: str, dtype: str = "float64", steps: int = T, batch_shape: tuple[int, ...] = (B,)) -> Sample:
-    """Random parameters (every bias too), a random carry and random inputs for the cell `name`.
+    """Random parameters (including biases), carry and inputs for the cell `name`.
 
-    The parameters depend on the name alone, and carry and inputs on their shapes too: float32 is float64 rounded.
+    Parameters depend only on the name, carry and inputs also on their shapes; float32 values are rounded float64
+    values.
     """
     cell = CELLS[name]
     params = jax.eval_shape(lambda key: cell.init(key, D), jax.random.key(0))
@@ -146,7 +147,7 @@ def sample(name: str, dtype: str = "float64", steps: int = T, batch_shape: tuple
 
 
 def run(name: str, engine: str, sample: Sample, times: Times = NOTHING_SAID, reverse: bool = False) -> Outputs:
-    """`(carry, ys)` of one call of `rnnjax.unroll`; jitted, but for the loop."""
+    """`(carry, ys)` of one call of `rnnjax.unroll`; jitted, except for the loop engine."""
     return _forward(name, engine, reverse)(sample, times)
 
 
@@ -155,17 +156,17 @@ def pull(
 ) -> tuple[Outputs, Sample]:
     """`((carry, ys), gradients)`: gradients of the outputs weighted by `cotangents`, for params, carry and xs."""
     if engine in ENGINES and engine != "loop" and not reverse:
-        return curvature(name, engine, sample, times, cotangents)[0]  # is compiled anyhow
+        return curvature(name, engine, sample, times, cotangents)[0]  # is compiled anyway
     return _pull(name, engine, reverse)(sample, times, cotangents)
 
 
 def curvature(name: str, engine: str, sample: Sample, times: Times, cotangents: Outputs):
-    """What `pull` gives, and its directional derivative: `((outputs, gradients), (jvp, Hessian-vector product))`."""
+    """The result of `pull` and its directional derivative: `((outputs, gradients), (jvp, Hessian-vector product))`."""
     return _curvature(name, engine)(sample, times, cotangents, normal(sample, f"{name} tangents"))
 
 
 def unroller(name: str, engine: str, reverse: bool, times: Times) -> Callable[..., Outputs]:
-    """`unroll` as a function of what can be differentiated: `(params, carry, xs) -> (carry, ys)`."""
+    """`unroll` as a function of its differentiable arguments: `(params, carry, xs) -> (carry, ys)`."""
     options = (ENGINES | VARIANTS)[engine]
 
     def outputs(params: PyTree, carry: PyTree, xs: Array) -> Outputs:
@@ -175,7 +176,7 @@ def unroller(name: str, engine: str, reverse: bool, times: Times) -> Callable[..
 
 
 def compiled(engine: str, function: Callable) -> Callable:
-    """Jitted, but for the loop, which jitted would compile T copies of the step."""
+    """Jits all engines except the loop, which would compile T copies of the step."""
     return function if engine == "loop" else jax.jit(function)
 
 
@@ -205,7 +206,7 @@ def _outputs_and_gradients(name: str, engine: str, reverse: bool, sample: Sample
 
 @functools.cache
 def cotangents(name: str, steps: int = T) -> Outputs:
-    """A weight for every output, those of masked steps too: a gradient that leaks from padding shows."""
+    """A weight for every output, including masked steps, so that gradients from padding would be noticed."""
     shapes = jax.eval_shape(unroller(name, "scan", False, Times()), *sample(name, steps=steps))
     return normal(shapes, f"{name} cotangents")
 

@@ -1,4 +1,4 @@
-"""What a cell is (`cell.py`): the protocol, a cell made of a bare step, and the dtype of parameters."""
+"""The cell protocol (`cell.py`), `StepCell`, and the dtype of parameters."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def test_single_cells_are_cells(name):
 
 @pytest.mark.parametrize("name", COMPOSITES)
 def test_cells_put_together_are_composites(name):
-    """They are run part by part; all but `Bidirectional` have a step, and may stand where a cell may."""
+    """Composites run part by part; all but `Bidirectional` have a step and can be used as cells."""
     assert isinstance(CELLS[name], Composite)
     assert isinstance(CELLS[name], Cell) == (name != "bidirectional")
 
@@ -36,7 +36,7 @@ def test_step_cell_is_its_step():
 
 
 def test_step_cell_of_a_built_in_step_is_that_cell():
-    """The constructor for a bare step, fed with `lstm_step`: the same numbers on every engine, and the same plan."""
+    """A `StepCell` of `lstm_step` gives the same results on every engine, and the same explanation."""
     bare, of = StepCell(rnnjax.lstm_step, rnnjax.lstm_initial_carry), sample("lstm")._asdict()
     for engine in ("loop", "hoisted"):
         one, other = (
@@ -48,7 +48,7 @@ def test_step_cell_of_a_built_in_step_is_that_cell():
 
 
 def test_parameters_of_ones_own_need_no_init():
-    """A cell may be without parameters altogether."""
+    """A cell may have no parameters."""
     running_sum = StepCell(lambda _, h, x: (h + x, h + x), lambda _, batch_shape: jnp.zeros((*batch_shape, 2)))
     xs = sample("gru").xs
     _, ys = rnnjax.unroll(running_sum, None, xs, engine="scan")
@@ -61,7 +61,7 @@ def test_float_dtype_keeps_what_is_asked_for(dtype):
 
 
 def test_float_dtype_defaults_to_jax_s():
-    """float64 in x64, float32 otherwise; a float64 asked for without x64 is what JAX makes of it."""
+    """float64 in x64, float32 otherwise; without x64, JAX decides what float64 means."""
     assert float_dtype(None) == jnp.float64
     with jax.enable_x64(False):
         assert float_dtype(None) == jnp.float32

@@ -1,4 +1,4 @@
-"""Layers and directions: composed cells are their parts, run one after the other or side by side."""
+"""Layers and directions: composites equal their parts, run one after another or side by side."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ TIMES = COMBINED._asdict()
 
 @both_directions
 def test_a_stack_is_its_layers_one_by_one(reverse):
-    """Outputs of each layer, zeros at masked steps included, are the inputs of the next, under the same masks."""
+    """The outputs of each layer, with zeros at masked steps, are the inputs of the next, with the same masks."""
     params, carry, xs = sample("stack")
     lstm, gru = CELLS["stack"].cells
     lstm_carry, ys = unroll(lstm, params[0], xs, carry=carry[0], **TIMES, reverse=reverse, engine="loop")
@@ -24,7 +24,7 @@ def test_a_stack_is_its_layers_one_by_one(reverse):
 
 
 def test_a_stack_steps_through_its_layers():
-    """`Stack.step`, over time by hand, is `unroll`: for generation, one step at a time."""
+    """A loop over `Stack.step`, as for generation, equals `unroll`."""
     params, carry, xs = sample("deep_stack")
     cell, ys = CELLS["deep_stack"], []
     expected = unroll(cell, params, xs, carry=carry, engine="loop")
@@ -44,7 +44,7 @@ def test_a_nested_stack_is_a_flat_one():
 
 
 def test_twelve_layers_stay_in_order():
-    """Layer 10 comes after layer 9, not after layer 1, as it would in a dict sorted by name."""
+    """Layer 10 comes after layer 9, not after layer 1 as in a dict sorted by name."""
     cell = Stack((Elman(1, "linear"),) * 12)
     one = rnnjax.ElmanParams(jnp.ones((1, 1)), jnp.zeros((1, 1)), jnp.zeros(1))
     params = tuple(one._replace(b=jnp.array([10.0**-k])) for k in range(12))
@@ -54,7 +54,7 @@ def test_twelve_layers_stay_in_order():
 
 
 def test_init_gives_each_layer_the_width_below_it():
-    """Through stacks, both directions and cells of other widths; and each layer draws with a key of its own."""
+    """Input sizes of stacked layers, both directions and other widths; each layer draws with its own key."""
     cell = Stack((Bidirectional(GRU(3), LSTM(2)), Stack((LSTM(4), Elman(6))), GRU(5)))
     params = jax.eval_shape(lambda key: cell.init(key, D), jax.random.key(0))
     (gru, lstm), (upper, elman), top = params
@@ -71,7 +71,7 @@ def test_both_directions_draw_with_keys_of_their_own():
 
 @both_directions
 def test_bidirectional_is_two_unrolls_side_by_side(reverse):
-    """[forward, backward] on the last axis; with `reverse` each half runs the other way, in the same place."""
+    """[forward, backward] on the last axis; with `reverse` each cell runs in the other direction."""
     params, carry, xs = sample("bidirectional")
     cell, masks = CELLS["bidirectional"], {key: TIMES[key] for key in ("lengths", "mask")}
     one = unroll(cell.forward, params.forward, xs, carry=carry.forward, **masks, reverse=reverse, engine="loop")
@@ -83,7 +83,7 @@ def test_bidirectional_is_two_unrolls_side_by_side(reverse):
 
 
 def test_the_backward_half_starts_at_each_rows_own_end():
-    """Not in the padding: its first output in scan order is one step from its initial carry."""
+    """The backward cell does not start in the padding: its first output is one step from its initial carry."""
     params, carry, xs = sample("bidirectional")
     cell, lengths = CELLS["bidirectional"], np.array([5, 3, 1])
     _, ys = unroll(cell, params, xs, carry=carry, lengths=lengths, engine="loop")
@@ -94,7 +94,7 @@ def test_the_backward_half_starts_at_each_rows_own_end():
 
 
 def test_the_two_halves_may_be_anything():
-    """A stack forwards and a cell backwards, of different width; outputs are as wide as both together."""
+    """A forward stack and a backward cell of different widths; the output has the sum of both widths."""
     cell = Bidirectional(Stack((Elman(3), GRU(2))), LSTM(4))
     shapes = jax.eval_shape(lambda key: cell.init(key, D), jax.random.key(0))
     params = normal(shapes, "halves")
@@ -106,7 +106,7 @@ def test_the_two_halves_may_be_anything():
 
 @pytest.mark.parametrize("name", ["stack", "bidirectional"])
 def test_parameters_come_back_from_their_leaves(name):
-    """Plain pytrees: `jax.tree` takes them apart and puts them together, and their paths can be read."""
+    """Parameters and carries are plain pytrees with readable paths."""
     params = sample(name).params
     leaves, tree = jax.tree.flatten(params)
     assert_identical(jax.tree.unflatten(tree, leaves), params)

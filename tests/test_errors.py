@@ -1,4 +1,4 @@
-"""Every exception of the library arrives whole wherever it is sent: copied, pickled, raised in another process."""
+"""Every exception of the library keeps its attributes when copied, pickled, or raised in another process."""
 
 import concurrent.futures
 import copy
@@ -31,7 +31,7 @@ EXCEPTIONS = exceptions()
 
 
 def made(kind: type[BaseException]) -> BaseException:
-    """One with all that its signature has, and with what may be hung on it afterwards."""
+    """An exception with all arguments of its signature, and with attributes that are set afterwards."""
     known = {"step": 3, "leaves": ("loss", "gradient of w"), "state": toy.start(), "history": [{"step": 1}]}
     names = inspect.signature(kind).parameters if kind.__init__ is not kind.__base__.__init__ else ()
     error = kind(**{name: known.get(name, f"its {name}") for name in names}) if names else kind("what is wrong")
@@ -46,7 +46,7 @@ def test_there_are_some():
 
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[Sent]:
-    """Sends an error to another process, which raises it."""
+    """Raises an error in another process."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         yield lambda error: pool.submit(raised, error).exception(60)  # pyright: ignore[reportReturnType]
 

@@ -1,7 +1,7 @@
-"""Every public function, value and gradient, lowers for CPU, CUDA, ROCm and TPU, with batch and time left open.
+"""Every public function and its gradient lower for CPU, CUDA, ROCm and TPU, with symbolic batch and time.
 
-`jax.export` runs each platform's lowering rules without the platform at hand. A symbolic dimension is one that an
-exported program takes in any size, so a shape check that compares it, or that Python branches on, shows here.
+`jax.export` runs each platform's lowering rules without the platform. Shape checks that compare or branch on a symbolic
+dimension fail here.
 """
 
 import functools
@@ -21,7 +21,7 @@ from tests.registry import CAUSAL, CELLS, PLAIN, D, assert_close, normal
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 BATCH, STEPS = export.symbolic_shape("b, 4*t")
-"""Any number of rows, and any multiple of four steps, since segments of two or four leave no step over."""
+"""Any number of rows, and any multiple of four steps, which segments of two or four divide."""
 
 KEY = jax.eval_shape(lambda: jax.random.key(0))
 
@@ -34,7 +34,7 @@ def lowers(function, *args, platforms=PLATFORMS):
 
 
 def value_and_gradient(function):
-    """Of the sum of squares of all that `function` returns, for all its arguments."""
+    """The value and gradient of the sum of squares of all results of `function`, for all its arguments."""
 
     def loss(*args):
         return sum((leaf**2).sum() for leaf in jax.tree.leaves(function(*args)))
@@ -70,7 +70,7 @@ def test_step(name):
 
 
 FUNCTIONS = {"elman": (3,), "lstm": (3,), "gru": (3,), "lstm_projected": (3, 2)}
-"""The sizes that each family's `init` takes beside the input's."""
+"""The sizes that each family's `init` takes besides the input size."""
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -112,13 +112,13 @@ ENGINES = {
 
 @pytest.mark.parametrize("options", ENGINES.values(), ids=ENGINES)
 def test_unroll_on_every_engine(options):
-    """With lengths, mask and resets, batch and time open."""
+    """With lengths, mask and resets, and symbolic batch and time."""
     args = shapes("lstm")
     lowers(lambda args, timed: unrolled("lstm", timed, **options)(*args), args, times())
 
 
 def test_unroll_in_python():
-    """The loop needs to know T, and leaves the batch open."""
+    """The loop engine needs a known T; the batch may be symbolic."""
     args = shapes("elman_tanh", steps=3)
     lowers(lambda args, timed: unrolled("elman_tanh", timed, engine="loop")(*args), args, times(steps=3))
 
@@ -130,7 +130,7 @@ def test_unroll_of_every_cell(name):
 
 @pytest.mark.parametrize("checkpoint", ["sqrt", rnnjax.MemoryBudget(3000)], ids=str)
 def test_policies_that_need_to_know_the_size(checkpoint):
-    """They choose lengths from T and, the budget, from the batch; the program is then one for that size."""
+    """ "sqrt" needs a known T, and a budget also a known batch; the program is then for that size."""
     lowers(unrolled("gru", checkpoint=checkpoint), *shapes("gru", steps=11, batch=2))
     with pytest.raises(ValueError, match=r"symbol|needs numbers"):
         lowers(unrolled("gru", checkpoint=checkpoint), *shapes("gru"))
@@ -142,7 +142,7 @@ def test_segments_of_an_open_time_leave_no_step_over():
 
 
 def test_explain_leaves_the_batch_open():
-    """Engines do not depend on sizes; FLOPs and bytes are then in terms of b."""
+    """Engines do not depend on sizes; FLOPs and bytes are symbolic in b."""
     params, carry, xs = shapes("lstm", steps=8)
     plan = rnnjax.explain(CELLS["lstm"], params, xs, carry=carry)
     assert plan.layers[0].engine == "hoisted"
@@ -179,7 +179,7 @@ OF_GIVEN_LENGTH = [
     functools.partial(gradients.finite_time_exponents, k=2),
     functools.partial(gradients.flossing, k=2),
 ]
-"""These are told how many steps there are."""
+"""These need a known number of steps."""
 
 IN_NUMPY = {"matrix_statistics", "lag_products", "kaplan_yorke_dimension", "entropy_rate"}
 
@@ -222,7 +222,7 @@ INITIALIZERS = [
 
 @pytest.mark.parametrize("initializer", INITIALIZERS, ids=lambda c: c.__name__)
 def test_initializers(initializer):
-    """All but `SpectralRadius` draw on any platform."""
+    """All initialisers except `SpectralRadius` lower for any platform."""
     if initializer is initializers.SpectralRadius:
         platforms = ("cpu",)  # TPUs have no eigenvalues of a non-symmetric matrix; GPUs no serializable call for them
         with pytest.raises((ValueError, NotImplementedError)):
@@ -233,7 +233,7 @@ def test_initializers(initializer):
 
 
 def test_linear_rate_is_for_the_cpu():
-    """Eigenvalues again."""
+    """Eigenvalues only lower for the CPU."""
     lowers(gradients.theory.linear_rate, jax.ShapeDtypeStruct((3, 3), "float64"), platforms=("cpu",))
 
 
@@ -243,7 +243,7 @@ def test_drawing_parameters(name):
 
 
 def test_an_exported_program_gives_the_numbers():
-    """One program with batch and time open, run for two sizes."""
+    """One program with symbolic batch and time, run for two sizes."""
     options = {"engine": "hoisted", "checkpoint": 4}
 
     def run(args, timed):
@@ -268,7 +268,7 @@ COVERED = {f"{cell}_{part}": "test_functions_of_arrays" for cell in FUNCTIONS fo
 
 
 def test_no_public_function_is_missing():
-    """A new one gets a line in `COVERED` and a test above; classes are values, met in the registry."""
+    """A new public function needs a line in `COVERED` and a test above; classes are tested by the registry."""
     functions = {name for name in rnnjax.__all__ if inspect.isfunction(getattr(rnnjax, name))}
     assert functions <= set(COVERED)
     assert set(COVERED.values()) <= set(globals())

@@ -1,4 +1,4 @@
-"""`import rnnjax` costs jax and nothing heavier. What is loaded is asserted; the time is printed, never asserted."""
+"""`import rnnjax` loads jax and nothing heavier. Loaded modules are asserted; times are only printed."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ HEAVY = {"flax", "optax", "chex", "matplotlib", "orbax", "tensorstore", "rich", 
 
 
 def import_times(statement: str) -> dict[str, float]:
-    """Milliseconds that each module took by itself, in a fresh interpreter."""
+    """The import time of each module in milliseconds, in a fresh interpreter."""
     run = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", statement],
         cwd=Path(__file__).parents[1],
@@ -21,7 +21,7 @@ def import_times(statement: str) -> dict[str, float]:
 
 
 def test_import_loads_jax_and_nothing_heavier():
-    """Neither flax nor optax nor chex nor anything of the experiments; nor the doors to them."""
+    """No flax, optax, chex or dependencies of the experiments, and no submodules that import them."""
     jax_alone, rnnjax = import_times("import jax"), import_times("import rnnjax")
     added = {name: ms for name, ms in rnnjax.items() if name not in jax_alone}
     total = sum(jax_alone.values())
@@ -35,5 +35,5 @@ def test_import_loads_jax_and_nothing_heavier():
 
 
 def test_the_heavy_would_be_noticed():
-    """The test above can fail: the same reading finds chex where it is imported."""
+    """The test above can fail: it would find chex if it were imported."""
     assert HEAVY & {name.split(".")[0] for name in import_times("import chex")}

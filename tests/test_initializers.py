@@ -1,4 +1,4 @@
-"""How weights are drawn: exact where the promise is exact, statistics with fixed seeds where it is one of chance."""
+"""Initialisers: exact properties, and statistics with fixed seeds."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ def draws(initializer, shape, count=1, dtype="float64"):
 @every_initializer
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 def test_shape_and_dtype(initializer, dtype):
-    """Any float dtype, for any shape it takes; by shape alone."""
+    """Any float dtype and valid shape, by `jax.eval_shape`."""
     assert jax.eval_shape(lambda key: initializer(key, (6, 6), dtype), KEY).dtype == dtype
     w = initializer(KEY, (6, 6), "float64")
     assert w.shape == (6, 6) and np.isfinite(w).all() and len(np.unique(w)) > 1
@@ -44,7 +44,7 @@ def test_shape_and_dtype(initializer, dtype):
     "initializer", [i for i in ALL if not isinstance(i, DRAWN_BY_JAX)], ids=lambda i: type(i).__name__
 )
 def test_half_precision_is_float32_rounded(initializer):
-    """LAPACK has no half-precision QR or eigenvalues, so half precision is drawn in float32: the same, rounded."""
+    """Half precision equals rounded float32, since LAPACK has no half-precision QR or eigenvalues."""
     half = initializer(KEY, (6, 6), "bfloat16")
     assert half.dtype == "bfloat16"
     np.testing.assert_allclose(half.astype("float32"), initializer(KEY, (6, 6), "float32"), rtol=2**-8)
@@ -52,7 +52,7 @@ def test_half_precision_is_float32_rounded(initializer):
 
 @every_initializer
 def test_rectangular(initializer):
-    """`[D, H]` with D ≠ H either way round, but for those that promise something only a square has."""
+    """`[D, H]` with D < H and D > H, except for initialisers of square matrices."""
     for shape in ((2, 5), (5, 2)):
         if isinstance(initializer, SQUARE_ONLY):
             with pytest.raises(ValueError, match=rf"square matrices, .*shape is \[{shape[0]}, {shape[1]}\]; .*`w_h`"):
@@ -63,7 +63,7 @@ def test_rectangular(initializer):
 
 @every_initializer
 def test_an_initializer_is_a_value(initializer):
-    """Frozen, hashable, equal by value, its repr evaluates to itself: it sits inside a cell."""
+    """Frozen, hashable, equal by value, with a repr that evaluates to itself, since it is part of a cell."""
     twin = dataclasses.replace(initializer)
     assert twin == initializer and hash(twin) == hash(initializer)
     assert eval(repr(initializer), dict(vars(init))) == initializer
@@ -72,14 +72,14 @@ def test_an_initializer_is_a_value(initializer):
 
 @every_initializer
 def test_the_key_decides(initializer):
-    """The same key gives the same matrix; another key another one."""
+    """Equal keys give equal matrices, different keys different ones."""
     first, again, other = (initializer(jax.random.key(k), (6, 6), jnp.float64) for k in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.array_equal(first, other) == isinstance(initializer, init.Identity)
 
 
 def test_jit_and_vmap_are_eager():
-    """Drawing many networks at once: what the experiments' sweeps over seeds do."""
+    """vmap over keys, as in the experiments' sweeps over seeds."""
     for w, key in zip(draws(init.Normal(), (6, 6), 3), jax.random.split(KEY, 3), strict=True):
         np.testing.assert_allclose(w, init.Normal()(key, (6, 6), jnp.float64), rtol=1e-12)
 
@@ -98,7 +98,7 @@ STATISTICS = [
 
 @pytest.mark.parametrize(("initializer", "shape", "variance", "bound"), STATISTICS, ids=str)
 def test_mean_variance_and_bound(initializer, shape, variance, bound):
-    """Which axis is the fan-in shows in the variance, as shapes are not square. Within five standard errors."""
+    """The variance within five standard errors; shapes are not square, so it shows which axis is the fan-in."""
     w = draws(initializer, shape, 30 if shape[0] * shape[1] > 900 else 60)
     n = w.size
     kurtosis = np.mean((w - w.mean()) ** 4) / w.var() ** 2
@@ -112,7 +112,7 @@ def test_mean_variance_and_bound(initializer, shape, variance, bound):
 
 @pytest.mark.parametrize("kind", [init.Normal, init.Orthogonal, init.Identity, init.SpectralRadius])
 def test_scale_only_scales(kind):
-    """Under one key, scale s is s times scale 1: what lets a sweep over scales draw once."""
+    """With one key, scale s gives s times scale 1, so a sweep over scales can draw once."""
     one = kind()(KEY, (6, 6), jnp.float64)
     for scale in (0.25, -2.0, 3.0, 0.0):
         np.testing.assert_allclose(kind(scale)(KEY, (6, 6), jnp.float64), scale * one, rtol=1e-12, atol=1e-15)
@@ -132,7 +132,7 @@ def test_orthogonal_has_every_singular_value_at_the_scale(shape):
 
 
 def test_orthogonal_is_uniform():
-    """Haar measure: tr Q has mean 0 and variance 1 and det Q = ±1 equally often. QR without a sign fix has neither."""
+    """Haar measure: tr Q has mean 0 and variance 1, and det Q = ±1 equally often, unlike QR without a sign fix."""
     q = draws(init.Orthogonal(), (3, 3), 4000)
     trace = np.trace(q, axis1=1, axis2=2)
     assert abs(trace.mean()) < 5 / np.sqrt(4000)
@@ -154,7 +154,7 @@ def test_identity_is_exact():
 
 @pytest.mark.parametrize("cell", [LSTM(6, w_h=init.Orthogonal(0.9)), GRU(6, w_h=init.Orthogonal(0.9))], ids=str)
 def test_each_gate_is_orthogonal_by_itself(cell):
-    """Every [H, H] block, and no two alike: an orthogonal [H, 4H] is not four orthogonal [H, H]."""
+    """Every [H, H] block is orthogonal and different: an orthogonal [H, 4H] is not four orthogonal [H, H]."""
     w_h = np.asarray(cell.init(KEY, 6).w_h)
     gates = np.split(w_h, w_h.shape[1] // 6, axis=1)
     for gate in gates:
@@ -171,7 +171,7 @@ def test_hidden_uniform_bounds_by_the_size_of_one_gate(cell):
 
 
 def test_per_gate_stacks_on_the_last_axis():
-    """One key a gate, in the order of `jax.random.split`."""
+    """One key per gate, in the order of `jax.random.split`."""
     w = init.per_gate(init.Normal(), KEY, (2, 3), 4, jnp.float64)
     assert w.shape == (2, 12)
     for k, key in enumerate(jax.random.split(KEY, 4)):
@@ -181,7 +181,7 @@ def test_per_gate_stacks_on_the_last_axis():
 @pytest.mark.parametrize("make", [init.Normal, init.Orthogonal, init.Identity, init.SpectralRadius])
 @pytest.mark.parametrize("scale", [np.inf, -np.inf, np.nan])
 def test_a_scale_that_is_not_finite(make, scale):
-    """Refused when the initialiser is made, by the name of its field, long before anything is drawn."""
+    """The constructor raises, and names the field."""
     field = dataclasses.fields(make)[0].name
     with pytest.raises(ValueError, match=f"^{field} is {scale}; it must be a finite number"):
         make(scale)
@@ -189,7 +189,7 @@ def test_a_scale_that_is_not_finite(make, scale):
 
 @every_initializer
 def test_a_numpy_scale_widens_nothing(initializer):
-    """A scale out of `np.linspace` is a float64 scalar: float32 weights stay float32, under strict promotion too."""
+    """A scale from `np.linspace` is a float64 scalar; float32 weights stay float32, also under strict promotion."""
     fields = [field.name for field in dataclasses.fields(initializer)]
     numpy_scale = dataclasses.replace(initializer, **{field: np.float64(0.5) for field in fields})
     assert numpy_scale(KEY, (6, 6), jnp.float32).dtype == jnp.float32
@@ -200,7 +200,7 @@ def test_a_numpy_forget_bias_widens_nothing():
 
 
 def test_defaults_are_orthogonal_over_time_and_lecun_over_inputs():
-    """What the cells document: `w_h` orthogonal, `w_x` of variance 1/D, each with a key of its own, biases zero."""
+    """The documented defaults of cells: `w_h` orthogonal, `w_x` of variance 1/D, separate keys, zero biases."""
     params = Elman(6).init(KEY, 6)
     key_x, key_h = jax.random.split(KEY)
     np.testing.assert_array_equal(params.w_x, init.LeCunNormal()(key_x, (6, 6), jnp.float64))

@@ -1,10 +1,10 @@
-"""The house has floors: a file imports only from floors below its own. Read from the source, so nothing is run.
+"""Layering: a file imports only from floors below its own. Imports are read from the source.
 
     5 flax, training, converters    4 gradients, processes    3 compose, readout, ...    2 _unroll
     1 cells, tasks    0 cell, ...
 
-Cells never import each other; experiments and benchmarks are imported by nobody; flax, optax and orbax each come in
-through one door. A new file or folder of `rnnjax/` is given a floor here before it imports anything.
+Cells never import each other; nothing imports experiments and benchmarks; flax, optax and orbax are each imported by
+one package only. A new file or folder of `rnnjax/` needs a floor here.
 """
 
 import ast
@@ -36,16 +36,16 @@ FLOORS = {
     "numerics": 0,
 }
 ROOF = 6
-"""`rnnjax/__init__.py`, the public names: it may import all, and nobody below imports from it."""
+"""`rnnjax/__init__.py`, the public names: it may import everything, and nothing below imports it."""
 
 GROUND = "cell"
 """What a cell is (and a `PyTree`): it imports nothing of the house, so that its neighbours on floor 0 may import it."""
 
 DOORS = {"flax": {"flax"}, "training": {"optax", "orbax", "chex"}}
-"""What a part may import from outside, besides the standard library and `ANYWHERE`."""
+"""External imports that each part may use, besides the standard library and `ANYWHERE`."""
 
 ANYWHERE = {"jax", "numpy", "typing_extensions"}
-"""The last is for type checkers alone: `test_import_cost` would notice it at run time."""
+"""The last is only for type checkers: `test_import_cost` would notice it at run time."""
 
 
 def files(*folders: str) -> list[Path]:
@@ -72,7 +72,7 @@ def imports(source: str, module: str, is_package: bool = False) -> Iterator[str]
 
 
 def part_of(module: str) -> str:
-    """The part of the house that a module of `rnnjax` belongs to; "" for the roof."""
+    """The part that a module of `rnnjax` belongs to; "" for `rnnjax/__init__.py`."""
     name = [*module.split("."), ""][1]
     return name if name in FLOORS else ""
 
@@ -82,7 +82,7 @@ def floor_of(module: str) -> int:
 
 
 def refusal(importer: str, imported: str) -> str | None:
-    """Why this arrow may not be drawn, or None."""
+    """The reason why this import is not allowed, or None."""
     part, outside = part_of(importer), imported.split(".")[0]
     if outside in ("experiments", "benchmarks", "tests"):
         return f"{outside} is imported by nobody"
@@ -123,7 +123,7 @@ def test_experiments_and_benchmarks_stand_alone(path):
 
 
 def test_every_part_has_a_floor():
-    """A file or folder that nobody gave a floor could import anything."""
+    """A file or folder without a floor could import anything."""
     parts = {path.stem for path in (ROOT / "rnnjax").iterdir() if path.suffix == ".py" or list(path.glob("*.py"))}
     assert parts - {"__init__"} <= set(FLOORS), "give it a floor in FLOORS, and a line in CONTRIBUTING.md"
 
@@ -156,7 +156,7 @@ def test_every_part_has_a_floor():
     ],
 )
 def test_an_arrow_that_runs_up_is_found(importer, source):
-    """The reader and the rule together refuse what they should."""
+    """The parser and the rule reject forbidden imports."""
     assert refused(importer, source)
 
 
@@ -179,7 +179,7 @@ def test_an_arrow_that_runs_down_is_let_through(importer, source):
 
 
 def test_unroll_never_imports_a_cell():
-    """By the floors it could; by the design it may not: the engines know a cell by its protocol alone."""
+    """The floors would allow it, but engines may only use the cell protocol."""
     assert files("rnnjax/_unroll")
     for path in files("rnnjax/_unroll"):
         for imported in imports(path.read_text(), module_of(path)):

@@ -1,4 +1,4 @@
-"""The public names: complete, in order, documented; and the protocols' signatures, argument by argument."""
+"""The public names are complete, sorted and documented, and follow the protocols' signatures."""
 
 import ast
 import dataclasses
@@ -30,7 +30,7 @@ def in_order(names):
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_all_is_complete_and_sorted(module):
-    """Every public name of the module that is no submodule, and nothing that does not exist."""
+    """Every public name of the module that is not a submodule, and only names that exist."""
     public = {name for name, value in vars(module).items() if not name.startswith("_")}
     submodules = {name for name in public if isinstance(getattr(module, name), types.ModuleType)}
     assert public - submodules <= set(module.__all__)
@@ -39,7 +39,7 @@ def test_all_is_complete_and_sorted(module):
 
 
 def test_nothing_public_is_missing():
-    """What a public part of the core exports, the package exports too."""
+    """The package exports everything that public parts of the core export."""
     assert set(cells.__all__) <= set(rnnjax.__all__)
     assert {"Cell", "StepCell", "Stack", "Bidirectional", "unroll", *SUBMODULES} <= set(rnnjax.__all__)
     assert all(part.isdigit() for part in rnnjax.__version__.split("."))
@@ -47,7 +47,7 @@ def test_nothing_public_is_missing():
 
 @pytest.mark.parametrize("name", rnnjax.__all__)
 def test_every_public_name_has_a_docstring(name):
-    """Written, not generated: a dataclass's own would be its signature. A `NamedTuple` may let its fields speak."""
+    """Docstrings are written, not the generated ones of dataclasses. A `NamedTuple` may document its fields instead."""
     value = getattr(rnnjax, name)
     documented = bool(value.__doc__) and not value.__doc__.startswith(f"{name}(")
     if inspect.isclass(value) and issubclass(value, tuple) and not documented:
@@ -58,7 +58,7 @@ def test_every_public_name_has_a_docstring(name):
 
 
 def test_every_initializer_has_a_docstring():
-    """And every public function beside them: the module is public by its own name."""
+    """Every other public function is documented too, since modules are public."""
     for name, value in vars(rnnjax.initializers).items():
         if getattr(value, "__module__", "") == "rnnjax.initializers" and not name.startswith("_"):
             assert value.__doc__ and not value.__doc__.startswith(f"{name}("), f"{name} has no docstring"
@@ -66,7 +66,7 @@ def test_every_initializer_has_a_docstring():
 
 @pytest.mark.parametrize("name", [n for n in rnnjax.__all__ if inspect.isfunction(getattr(rnnjax, n))])
 def test_every_public_function_is_typed(name):
-    """Each argument and the result: the annotations are half of the documentation."""
+    """Every argument and the result are annotated."""
     signature = inspect.signature(getattr(rnnjax, name))
     assert signature.return_annotation is not inspect.Signature.empty
     assert all(p.annotation is not inspect.Parameter.empty for p in signature.parameters.values())
@@ -83,7 +83,7 @@ def methods(protocol):
 @pytest.mark.parametrize("method", methods(Cell))
 @pytest.mark.parametrize("name", PLAIN)
 def test_signatures_of_a_cell(name, method):
-    """Names, order, kinds and defaults are the protocol's: what may be passed by keyword is the same everywhere."""
+    """Names, order, kinds and defaults of arguments equal the protocol's."""
     assert arguments(getattr(type(CELLS[name]), method)) == arguments(getattr(Cell, method))
 
 
@@ -100,7 +100,7 @@ def test_the_protocol_has_the_methods_of_the_design():
 
 @pytest.mark.parametrize("cell", ["elman", "gru", "lstm", "lstm_projected"])
 def test_module_functions_take_params_first(cell):
-    """`functools.partial(rnnjax.lstm_step, params)` is what `jax.lax.scan` wants; `init` takes the key first."""
+    """`functools.partial(rnnjax.lstm_step, params)` fits `jax.lax.scan`; `init` takes the key first."""
     for part in ("initial_carry", "step"):
         assert next(iter(inspect.signature(getattr(rnnjax, f"{cell}_{part}")).parameters)) == "params"
     names = list(inspect.signature(getattr(rnnjax, f"{cell}_init")).parameters)
@@ -121,7 +121,7 @@ over_time = pytest.mark.parametrize("name", OVER_TIME)
 
 
 def test_what_runs_over_time():
-    """None is lost: the generic tests below run over these."""
+    """The expected functions are found, over which the tests below run."""
     instruments = "adjoint adjoint_by_perturbation attribution attribution_by_lag finite_time_exponents flossing"
     instruments += " jacobians leading_exponent lyapunov_spectrum norm_ratios omega"
     assert set(OVER_TIME) == {"rnnjax.unroll", "rnnjax.explain", "rnnjax.sharding.unroll"} | {
@@ -131,7 +131,7 @@ def test_what_runs_over_time():
 
 @over_time
 def test_one_order_over_time(name):
-    """`cell, params, xs`, a `loss` where there is one, and everything else by keyword; `carry` may be left out."""
+    """`cell, params, xs`, a `loss` where there is one, and everything else by keyword; `carry` is optional."""
     parameters = inspect.signature(OVER_TIME[name]).parameters
     positional = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert positional == ["cell", "params", "xs", *(["loss"] if "loss" in parameters else [])]
@@ -144,7 +144,7 @@ def test_one_order_over_time(name):
 @pytest.mark.parametrize("cell", ["gru", "lstm", "stack"])
 @pytest.mark.parametrize("given", [True, False], ids=["a carry", "None"])
 def test_the_former_order_names_the_new_one(name, cell, given):
-    """Carry third, with whatever follows by position or by keyword: an array, a tuple or `None`, none runs as `xs`."""
+    """A carry as third argument (an array, a tuple or `None`) never runs as `xs`, whatever follows."""
     function, drawn = OVER_TIME[name], sample(cell)
     carry = drawn.carry if given else None
     order = ", ".join(p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY)
@@ -167,7 +167,7 @@ def test_the_former_order_names_the_new_one(name, cell, given):
 @over_time
 @pytest.mark.parametrize("cell", ["lstm", "stack"])
 def test_a_tuple_in_place_of_xs(name, cell):
-    """As many arguments as there should be, with a carry for the last."""
+    """The right number of arguments, but with a carry as the last one."""
     drawn = sample(cell)
     for carry in (drawn.carry, tuple(drawn.carry), None):
         with pytest.raises(TypeError, match=r"takes \(cell, params, xs, .*carry=carry\)"):
@@ -176,17 +176,17 @@ def test_a_tuple_in_place_of_xs(name, cell):
 
 @over_time
 def test_every_argument_over_time_may_be_a_keyword(name):
-    """And a misspelt one is refused in Python's own words."""
+    """A misspelt argument raises Python's own TypeError."""
     function = OVER_TIME[name]
     names = {p.name: None for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD}
     assert inspect.signature(function).bind(**names)
-    if name != "rnnjax.sharding.unroll":  # hands its further options on
+    if name != "rnnjax.sharding.unroll":  # passes its options on
         with pytest.raises(TypeError, match="unexpected keyword argument 'carrys'"):
             function(**names, carrys=None)
 
 
 def test_a_saved_model_has_that_order_too():
-    """It knows its cell and its parameters."""
+    """A bound method, which has its cell and parameters."""
     model = rnnjax.Readout(CELLS["gru"], output_size=1)
     params, (_, carry, xs) = jax.eval_shape(lambda: model.init(jax.random.key(0), D)), sample("gru")
     saved: Any = SavedModel(model, params, {}, D)
@@ -201,7 +201,7 @@ def test_a_saved_model_has_that_order_too():
 
 
 def test_unroll_documents_its_options():
-    """Three arguments by position, everything else by name and with a default that asks for nothing."""
+    """Three positional arguments; everything else is keyword-only with a neutral default."""
     parameters = inspect.signature(rnnjax.unroll).parameters
     options = {name: p.default for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     assert list(options)[:5] == ["carry", "lengths", "mask", "resets", "reverse"]

@@ -1,4 +1,4 @@
-"""The README is code: its Python blocks run, its shell commands are those that CI runs, its tables are the results'."""
+"""The README's Python blocks run, its shell commands are those of CI, and its tables match the committed results."""
 
 import importlib.util
 import re
@@ -15,9 +15,9 @@ def _blocks(language: str) -> list[str]:
 
 
 def test_python_blocks_run_from_top_to_bottom(capsys):
-    """In one namespace, as a reader pastes them, with JAX's own defaults rather than those of the tests.
+    """All blocks run in one namespace, with JAX's defaults rather than those of the tests.
 
-    `print(x)  # (8, 32)`: what the comment says in brackets is what is printed.
+    The output in a comment, such as `print(x)  # (8, 32)`, is what is printed.
     """
     blocks = _blocks("python")
     assert len(blocks) >= 4
@@ -33,7 +33,7 @@ def test_python_blocks_run_from_top_to_bottom(capsys):
 
 
 def test_shell_commands_are_the_two_that_ci_runs():
-    """`.ci/run` takes both lines out of the README and runs them word for word."""
+    """`.ci/run` extracts both lines from the README and runs them."""
     commands = [line for block in _blocks("sh") for line in block.splitlines()]
     ci = (ROOT / ".ci" / "run").read_text()
     taken = re.findall(r"readme '([^']+)'", ci)

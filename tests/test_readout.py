@@ -1,4 +1,4 @@
-"""A readout is used like the cell that it holds; its numbers over time are held by the registry's properties."""
+"""A readout is used like its cell; the property tests of the registry check its results over time."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ BOTH = Readout(Bidirectional(GRU(2), Elman(2)), 3)
 
 
 def test_parameters():
-    """The cell's as it draws them, W_out ~ N(0, 1/H) and no bias; every layer above sees K features."""
+    """The cell's parameters, W_out ~ N(0, 1/H) and zero bias; a layer above gets K features."""
     model = Stack((Readout(LSTM(50), 40), GRU(3)))
     params, _ = model.init(KEY, 2)
     assert_identical(params.rnn, LSTM(50).init(jax.random.split(jax.random.split(KEY)[0])[0], 2))
@@ -43,7 +43,7 @@ def test_masked_outputs_are_zero():
 
 @pytest.mark.parametrize("engine", ["loop", "scan", "hoisted"])
 def test_over_both_directions(engine):
-    """As the readout has no step of its own there, it is run part by part."""
+    """Such a readout has no step, so it runs part by part."""
     params = normal(jax.eval_shape(lambda: BOTH.init(KEY, D)), "both")
     xs = sample("readout").xs
     _, hs = unroll(BOTH.cell, params.rnn, xs, lengths=COMBINED.lengths, engine="loop")

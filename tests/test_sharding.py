@@ -1,4 +1,4 @@
-"""The batch cut over devices gives the same numbers. Two CPU devices need a process of their own."""
+"""A sharded batch gives the same results. Two CPU devices need a process of their own."""
 
 import os
 import subprocess
@@ -99,10 +99,10 @@ print("done")
 @pytest.mark.one_python
 @pytest.mark.parametrize("program", [TWO_DEVICES, ON_A_USERS_MESH], ids=["our_mesh", "a_users_mesh"])
 def test_two_devices_give_the_same_numbers(program):
-    """On a mesh of ours; and, with all of JAX's checks, on an explicit one and inside a user's own `shard_map`."""
+    """On our mesh; and, with all of JAX's checks, on an explicit mesh and inside a user's `shard_map`."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     if program == TWO_DEVICES:
-        environment.pop("XLA_FLAGS", None)  # as users have it
+        environment.pop("XLA_FLAGS", None)  # XLA's defaults
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "done"
@@ -129,7 +129,7 @@ def test_errors_say_what_to_do():
 
 
 def test_runs_in_groups_are_the_runs():
-    """Seven runs, three at once: the last group is not full, and each result stands where its run stood."""
+    """Seven runs in groups of three: the last group is not full, and results keep their order."""
     starts, rates = jnp.arange(7.0), jnp.linspace(0.1, 0.7, 7)
     mesh = sharding.make_mesh(jax.devices()[:1])
     for where in (None, mesh):
@@ -138,7 +138,7 @@ def test_runs_in_groups_are_the_runs():
 
 
 def test_groups_hold_as_many_runs_as_asked():
-    """What is mapped over at once is three runs, not seven."""
+    """Three runs are vmapped together, not seven."""
     program = sharding.spread(lambda run: run @ jnp.ones((2, 2)), at_once=3)
     text = program.lower(jnp.ones((7, 2))).as_text()  # pyright: ignore[reportFunctionMemberAccess]
     assert "tensor<3x2x" in text or "tensor<3x2>" in text

@@ -1,4 +1,4 @@
-"""`rnnjax.step`: T calls are one `unroll`, for every cell that has a step."""
+"""`rnnjax.step`: T calls equal one `unroll`, for every cell that has a step."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def by_steps(name, params, carry, xs, mask, resets):
 
 @every_causal_cell
 def test_steps_are_one_unroll(name):
-    """Values and gradients, under gaps, ends and resets, with NaN where a row is masked."""
+    """Values and gradients with gaps, lengths and resets, and NaN at masked steps."""
     params, carry, xs = sample(name)
     spoilt = jnp.where(COUNTS[..., None], xs, jnp.nan)
 

@@ -1,6 +1,6 @@
-"""Whatever a user of JAX switches on: every cell gives the same values and gradients, NaN in its padding or not.
+"""Under each of JAX's switches, every cell gives the same values and gradients, with and without NaN in padding.
 
-Strict dtype promotion is on in all tests (`conftest.py`); here it stands with the others.
+Strict dtype promotion is on in all tests (`conftest.py`), and is included here too.
 """
 
 import functools
@@ -30,17 +30,17 @@ SWITCHES = {
     "x64_off": lambda: jax.enable_x64(False),
     "typed_keys_only": lambda: jax.legacy_prng_key("error"),
 }
-"""Context managers by name. The transfer guard forbids implicit transfers, as there are in any eager call."""
+"""Context managers by name. The transfer guard forbids implicit transfers, which every eager call makes."""
 
 EAGER = {"debug_nans", "debug_infs", "disable_jit"}
-"""Those under which the eager call is tried too (of the others it would show nothing more)."""
+"""Switches under which an eager call is tested too; for the others it would add nothing."""
 
 
 ON_SCAN = {"lstm", "custom"}
 
 
 def loss_and_gradients(name, params, carry, xs, lengths):
-    """On the default engine, and for some cells on `scan`: the sum of sines of all that `unroll` gives."""
+    """The sum of sines of all results of `unroll`, on the default engine, and for some cells on `scan`."""
 
     def loss(engine, params, carry, xs):
         found = rnnjax.unroll(CELLS[name], params, xs, carry=carry, lengths=lengths, engine=engine)
@@ -52,7 +52,7 @@ def loss_and_gradients(name, params, carry, xs, lengths):
 
 @functools.cache
 def arguments(name):
-    """Row 1 ends after one step, and is NaN from there on."""
+    """Row 1 has length 1, and is NaN after it."""
     params, carry, xs = sample(name, steps=STEPS, batch_shape=(ROWS,))
     return params, carry, xs.at[1:, 1].set(jnp.nan), jnp.array([STEPS, 1], "int32")
 
@@ -63,7 +63,7 @@ def expected(name):
 
 
 OWN = {"step_cell", "custom", "reset_before", "layer_norm", "deep_stack", "stack_of_bidirectional"}
-"""Cells of the tests' own, or made of such: a bias added as textbooks do it is theirs to mend under "raise"."""
+"""Custom cells of the tests, and composites of them, which rely on rank promotion for their biases."""
 
 PAIRS = [(n, s) for n in CELLS for s in SWITCHES if s != "rank_promotion" or n not in OWN]
 
@@ -74,7 +74,7 @@ def test_every_cell_under_every_switch(name, switch):
     if switch == "x64_off":
         given = jax.tree.map(lambda a: a.astype("float32") if a.dtype == "float64" else a, given)
         want, tolerance = jax.tree.map(lambda a: a.astype("float32"), want), 1e-4
-    fresh = functools.partial(loss_and_gradients, name)  # compiled under another switch it would show nothing
+    fresh = functools.partial(loss_and_gradients, name)  # compiled anew under each switch
     with SWITCHES[switch]():
         assert_close(jax.jit(fresh)(*given), want, tolerance)
         if switch in EAGER:
@@ -89,7 +89,7 @@ def test_typed_and_raw_keys_draw_the_same(name):
 
 @pytest.mark.parametrize("name", CELLS)
 def test_every_leaf_of_a_fresh_carry_can_be_donated(name):
-    """Each is a buffer of its own, also where the program that takes it does no more than give it back."""
+    """Every leaf has its own buffer, also if a program merely returns it."""
     cell, (params, _, xs) = CELLS[name], sample(name)
     carry = cell.initial_carry(params, xs.shape[1:-1])
     again = jax.jit(lambda carry: jax.tree.map(lambda leaf: leaf + 1, carry), donate_argnums=0)(carry)
@@ -105,7 +105,7 @@ def test_every_leaf_of_fresh_parameters_can_be_donated(name):
 
 
 def test_a_switch_that_is_broken_shows():
-    """The table above can fail: a step that promotes ranks, and one that makes a NaN."""
+    """The tests above can fail: a step that promotes ranks, and one that creates NaN, raise."""
     params, carry, xs, _ = arguments("elman_tanh")
 
     def run(step):
@@ -151,7 +151,7 @@ INSTRUMENTS: dict[str, Any] = {
 
 
 def test_every_task_and_instrument_is_here():
-    """An instrument is what takes a cell first."""
+    """The public functions of `rnnjax.gradients` that take a cell first."""
     assert set(TASKS) == {name for name in tasks.__all__ if f"{name}_baseline" in tasks.__all__}
     takes_cell = lambda f: inspect.isfunction(f) and next(iter(inspect.signature(f).parameters), "") == "cell"  # noqa: E731
     assert set(INSTRUMENTS) == {name for name in gradients.__all__ if takes_cell(getattr(gradients, name))}
@@ -159,7 +159,7 @@ def test_every_task_and_instrument_is_here():
 
 @functools.cache
 def results(kind):
-    """One program for all tasks, and one for all instruments."""
+    """One program for all tasks, and one for all measurements of `rnnjax.gradients`."""
 
     def everything(key, params, xs):
         if kind == "tasks":
@@ -179,9 +179,9 @@ OF_KIND += [("instruments", switch) for switch in ("rank_promotion", "debug_nans
 @pytest.mark.one_python
 @pytest.mark.parametrize(("kind", "switch"), OF_KIND)
 def test_tasks_and_instruments_under_switches(kind, switch):
-    """Instruments under those that have shown faults: a program of all of them takes seconds to compile.
+    """`rnnjax.gradients` under the switches that have shown faults, since its program takes seconds to compile.
 
-    Not under `debug_infs`: the log of a gradient that is exactly zero is -inf, and that is their answer.
+    `debug_infs` is left out, since the log of a zero gradient is rightly -inf.
     """
     everything, given, want = results(kind)
     with SWITCHES[switch]():

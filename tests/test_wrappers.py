@@ -1,4 +1,4 @@
-"""A learned initial carry, with a gradient of its own; and cells without biases."""
+"""A learned initial carry with its gradient, and cells without biases."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ RESETS = COMBINED.resets
 
 
 def wrapped(name):
-    """`(cell, params)`, the carry of one row drawn at random."""
+    """`(cell, params)`, with a random carry of one row."""
     cell, params = LearnedCarry(CELLS[name]), sample(name).params
     start = normal(jax.eval_shape(CELLS[name].initial_carry, params), f"{name} start")
     return cell, LearnedCarryParams(params, start)
@@ -32,7 +32,7 @@ def test_it_starts_at_the_cells_own_carry(name):
 
 @every_causal_cell
 def test_it_is_an_initial_carry_given(name):
-    """With nothing reset: the cell unrolled from that carry, and its gradient summed over the rows."""
+    """Without resets: equal to the cell unrolled from that carry, with its gradient summed over the rows."""
     cell, params = wrapped(name)
     xs, times = sample(name).xs, {"lengths": COMBINED.lengths, "mask": COMBINED.mask}
 
@@ -52,7 +52,7 @@ def test_it_is_an_initial_carry_given(name):
 
 @every_causal_cell
 def test_resets_go_back_to_it(name):
-    """What step by step gives, values and gradients; a gradient of the carry arrives through resets alone too."""
+    """Values and gradients equal a loop over steps; resets alone also give the carry a gradient."""
     cell, params = wrapped(name)
     _, carry, xs = sample(name)
 
@@ -78,7 +78,7 @@ def test_resets_go_back_to_it(name):
 
 
 def test_what_is_not_floating_starts_as_the_cell_has_it():
-    """A counter cannot be learned; it stands as None among the parameters, which `jax.grad` takes as they are."""
+    """A counter cannot be learned; it is None among the parameters, so that `jax.grad` accepts them."""
     counted = StepCell(
         lambda p, carry, x: ((carry[0] * p + x, carry[1] + 1), carry[0]),
         lambda p, shape: (jnp.zeros((*shape, 2), p.dtype), jnp.full(shape, 7)),
@@ -115,14 +115,14 @@ every_biased_cell = pytest.mark.parametrize("cell", BIASED.values(), ids=BIASED)
 
 
 def without(cell):
-    """`(cell, params)`, the other parameters drawn at random."""
+    """`(cell, params)`, with random parameters except biases."""
     bare = WithoutBias(cell)
     return bare, normal(jax.eval_shape(lambda: bare.init(jax.random.key(0), 2)), repr(cell))
 
 
 @every_biased_cell
 def test_without_bias_is_with_zeros(cell):
-    """Values and gradients, on the same engine; there is no leaf of a bias, to train or to store."""
+    """Equal values and gradients on the same engine; there are no leaves for biases."""
     bare, params = without(cell)
     whole = jax.eval_shape(lambda: cell.init(jax.random.key(0), 2))
     zeros = {name: jnp.zeros(leaf.shape) for name, leaf in whole._asdict().items() if getattr(params, name) is None}

@@ -1,4 +1,4 @@
-"""What is refused before anything is started, and what one process does alone. Two processes: tests/training."""
+"""Errors before anything starts, and a single process. For two processes see tests/training."""
 
 import jax
 import pytest
@@ -26,7 +26,7 @@ def test_one_process_alone_agrees_with_itself():
 
 
 def test_a_failed_collective_waits_for_the_verdict_and_an_error_of_our_own_does_not():
-    """Both forms that jaxlib raises were seen when a peer was killed."""
+    """jaxlib raised both of these errors when a peer was killed."""
     message = "UNKNOWN: Gloo AllGather failed: [pair.cc:538] Read error: Connection reset by peer"
     assert all(joining._may_be_of_a_peer(kind(message)) for kind in (ValueError, jax.errors.JaxRuntimeError))
     assert not joining._may_be_of_a_peer(ValueError("process 1 has other options than process 0"))

@@ -1,4 +1,4 @@
-"""The watch, over real sockets: a connection that closes is a process that is gone, unless it said goodbye."""
+"""The watch, over real sockets: a closed connection means a dead process, unless it said goodbye."""
 
 import socket
 import threading
@@ -12,7 +12,7 @@ TOKEN, COUNT = "token", 3
 
 
 class Noted(Watch):
-    """Notes in place of ending the test."""
+    """Records the loss instead of ending the test process."""
 
     noted: int | None = None
 
@@ -27,7 +27,7 @@ def team():
     watches = [Noted(i, COUNT, "again") for i in range(COUNT)]
     leading = threading.Thread(target=watches[0].lead, args=(server, TOKEN, 10.0))
     leading.start()
-    stray = socket.create_connection(("127.0.0.1", port))  # somebody else's
+    stray = socket.create_connection(("127.0.0.1", port))  # of another program
     stray.sendall(b"GET / HTTP/1.1\n")
     for watch in watches[1:]:
         watch.follow("127.0.0.1", port, TOKEN, 10.0)
@@ -48,7 +48,7 @@ def eventually(condition):
 def test_a_peer_that_dies_is_noticed_by_process_0(team):
     team[2].close()
     assert eventually(lambda: team[0].noted == 2)
-    assert team[1].noted is None  # it has no link to 2; process 0 tells it, or dies itself
+    assert team[1].noted is None  # it has no connection to 2; process 0 reports the loss
 
 
 def test_process_0_that_dies_is_noticed_by_all(team):
@@ -67,10 +67,10 @@ def test_who_says_goodbye_is_not_lost(team):
 
 
 def test_process_0_names_the_lost_one_to_the_others():
-    """So that no survivor blames process 0, which ends right after."""
+    """Otherwise survivors would report process 0, which exits right after."""
     ours, theirs = socket.socketpair()
     watch = Watch(0, 3, "again", {1: ours})
-    watch._leaving = True  # it says so and does not end this process
+    watch._leaving = True  # it exits with its own error, so the watch does not end the process
     watch._end(2)
     assert _line(theirs) == "lost 2\n"
     follower = Noted(1, 3, "again", {0: theirs})
@@ -78,7 +78,7 @@ def test_process_0_names_the_lost_one_to_the_others():
     follower._links = {0: theirs2}
     follower._start()
     ours2.sendall(b"los")
-    ours2.sendall(b"t 2\n")  # in two pieces, as a network may
+    ours2.sendall(b"t 2\n")  # in two pieces, as may happen on a network
     assert eventually(lambda: follower.noted == 2)
     for link in (ours, theirs, ours2):
         link.close()

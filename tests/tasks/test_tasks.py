@@ -1,4 +1,4 @@
-"""Every task: recomputed in NumPy from what it drew; its signature, its baseline, and what it refuses."""
+"""Every task, recomputed in NumPy from its random inputs; its signature, its baseline, and its errors."""
 
 import functools
 import inspect
@@ -38,7 +38,7 @@ def drawn():
 
 @pytest.fixture(scope="module")
 def mapped():
-    """The same over two keys, of which the second is that of `drawn`."""
+    """The same with vmap over two keys, the second of which is that of `drawn`."""
     keys = jnp.stack([jax.random.key(1), KEY])
     made = jax.jit(jax.vmap(lambda key: {name: call(key, (B,)) for name, call in CALLS.items()}))(keys)
     return jax.tree.map(np.asarray, made)
@@ -52,12 +52,12 @@ def test_shapes_and_dtypes(name, drawn):
     assert xs.dtype == weights.dtype == np.float64 and lengths.dtype == np.int32
     assert targets.dtype == np.int32 if targets.ndim == 2 else targets.dtype == xs.dtype
     assert (weights >= 0).all() and (weights.sum(axis=0) > 0).all() and lengths.max() <= steps
-    assert not weights[np.arange(steps)[:, None] >= lengths].any()  # nothing is asked beyond the end
+    assert not weights[np.arange(steps)[:, None] >= lengths].any()  # no targets after the end
 
 
 @every_task
 def test_pure_and_vmappable(name, mapped, drawn):
-    """Equal keys, equal batches; under vmap each key gives what it gives alone."""
+    """Equal keys give equal batches, also under vmap."""
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1], b), mapped[name], drawn[name])
     assert (mapped[name].xs[0] != mapped[name].xs[1]).any()
 
@@ -77,7 +77,7 @@ def test_adding(drawn):
     assert (marks[:5].sum(axis=0) == 1).all() and (marks[5:].sum(axis=0) == 1).all()
     np.testing.assert_allclose(targets[-1, :, 0], (values * marks).sum(axis=0), rtol=1e-14)
     assert (weights[-1] == 1).all() and not weights[:-1].any()
-    assert {int(np.argmax(marks[:5, b])) for b in range(B)} == set(range(5))  # every place occurs
+    assert {int(np.argmax(marks[:5, b])) for b in range(B)} == set(range(5))  # every position occurs
 
 
 def test_copy_memory(drawn):
@@ -155,7 +155,7 @@ def test_windows(drawn):
 
 
 def test_baselines_are_what_a_memoryless_predictor_gets():
-    """Each against the score of that predictor on a batch."""
+    """Each baseline against the score of that predictor on a batch."""
     many = (4000,)
 
     @jax.jit
@@ -237,7 +237,7 @@ def test_split_series_shares_no_point():
 
 
 def test_scores_by_hand_and_what_is_not_asked_costs_nothing():
-    """NaN where the weight is zero changes no loss and no gradient; weights weigh; nothing asked is 0."""
+    """NaN at steps of weight zero has no effect, weights are used, and a batch without targets has loss 0."""
     batch = tasks.Batch(
         xs=jnp.zeros((3, 1, 1)),
         targets=jnp.array([[0], [1], [1]]),
