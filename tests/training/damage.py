@@ -1,4 +1,4 @@
-"""Random damage to checkpoints: every flipped bit and every cut-off file must show, and the step before be used.
+"""Random damage to checkpoints: every flipped bit and truncated file must be detected, and the previous step used.
 
 python -m tests.training.damage 200
 """
@@ -15,7 +15,7 @@ from tests.training import toy
 
 
 def damage(folder: Path, rng: random.Random) -> str:
-    """Flips one bit of one file under `folder`, or cuts one short; says what was done."""
+    """Flips one bit of a file under `folder`, or truncates one; returns a description."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
     path = rng.choice(files)
     data = bytearray(path.read_bytes())
@@ -32,7 +32,7 @@ def damage(folder: Path, rng: random.Random) -> str:
 
 
 def trials(count: int, seed: int, folder: Path) -> list[str]:
-    """Damages the newest of two steps `count` times; what went unnoticed, or came back wrong: should be empty."""
+    """Damages the newest of two steps `count` times; returns failures, of which there should be none."""
     rng, failures = random.Random(seed), []
     whole = folder / "whole"
     checkpoints = training.Checkpoints(folder=whole, every=10)

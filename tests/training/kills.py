@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: every run must go on, and arrive at the bits of one that was left alone.
+"""SIGKILL at random moments: every run must resume, and end with the same bits as an uninterrupted run.
 
 python -m tests.training.kills 50
 """
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 def session(folder: Path, lines: int | None, delay: float) -> tuple[str, bool]:
     """One process, killed `delay` seconds after so many lines of metrics; `(its last line, whether it was killed)`."""
     command = [sys.executable, "-m", "tests.training.victim", str(folder), str(STEPS)]
-    last, seen = "", -1  # the first line says only that it is up
+    last, seen = "", -1  # the first line only reports the start
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -31,12 +31,12 @@ def session(folder: Path, lines: int | None, delay: float) -> tuple[str, bool]:
 
 
 def moment(rng: random.Random) -> tuple[int, float]:
-    """While it starts, loads and compiles; or at any moment of the updates and saves after some line."""
+    """A moment during start, loading and compilation, or during the updates and saves after some line."""
     return (0, rng.uniform(0, 4)) if rng.random() < 0.2 else (rng.randrange(1, 40), rng.uniform(0, 0.1))
 
 
 def trials(count: int, seed: int, folder: Path) -> tuple[int, list[str]]:
-    """Kills until `count` kills have struck; `(runs that arrived, failures)`."""
+    """Runs until `count` kills have succeeded; `(completed runs, failures)`."""
     rng, failures, kills, runs = random.Random(seed), [], 0, 0
     expected, _ = session(folder / "alone", None, 0)
     print(f"left alone: {expected}", flush=True)

@@ -1,7 +1,8 @@
-"""One of two processes of a data parallel run with checkpoints, of which one gets killed.
+"""One of two processes of a data-parallel run with checkpoints, one of which gets killed.
 
-`python -m tests.training.peer FOLDER STEPS PORT COUNT INDEX`: process 0 prints each line's step as it comes, and every
-process, at the end, the SHA-256 of what it arrived at. Batches come by index, so that one process reads the same.
+`python -m tests.training.peer FOLDER STEPS PORT COUNT INDEX`: process 0 prints the step of each line of metrics, and
+every process prints the SHA-256 of its final state. Batches are drawn by index, so that a single process gets the same
+ones.
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""SIGKILL to one of two processes: the other must say so and end within 15 s, and both, started again, arrive where an
-undisturbed run does, to the bit.
+"""SIGKILL to one of two processes: the other must report it and exit within 15 s, and after a restart both must end
+with the same bits as an uninterrupted run.
 
-python -m tests.training.peers_killed            both ways round: process 1 is killed, then process 0
+python -m tests.training.peers_killed            kills process 1, and in a second run process 0
 """
 
 import re
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def free_port() -> int:
-    """One that nobody listens on now."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -41,7 +41,7 @@ def start(folder: Path, steps: int) -> list[subprocess.Popen[str]]:
 
 
 def finish(both: list[subprocess.Popen[str]]) -> str:
-    """Waits for both; the digest that they agree on."""
+    """Waits for both processes; returns their common digest."""
     heard = [process.communicate(timeout=240) for process in both]
     assert [process.returncode for process in both] == [0, 0], "\n\n".join(err[-3000:] for _, err in heard)
     ends = [out.split()[-1] for out, _ in heard]
@@ -50,7 +50,7 @@ def finish(both: list[subprocess.Popen[str]]) -> str:
 
 
 def killed(folder: Path, victim: int, steps: int = STEPS) -> tuple[float, str]:
-    """Kills `victim` in the midst of training; `(seconds until the other had ended, what it said)`."""
+    """Kills `victim` during training; `(seconds until the other process exited, its output)`."""
     both = start(folder, steps)
     try:
         stdout = both[0].stdout

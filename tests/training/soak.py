@@ -1,4 +1,4 @@
-"""A long run: memory must stay flat and the program be compiled once.
+"""A long run: memory must stay constant, and the program must compile once.
 
 python -m tests.training.soak 10000
 """
@@ -18,7 +18,7 @@ CELL = rnnjax.LSTM(8)
 
 
 def resident_bytes() -> int:
-    """What this process holds in memory now."""
+    """The current memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096
 

@@ -1,4 +1,4 @@
-"""Checkpoints: resumed to the same bits, damage noticed, and every refusal says what to do."""
+"""Checkpoints: bitwise resumption, detection of damage, and error messages."""
 
 import os
 import random
@@ -23,12 +23,12 @@ def kept(folder, **more):
 
 
 def test_resumes_to_the_same_bits(tmp_path):
-    """Half, then all, by the same call; the file of metrics as if nothing had happened."""
+    """Half of the run, then all of it by the same call; the metrics file equals that of an uninterrupted run."""
     for count in (20, 40):
         fitted = toy.run(toy.steps(count), checkpoints=kept(tmp_path / "run"), log=tmp_path / "log")
     toy.same_bits(fitted.state, toy.uninterrupted().state)
     assert fitted.history == read(tmp_path / "log") == toy.uninterrupted().history
-    again = toy.run(checkpoints=kept(tmp_path / "run"))  # there is nothing left to do
+    again = toy.run(checkpoints=kept(tmp_path / "run"))  # nothing is left to do
     toy.same_bits(again.state, toy.uninterrupted().state)
 
 
@@ -45,7 +45,7 @@ def test_what_a_killed_run_left_is_swept(tmp_path):
 
 
 def test_every_kind_of_leaf(tmp_path):
-    """Halves, empty arrays, integers, booleans, keys of either kind, None: back as they were, bit for bit."""
+    """Half precision, empty arrays, integers, booleans, both kinds of keys and None are restored bit for bit."""
     for impl in ("threefry2x32", "rbg"):
         params = {
             "half": jnp.arange(3, dtype=jnp.bfloat16),
@@ -65,12 +65,12 @@ def test_every_kind_of_leaf(tmp_path):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_damage_is_noticed_and_the_step_before_used(tmp_path, seed):
-    """A small number of what `python -m tests.training.damage 200` does."""
+    """A small version of `python -m tests.training.damage 200`."""
     assert damage.trials(8, seed, tmp_path) == []
 
 
 def test_fit_tells_and_repairs(tmp_path):
-    """Training goes on from the step before, arrives at the same bits, and the damaged step is whole again."""
+    """Training resumes from the previous step, ends with the same bits, and rewrites the corrupt step."""
     toy.run(toy.steps(20), checkpoints=kept(tmp_path))
     damage.damage(tmp_path / "step_000000020", random.Random(0))
     with pytest.warns(training.CheckpointWarning, match=r"step_000000020 is damaged: .* resumes from step 10"):
@@ -129,7 +129,7 @@ def test_two_runs_into_one_folder(tmp_path):
     refused = pytest.raises(training.CheckpointError, match=rf"in use by another run \(process {os.getpid()}\)")
     with kept(tmp_path).opened(), refused:
         toy.run(checkpoints=kept(tmp_path))
-    toy.run(toy.steps(10), checkpoints=kept(tmp_path))  # and is free again
+    toy.run(toy.steps(10), checkpoints=kept(tmp_path))  # the lock is released
 
 
 @pytest.mark.parametrize("place", ["beneath_a_file", "read_only"])
@@ -144,7 +144,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, place):
     told = []
     privileged = os.geteuid() == 0
     if privileged:
-        os.seteuid(65534)  # the superuser writes anywhere
+        os.seteuid(65534)  # root could write anywhere
     try:
         with pytest.raises(training.CheckpointError, match=r"cannot keep checkpoints in .*: \w+"):
             toy.run(checkpoints=kept(folder), report=told.append)
@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, place):
 
 
 class Full:
-    """A file system that takes no more than 64 bytes a file, while it lasts."""
+    """Limits files to 64 bytes within the block."""
 
     def __enter__(self):
         self._before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -168,7 +168,7 @@ class Full:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's own, after a save that failed
 @pytest.mark.filterwarnings("ignore:step 50")
 def test_a_full_disk_loses_no_work(tmp_path):
-    """A save in between fails: told, training goes on. The last one fails: raised with the state in it."""
+    """If an intermediate save fails, training continues with a warning; the last one raises, with the state."""
     full = Full()
     hooks = {10: full.__enter__, 20: full.__exit__}
     checkpoints = kept(tmp_path, keep=4)
@@ -202,7 +202,7 @@ def test_metrics_on_a_full_disk_end_no_training(tmp_path):
     ("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)], ids=["SIGTERM", "Ctrl-C"]
 )
 def test_a_signal_saves_and_leaves(tmp_path, number, error):
-    """After the chunk that runs; the handlers of before are back; and the run goes on to the same bits."""
+    """Saves after the current dispatch, restores the signal handlers, and the run resumes to the same bits."""
     before = signal.getsignal(number)
     ask = lambda line: os.kill(os.getpid(), number) if line["step"] == 15 else None  # noqa: E731
     with pytest.raises(error) as caught:
@@ -224,7 +224,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path):
 
 
 def test_a_fault_is_saved_before_it_is_raised(tmp_path):
-    """The work up to it is on the disk."""
+    """Progress before the error is on disk."""
 
     def data(key, step):
         xs, targets = toy.data(key, step)
@@ -242,7 +242,7 @@ def test_options_that_do_not_fit(more, says):
 
 
 def test_a_killed_run_goes_on(tmp_path):
-    """Once, in the middle of the saves; `python -m tests.training.kills 50` does it at many moments."""
+    """One kill during the saves; `python -m tests.training.kills 50` kills at many moments."""
     _, killed = kills.session(tmp_path / "run", 25, 0.03)
     assert killed and steps_in(tmp_path / "run")
     done = toy.run(toy.steps(kills.STEPS), checkpoints=kept(tmp_path / "run", config={"steps": kills.STEPS}))

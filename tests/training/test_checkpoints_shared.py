@@ -1,6 +1,6 @@
 """Checkpoints of several processes.
 
-What process 0 does is real; what it tells, and what the others hold, is played. With real ones: `peers_killed`.
+Process 0 is real; communication and the state of the others are mocked. `peers_killed` uses real processes.
 """
 
 import dataclasses
@@ -53,11 +53,11 @@ def test_what_stops_process_0_stops_all(two, tmp_path):
     kept = training.Checkpoints(folder=tmp_path, every=10)
     with kept.opened(), pytest.raises(training.CheckpointError, match="in use by another run"), kept.opened():
         pass
-    assert len(two.said) == 2  # the refusal, too, was told
+    assert len(two.said) == 2  # the error was broadcast too
 
 
 def test_any_error_of_process_0_is_raised_in_all(two, tmp_path, monkeypatch):
-    """The others wait for what it read; they would wait for ever."""
+    """If process 0 cannot read, the others must get the error, or they would wait forever."""
     with training.Checkpoints(folder=tmp_path, every=10).opened() as store:
         with pytest.raises(ValueError, match="two leaves are named"):
             store.load(test_names.start(test_names.REFUSED))
@@ -69,7 +69,7 @@ def test_any_error_of_process_0_is_raised_in_all(two, tmp_path, monkeypatch):
 
 
 def test_all_leave_when_one_is_asked_to(two, tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "largest", lambda number: signal.SIGTERM)  # the other process got it
+    monkeypatch.setattr(processes, "largest", lambda number: signal.SIGTERM)  # the other process received it
     with pytest.raises(SystemExit) as left:
         toy.run(checkpoints=training.Checkpoints(folder=tmp_path, every=1000))
     assert left.value.code == 128 + signal.SIGTERM and steps_in(tmp_path) == [10]

@@ -1,4 +1,4 @@
-"""Clips: equal to Optax to rounding where Optax is right, and no silent NaN or zero where it is not."""
+"""Clipping: equal to Optax up to rounding where Optax is right, and no silent NaN or zero elsewhere."""
 
 import functools
 from typing import Any
@@ -36,12 +36,12 @@ def run(clip, gradient, params: Any = WEIGHTS) -> Any:
 
 @functools.cache
 def compiled(name):
-    """One program a clip, with the bound traced; the suite's time is compilation."""
+    """One program per clip, with a traced bound, since compilation takes most of the time."""
     return jax.jit(lambda bound, gradient, params: run(CLIPS[name](bound), gradient, params))
 
 
 def optax_by_leaf(bound, gradient, params):
-    """Each leaf as a gradient of its own."""
+    """Treats each leaf as a separate gradient."""
     one = optax.clip_by_global_norm(bound)
     return jax.tree.map(lambda leaf: one.update(leaf, optax.EmptyState())[0], gradient), None
 
@@ -61,7 +61,7 @@ def leaves(*trees):
 @every_clip
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_equals_optax_in_range(name, dtype):
-    """From far below the bound to far above it; by a few roundings, as compilers order sums as they like."""
+    """From far below the bound to far above it; up to a few rounding errors, since compilers reorder sums."""
     oracle = jax.jit(ORACLES[name])
     weights = jax.tree.map(lambda leaf: leaf.astype(dtype), WEIGHTS)
     counts = set()
@@ -78,14 +78,14 @@ def test_equals_optax_in_range(name, dtype):
 
 
 def test_the_bound_itself_is_within():
-    """(3, 4) at 5: not counted, as nothing changes."""
+    """(3, 4) with bound 5 does not count as clipped, since nothing changes."""
     update, state = run(training.clip_by_global_norm(5.0), jnp.array([3.0, 4.0]))
     np.testing.assert_allclose(update, [3.0, 4.0], rtol=1e-15)
     assert int(state.clipped) == 0
 
 
 def oracle_norm(gradient):
-    """In float64, scaled by hand: exact for anything that float32 holds."""
+    """The norm in scaled float64, which is exact for all float32 values."""
     flat = np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(gradient)])
     largest = np.abs(flat).max()
     return largest * np.sqrt(np.sum((flat / largest) ** 2))
@@ -97,9 +97,9 @@ NORM = jax.jit(norm)
 
 @pytest.mark.parametrize("size", SIZES)
 def test_norm_at_every_size_of_float32(size):
-    """Squares of the smallest and of the largest are out of float32's range; the norm is not."""
+    """Squares of the smallest and largest numbers are out of float32's range, but the norm is not."""
     gradient = tree(1, size)
-    for function in (norm, NORM):  # a compiler may merge operations that are apart when run one by one
+    for function in (norm, NORM):  # a compiler may merge operations that are separate in eager mode
         np.testing.assert_allclose(float(function(gradient)), oracle_norm(gradient), rtol=1e-6)
 
 
@@ -111,7 +111,7 @@ def test_norm_of_float64_beyond_its_squares():
 
 @pytest.mark.parametrize("size", [1e18, 1e25, 1e30, 3e37])
 def test_a_huge_gradient_keeps_its_direction(size):
-    """Where Optax makes an all-zero update, or NaN: the true (g / norm) c, worked out in float64."""
+    """Where Optax gives an all-zero update, or NaN, the result is (g / norm) c, computed in float64."""
     gradient = tree(2, size)
     clip = training.clip_by_global_norm(0.5)
     true = oracle_norm(gradient)
@@ -123,7 +123,7 @@ def test_a_huge_gradient_keeps_its_direction(size):
 
 
 def test_optax_does_lose_it():
-    """What the tests above are for: should Optax change, this file may be simpler."""
+    """Optax's behaviour that the tests above guard against; if Optax changes, this file may become simpler."""
     update, _ = optax.clip_by_global_norm(0.5).update(tree(2, 1e30), optax.EmptyState())
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(update))
     nothing, _ = optax.clip_by_global_norm(0.0).update(jnp.zeros(2), optax.EmptyState())
@@ -131,7 +131,7 @@ def test_optax_does_lose_it():
 
 
 def test_a_norm_beyond_float32_is_clipped_all_the_same():
-    """The entries are finite, their norm is not; the update is."""
+    """The entries and the update are finite, though the norm is not."""
     gradient = jnp.full(1000, 3e38, jnp.float32)
     update, state = run(training.clip_by_global_norm(1.0), gradient)
     np.testing.assert_allclose(update, np.full(1000, 1000**-0.5), rtol=1e-6)
@@ -141,7 +141,7 @@ def test_a_norm_beyond_float32_is_clipped_all_the_same():
 @every_clip
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_gradient_that_is_not_finite_has_no_direction(name, bad):
-    """All leaves NaN: none is absorbed, none mixes zeros with NaN."""
+    """All leaves become NaN, without a mixture of zeros and NaN."""
     gradient = tree(3)
     gradient["w"] = gradient["w"].at[1, 2].set(bad)
     update, state = compiled(name)(jnp.float32(1.0), gradient, WEIGHTS)
@@ -152,7 +152,7 @@ def test_a_gradient_that_is_not_finite_has_no_direction(name, bad):
 @every_clip
 @pytest.mark.parametrize("value", [0.0, 1e-40, -1e-45])
 def test_zero_and_subnormal_pass_unchanged(name, value):
-    """Bit for bit, and nothing is divided by zero."""
+    """A zero gradient is unchanged bit for bit, without division by zero."""
     gradient = jax.tree.map(lambda leaf: jnp.full_like(leaf, value), WEIGHTS)
     update, state = compiled(name)(jnp.float32(1.0), gradient, WEIGHTS)
     assert all(np.asarray(got).tobytes() == np.asarray(leaf).tobytes() for got, leaf in leaves(update, gradient))
@@ -162,7 +162,7 @@ def test_zero_and_subnormal_pass_unchanged(name, value):
 @every_clip
 @pytest.mark.parametrize("bound", [0, 0.0, -1.0, float("nan"), -np.inf, np.float32(-0.0), jnp.array(0.0)])
 def test_a_bound_that_is_none_is_refused(name, bound):
-    """Before training starts, with what came and what to do."""
+    """The constructor raises, with the value and the fix."""
     with pytest.raises(ValueError, match=r"is -?(0\.0|1\.0|nan|inf).*positive number.*set_to_zero"):
         CLIPS[name](bound)
 
@@ -177,7 +177,7 @@ def test_adaptive_refuses_a_bad_floor_and_missing_weights():
 
 @every_clip
 def test_a_traced_bound(name):
-    """In a sweep its value is not known: zero freezes, what is no bound gives NaN, and never does a sign turn round."""
+    """A traced bound is not checked: zero gives zero updates, an invalid one gives NaN, and no sign changes."""
     gradient = tree(4, 10.0)
     frozen, _ = compiled(name)(jnp.float32(0.0), gradient, WEIGHTS)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(frozen))
@@ -196,7 +196,7 @@ def test_an_infinite_bound_never_clips(name):
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_is_measured_in_float32(dtype):
-    """A norm whose square no float16 holds; the update comes back in the dtype that came."""
+    """A norm whose square overflows in float16; the update keeps its dtype."""
     gradient = {"w": jnp.full((8, 8), 1000.0, dtype)}
     update, state = jax.jit(functools.partial(run, training.clip_by_global_norm(1.0)))(gradient)
     assert update["w"].dtype == dtype
@@ -229,7 +229,7 @@ def test_clip_states_are_found_in_order():
 
 
 def test_scaled_norm_by_axis_scales_each_unit_by_itself():
-    """A column of 1e-30 beside one of 1e30."""
+    """Columns of size 1e-30 and 1e30."""
     matrix = jnp.array([[3e-30, 3e30], [4e-30, 4e30]], jnp.float32)
     scale, unscale, size = scaled_norm(matrix, axis=0)
     np.testing.assert_allclose(scale * size, [[5e-30, 5e30]], rtol=1e-6)

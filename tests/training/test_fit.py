@@ -1,4 +1,4 @@
-"""`fit`: equal to a loop by hand, one program for many steps, and watched without being changed."""
+"""`fit`: equal to a hand-written loop, one program for many steps, and logging without side effects."""
 
 import functools
 import json
@@ -18,7 +18,7 @@ from tests.training import toy
 
 @functools.cache
 def by_hand():
-    """Plain JAX and Optax: a Python loop over jitted steps; parameters after each, and the losses."""
+    """A Python loop over jitted steps with JAX and Optax; returns the parameters after each step and the losses."""
     params, losses, key = [toy.start().params], [], jax.random.key(7)
     opt_state = toy.RULE.init(params[0])
 
@@ -52,7 +52,7 @@ def test_equals_a_loop_by_hand():
 
 
 def test_one_program_for_all_chunks():
-    """Traced once: the second chunk, and a resumed run's, are the first one's program."""
+    """The step is traced once: later dispatches, and those of a resumed run, use the same program."""
     traces = []
 
     def loss(params, batch):
@@ -93,7 +93,7 @@ def test_steps_that_are_no_multiple_of_a_chunk():
 
 
 def test_held_out_criterion_and_report():
-    """The look at held-out data changes no update; the criterion ends training at the end of a chunk."""
+    """Evaluation changes no update; the criterion stops training at the end of a dispatch."""
     seen = []
 
     def held_out(key, index):
@@ -117,7 +117,7 @@ def test_held_out_criterion_and_report():
 
 
 def test_lines_as_json(tmp_path):
-    """One object a line; a resumed run drops what lies beyond its step, and a torn end."""
+    """One object per line; a resumed run drops later lines and an incomplete last line."""
     log = tmp_path / "metrics.jsonl"
     _, history = toy.run(log=log)
     assert [json.loads(line) for line in log.read_text().splitlines()] == history
@@ -129,7 +129,7 @@ def test_lines_as_json(tmp_path):
 
 
 def scaled_loss(params, batch):
-    """Where the key says so, the loss of this step is not finite."""
+    """A loss that is not finite at some steps, depending on the key."""
     return toy.loss(params, batch[0]) * batch[1]
 
 
@@ -148,11 +148,11 @@ def test_stop_names_step_and_leaves_and_keeps_the_work():
     assert error.step == 13 and set(error.leaves) >= {"loss", "gradient of w", "w after the update"}
     assert int(error.state.step) == 13 and error.history[-1]["not_finite_step"] == 13
     close(error.state.params, by_hand()[0][13])
-    assert int(error.state.stopped) == -1  # so that it can go on
+    assert int(error.state.stopped) == -1  # so that training can continue
 
 
 def kept_by_hand(left_out, count):
-    """The updates by hand without some of the steps."""
+    """The updates of a hand-written loop without some of the steps."""
     params = toy.start().params
     opt_state, key = toy.RULE.init(params), jax.random.key(7)
     step = jax.jit(lambda p, o, g: toy.RULE.update(g, o, p))
@@ -164,7 +164,7 @@ def kept_by_hand(left_out, count):
 
 
 def test_skip_leaves_out_and_tells():
-    """Two bad steps in one line and one in the next: parameters as if the steps were not there, counted and named."""
+    """Non-finite steps in two lines are skipped, counted and named; parameters are as without these steps."""
     options = training.FitOptions(steps=20, chunk=10, nonfinite="skip")
     state, history = training.fit(scaled_loss, toy.start(), toy.RULE, faulty([3, 4, 11], np.inf), options)
     assert int(state.skipped) == 3 and int(state.step) == 20
@@ -176,7 +176,7 @@ def test_skip_leaves_out_and_tells():
 
 
 def test_an_optimizer_that_overflows_is_found():
-    """Adam squares 1e30: its memory is inf and its update a silent zero, if nobody looks."""
+    """Adam squares 1e30: its state becomes inf, and its update would silently be zero."""
     with jax.numpy_dtype_promotion("standard"):
         rule = optax.adam(0.01)
     huge = lambda params, batch: 1e30 * toy.loss(params, batch)  # noqa: E731
@@ -221,7 +221,7 @@ def test_a_key_must_be_typed():
 
 
 def test_key_and_metrics_by_name():
-    """A loss that asks for a key gets a fresh one each step, not the data's; its metrics come out as means."""
+    """A loss with an argument `key` gets a fresh key at each step, not the data's; its metrics are averaged."""
 
     def loss(params, batch, key):
         return jnp.sum(params**2), {"drawn": jax.random.uniform(key), "data": batch}
@@ -238,7 +238,7 @@ def test_key_and_metrics_by_name():
 
 
 def test_a_gradient_of_ones_own():
-    """In place of the loss's, with a term added: here nothing but the term, so that where it leads is known."""
+    """A custom `gradient` replaces that of the loss; here it is only an extra term, with a known result."""
 
     def constant(params, batch):
         return toy.loss(params, batch), jax.tree.map(jnp.ones_like, params)

@@ -1,4 +1,4 @@
-"""`fit_many`: R runs in one program, each what `fit` would have made of it."""
+"""`fit_many`: R runs in one program, each equal to `fit`."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def init(key, setting):
 
 
 def test_each_run_is_what_fit_makes_of_it():
-    """Shared keys, so that runs may be compared with `fit`; one rate far too large halts alone, and is named."""
+    """Shared keys, to compare runs with `fit`; one run with a far too large rate stops alone, and is reported."""
     keys = jnp.stack([jax.random.key(7)] * 4)
     seen = []
     many = training.fit_many(
@@ -45,7 +45,7 @@ def test_each_run_is_what_fit_makes_of_it():
 
 
 def test_runs_differ_by_key_and_by_setting():
-    """Starts and data of their own; a loss, a start and a criterion that ask for their setting."""
+    """Separate initial states and data; a loss, an `init` and a criterion with an argument `setting`."""
 
     def scaled(params, batch, setting):
         return setting["scale"] * toy.loss(params, batch)

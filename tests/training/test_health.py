@@ -18,7 +18,7 @@ def params(w_h):
 
 
 def test_rate_of_a_scalar_network_is_log_w():
-    """2^100 and 0.5^100 alike, in the metrics of `fit`, at the parameters before the line's first update."""
+    """2^100 and 0.5^100 in the metrics of `fit`, at the parameters before the line's first update."""
     rule = optax.sgd(0.0)
     data = lambda key, step: tasks.latch(key, 100, (2,))  # noqa: E731
     loss = lambda p, batch: jnp.sum(p.w_h) * 0  # noqa: E731
@@ -34,7 +34,7 @@ def test_rate_of_a_scalar_network_is_log_w():
 
 
 def test_slopes_over_what_is_reached():
-    """Against `numpy.polyfit`; columns of different length, one with a single entry, one with none."""
+    """Against `numpy.polyfit`, for columns of different lengths, one with a single entry, one with none."""
     rng = np.random.default_rng(0)
     log_norm = rng.normal(size=(7, 4))
     log_norm[5:, 1] = log_norm[:6, 2] = log_norm[:, 3] = -np.inf
@@ -46,13 +46,13 @@ def test_slopes_over_what_is_reached():
 
 
 def test_a_shut_network_is_said_to_be_shut():
-    """No gradient arrives: the rate is NaN, the share 0, and nothing says that it is fine."""
+    """Without any gradient, the rate is NaN and the share is 0."""
     measured = HEALTH(params(0.0), tasks.latch(jax.random.key(0), 5, (2,)))
     assert float(measured["adjoint_arrives"]) == 0 and np.isnan(measured["adjoint_log_norm"])
 
 
 def test_a_row_that_leaves_floating_point_is_in_no_mean():
-    """One row of two overflows (ReLU, 2^t): all three are NaN, not the other row's."""
+    """One of two rows overflows (ReLU, 2^t): all three metrics are NaN."""
     cell = rnnjax.Elman(1, "relu")
     health = training.adjoint_health(cell, lambda params: params, lambda params, ys, batch: ys[-1].sum())
     batch = tasks.latch(jax.random.key(0), 20, (2,))

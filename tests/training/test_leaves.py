@@ -1,4 +1,4 @@
-"""What parameters and optimizer states may hold: complex, integer, boolean and no leaves, keys, and infinities."""
+"""Parameters and optimizer states with complex, integer and boolean leaves, no leaves, keys, and infinities."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ GOAL = np.array([1 + 2j, -0.5 - 1j])
 
 
 def to_goal(params, batch):
-    """Not holomorphic, and steeper along one axis than along the other."""
+    """A loss that is not holomorphic, and steeper along one axis than along the other."""
     off = params["z"] - GOAL.astype(params["z"].dtype)
     return jnp.sum(off.real**2 + 3 * off.imag**2) + jnp.sum(params["x"] ** 2)
 
@@ -50,7 +50,7 @@ def to_goal(params, batch):
     ids=["sgd", "adam", "lbfgs", "backtracking", "sam"],
 )
 def test_complex_parameters_descend(rule, dtype):
-    """Beside real ones, which go the same way as alone."""
+    """Complex parameters next to real ones, which are updated as if alone."""
     real = jnp.finfo(dtype).dtype
     start = {"z": jnp.zeros(2, dtype), "x": jnp.ones(3, real)}
     params = fitted(to_goal, start, rule, steps(100)).state.params
@@ -59,7 +59,7 @@ def test_complex_parameters_descend(rule, dtype):
 
 
 def test_a_complex_parameter_is_two_real_ones():
-    """Step by step as with its parts as parameters; plain SGD and one with momentum, under a clip."""
+    """Every step equals that with the two parts as parameters, for SGD with and without momentum, with clipping."""
     rule = optax.chain(training.clip_by_global_norm(1.0), optax.sgd(0.05, momentum=0.5))
     whole = fitted(to_goal, {"z": jnp.ones(2, complex), "x": jnp.ones(1)}, rule, steps(7)).state.params
 
@@ -95,7 +95,7 @@ MIXED = {
     ids=["clip", "decay", "lbfgs", "noise"],
 )  # fmt: skip
 def test_leaves_without_a_gradient_stay(rule):
-    """To the bit, under weight decay and noise; what is beside them trains, and the state is saved and comes back."""
+    """Unchanged bit for bit under weight decay and noise; other leaves train, and the state is saved and restored."""
 
     def loss(params, batch):
         chosen = jnp.where(params["chosen"], params["w"], 0.5 * params["w"])
@@ -125,7 +125,7 @@ def test_data_parallel_takes_them_too():
 
 @every_clip
 def test_clips_of_an_empty_tree(name):
-    """As Optax's: nothing to clip. Also in a group that no parameter belongs to, and where all leaves are None."""
+    """As in Optax, nothing is clipped, also for a group without parameters, and if all leaves are None."""
     clip, weights = CLIPS[name](1.0), {"w": jnp.ones(3)}
     for empty in ({}, {"w": None}, ()):
         update, state = clip.update(empty, clip.init(empty), empty)
@@ -139,7 +139,7 @@ def test_clips_of_an_empty_tree(name):
 
 @every_clip
 def test_clips_of_complex_numbers(name):
-    """Scaled as the pairs of their parts, so that directions stay; NaN in one part is NaN everywhere."""
+    """Scaled like pairs of their parts, so that directions stay; NaN in one part gives NaN everywhere."""
     gradient = {"a": jnp.array([[3 + 4j, 0.6j], [1e20, -1e20j]], jnp.complex64), "b": jnp.array([2.0], jnp.float32)}
     weights = jax.tree.map(jnp.ones_like, gradient)
     clip = CLIPS[name](0.5)
@@ -162,7 +162,7 @@ def test_clips_of_complex_numbers(name):
 
 @every_clip
 def test_clips_leave_integers_alone(name):
-    """They are no directions: as they came, and no part of the norm."""
+    """Such leaves are unchanged and not part of the norm."""
     clip = CLIPS[name](1.0)
     floats = {"w": jnp.array([3.0, 4.0])}
     mixed = floats | {"n": jnp.array([100], jnp.int32), "flag": jnp.array(True), "none": None}
@@ -174,7 +174,7 @@ def test_clips_leave_integers_alone(name):
 
 
 def test_truncation_bias_of_complex_parameters():
-    """h_t = z h_{t-1} + x_t: the same numbers as with the parts of z for parameters."""
+    """h_t = z h_{t-1} + x_t gives the same results as with the parts of z as parameters."""
 
     def apply(z, xs, *, carry, mask, resets):
         def step(h, x):
@@ -214,7 +214,7 @@ STATES = {
 
 @pytest.mark.parametrize("name", STATES)
 def test_each_leaf_of_a_fresh_state_is_a_buffer_of_its_own(name):
-    """None is another's, the caller's parameters and key included: all may be donated."""
+    """No leaf shares a buffer with another, or with the caller's parameters and key, so all can be donated."""
     state = STATES[name]()
     shared = [leaf.unsafe_buffer_pointer() for leaf in map(_data, jax.tree.leaves((MIXED, KEY)))]
     own = [leaf.unsafe_buffer_pointer() for leaf in map(_data, jax.tree.leaves(state))]
@@ -228,7 +228,7 @@ def _data(leaf):
 
 
 def best_so_far():
-    """Keeps the least loss, which is inf at first, and changes nothing."""
+    """An optimizer that stores the smallest loss, initially inf, and changes nothing."""
 
     def update(updates, state, params=None, *, value: Any = None, **extra_args):
         return updates, jnp.minimum(state, value)
@@ -261,7 +261,7 @@ def test_a_legal_infinity_is_no_fault(name):
 
 
 def test_a_legal_infinity_among_the_parameters():
-    """A mask of -inf that no gradient reaches; NaN beside it is noticed all the same."""
+    """A mask of -inf without a gradient is allowed; NaN in another leaf is still detected."""
 
     def loss(params, batch):
         return -jnp.log(jax.nn.softmax(params["logits"] + jax.lax.stop_gradient(params["mask"]))[1]) * batch
@@ -274,7 +274,7 @@ def test_a_legal_infinity_among_the_parameters():
 
 
 def test_a_norm_beyond_float32_that_is_clipped_is_no_fault():
-    """Entries of 3e38: the norm that `ClipState` reports is inf, the update is right."""
+    """With entries of 3e38, the norm in `ClipState` is inf, but the update is right."""
     rule = optax.chain(training.clip_by_global_norm(1.0), optax.sgd(0.01))
     huge = lambda key, step: jnp.where(step < 9, 2e38, 0.0).astype(jnp.float32)  # noqa: E731
     loss = lambda w, batch: jnp.sum(w) * batch  # noqa: E731
@@ -283,7 +283,7 @@ def test_a_norm_beyond_float32_that_is_clipped_is_no_fault():
 
 
 def test_an_infinity_that_grew_is_a_fault_beside_one_that_was_there():
-    """Adam's memory overflows while a legal infinity stands in the same state."""
+    """Adam's moments overflow while the same state has an allowed infinity."""
     rule = optax.chain(best_so_far(), optax.adam(0.1))
     huge = lambda params, batch: 1e30 * toy.loss(params, batch)  # noqa: E731
     with pytest.raises(training.NonFiniteError, match="step 0: not finite: optimizer state 1/0/nu/b"):

@@ -1,4 +1,4 @@
-"""Two leaves are two leaves in a checkpoint, whatever their keys; or they are refused before anything is trained."""
+"""Distinct leaves stay distinct in a checkpoint, whatever their keys, or raise an error before training."""
 
 import collections
 import dataclasses
@@ -27,7 +27,7 @@ TREES = {
 
 
 class Same:
-    """Keys that nothing printed tells apart."""
+    """Keys with equal `repr`."""
 
     def __repr__(self):
         return "same"
@@ -66,7 +66,7 @@ def test_what_cannot_be_told_apart_is_refused_before_training(tmp_path):
 
 
 def test_a_checkpoint_from_before_is_read(tmp_path):
-    """Its manifest has no word on names; arrays lie under their own."""
+    """A manifest without replaced names, where arrays are stored under their own names."""
     toy.run(toy.steps(10), checkpoints=training.Checkpoints(folder=tmp_path, every=10))
     folder = tmp_path / "step_000000010"
     content, _ = manifest.check(folder)
@@ -79,7 +79,7 @@ def test_a_checkpoint_from_before_is_read(tmp_path):
 
 @dataclasses.dataclass(frozen=True)
 class Nested(rnnjax.Cell):
-    """Two parameters of the same shape, whose paths read alike."""
+    """Two parameters of the same shape, whose paths look alike."""
 
     def init(self, key, input_size, dtype=None):
         return {"gru/w": jnp.zeros(input_size, dtype), "gru": {"w": jnp.ones(input_size, dtype)}}

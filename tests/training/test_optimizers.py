@@ -1,4 +1,4 @@
-"""Optax whole: each of its optimizers trains, by itself under `fit` and all at once under `fit_many`."""
+"""Every optimizer of Optax trains, separately under `fit` and all together under `fit_many`."""
 
 import warnings
 from typing import Any
@@ -34,7 +34,7 @@ def made(name) -> Any:
 
 
 def start(name):
-    """`contrib.galore` has no use for None."""
+    """`contrib.galore` does not accept None."""
     return {key: leaf for key, leaf in START.items() if "galore" not in name or leaf is not None}
 
 
@@ -46,14 +46,14 @@ ALONE = """
 MultiSteps lbfgs scale_by_backtracking_linesearch scale_by_zoom_linesearch contrib.galore
 contrib.hutchinson_estimator_diag_hessian contrib.reduce_on_plateau contrib.sam contrib.scale_by_galore contrib.sophia
 """
-"""What evaluates the whole loss, or refuses the arguments that others beside it need."""
+"""Optimizers that evaluate the whole loss, or do not accept arguments that others need."""
 
 OTHERS = sorted(TRAIN.keys() - set(ALONE.split()))
 GROUPS = {
     names[0]: names
     for names in [*([name] for name in ALONE.split()), *(OTHERS[i : i + 5] for i in range(0, len(OTHERS), 5))]
 }
-"""Few programs for many optimizers: each has parameters of its own, and `optax.partition` sees to it."""
+"""Groups of optimizers that share a program; `optax.partition` gives each its own parameters."""
 
 
 def rule_of(names):
@@ -76,7 +76,7 @@ def check(params):
 @pytest.mark.one_python
 @pytest.mark.parametrize("first", GROUPS)
 def test_trains(first):
-    """20 steps from `START` take a fifth off the loss at least."""
+    """20 steps from `START` reduce the loss by at least a fifth."""
     params, rule = rule_of(GROUPS[first])
     check(training.fit(loss_of_all, training.init_state(params, rule, KEY), rule, data, steps(20)).state.params)
 
@@ -84,7 +84,7 @@ def test_trains(first):
 @pytest.mark.one_python
 @pytest.mark.parametrize("first", GROUPS)
 def test_trains_under_fit_many(first):
-    """The same as one of two runs; the other's updates are scaled by zero."""
+    """The same in one of two runs, where the updates of the other are scaled by zero."""
     params, rule = rule_of(GROUPS[first])
     many = training.fit_many(
         loss_of_all,
@@ -115,7 +115,7 @@ def test_what_does_not_train_says_so(name):
 
 
 def test_the_table_knows_every_name():
-    """Of another Optax too: what it exports beyond the table is named here."""
+    """Also for other versions of Optax: names that are not in the table are reported."""
     known = TRAIN.keys() | DO_NOT.keys()
     assert exported() == known
     assert len(TRAIN) >= 0.9 * len(known)
@@ -123,7 +123,7 @@ def test_the_table_knows_every_name():
 
 
 def test_extra_arguments():
-    """What `update` is given at step 0: loss and gradient of the step's batch, and functions of other parameters."""
+    """The arguments of `update` at step 0: loss and gradient of the step's batch, and functions of other parameters."""
     batch = jnp.array([2.0, -1.0])
     seen: dict[str, Any] = {}
 
@@ -151,7 +151,7 @@ def test_extra_arguments():
 
 
 def test_a_wrapper_without_extra_arguments_beside_one_that_needs_them():
-    """`sam` takes `grad_fn` and nothing else, and is called so inside a chain."""
+    """`sam` accepts only `grad_fn`, also inside a chain."""
     rule = optax.chain(training.clip_by_global_norm(10.0), made("contrib.sam"))
     fitted = training.fit(loss, training.init_state(START, rule, KEY), rule, data, steps(20))
     assert float(loss(fitted.state.params, None)) < 0.8 * float(loss(START, None))
@@ -175,7 +175,7 @@ def test_a_state_that_changes_its_structure_is_refused_by_leaf():
 
 
 class Plain:
-    """An `init` and `update` of one's own, without extra arguments."""
+    """A custom `init` and `update`, without extra arguments."""
 
     def init(self, params):
         return ()
@@ -203,7 +203,7 @@ def test_truncated_training(rule):
         return jnp.mean((hs - chunk.targets[..., 0]) ** 2)
 
     xs, flags = jnp.ones((4, 1, 1)), jnp.zeros((4, 1), bool)
-    chunk = training.Chunk(xs, 2 * xs, xs[..., 0], ~flags, flags)  # h goes to 2 where the decay is 0.5
+    chunk = training.Chunk(xs, 2 * xs, xs[..., 0], ~flags, flags)  # h converges to 2 for a decay of 0.5
     truncated = training.tbptt(4)
     first = truncated.initial(jnp.full(1, 2.0), chunk)
     state = training.init_state(jnp.array(0.2), rule, KEY, first)

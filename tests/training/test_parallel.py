@@ -1,4 +1,4 @@
-"""Data parallel: the numbers of one device, for batches whose rows count unequally; over a mesh and over processes."""
+"""Data parallelism gives the same results as one device, for unequal weights, over a mesh and over processes."""
 
 import os
 import socket
@@ -67,7 +67,7 @@ def program(setup, end="", steps=12):
 
 
 def test_two_devices_make_the_same_updates():
-    """A process of its own, as the number of devices is chosen before JAX is first used."""
+    """Runs in a process of its own, since the number of devices is fixed at the first use of JAX."""
     text = program('jax.config.update("jax_num_cpu_devices", 2)')
     run = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert run.stdout.strip() == "equal", run.stderr[-2000:]
@@ -75,7 +75,7 @@ def test_two_devices_make_the_same_updates():
 
 @pytest.mark.skipif("RNNJAX_SLOW" not in os.environ, reason="two processes that compile: set RNNJAX_SLOW=1")
 def test_two_processes_make_the_same_updates():
-    """On the loopback, one device each, a hundred of them."""
+    """A hundred steps over two local processes with one device each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Functions that hold arrays train like any other, and find their program again while they hold the same."""
+"""Functions that hold arrays can be trained on, and reuse their program while the arrays are equal."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ def scaled(scale, params, batch):
 
 @dataclasses.dataclass(frozen=True)
 class Frozen:
-    """A function of what it holds: no hash, as an array has none."""
+    """A callable with arrays, which has no hash."""
 
     function: Any
     held: Any
@@ -78,7 +78,7 @@ WAYS: dict[str, Any] = {
 @pytest.mark.one_python
 @pytest.mark.parametrize("name", WAYS)
 def test_data_and_loss_that_hold_arrays(name):
-    """The same bits as with functions."""
+    """Callables give the same bits as functions."""
     data, loss = WAYS[name](drawn, SERIES), WAYS[name](scaled, jnp.float32(1))
     toy.same_bits(training.fit(loss, toy.start(), toy.RULE, data, OPTIONS).state, plain().state)
 
@@ -100,7 +100,7 @@ def plain():
 
 @pytest.mark.parametrize("make", [Changing, Slots, WAYS["method"], WAYS["NumPy"]])
 def test_one_program_while_the_same_is_held(make):
-    """Made anew with the same arrays: recognised. With others it is not, and the numbers are its own."""
+    """A new object with the same arrays reuses the program; with other arrays it gets its own."""
     one, rule = jnp.float32(1), optax.sgd(0.1)
 
     def run(held):
@@ -157,7 +157,7 @@ def test_truncated_training_of_functions_that_hold_arrays():
 
 
 def test_an_argument_that_a_partial_holds_is_not_asked_for():
-    """`fit` hands `key` to a loss that asks for it, not over one that is bound already."""
+    """`fit` passes `key` to a loss with this argument, unless it is already bound."""
 
     def loss(params, batch, key):
         return jnp.sum(params**2), {"drawn": jax.random.uniform(key)}

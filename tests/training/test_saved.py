@@ -1,4 +1,4 @@
-"""A model as a folder: loaded without the code that trained it, refused where it is not what it should be."""
+"""Saved models: loading without the training code, and errors for corrupt or different models."""
 
 import dataclasses
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_any_cell_is_a_model(tmp_path: Path, cell: Any) -> None:
 
 
 def as_rnnjax_0_1_wrote_it(folder: Path) -> None:
-    """Gives a saved readout the manifest of before: its input size among the fields, none beside them."""
+    """Converts the manifest of a saved readout to the old format, with the input size among its fields."""
     content, problems = manifest.check(folder)
     assert not problems
     content["architecture"]["fields"] |= {"input_size": content.pop("input_size")}
@@ -117,7 +117,7 @@ def test_a_dtype_that_jax_would_narrow_is_refused(saved: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Own(rnnjax.GRU):
-    """Somebody's own cell."""
+    """A custom cell."""
 
     extra: float = 0.5
 
@@ -131,7 +131,7 @@ def test_a_class_of_ones_own_is_passed_in(tmp_path: Path) -> None:
 
 
 def test_classes_of_one_name_are_refused(tmp_path: Path) -> None:
-    """A file knows classes by their names: a GRU of one's own would come back as rnnjax's."""
+    """Files identify classes by name, so a custom class named GRU would be loaded as rnnjax's."""
 
     class GRU(rnnjax.GRU): ...
 

@@ -1,4 +1,4 @@
-"""Truncated backpropagation: the chain rule written out by hand, the full gradient where the window is long enough."""
+"""Truncated backpropagation against an explicit chain rule, and the full gradient for long windows."""
 
 import functools
 from typing import Any
@@ -83,7 +83,7 @@ def test_a_window_as_long_as_the_past_is_the_full_gradient():
 
 
 def test_bias_is_measured():
-    """Against the same terms by hand; it falls as the window grows, and is nothing at the end."""
+    """The bias against the explicit terms; it decreases with the window and vanishes at the end."""
     true = np.array(oracle(4, T)[1:])
     errors = []
     for k1, k2 in [(4, 4), (4, 8), (4, 12)]:
@@ -118,7 +118,7 @@ def test_chunks_are_the_rows_cut_up():
 
 @pytest.mark.parametrize("k2", [2, 4])
 def test_fit_hands_the_carry_on(k2):
-    """With still parameters the losses of the chunks are those of the whole rows; the next row starts afresh."""
+    """With constant parameters, the losses of the chunks equal those of whole rows; the next row restarts."""
     truncated, rule, key = training.tbptt(2, k2), optax.sgd(0.0), jax.random.key(0)
     data = training.chunks(rows, steps=6, k1=2)
     regress = lambda ys, chunk: jnp.sum(chunk.weights * (ys - chunk.targets.astype(ys.dtype)) ** 2)  # noqa: E731
@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_refused(call, says):
 
 
 def test_the_former_order_names_the_new_one():
-    """The carry stood before what runs over time, in the function that is passed in too."""
+    """The old argument order raises, also in the function that is passed in."""
 
     def former(params, carry, xs, *, mask, resets):
         return apply(params, xs, carry=carry, mask=mask, resets=resets)

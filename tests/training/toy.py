@@ -1,4 +1,4 @@
-"""One small run that the tests of training share: three weights to find, so that next to nothing is compiled."""
+"""A small run with three weights, shared by the training tests to save compilation."""
 
 import functools
 
@@ -35,18 +35,18 @@ def run(options=OPTIONS, state=None, **more):
 
 
 def steps(count):
-    """As `OPTIONS`, for another number of steps."""
+    """`OPTIONS` with another number of steps."""
     return training.FitOptions(steps=count, chunk=10, metrics_every=5)
 
 
 @functools.cache
 def uninterrupted():
-    """Where every interrupted run must arrive."""
+    """The final state that every interrupted run must reach."""
     return run()
 
 
 def same_bits(one, other):
-    """Every leaf of two states, keys among them, byte for byte."""
+    """Compares all leaves of two states, including keys, byte for byte."""
     (a, keys_a), (b, keys_b) = flatten(one), flatten(other)
     assert a.keys() == b.keys() and keys_a == keys_b
     for name in a:

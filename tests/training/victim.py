@@ -1,6 +1,6 @@
-"""The run that gets killed: `python -m tests.training.victim FOLDER STEPS`, a checkpoint after every chunk.
+"""The run that gets killed: `python -m tests.training.victim FOLDER STEPS`, with a checkpoint after every dispatch.
 
-It prints where it starts, after each save, and at the end the SHA-256 of everything that it arrived at.
+It prints its first step, a line after each save, and at the end the SHA-256 of its final state.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What a type checker tells a user: the marked lines of `users_script.py` are refused, and no others."""
+"""The type checker rejects the marked lines of `users_script.py`, and no others."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def pyright() -> str:
-    """The command beside this Python, or on the path."""
+    """The command next to this Python, or on the path."""
     beside = Path(sys.executable).with_name("pyright")
     found = str(beside) if beside.exists() else shutil.which("pyright")
     if found is None:
@@ -30,7 +30,7 @@ def pyright() -> str:
 def report_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     try:
         return json.loads(done.stdout)
-    except json.JSONDecodeError:  # it fetches itself at its first start
+    except json.JSONDecodeError:  # pyright downloads itself at its first start
         pytest.skip(f"pyright does not start here: {(done.stderr or done.stdout)[-200:]}")
 
 
@@ -38,7 +38,7 @@ def test_a_users_script(tmp_path: Path) -> None:
     """A misspelt argument, a wrong carry, parameters of another cell and more, line by line; in strict mode."""
     shutil.copy(SCRIPT, tmp_path)
     config = {"include": [SCRIPT.name], "extraPaths": [str(ROOT)], "typeCheckingMode": "strict"}
-    config |= {"reportUnknownMemberType": False}  # of JAX's own functions
+    config |= {"reportUnknownMemberType": False}  # for JAX's own functions
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(config))
     command = [pyright(), "--outputjson", "--pythonpath", sys.executable, "--project", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -60,7 +60,7 @@ def test_what_is_public_is_typed(tmp_path: Path) -> None:
     (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
     shutil.copytree(ROOT / "rnnjax", site / "rnnjax")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
-    path = f"{tmp_path / 'env' / 'bin'}{os.pathsep}{os.environ['PATH']}"  # it asks the first Python there
+    path = f"{tmp_path / 'env' / 'bin'}{os.pathsep}{os.environ['PATH']}"  # pyright uses the first Python there
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True)
     found = report_of(done)["typeCompleteness"]
     assert str(site) in found["pyTypedPath"], "read as installed"
@@ -69,5 +69,5 @@ def test_what_is_public_is_typed(tmp_path: Path) -> None:
 
 
 def test_the_package_says_that_it_is_typed() -> None:
-    """PEP 561: without this file a type checker reads nothing of an installed package."""
+    """PEP 561: without this file, type checkers ignore an installed package."""
     assert (ROOT / "rnnjax" / "py.typed").is_file()

@@ -1,6 +1,6 @@
-"""A user's script that a type checker reads and nobody runs: a line with `# error: rule` must be refused by that rule.
+"""A user's script for the type checker, which is never run: a line with `# error: rule` must violate that rule.
 
-All other lines must pass, in pyright's strict mode.
+All other lines must pass in pyright's strict mode.
 """
 
 from typing import assert_type
@@ -17,7 +17,7 @@ XS = jax.random.normal(KEY, (5, 2, 3))
 
 
 def any_cell(cell: Cell) -> Array:
-    """`Cell` without brackets is a cell of anything."""
+    """`Cell` without brackets accepts any cell."""
     return unroll(cell, cell.init(KEY, 3), XS)[1]
 
 
@@ -29,7 +29,7 @@ def script() -> None:
     key, xs = KEY, XS
     lengths = jax.random.randint(key, (2,), 0, 6)
 
-    # What a cell takes and gives back.
+    # Arguments and results of a cell.
     lstm = LSTM(hidden_size=4)
     params = lstm.init(key, input_size=3)
     assert_type(params, LSTMParams)
@@ -39,7 +39,7 @@ def script() -> None:
     assert_type(unroll(GRU(4), GRU(4).init(key, 3), xs)[0], Array)
     assert_type(rnnjax.step(lstm, params, carry, xs[0])[0], LSTMCarry)
 
-    # Cells put together, and cells that hold a cell.
+    # Composites, and cells that wrap a cell.
     stack = Stack((lstm, GRU(8)))
     unroll(stack, stack.init(key, 3), xs)
     model = Readout(lstm, output_size=2)
@@ -59,7 +59,7 @@ def script() -> None:
     rnnjax.tasks.adding(key, 10, (2,))
     rnnjax.initializers.Orthogonal(0.9)
 
-    # What is wrong is refused.
+    # Errors.
     unroll(lstm, params, xs, lenghts=lengths)  # error: reportCallIssue
     unroll(lstm, params, xs, carry=jnp.ones((2, 4)))  # error: reportArgumentType
     unroll(lstm, GRU(4).init(key, 3), xs)  # error: reportArgumentType
