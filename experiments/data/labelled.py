@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data.vendored import verified
+from experiments.lab.machine import verified
 
 FOLDER = Path(__file__).parent
 SHA256 = {

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.data.vendored import verified
+from experiments.lab.machine import verified
 from experiments.lab.options import UsageError
 
 PATH = Path(__file__).with_name("shakespeare.txt.bz2")

@@ -1,11 +1,14 @@
-"""What a result depends on besides code and options: versions, machine, commit, and other load."""
+"""What a result depends on besides code and options: data files, versions, machine, commit, and other load."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
 from pathlib import Path
 from typing import Any
+
+from experiments.lab.options import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax")
@@ -23,6 +26,24 @@ def versions(packages: tuple[str, ...] = _PACKAGES) -> dict[str, str | None]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = None
     return found
+
+
+def verified(path: Path, sha256: str) -> bytes:
+    """The bytes of a data file that comes with the experiments.
+
+    Raises:
+      UsageError: the file is missing, or its SHA-256 differs.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror})"
+        raise UsageError(f"the data file {path.name} {reason}; restore it from the checkout.") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        reason = f"is damaged or changed: its SHA-256 is {found[:12]}..., expected {sha256[:12]}..."
+        raise UsageError(f"the data file {path.name} {reason}; restore it from the checkout.")
+    return data
 
 
 def cores() -> int:

@@ -88,6 +88,16 @@ class Options:
     def check(self) -> None:
         """Raises `UsageError` for what annotations cannot say. Runs before any work."""
 
+    @property
+    def several(self) -> bool:
+        """Whether the run has more than one process."""
+        return getattr(self, "num_processes", 1) > 1
+
+    @property
+    def is_coordinator(self) -> bool:
+        """Whether this process writes; known before JAX is initialized."""
+        return getattr(self, "process_id", None) in (None, 0)
+
 
 @options
 class ProcessOptions(Options):

@@ -16,16 +16,6 @@ from experiments.lab.options import UsageError
 T = TypeVar("T")
 
 
-def is_coordinator(options: Any) -> bool:
-    """Whether this process writes; known before JAX is initialized."""
-    return getattr(options, "process_id", None) in (None, 0)
-
-
-def several(options: Any) -> bool:
-    """Whether the options ask for more than one process."""
-    return getattr(options, "num_processes", 1) > 1
-
-
 @contextlib.contextmanager
 def initialized(options: Any, folder: Path | None) -> Iterator[None]:
     """The set-up that the options ask for; nothing where they ask for none.
@@ -37,7 +27,7 @@ def initialized(options: Any, folder: Path | None) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         try:
-            if several(options):
+            if options.several:
                 resume = (
                     f"Finished rows and checkpoints stay in {folder}: run the same commands again to go on from there."
                 )

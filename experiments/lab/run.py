@@ -30,12 +30,12 @@ class Run:
     """
 
     def __init__(self, options: Any, folder: Path | None, x64: bool, quiet: bool = False) -> None:
-        self.is_coordinator, self._several = processes.is_coordinator(options), processes.several(options)
+        self.is_coordinator = options.is_coordinator
         self.mesh = processes.mesh(options) if isinstance(options, ProcessOptions) else None
         self.folder = folder
         self.err = console(stderr=True, quiet=quiet or not self.is_coordinator)
         self.store = Store(folder if self.is_coordinator else None)
-        if self._several:
+        if options.several:
             self.store.share()
         self.versions, self.device = machine.versions(), machine.device()
         versions = {name: self.versions[name] for name in ("python", "jax", "jaxlib", "numpy", "optax")}
@@ -214,7 +214,7 @@ class Experiment:
             else:
                 status, message = 130, f"\nstopped; finished rows are kept in {folder}: the same command resumes there."
             print(message, file=sys.stderr)
-            if options is not None and processes.several(options):
+            if options is not None and options.several:
                 raise SystemExit(status) from None  # also ends the other processes, which wait
             return status
 
@@ -223,7 +223,7 @@ class Experiment:
         return self.options(**{**quick, **given})
 
     def _in_folder(self, options: Any, folder: Path, command: str, quiet: bool = False) -> tuple[Rows, Page]:
-        leads = processes.is_coordinator(options)
+        leads = options.is_coordinator
         with contextlib.ExitStack() as stack:
             if leads:
                 stack.enter_context(held(folder))
@@ -235,7 +235,7 @@ class Experiment:
             code = {"measure": identity.code_sha256(self.measure), "draw": identity.code_sha256(self.draw)}
             run = Run(options, folder, self.x64, quiet)
             told = {"options": strict_json.strict(plain(options)), "versions": run.versions, "code_sha256": code}
-            if processes.several(options):
+            if options.several:
                 processes.assert_equal(told)
             config = {
                 "experiment": self.name, "command": command, **told, "device": run.device, "x64": self.x64,

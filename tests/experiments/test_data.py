@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from experiments.data import labelled, make_shakespeare, shakespeare, stocks
-from experiments.data.vendored import verified
 from experiments.lab import UsageError
+from experiments.lab.machine import verified
 
 FOLDER = labelled.FOLDER
 LICENSES = FOLDER / "licenses"
