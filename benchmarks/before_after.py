@@ -163,19 +163,16 @@ def resume(run: harness.Run) -> set[tuple[str, str]]:
     path = run.options.json
     if path is None or not path.is_file():
         return set()
-    old, now = json.loads(path.read_text(encoding="utf-8")), harness.machine_record()
+    old, now = json.loads(path.read_text(encoding="utf-8")), run.result | {"machine": harness.machine_record()}
 
-    def kept(options: Mapping[str, Any]) -> str:
-        """The options that a point's numbers depend on."""
-        return json.dumps({k: v for k, v in options.items() if k not in ("cells", "points", "quick")}, sort_keys=True)
+    def depends(result: Mapping[str, Any]) -> str:
+        """What the numbers of a point depend on."""
+        options = {k: v for k, v in result["options"].items() if k not in ("cells", "points", "quick")}
+        machine = [result["machine"].get(key) for key in ("versions", "cpu", "cpu_count", "platform")]
+        code = [result.get("compared", {}).get(version, {}).get("code") for version in VERSIONS]
+        return json.dumps([result["benchmark"], options, machine, code], sort_keys=True)
 
-    same = [
-        old.get("benchmark") == run.result["benchmark"],
-        kept(old.get("options", {})) == kept(run.result["options"]),
-        all(old.get("compared", {}).get(k, {}).get("code") == run.result["compared"][k]["code"] for k in VERSIONS),
-        all(old.get("machine", {}).get(k) == now[k] for k in ("versions", "cpu", "cpu_count", "platform")),
-    ]
-    if not all(same):
+    if depends(old) != depends(now):
         run.say(f"! {path.name} has other options, code, versions or machine: all points are measured again.")
         return set()
     begun = run.result["started_utc"]

@@ -80,7 +80,6 @@ class Contestant:
     """One that takes part.
 
     Attributes:
-      name: for tables and results.
       build: makes the programs, one per task ("forward", "train", ...); raises `LeftOut` where it cannot take part.
       unchecked: why its numbers need not be those of the reference; empty means that they must be.
       record: more about it for the results.
@@ -117,8 +116,6 @@ def compiled(
 
     Args:
       function: a JAX function; traced anew each time, so that no cache of JAX makes the second time shorter.
-      arguments: arrays, placed where the function wants them.
-      shared: see `Program`.
       compiles: how often to compile; the shortest counts. One that takes above two seconds is not repeated.
       limit_bytes: a program with more temporary memory than this is compiled, but not to be run.
       devices: how many the arguments are split over.
@@ -225,11 +222,8 @@ def _compared(
 def largest_error(who: str, got: Shared, expected: Shared, tolerance: float) -> float:
     """The largest difference of any array, relative to the largest entry expected there.
 
-    Arrays that `got` does not have are left out: a system without a certain bias has no gradient for it.
-
-    Raises:
-      Unequal: an array differs by more than `tolerance`, has a NaN or another shape, or there is nothing to compare;
-        the message names each array concerned.
+    Raises `Unequal` where an array differs by more than `tolerance`, has a NaN or another shape, or there is nothing to
+    compare. Arrays that `got` does not have are left out: a library without a certain bias has no gradient for it.
     """
     errors = {}
     for name, values in got.items():
@@ -319,10 +313,7 @@ def _calls(program: Program, sample_s: float, clock: Callable[[], float]) -> tup
 def prepare(devices: int) -> dict[str, bool | int | None]:
     """Sets the number of CPU devices and the allocator, and Keras's backend; call it before JAX's first use.
 
-    Args:
-      devices: how many devices JAX makes of the CPU's cores.
-    Returns:
-      What was set, for the record.
+    Returns what was set, for the record.
     """
     from rnnjax import sharding
 

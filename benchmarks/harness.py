@@ -85,12 +85,7 @@ class Options:
 
 @dataclasses.dataclass
 class Run:
-    """What a benchmark holds while it runs.
-
-    Attributes:
-      options: its own options, checked.
-      result: what is written to `--json`.
-    """
+    """What a benchmark holds while it runs: its options, and the result that is written to `--json`."""
 
     options: Any
     result: dict[str, Any]
@@ -102,12 +97,9 @@ class Run:
     def contest(
         self, where: Point, contestants: Iterable[contest.Contestant], forward_flops: float | None = None
     ) -> dict[str, Any]:
-        """A contest with this run's options, as a point of the result: `where`, `floor` and `contestants`.
+        """A contest as a point of the result: `where`, `contestants`, and `floor` if the forward pass' FLOPs are given.
 
-        Args:
-          where: the point: `{"cell": "lstm", "T": 100}`.
-          contestants: the reference first.
-          forward_flops: of a forward pass; the floor is then measured in the same rounds.
+        The reference comes first. With any fault the exit status is 1.
         """
         o, matmul, flops = self.options, None, 0.0
         if forward_flops is not None:
@@ -137,14 +129,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """A benchmark; its name and documentation are those of the file that it is in.
-
-    Attributes:
-      options: inherits from `Options`.
-      measure: does the work.
-      draw: draws its figures, with `--figures`.
-      tables: shows a result in the terminal.
-    """
+    """A benchmark; its name and documentation are those of the file that `measure` is in."""
 
     options: type[Options]
     measure: Callable[[Any, Run], None]

@@ -300,44 +300,49 @@ def _serve(pipe: Connection, core: int, build: Callable[[], contest.Program]) ->
 def one_by_one(networks: Networks, task: str, interval: int, factor: Factor) -> contest.Program:
     """A Python loop over networks and over steps, as in the textbooks."""
     given = [networks.network(index) for index in networks.chosen]
-    start, first = networks.first(task).T, networks.uneven if task == "spectrum" else 0
 
-    def exponents(w_h: np.ndarray, xs: np.ndarray) -> np.ndarray:
-        h, columns, total = np.zeros(len(w_h)), start, np.zeros(start.shape[1])
+    def alone(w_h: np.ndarray, xs: np.ndarray) -> np.ndarray:
         transposed = np.ascontiguousarray(w_h.T)
-        for t, x in enumerate(xs, 1):
-            h = np.tanh(x + h @ w_h)
-            columns = (1 - h * h)[:, None] * (transposed @ columns)
-            if t == first or (t > first and (t - first) % interval == 0):
-                columns, r = factor(columns)
-                if t > first:
-                    total += np.log(np.abs(np.diagonal(r)))
-        return total / (len(xs) - first)
+        return _over_steps(networks, task, lambda h: h @ w_h, transposed, xs, interval, factor)
 
-    return contest.Program(lambda: np.stack([exponents(*each) for each in given]), lambda found: {f"few {task}": found})
+    return contest.Program(lambda: np.stack([alone(*each) for each in given]), lambda found: {f"few {task}": found})
 
 
 def stacked(networks: Networks, task: str) -> contest.Program:
     """All networks in one array: a Python loop over steps only."""
-    first, interval = (networks.uneven, networks.interval) if task == "spectrum" else (0, 1)
     given = [networks.network(index) for index in range(len(networks))]
-    transposed = np.stack([w_h.T for w_h, _ in given])
-    xs = np.stack([xs for _, xs in given], axis=1)
-    start = networks.first(task).T
+    transposed, xs = np.stack([w_h.T for w_h, _ in given]), np.stack([xs for _, xs in given], axis=1)
+    interval = networks.interval if task == "spectrum" else 1
 
     def call() -> np.ndarray:
-        h, columns = np.zeros(xs.shape[1:]), np.broadcast_to(start, (len(given), *start.shape))
-        total = np.zeros((len(given), start.shape[1]))
-        for t, x in enumerate(xs, 1):
-            h = np.tanh(x + (transposed @ h[..., None])[..., 0])
-            columns = (1 - h * h)[..., None] * (transposed @ columns)
-            if t == first or (t > first and (t - first) % interval == 0):
-                columns, r = np.linalg.qr(columns)
-                if t > first:
-                    total += np.log(np.abs(np.diagonal(r, axis1=-2, axis2=-1)))
-        return total / (len(xs) - first)
+        def product(h: np.ndarray) -> np.ndarray:
+            return (transposed @ h[..., None])[..., 0]
+
+        return _over_steps(networks, task, product, transposed, xs, interval, np.linalg.qr)
 
     return contest.Program(call, lambda result: networks.all_and_few(result, task))
+
+
+def _over_steps(
+    networks: Networks,
+    task: str,
+    product: Callable,
+    transposed: np.ndarray,
+    xs: np.ndarray,
+    interval: int,
+    factor: Factor,
+) -> np.ndarray:
+    """Exponents of one network, or of many: arrays begin with their axes, but `xs` with time."""
+    first, columns = networks.uneven if task == "spectrum" else 0, networks.first(task).T
+    h, total = np.zeros(xs.shape[1:]), np.zeros((*xs.shape[1:-1], columns.shape[1]))
+    for t, x in enumerate(xs, 1):
+        h = np.tanh(x + product(h))
+        columns = (1 - h * h)[..., None] * (transposed @ columns)
+        if t == first or (t > first and (t - first) % interval == 0):
+            columns, r = factor(columns)
+            if t > first:
+                total += np.log(np.abs(np.diagonal(r, axis1=-2, axis2=-1)))
+    return total / (len(xs) - first)
 
 
 def draw(result: Mapping[str, Any], page: Any) -> None:
