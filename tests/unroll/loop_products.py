@@ -1,10 +1,10 @@
-"""What a compiled program does inside its time loops, counted in its HLO text: products, and sums of a given shape.
+"""Counts the products and sums inside the time loops of a compiled program, from its HLO text.
 
     >>> hlo = jax.jit(jax.grad(loss)).lower(params).compile().as_text()                   # doctest: +SKIP
     >>> [product.result for product in loops_of(hlo).products]                            # doctest: +SKIP
     [(11, 5), (11, 12), (12, 5)]
 
-Everything that a body of a `while` calls is inside: fusions, calls, branches, loops within loops.
+The body of a `while` includes everything that it calls: fusions, calls, branches and nested loops.
 """
 
 import re
@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 
 
 class Product(NamedTuple):
-    """A `dot`, or a call of a library that multiplies matrices."""
+    """A `dot`, or a library call for a matrix product."""
 
     left: Shape
     right: Shape
@@ -30,12 +30,12 @@ class Product(NamedTuple):
 
 
 class Loops(NamedTuple):
-    """Of all loops of a program.
+    """The loops of a program.
 
     Attributes:
-      count: how many there are.
-      products: those inside, in the order of the text.
-      sums: the shapes of what is added up inside.
+      count: the number of loops.
+      products: the products inside, in the order of the text.
+      sums: the shapes of the sums inside.
     """
 
     count: int
@@ -62,10 +62,10 @@ _MATMUL = re.compile(r'custom_call_target="[^"]*(?:matmul|gemm|dot)[^"]*"', re.I
 
 
 def loops_of(hlo: str) -> Loops:
-    """Reads the text that `compiled.as_text()` gives.
+    """Parses the text of `compiled.as_text()`.
 
     Raises:
-      ValueError: there is a product whose factors' shapes cannot be found in the text.
+      ValueError: the shapes of a product's factors are not in the text.
     """
     computations = _computations(hlo)
     whiles = [each for lines in computations.values() for each in lines if each.code == "while"]

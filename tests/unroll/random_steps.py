@@ -1,11 +1,11 @@
-"""Random steps held to `jax.lax.scan` of the same step, in every engine and instrument.
+"""Random steps in every engine and in `rnnjax.gradients`, compared with `jax.lax.scan` of the same step.
 
     python -m tests.unroll.random_steps 300              seeds 0 .. 299
-    python -m tests.unroll.random_steps 1 --start 41     one of them again, with its source
+    python -m tests.unroll.random_steps 1 --start 41     repeats one of them and prints its source
 
 For each step: outputs and carries to 1e-12; gradients for parameters, carry, inputs and closed-over arrays, and their
 derivative along a direction (forward over reverse), to 1e-10; NaN in masked inputs changes no bit of any of these.
-The adjoint, the Jacobians and the Lyapunov exponents are held to `jax.grad` and `jax.jacfwd` of the step.
+The adjoint, the Jacobians and the Lyapunov exponents are compared with `jax.grad` and `jax.jacfwd` of the step.
 
 A failure prints the step's source. Exit status 1 if there is any.
 """
@@ -42,7 +42,7 @@ HAS_CARRIES = "carries" in inspect.signature(rnnjax.unroll).parameters
 
 @functools.cache
 def quickly() -> dict[str, Any]:
-    """Compiler options that make programs which run once cheap to compile; the last two are not in every jaxlib."""
+    """Compiler options for fast compilation; the last two are not in every jaxlib."""
     options: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     for name, value in {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}.items():
         with contextlib.suppress(jax.errors.JaxRuntimeError):
@@ -62,7 +62,7 @@ class Outputs(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Of one way to run a step. Without second derivatives `gradient_along` is None."""
+    """The results of one way to run a step. Without second derivatives, `gradient_along` is None."""
 
     outputs: Outputs
     loss: Array
@@ -87,7 +87,7 @@ class Way(NamedTuple):
 
 
 def ways(seed: int, thorough: bool = True) -> dict[str, Way]:
-    """What one seed is held to. Compiling takes nearly all of the time: "auto" always has its second derivatives."""
+    """The comparisons of one seed. Most of the time is compilation; only "auto" always has second derivatives."""
     more: dict[str, Any] = ({}, {"unroll": 2}, {"chunk": 2})[seed % 3]
     kept: dict[str, Any] = {"carries": True} if HAS_CARRIES else {}
     odd = bool(seed % 2)
@@ -104,7 +104,7 @@ def ways(seed: int, thorough: bool = True) -> dict[str, Way]:
 
 
 def by_lax_scan(written: Written, arguments: Arguments, times: Times, delta: PyTree | None = None) -> Outputs:
-    """The reference: the step in `jax.lax.scan`, and what masks and resets mean written out.
+    """The reference: the step in `jax.lax.scan`, with explicit masks and resets.
 
     Args:
       delta: added to the carry at each of the T + 1 boundaries between steps in scan order, leaves `[T + 1, *batch,
@@ -162,7 +162,7 @@ def by_unroll(written: Written, options: dict[str, Any], arguments: Arguments, t
 
 
 def weigh(outputs: PyTree) -> Array:
-    """One number that every real and imaginary part of the outputs goes into, each with a weight of its own."""
+    """A weighted sum of all real and imaginary parts of the outputs."""
     total = jnp.zeros(())
     for i, leaf in enumerate(jax.tree.leaves(outputs)):
         parts = (leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,)
@@ -176,7 +176,7 @@ def weigh(outputs: PyTree) -> Array:
 def program(
     run: Callable[[Arguments, Times], Outputs], second: bool = True, forward: bool = True
 ) -> Callable[..., Found]:
-    """All that is compared, in one compiled program `(arguments, direction, times, share of the carries)`.
+    """All compared values in one compiled program `(arguments, direction, times, share of the carries)`.
 
     Args:
       second: also the derivative of the gradient, in forward mode over reverse mode.
@@ -203,7 +203,7 @@ def program(
 
 
 def differ(got: PyTree, expected: PyTree, tolerance: float) -> str | None:
-    """Where two trees differ by more than this, relative to the leaf's largest number or 1; `None` if nowhere."""
+    """Where two trees differ by more than this, relative to the leaf's largest number or 1, or `None`."""
     got_leaves, got_tree = jax.tree.flatten(got)
     expected_tree = jax.tree.structure(expected)
     if got_tree != expected_tree:
@@ -233,11 +233,11 @@ derivative of a gradient is that of no function: only first derivatives say whet
 
 
 def hold_to_scan(written: Written, thorough: bool = True) -> None:
-    """Every way to run the step, against the reference, with NaN in the padding too."""
+    """Compares every way to run the step with the reference, also with NaN in the padding."""
     arguments, direction = written.arguments(), written.arguments(salt=1)
     times = times_of(written)
     has_second = not OWN_SLOPES & written.features
-    forward = "custom_vjp" not in written.features  # whose rule has no forward mode
+    forward = "custom_vjp" not in written.features  # a custom_vjp has no forward mode
     reference = program(functools.partial(by_lax_scan, written), has_second, forward)
     shares = {False: jnp.zeros(()), True: jnp.ones(())}
     expected: dict[bool, Found] = {}
@@ -266,9 +266,9 @@ def hold_to_scan(written: Written, thorough: bool = True) -> None:
 
 
 def hold_instruments(written: Written, thorough: bool = True) -> None:
-    """The adjoint under all that is masked; Jacobians and exponents of the whole sequence, forwards."""
+    """The adjoint with masks and resets; Jacobians and exponents of the whole sequence, forwards."""
     if any(leaf.kind in ("counter", "complex") for leaf in written.leaves):
-        return  # no norm of such a carry
+        return  # such a carry has no norm
     if thorough or written.seed % 4 in (0, 1):
         hold_adjoint(written)
     if "custom_vjp" in written.features:
@@ -407,7 +407,7 @@ def growth_of_rows(matrices: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, 
 
 
 def drawn(seed: int) -> Written:
-    """The step of a seed; where the reference is not finite or large, the next attempt."""
+    """The step of a seed, or the next attempt if the reference is not finite or too large."""
     for attempt in range(20):
         written = write(seed, attempt)
         arguments = written.arguments()
@@ -420,7 +420,7 @@ def drawn(seed: int) -> Written:
 
 
 def engine_of(written: Written) -> tuple[str, str]:
-    """Which engine "auto" runs it on, and why."""
+    """The engine that "auto" chooses, and why."""
     arguments = written.arguments()
     times: dict[str, Any] = written.times
     layer = rnnjax.explain(
@@ -435,10 +435,10 @@ def engine_of(written: Written) -> tuple[str, str]:
 
 
 def hold(seed: int, thorough: bool = True) -> tuple[Written, str, str]:
-    """Draws the step of a seed, raises where anything differs, and says what engine ran it and why.
+    """Tests the step of a seed, raises if anything differs, and returns the engine and the reason.
 
     Args:
-      thorough: every way to run it and every instrument, as the command does; else two ways and one instrument.
+      thorough: test every way to run it and all of `rnnjax.gradients`, as the command does; else a part.
     """
     written = drawn(seed)
     hold_to_scan(written, thorough)

@@ -1,8 +1,8 @@
-"""Random steps, written as Python source: a seed gives a step, its parameters, a carry, inputs and what to mask.
+"""Random steps as Python source: a seed gives a step with parameters, carry, inputs and masks.
 
-A step is put together from the ways in which people write a recurrence: products with the carry in one to three stages,
-weights that are functions of parameters, pointwise gates, and whatever else a step may hold. Each way has a name; the
-names that a step uses are its `features`. The step's source is kept, so that a failure can be read and pasted.
+A step combines common ways to write a recurrence: products with the carry in one to three stages, weights that are
+functions of parameters, elementwise gates, and more. Each way has a name; the names in a step are its `features`. The
+source is kept, so that a failing step can be read and pasted.
 
     >>> written = write(0)
     >>> written.source.splitlines()[0]
@@ -26,7 +26,7 @@ FLOAT = "float64"
 
 @jax.custom_jvp
 def half_slope(z: Array) -> Array:
-    """tanh with half of its derivative, as only its own rule has it."""
+    """tanh with half of its derivative, by a custom rule."""
     return jnp.tanh(z)
 
 
@@ -61,7 +61,7 @@ class Vector(NamedTuple):
 
 
 class Leaf(NamedTuple):
-    """Of the carry: `kind` is vector, scalar, counter, complex or matrix."""
+    """A leaf of the carry; `kind` is vector, scalar, counter, complex or matrix."""
 
     name: str
     kind: str
@@ -79,7 +79,7 @@ class Leaf(NamedTuple):
 
 
 class Arguments(NamedTuple):
-    """What is differentiated, all floating or complex."""
+    """The differentiated arguments, all floating or complex."""
 
     params: dict[str, Array]
     carry: dict[str, Array]  # without counters; empty where the cell's initial carry is used
@@ -88,7 +88,7 @@ class Arguments(NamedTuple):
 
 
 class OwnClass(NamedTuple):
-    """A cell as a user's class has it, with nothing of the library in it."""
+    """A cell as a user's class, independent of the library."""
 
     step: Callable[..., Any]
     initial: Callable[..., Any]
@@ -102,14 +102,14 @@ class OwnClass(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A step and everything that it is run with.
+    """A step with its arguments.
 
     Attributes:
-      source: of `make_step(closed)`, which returns `step(params, carry, x)`.
-      constants: arrays that the source names, and nobody differentiates.
-      homes: for each leaf of y, which leaf of the carry it is, if any.
-      times: `lengths`, `mask` and `resets`, those that are given.
-      learned_start: the initial carry is made of parameters.
+      source: the source of `make_step(closed)`, which returns `step(params, carry, x)`.
+      constants: arrays that the source uses and that are not differentiated.
+      homes: for each leaf of y, the leaf of the carry that it equals, if any.
+      times: `lengths`, `mask` and `resets`, if given.
+      learned_start: whether the initial carry depends on parameters.
     """
 
     seed: int
@@ -159,7 +159,7 @@ class Written:
         return tuple(named[leaf.name] for leaf in self.leaves) if self.form == "tuple" else dict(named)
 
     def carry(self, arguments: Arguments) -> PyTree:
-        """The carry that a call is given, its counters with it; `None` where none is."""
+        """The carry argument of a call, with counters; `None` if there is none."""
         return self.pack(arguments.carry | self.counters) if self.given_carry else None
 
     def arguments(self, salt: int = 0, scale: float = 1.0) -> Arguments:
@@ -185,7 +185,7 @@ class Written:
 
     @property
     def hidden(self) -> np.ndarray:
-        """`[T, *batch]`, the steps that do not count."""
+        """`[T, *batch]`, the masked steps."""
         shape = (self.sizes[0], *self.batch_shape)
         hidden = np.zeros(shape, bool)
         if "lengths" in self.times:
@@ -199,7 +199,7 @@ class Written:
 
 
 class Writer:
-    """Writes one step; every choice is drawn from `rng`, and what is `wanted` is chosen where it can be."""
+    """Writes one step; every choice is drawn from `rng`, but `wanted` features are used where possible."""
 
     def __init__(self, rng: np.random.Generator, wanted: set[str]) -> None:
         self.rng, self.wanted = rng, set(wanted)
@@ -227,7 +227,7 @@ class Writer:
         return bool(self.rng.random() < probability)
 
     def asked(self, feature: str, otherwise: float = 0.0) -> bool:
-        """Whether to use a feature: if it is wanted, and else by chance."""
+        """Whether to use a feature: always if it is wanted, else by chance."""
         use = feature in self.wanted or self.chance(otherwise)
         if use:
             self.wanted.discard(feature)
@@ -235,7 +235,7 @@ class Writer:
         return use
 
     def choose(self, ways: dict[str, Callable[..., str | None]], *of: Any, plain: str, often: float = 0.5) -> str:
-        """By one of these ways: one that is wanted, else the plain one, else any that fits."""
+        """Applies one of these ways: a wanted one, else the plain one, else any that fits."""
         for name in [name for name in ways if name in self.wanted]:
             text = ways[name](self, *of)
             if text is not None:
@@ -286,13 +286,13 @@ class Writer:
         return Vector(self.let(text), columns)
 
     def from_input(self, columns: int) -> str:
-        """What the input adds to a pre-activation, a bias in it."""
+        """The input's contribution to a pre-activation, with a bias."""
         if self.dead_input:
             return self.param(columns)
         return self.choose(INPUTS, columns, plain="x @ w + b", often=0.4)
 
     def stage(self, v: Vector, columns: int) -> Vector:
-        """Something of width `columns` by a product with v, a bias and the input added, and a gate."""
+        """A gate of width `columns`: a product with v, plus a bias and the input."""
         if self.asked("bias before the product", 0.1):
             v = Vector(f"({v.text} + {self.param(v.width)})", v.width)
         z = self.product(v, columns).text
@@ -304,7 +304,7 @@ class Writer:
         return self.changed(Vector(self.let(self.pointwise(f"({z})")), columns))
 
     def changed(self, v: Vector) -> Vector:
-        """Mostly v itself; else what no pointwise gate does."""
+        """Mostly v itself; sometimes an operation that is not elementwise."""
         if set(BEYOND_POINTWISE) & self.wanted or self.chance(0.12):
             return Vector(self.let(self.choose(BEYOND_POINTWISE, v, plain="jit inside", often=0.2)), v.width)
         return v
@@ -553,7 +553,7 @@ BEYOND_POINTWISE: dict[str, Callable[..., str | None]] = {
 }
 
 RARE = {"custom_vjp", "bilinear in h and h"}
-"""Drawn only where they are wanted: no forward mode, or values that grow."""
+"""Used only if wanted: no forward mode, or values that grow."""
 
 MADE_HERE = (
     "dead input", "no batch axis", "two batch axes", "vmapped step", "step under jit", "step under checkpoint",
@@ -564,11 +564,11 @@ MADE_HERE = (
 )  # fmt: skip
 
 FEATURES = (*PRODUCTS, *WEIGHTS, *POINTWISE, *INPUTS, *BEYOND_POINTWISE, *MADE_HERE)
-"""All that a step may have, by name."""
+"""The names of all features."""
 
 
 def write(seed: int, attempt: int = 0) -> Written:
-    """The step of a seed; another attempt is another step that is asked for the same features."""
+    """The step of a seed; another attempt gives another step with the same wanted features."""
     order = np.random.default_rng(7).permutation(len(FEATURES))
     rng = np.random.default_rng([seed, attempt, 1])
     wanted = {FEATURES[order[seed % len(FEATURES)]], *(str(f) for f in rng.choice(FEATURES, 2))}
@@ -608,7 +608,7 @@ class Step:
         return [Vector(leaf.name, leaf.width) for leaf in self.leaves if leaf.name in ("h", "c")]
 
     def _read(self) -> list[str]:
-        """Terms of width 1 from the leaves that are no vectors, to be added to any vector."""
+        """Terms of width 1 from leaves that are not vectors, which can be added to any vector."""
         k, terms = self.k, []
         for leaf in self.leaves:
             if leaf.kind == "scalar":
@@ -630,7 +630,7 @@ class Step:
         return terms
 
     def _stages(self) -> list[Vector]:
-        """One to three products, each of something that was there before."""
+        """One to three products, each of an earlier value."""
         k = self.k
         found: list[Vector] = []
         stages = 3 if k.asked("three stages", 0.1) else int(k.pick([1, 1, 2]))
@@ -686,7 +686,7 @@ class Step:
         return k.pick(ways)
 
     def _outputs(self, named: list[str], found: list[Vector]) -> tuple[str, tuple[int | None, ...]]:
-        """The text of y, and which leaf of the carry each of its leaves is."""
+        """The source of y, and the leaf of the carry that each of its leaves equals."""
         k = self.k
         home = k.pick([i for i, leaf in enumerate(self.leaves) if leaf.name in ("h", "c")])
         width = self.leaves[home].width

@@ -1,4 +1,4 @@
-"""`carries=True`: the carry after each step, of every cell on every engine, in values and gradients."""
+"""`carries=True`: the carry after each step, for every cell and engine, in values and gradients."""
 
 import functools
 from typing import Any
@@ -49,7 +49,7 @@ def _pull(name: str, engine: str, reverse: bool) -> Any:
 
 @functools.cache
 def weights(name: str) -> Any:
-    """A weight for every number, so that a gradient that reaches the wrong step shows."""
+    """A weight for every number, so that a gradient at the wrong step would be noticed."""
     shapes = jax.eval_shape(lambda drawn: unroll(name, drawn, Times(), engine="scan"), sample(name))
     return (*cotangents(name), normal(shapes[2], f"{name} carries"))
 
@@ -63,7 +63,7 @@ def pulled(name: str, engine: str, reverse: bool) -> Any:
 @pytest.mark.parametrize("name", CAUSAL)
 @both_directions
 def test_they_are_those_of_one_step_after_another(name, reverse):
-    """`rnnjax.step` T times, in scan order; what lies beyond a row's length holds its carry, as a gap does."""
+    """T calls of `rnnjax.step` in scan order; steps after a row's length are masked, like gaps."""
     params, carry, xs = sample(name)
     within = np.arange(T)[:, None] < COMBINED.lengths
     counts, resets = within & COMBINED.mask, within & COMBINED.resets
@@ -88,13 +88,13 @@ def test_every_engine_is_the_loop(name, engine):
 
 @every_cell
 def test_every_engine_is_the_scan_in_reverse(name):
-    """Which is the steps one after another."""
+    """The carries equal those of consecutive steps."""
     assert_close(pulled(name, "hoisted", True), pulled(name, "scan", True))
 
 
 @every_cell
 def test_without_a_gradient_they_are_the_same(name):
-    """The hoisted engine has a loop of its own where nothing is differentiated."""
+    """The hoisted engine has a separate loop for values without derivatives."""
     values = jax.jit(lambda drawn, times: unroll(name, drawn, times, engine="hoisted"))(sample(name), COMBINED)
     assert_close(values, pulled(name, "scan", False)[0])
 
@@ -102,7 +102,7 @@ def test_without_a_gradient_they_are_the_same(name):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", ["lstm", "step_cell"])
 def test_a_masked_step_holds_its_carry(name, engine):
-    """To the bit: the carry of the step before it, or the one handed in; the last is that of every row's last step."""
+    """A masked step keeps the previous carry bit for bit; the last carry is that of each row's last step."""
     found, _ = pulled(name, engine, False)
     last, _, carries = found
     assert_identical(jax.tree.map(lambda leaf: leaf[-1], carries), last)
@@ -117,7 +117,7 @@ def test_a_masked_step_holds_its_carry(name, engine):
     ("name", "engine"), [("stack", "hoisted_checkpoint_3_chunk_2"), ("bidirectional", "scan_checkpoint_2")]
 )
 def test_segments_of_time_change_nothing(name, engine):
-    """Also where layers are cut as one, and where a layer runs the other way."""
+    """Also if layers share segments, and if a layer runs backwards."""
     assert_close(pulled(name, engine, False), pulled(name, "loop", False))
 
 
@@ -141,7 +141,7 @@ def test_they_are_differentiated_twice(name):
 
 
 def test_the_trees_are_those_of_the_carry():
-    """Each leaf `[T, *batch, ...]`, for cells put together too, and whatever else is asked for."""
+    """Each leaf is `[T, *batch, ...]`, also for composites and with other options."""
     for name in CELLS:
         of = sample(name, batch_shape=(2, 3))
         last, ys, carries = jax.eval_shape(lambda drawn, name=name: unroll(name, drawn, Times()), of)
@@ -151,7 +151,7 @@ def test_the_trees_are_those_of_the_carry():
 
 
 def test_a_carry_with_an_integer():
-    """It is held and reset as any leaf, and keeps its dtype."""
+    """A counter is masked and reset like any leaf, and keeps its dtype."""
 
     def step(params, carry, x):
         h, count = carry
@@ -171,7 +171,7 @@ def test_a_carry_with_an_integer():
 
 
 def test_what_is_not_asked_for_is_not_computed():
-    """No array of T carries is made without it: the LSTM's c is stored in neither program but that with `carries`."""
+    """Only the program with `carries` stores T carries, such as the LSTM's c."""
     of = sample("lstm")
 
     def stacked(carries: bool) -> int:

@@ -1,8 +1,8 @@
 """Derivatives against finite differences, to order two, forward and reverse, at 1e-6.
 
-For every cell and engine in the programs of `test_engines`, which are compiled anyhow. `check_grads`, which adds the
-other orders of differentiation and compiles about ten functions, runs on the loop for one cell, and for another on the
-engine that has rules of its own.
+This runs for every cell and engine in the programs of `test_engines`, which are compiled anyway. `check_grads` adds the
+other orders of differentiation and compiles about ten functions, so it runs for one cell on the loop, and for another
+on the hoisted engine.
 """
 
 import jax
@@ -29,10 +29,10 @@ STEP = 1e-5
 
 @on_every_engine(loop=False)
 def test_derivatives_are_finite_differences(name, engine):
-    """One step along a random direction and back, for params, carry and xs at once, under all that time can do.
+    """Central differences along a random direction of params, carry and xs, with masks and resets.
 
-    The JVP is the slope of the outputs, the Hessian-vector product that of the gradients, and JVP and gradients are
-    transposes of each other. (The loop has the same derivatives at 1e-12: `test_engines`.)
+    The JVP is the derivative of the outputs, the Hessian-vector product that of the gradients, and JVP and gradients
+    are transposes of each other. (The loop has the same derivatives at 1e-12: `test_engines`.)
     """
     drawn, weights = sample(name), cotangents(name)
     direction = normal(drawn, f"{name} tangents")
@@ -60,7 +60,7 @@ def test_gradients_to_order_two(name, engine, reverse):
 
 
 def test_relu_was_checked_away_from_its_kink(monkeypatch):
-    """A finite difference across the kink would say nothing: every pre-activation is 100 steps of it away."""
+    """Finite differences fail across the kink, so every pre-activation is at least 100 differences away from it."""
     pre_activations = []
 
     def watched(z):

@@ -1,4 +1,4 @@
-"""Time can be cut anywhere: T steps are a steps and then T - a, the carry handed over."""
+"""T steps equal a steps and then T - a steps from the carry of the first part."""
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def chunk(times: Times, steps: slice) -> Times:
 @on_every_engine(CAUSAL)
 @both_directions
 def test_two_chunks_are_the_whole(name, engine, reverse):
-    """With lengths, gaps and resets cut along. (A bidirectional cell has no such property: it reads from both ends.)"""
+    """With lengths, gaps and resets split too. (Bidirectional cells do not have this property.)"""
     drawn = sample(name)
     (whole_carry, whole), _ = pull(name, engine, drawn, COMBINED, cotangents(name), reverse)
     early, late = slice(0, SPLIT), slice(SPLIT, drawn.xs.shape[0])
@@ -40,7 +40,7 @@ def test_two_chunks_are_the_whole(name, engine, reverse):
 
 @on_every_engine(["elman_tanh", "stack"], loop=False)
 def test_two_chunks_of_one_engine(name, engine):
-    """The same with both chunks on the engine itself, as truncated backpropagation through time uses it."""
+    """The same with both parts on the engine itself, as in truncated backpropagation through time."""
     drawn = sample(name)
     whole_carry, whole = run(name, engine, drawn)
     carry, first = run(name, engine, drawn._replace(xs=drawn.xs[:SPLIT]))

@@ -1,4 +1,4 @@
-"""One recurrence has one dtype, and it comes out as it went in."""
+"""Results keep the dtype of the parameters and inputs, which must be equal."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ DTYPES = ["float64", "float32", "float16", "bfloat16"]
 
 @on_every_engine(loop=False)
 def test_dtype_is_preserved(name, engine):
-    """Carry, outputs and gradients, all leaves; by shape alone, so nothing is compiled. Promotion is strict here."""
+    """All leaves of carry, outputs and gradients, by `jax.eval_shape`, with strict promotion."""
 
     def outputs_and_gradients(weights, params, carry, xs):
         outputs, pullback = jax.vjp(unroller(name, engine, False, COMBINED), params, carry, xs)
@@ -38,7 +38,7 @@ def test_dtype_is_preserved(name, engine):
 @pytest.mark.parametrize("name", ["elman_tanh", "lstm", "gru"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 2e-2), ("bfloat16", 1e-1)])
 def test_low_precision_is_near_the_oracle(name, dtype, tolerance):
-    """A smoke test: the oracle in float64, from the same rounded parameters and inputs."""
+    """A smoke test against the float64 oracle with the same rounded parameters and inputs."""
     drawn = sample(name, dtype)
     carry, ys = oracles.unroll(name, *drawn, **COMBINED._asdict())
     got_carry, got_ys = unroller(name, "loop", False, COMBINED)(*drawn)
@@ -49,14 +49,14 @@ def test_low_precision_is_near_the_oracle(name, dtype, tolerance):
 @pytest.mark.parametrize("name", ["lstm", "stack_of_bidirectional"])
 @both_directions
 def test_float32_scan_is_near_the_oracle(name, reverse):
-    """The same compiled, in the dtype that most people train in."""
+    """The same compiled, in float32, the usual dtype of training."""
     drawn = sample(name, "float32")
     got = jax.tree.map(lambda leaf: leaf.astype("float64"), run(name, "scan", drawn, NOTHING_SAID, reverse))
     assert_close(got, oracles.unroll(name, *drawn, reverse=reverse), 1e-5)
 
 
 def test_a_dtype_is_never_mixed():
-    """float32 parameters refuse a float64 sequence (and the other way round) rather than widen it."""
+    """float32 parameters with a float64 sequence, and vice versa, raise an error."""
     wide, narrow = sample("gru"), sample("gru", "float32")
     for params, xs in ((wide.params, narrow.xs), (narrow.params, wide.xs)):
         with pytest.raises(TypeError, match="both must have the same dtype"):
@@ -66,7 +66,7 @@ def test_a_dtype_is_never_mixed():
 
 
 def test_numpy_input_follows_the_default_dtype():
-    """A float64 NumPy array stays float64 in x64; nothing is cast on the way."""
+    """A float64 NumPy array stays float64 in x64."""
     drawn = sample("gru")
     _, ys = unroller("gru", "loop", False, NOTHING_SAID)(drawn.params, None, jax.device_get(drawn.xs))
     assert ys.dtype == jnp.float64

@@ -1,4 +1,4 @@
-"""Every engine gives the same numbers, in values and derivatives to order two; jitted or not, mapped or not."""
+"""Every engine gives the same values and derivatives to order two, with and without `jit` and `vmap`."""
 
 import functools
 
@@ -38,7 +38,7 @@ from tests.registry import (
 def test_every_engine_is_the_loop(name, engine):
     """Values, gradients, forward mode and Hessian-vector products, with lengths, gaps and resets.
 
-    The loop is plain Python over `step`, and `test_check_grads` holds its derivatives to finite differences.
+    The loop is plain Python over `step`; `test_check_grads` compares its derivatives with finite differences.
     """
     got = curvature(name, engine, sample(name), COMBINED, cotangents(name))
     assert_close(got, curvature(name, "loop", sample(name), COMBINED, cotangents(name)))
@@ -46,7 +46,7 @@ def test_every_engine_is_the_loop(name, engine):
 
 @functools.cache
 def second_derivatives(name: str, engine: str):
-    """All four orders of differentiating twice; the first of each is among what `jvp` returns."""
+    """All four combinations of forward and reverse mode for second derivatives."""
 
     def function(drawn: Sample, tangents: Sample, weights: Outputs):
         outputs = unroller(name, engine, False, COMBINED)
@@ -70,7 +70,7 @@ def second_derivatives(name: str, engine: str):
 @pytest.mark.parametrize("engine", [e for e in (*ENGINES, "hoisted_checkpoint_2") if e not in ("loop", "scan")])
 @pytest.mark.parametrize("name", ["custom"])
 def test_every_second_derivative(name, engine):
-    """Where an engine has derivative rules of its own; through segments that are computed again, too."""
+    """Engines with custom derivative rules, also through recomputed segments."""
     assert_close(second_derivatives(name, engine), second_derivatives(name, "loop"))
 
 
@@ -89,7 +89,7 @@ def test_every_engine_is_the_loop_in_reverse(name, engine):
 
 @pytest.mark.parametrize("name", ["elman_tanh", "lstm", "step_cell", "bidirectional"])
 def test_jit_is_eager(name):
-    """The scan called outside `jit`; the loop inside it, for the cheapest to compile."""
+    """The scan outside `jit`, and the loop inside it, for the cell that compiles fastest."""
     eager = unroller(name, "scan", False, Times())(*sample(name))
     assert_close(run(name, "scan", sample(name)), eager)
     if name == "elman_tanh":
@@ -99,7 +99,7 @@ def test_jit_is_eager(name):
 
 @pytest.mark.parametrize("name", ["elman_tanh", "bidirectional"])
 def test_auto_is_a_named_engine(name):
-    """`auto` picks one of the others; it is no engine of its own, so its numbers are theirs to the bit."""
+    """`auto` chooses one of the other engines, so its results are bitwise equal to theirs."""
     auto = jax.jit(lambda drawn: rnnjax.unroll(CELLS[name], **drawn._asdict()))(sample(name))
     named = [run(name, engine, sample(name)) for engine in ENGINES if engine != "loop"]
     assert any(all(map(np.array_equal, jax.tree.leaves(auto), jax.tree.leaves(other))) for other in named)
@@ -107,7 +107,7 @@ def test_auto_is_a_named_engine(name):
 
 @on_every_engine(loop=False)
 def test_vmap_over_rows_is_the_batch(name, engine):
-    """Mapped row by row, with no batch axis in sight, lengths, mask and resets mapped along."""
+    """vmap over rows without a batch axis, also over lengths, mask and resets."""
 
     def row(carry, xs, times):
         return unroller(name, engine, False, times)(sample(name).params, carry, xs)
@@ -134,7 +134,7 @@ def test_any_number_of_batch_axes(name, batch_shape):
 @every_cell
 @both_directions
 def test_one_step_of_time_is_one_step(name, reverse):
-    """T = 1 is `cell.step`; a bidirectional cell has none, and is its two halves side by side."""
+    """T = 1 equals `cell.step`; for a bidirectional cell, those of its two cells."""
     params, carry, xs = sample(name)
     got = rnnjax.unroll(CELLS[name], params, xs[:1], carry=carry, reverse=reverse, engine="loop")
 
@@ -155,7 +155,7 @@ def test_one_step_of_time_is_one_step(name, reverse):
 
 @every_cell
 def test_reverse_is_time_turned_round(name):
-    """Unrolling backwards is unrolling the turned sequence forwards, outputs turned back; without any masking."""
+    """Without masks, `reverse` equals unrolling the reversed sequence, with reversed outputs."""
     params, carry, xs = sample(name)
     got_carry, ys = rnnjax.unroll(CELLS[name], params, xs, carry=carry, reverse=True, engine="loop")
     turned_carry, turned = rnnjax.unroll(CELLS[name], params, xs[::-1], carry=carry, engine="loop")

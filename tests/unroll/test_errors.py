@@ -1,4 +1,4 @@
-"""What a wrong call says: the argument, what came, what was expected, and the fix; before anything is computed."""
+"""Error messages name the argument, what was given, what was expected, and the fix, before anything is computed."""
 
 from typing import Any
 
@@ -80,7 +80,7 @@ def test_message_names_what_came_what_was_expected_and_the_fix(error, message, a
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_shapes_are_checked_under_jit_as_well(engine):
-    """At trace time, from shapes and dtypes alone, on every engine: never a silent broadcast."""
+    """Raises at trace time from shapes and dtypes, on every engine, without silent broadcasting."""
     jitted = jax.jit(lambda xs, mask: rnnjax.unroll(LSTM, PARAMS, xs, mask=mask, **ENGINES[engine]))
     with pytest.raises(ValueError, match=r"pass `mask\.T`"):
         jitted(XS, np.ones((3, 5), bool))
@@ -89,7 +89,7 @@ def test_shapes_are_checked_under_jit_as_well(engine):
 
 
 def test_a_width_of_one_does_not_broadcast():
-    """`xs @ w_x` would refuse a width of 1 anyway; a single feature against one-feature parameters is welcome."""
+    """A width of 1 raises, but is valid for parameters with a single feature."""
     params = PARAMS._replace(w_x=PARAMS.w_x[:1])
     _, ys = rnnjax.unroll(LSTM, params, XS[..., :1], engine="loop")
     assert ys.shape == (5, 3, 3)
@@ -98,7 +98,7 @@ def test_a_width_of_one_does_not_broadcast():
 
 
 def test_a_step_that_does_not_give_its_carry_back():
-    """A cell of one's own with a bug in it: said by name, before the scan says it in its own words."""
+    """A bug in a custom cell raises an error that names it, before `lax.scan` would raise."""
 
     def step(params, h, x):
         return h[..., :1], x
@@ -122,6 +122,6 @@ def test_nothing_is_run_before_the_checks():
 
 
 def test_lengths_that_are_known_are_checked_under_jit():
-    """A constant has its value there; an argument does not."""
+    """Under `jit`, a constant has a value; an argument does not."""
     with pytest.raises(ValueError, match=r"every length must be in 0\.\.5"):
         jax.jit(lambda xs: rnnjax.unroll(LSTM, PARAMS, xs, lengths=np.array([5, 6, 0])))(XS)

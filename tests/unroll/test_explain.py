@@ -20,7 +20,7 @@ def explain(name, **options):
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_auto_does_what_is_explained(name):
-    """The hoisted engine is the only one with a derivative rule of its own; `auto` has it where explain says so."""
+    """Only the hoisted engine has a custom derivative rule, and `auto` uses it if `explain` says so."""
     program = str(jax.make_jaxpr(lambda p, c, xs: rnnjax.unroll(CELLS[name], p, xs, carry=c))(*sample(name)))
     (layer,) = explain(name).layers
     assert layer.engine == "hoisted" and "custom_jvp_call" in program
@@ -29,7 +29,7 @@ def test_auto_does_what_is_explained(name):
 
 
 def test_where_hoisted_cannot_serve_it_says_why():
-    """`auto` takes the scan and names the obstacle; the named engine refuses with the same words."""
+    """`auto` uses the scan and names the obstacle; engine="hoisted" raises with the same reason."""
     cell = rnnjax.gradients.ClippedAdjoint(CELLS["gru"])
     (layer,) = rnnjax.explain(cell, **sample("gru")._asdict()).layers
     assert layer.engine == "scan" and layer.why.startswith("auto: hoisted cannot run it: ")
@@ -50,7 +50,7 @@ def test_a_named_engine_is_that_engine(engine):
 
 @dataclasses.dataclass(frozen=True)
 class NeedsABatch(Leaky):
-    """A cell that reads the batch axis by name: right in a batch, impossible for a single row."""
+    """A cell that uses the batch axis, which fails for a single row."""
 
     def step(self, params, carry, x):
         r = jnp.einsum("bi,ij->bj", carry, params.w_h)
@@ -81,7 +81,7 @@ def test_a_cell_without_a_hash_works():
 
 
 def test_an_error_of_the_engine_is_not_hidden_behind_another(monkeypatch):
-    """Only what a cell is can make `auto` turn elsewhere; a fault in the engine itself is heard."""
+    """`auto` only falls back for properties of the cell; errors of the engine itself are raised."""
 
     def broken(*args, **kwargs):
         raise RuntimeError("a fault")
@@ -103,7 +103,7 @@ def test_an_error_of_the_engine_is_not_hidden_behind_another(monkeypatch):
     ids=lambda value: type(value).__name__,
 )
 def test_flops_are_those_of_the_matmuls(cell, gates):
-    """2 T B (D + H) G H a layer; a training step is three times that, a checkpoint one more."""
+    """2 T B (D + H) G H per layer; a training step is three times that, and remat adds one more."""
     params = jax.eval_shape(lambda key: cell.init(key, D), jax.random.key(0))
     xs = jax.ShapeDtypeStruct((T, B, D), "float64")
     forward = sum(2 * T * B * (d + h) * g * h for d, h, g in gates)
@@ -121,7 +121,7 @@ def test_shapes_are_enough(name):
 
 
 def test_parts_are_what_is_cut_as_one():
-    """A causal stack as a whole; around a bidirectional layer, part by part."""
+    """A causal stack has common segments; with a bidirectional layer, each part has its own."""
     assert [len(part.layers) for part in explain("deep_stack").parts] == [3]
     assert [len(part.layers) for part in explain("stack_of_bidirectional").parts] == [1, 1, 1]
 
@@ -169,7 +169,7 @@ def test_it_checks_what_unroll_checks():
 
 
 def test_where_gates_are_not_pointwise_hoisting_is_chosen_where_it_pays():
-    """By name it is there for any number of rows; a symbolic one is hoisted."""
+    """engine="hoisted" works for any number of rows; for a symbolic number, "auto" hoists."""
     cell = CELLS["layer_norm"]
     params = sample("layer_norm").params
 

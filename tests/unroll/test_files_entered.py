@@ -1,4 +1,4 @@
-"""Whoever follows one call through the source has few files to read."""
+"""One call of `unroll` or `adjoint` enters only a few files."""
 
 import inspect
 import sys
@@ -14,10 +14,10 @@ MOST = 15
 
 
 def test_one_call_enters_few_files():
-    """Of functions alone: the bodies of modules and classes run once, at import."""
+    """Counts only functions: the bodies of modules and classes run once, at import."""
 
     class New(rnnjax.Elman):
-        """A cell that no other test had read or compiled."""
+        """A cell that no other test has traced or compiled."""
 
     files: set[str] = set()
 

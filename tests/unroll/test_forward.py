@@ -1,4 +1,4 @@
-"""Values over time: every cell and engine against the NumPy oracle at 1e-12, whatever counts, resets and direction."""
+"""Values over time: every cell and engine against the NumPy oracle at 1e-12, for all masks, resets and directions."""
 
 import jax
 import numpy as np
@@ -31,14 +31,14 @@ from tests.registry import (
 
 @on_every_engine()
 def test_plain(name, engine):
-    """With nothing said about time, forwards."""
+    """Without lengths, mask and resets, forwards."""
     assert_close(run(name, engine, sample(name)), oracles.unroll(name, *sample(name)))
 
 
 @on_every_engine()
 @both_directions
 def test_lengths_mask_and_resets_together(name, engine, reverse):
-    """The contract whole, in one example that holds every rule (`registry.COMBINED`)."""
+    """All rules for masks and resets in one example (`registry.COMBINED`)."""
     outputs, _ = pull(name, engine, sample(name), COMBINED, cotangents(name), reverse)
     assert_close(outputs, oracles.unroll(name, *sample(name), **COMBINED._asdict(), reverse=reverse))
 
@@ -54,7 +54,7 @@ TIMES = st.builds(
 @on_every_engine(loop=False)
 @both_directions
 def test_any_lengths_mask_and_resets(name, engine, reverse):
-    """The same for whatever hypothesis thinks of; new values, no new compilation."""
+    """The same for random values from hypothesis, without new compilation."""
 
     @given(times=TIMES)
     def agrees_with_the_oracle(times):
@@ -67,7 +67,7 @@ def test_any_lengths_mask_and_resets(name, engine, reverse):
 @pytest.mark.parametrize("name", ["lstm", "stack_of_bidirectional"])
 @both_directions
 def test_any_lengths_mask_and_resets_in_the_loop(name, reverse):
-    """And in plain Python, which is slow: for one single cell and the most composed one."""
+    """The loop engine, which is slow, for one cell and the largest composite."""
 
     @settings(max_examples=8)
     @given(times=TIMES)
@@ -82,7 +82,7 @@ def test_any_lengths_mask_and_resets_in_the_loop(name, reverse):
 @pytest.mark.parametrize("batch_shape", [(), (2, 1)], ids=str)
 @both_directions
 def test_any_shape(name, batch_shape, reverse):
-    """No batch axis, and two; T = 1 among the lengths of time; lengths of every integer dtype."""
+    """Without and with two batch axes, also with T = 1, and lengths of every integer dtype."""
 
     @settings(max_examples=6)
     @given(data=st.data(), steps=st.sampled_from([1, 2]), dtype=st.sampled_from(["int8", "uint32", "int64"]))
@@ -103,7 +103,7 @@ def test_any_shape(name, batch_shape, reverse):
 @pytest.mark.parametrize("given_arguments", range(8), ids="{:03b}".format)
 @both_directions
 def test_each_argument_alone_and_in_pairs(name, given_arguments, reverse):
-    """`None` for any of the three means what an array that cuts, hides or resets nothing means."""
+    """`None` for `lengths`, `mask` or `resets` equals a trivial array."""
     chosen = {key: value for k, (key, value) in enumerate(COMBINED._asdict().items()) if given_arguments >> k & 1}
     got = rnnjax.unroll(CELLS[name], **sample(name)._asdict(), **chosen, reverse=reverse, engine="loop")
     assert_close(got, oracles.unroll(name, *sample(name), **chosen, reverse=reverse))
@@ -135,7 +135,7 @@ def test_lists_and_numpy_arrays_are_welcome(name):
 
 @pytest.mark.parametrize("engine", ["loop", "scan"])
 def test_a_carry_may_hold_an_integer(engine):
-    """A leaf that is no float (a step counter) is held and reset like any other, on the engines that serve any cell."""
+    """A leaf that is not a float (a step counter) is masked and reset like others, on the engines for any cell."""
 
     def step(params, carry, x):
         h, count = carry

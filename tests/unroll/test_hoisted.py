@@ -1,7 +1,7 @@
-"""What the `hoisted` engine reads from a step, with gates written in the many ways that people write them.
+"""What the hoisted engine derives from a step, for gates written in many ways.
 
-That its numbers are those of the other engines, for every cell, mask and derivative, is tested in `test_engines`; what
-is left inside the loop of a compiled program, in `test_hoisted_programs`.
+`test_engines` compares its results with other engines, for every cell, mask and derivative; `test_hoisted_programs`
+checks what remains inside the compiled loop.
 """
 
 import functools
@@ -77,7 +77,7 @@ def own_activations(params, carry, u, r):
 
 
 def shared_blocks(params, carry, u, r):
-    """Two outputs read the same blocks, y has a tree of its own, and h is no function of c."""
+    """Two outputs read the same blocks, y has another tree, and h is not a function of c."""
     i, f, g, o = jnp.split(u + r, 4, axis=-1)
     c = jax.nn.sigmoid(f) * carry.c + (1 - jax.nn.sigmoid(f)) * jnp.tanh(g) + params.b[:H]
     y = jax.nn.sigmoid(o + carry.c) * jnp.tanh(c) * jax.nn.sigmoid(i)
@@ -106,7 +106,7 @@ def mix_affine(params, carry):
 
 
 def mix_from_the_right(params, carry):
-    """The weight first, and turned round: W' h, as papers write it."""
+    """The transposed weight first: W' h, as in papers."""
     return jnp.einsum("ji,...j->...i", params.w_h, carry.h)
 
 
@@ -133,7 +133,7 @@ PLAIN_LSTM = ("slices", "an axis of blocks", "r in parts", "the weight first", "
 
 
 def layer_of(cell: Any, features: int = D) -> Any:
-    """What `explain` says of the only layer, in a batch of B rows."""
+    """The explanation of the only layer, for a batch of B rows."""
     params = jax.eval_shape(lambda key: cell.init(key, features), jax.random.key(0))
     return rnnjax.explain(cell, params, jax.ShapeDtypeStruct((T, B, features), "float64")).layers[0]
 
@@ -145,7 +145,7 @@ def assert_all_leaves(cell: Any, features: int = D) -> None:
 
 @functools.cache
 def expected(gate, cell, features, kind):
-    """By `scan`; those that are an LSTM in other words are held to the same numbers, which are computed once."""
+    """The reference by `scan`, computed once for all equivalent LSTMs."""
     if gate in PLAIN_LSTM and gate != "lstm":
         return expected("lstm", rnnjax.LSTM(H), features, kind)
     return derivatives(cell, features, "scan", TIMINGS[kind])
@@ -193,7 +193,7 @@ LARGE = {
     ("gate", "kind"), [(gate, "timed") for gate in LARGE] + [(gate, "plain") for gate in ("lstm", "gru, one feature")]
 )
 def test_slopes_in_the_loop_are_those_after_it(gate, kind, monkeypatch):
-    """A large step's slopes are computed in the loop; here every step counts as large. Untimed has fewer parts."""
+    """For large steps, slopes are computed in the loop; here every step counts as large."""
     large = []
     monkeypatch.setattr(hoist, "_LARGE_STEP", 0)
     monkeypatch.setattr(hoist, "_large", lambda *of, was=hoist._large: large.append(was(*of)) or large[-1])
@@ -204,7 +204,7 @@ def test_slopes_in_the_loop_are_those_after_it(gate, kind, monkeypatch):
 
 
 def mlp(params, x):
-    """Two matmuls one after the other, a bias that is computed from others, and a nonlinearity at the end."""
+    """Two consecutive matmuls, a computed bias, and a nonlinearity at the end."""
     return jnp.tanh(jnp.tanh(x @ params.w_x) @ params.w_h.T @ params.w_h + params.b * 2)
 
 
@@ -214,14 +214,14 @@ def with_the_input(params, x):
 
 
 def over_units(params, x):
-    """Not pointwise in the units, which is no matter where no carry is read."""
+    """Not elementwise in the units, which is allowed without the carry."""
     return jax.nn.softmax(x @ params.w_x, axis=-1) + params.b
 
 
 @pytest.mark.parametrize("features", [1, D])
 @pytest.mark.parametrize("project", [mlp, with_the_input, over_units], ids=lambda project: project.__name__)
 def test_any_projection_is_served(project, features):
-    """Wherever its matmuls end, and whatever comes after them."""
+    """Input projections with any operations after the last matmul."""
     cell = lstm_of(by_slices, project=project)
     assert_all_leaves(cell, features)
     assert_close(derivatives(cell, features, "hoisted", {}), derivatives(cell, features, "scan", {}), 1e-10)
@@ -260,7 +260,7 @@ STAY_INSIDE = {
 
 @pytest.mark.parametrize("reason", STAY_INSIDE)
 def test_of_other_gates_the_weights_gradients_leave(reason):
-    """Gates in which units meet: `why` says what keeps their slopes inside, and the numbers are those of scan."""
+    """Gates that mix units: `why` says what keeps their slopes inside, and results equal those of scan."""
     cell = STAY_INSIDE[reason]
     layer = layer_of(cell)
     assert layer.engine == "hoisted", layer.why
@@ -311,7 +311,7 @@ ONLY_SCAN = {
 
 @pytest.mark.parametrize("reason", ONLY_SCAN)
 def test_what_cannot_be_taken_apart_runs_on_scan(reason):
-    """`auto` says why, and its numbers are scan's; the named engine refuses with the same words."""
+    """`auto` says why, and its results equal scan's; engine="hoisted" raises with the same reason."""
     cell = ONLY_SCAN[reason]
     params = cell.init(jax.random.key(0), D)
     xs = jnp.asarray(np.random.default_rng(0).normal(size=(T, B, D)))
@@ -333,15 +333,15 @@ def test_what_cannot_be_taken_apart_runs_on_scan(reason):
 
 
 def test_rows_that_meet_are_found_before_a_row_is_read():
-    """The mean over all axes but the last: over nothing for one row, over rows in a batch."""
+    """A mean over all axes but the last, which mixes rows only in a batch."""
     cell = ONLY_SCAN["brings rows together"]
     params = cell.init(jax.random.key(0), D)
     plan = rnnjax.explain(cell, params, jax.ShapeDtypeStruct((T, D), "float64"))
-    assert plan.layers[0].engine == "hoisted"  # without a batch axis it is a cell like any other
+    assert plan.layers[0].engine == "hoisted"  # without a batch axis it is hoisted
 
 
 def test_what_a_step_closes_over_is_differentiated():
-    """Arrays of an enclosing function, traced or not: read anew at every call, and none is kept."""
+    """Arrays of an enclosing function, traced or not, are read at every call and not kept."""
     params = init(jax.random.key(0), D)
     xs = jnp.asarray(np.random.default_rng(0).normal(size=(T, B, D)))
 
@@ -362,7 +362,7 @@ def test_what_a_step_closes_over_is_differentiated():
 
 
 def test_the_lstm_needs_seven_diagonals():
-    """c reads its own past and three blocks of r, and h reads one block of r and c: so much for what a step needs."""
+    """c depends on its previous value and three blocks of r, and h on one block of r and on c."""
     params = init(jax.random.key(0), D)
     x = jax.ShapeDtypeStruct((D,), "float64")
     reading = read(rnnjax.LSTM(H), params, rnnjax.lstm_initial_carry(params), x, batched=True).reading
@@ -375,7 +375,7 @@ def test_the_lstm_needs_seven_diagonals():
 
 
 def test_products_in_stages_are_cuts():
-    """The new c feeds a product: it is an output that the gates behind it see as a cut, and r of it as an input."""
+    """The new c feeds a product: it is an output, a cut for later gates, and its product is an input."""
     params = init(jax.random.key(0), D)
     x = jax.ShapeDtypeStruct((D,), "float64")
     cell = SERVED["products in stages"]

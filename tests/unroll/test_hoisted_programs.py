@@ -1,7 +1,7 @@
-"""Textbook steps leave the loop: `explain` says so, the numbers are those of `lax.scan`, and the HLO shows it.
+"""Textbook steps are hoisted according to `explain` and the HLO, and give the results of `lax.scan`.
 
-Sizes are such that a shape tells what a product is for: an axis of D or of D + H belongs to the input, and a sum over B
-makes a weight's gradient.
+Sizes are chosen so that shapes identify products: an axis of D or D + H belongs to the input, and a sum over B is part
+of a weight gradient.
 """
 
 import functools
@@ -55,7 +55,7 @@ def by_scan(name: str, of: Given) -> Any:
 
 
 class Program(NamedTuple):
-    """Outputs and gradients for parameters, carry and inputs; and the loops of the program that made them."""
+    """Outputs and gradients for parameters, carry and inputs, and the loops of their program."""
 
     outputs: Any
     gradient: Any
@@ -86,14 +86,14 @@ def of_a_gradient(loops: Loops) -> list[Product]:
 
 
 def accumulated(loops: Loops, params: Any) -> set[tuple[int, ...]]:
-    """Shapes of parameters that are added up in a loop, turned round or not."""
+    """Shapes of parameters, transposed or not, that are summed in a loop."""
     shapes = {leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim}
     return (shapes | {shape[::-1] for shape in shapes}) & set(loops.sums)
 
 
 @every_textbook_cell
 def test_the_counter_finds_them_in_a_plain_scan(cell_name):
-    """Where all is inside the loop: products with the input, and weights' gradients added up step by step."""
+    """With everything inside the loop: products with the input, and weight gradients summed step by step."""
     loops = program(by_scan, cell_name).loops
     assert loops.count >= 2 and of_the_input(loops) and of_a_gradient(loops)
     assert accumulated(loops, given(cell_name).params)
@@ -116,9 +116,9 @@ def test_numbers_are_those_of_scan(cell_name):
 
 @pytest.mark.parametrize("cell_name", [*HOISTED, "lstm", "gru"])
 def test_the_compiled_gradient_shows_it(cell_name):
-    """No product with the input inside a loop, forwards or backwards, and nothing that makes a weight's gradient."""
+    """No product with the input and no weight gradient inside a loop, forwards or backwards."""
     loops = program(by_unroll, cell_name).loops
-    assert loops.count >= 2  # or it would prove nothing
+    assert loops.count >= 2  # otherwise the test proves nothing
     assert bool(loops.products) == (cell_name != "independent")
     assert not of_the_input(loops)
     assert not of_a_gradient(loops)
@@ -126,14 +126,14 @@ def test_the_compiled_gradient_shows_it(cell_name):
 
 
 def test_no_more_products_than_the_recurrence_has():
-    """A product with the carry forwards and its transpose backwards, for each that the step has."""
+    """Each product with the carry appears once forwards, and its transpose once backwards."""
     of_step = {"gru_reset_before": 3, "minimal_gated_unit": 2, "rates": 1, "lstm_of_concatenation": 1, "lstm": 1}
     for name, count in of_step.items():
         assert len(program(by_unroll, name).loops.products) <= 2 * count, name
 
 
 def test_layer_norm_runs_and_says_what_left_the_loop():
-    """Its gates mix all units of a row: `why` names what stays inside, and the input's product is not."""
+    """Its gates mix all units of a row: `why` names what stays inside, but the input projection leaves the loop."""
     of = given("layer_norm")
     layer = rnnjax.explain(cell=LAYER_NORM, params=of.params, carry=of.carry, xs=of.xs).layers[0]
     assert any(word in layer.why for word in ("reduce_sum", "sum", "mean", "elementwise")), layer.why
@@ -142,7 +142,7 @@ def test_layer_norm_runs_and_says_what_left_the_loop():
 
 
 def test_flax_through_the_door():
-    """`rnnjax.flax.linen.RNN` of Flax's minimal gated unit: the numbers of Flax's own RNN, and nothing in the loop."""
+    """`rnnjax.flax.linen.RNN` of Flax's minimal gated unit equals Flax's RNN, and is hoisted."""
     ours, flax = (library.RNN(mgu_of_flax(), return_carry=True) for library in (rnnjax.flax.linen, nn))
     xs = jnp.swapaxes(given("mgu_of_flax").xs, 0, 1)
     params = normal(jax.eval_shape(flax.init, jax.random.key(0), xs)["params"], "door", scale=0.5)

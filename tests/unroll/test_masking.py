@@ -1,4 +1,4 @@
-"""`Masks`: which steps count, and the same episodes seen from the other side."""
+"""`Masks`: unmasked steps, and episodes in the opposite direction."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from rnnjax._unroll.arguments import Masks, make_masks
 
 
 def flags(*rows: str) -> np.ndarray:
-    """One string a row, one digit a step, as `[T, B]`."""
+    """One string per row and one digit per step, as `[T, B]`."""
     return np.array([[digit == "1" for digit in row] for row in rows]).T
 
 
@@ -21,7 +21,7 @@ def test_nothing_said_is_nothing_stored():
 
 
 def test_lengths_mask_and_resets_are_combined():
-    """A step counts if it lies inside its row and the mask shows it; resets beyond a row's end are dropped."""
+    """A step counts if it is within its row and not masked; resets after a row's end are dropped."""
     masks = make_masks(jnp.zeros((4, 2, 3)), np.array([4, 2]), flags("1011", "0111"), flags("0010", "1010"))
     np.testing.assert_array_equal(masks.inside, flags("1111", "1100"))
     np.testing.assert_array_equal(masks.counts, flags("1011", "0100"))
@@ -30,7 +30,7 @@ def test_lengths_mask_and_resets_are_combined():
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint32", "int64"])
 def test_lengths_of_any_integer_dtype(dtype):
-    """Also where T is more than the dtype can hold: 200 steps do not fit an int8."""
+    """Also if T exceeds the dtype: 200 steps do not fit into int8."""
     masks = make_masks(jnp.zeros((200, 3, 1)), np.array([0, 100, 127], dtype))
     np.testing.assert_array_equal(np.asarray(masks.inside).sum(0), [0, 100, 127])
 
@@ -56,14 +56,14 @@ def test_opposite_of_reverse():
 
 
 def test_opposite_stays_inside_the_row():
-    """A flag that would land beyond a row's end marks the end itself, where nothing more happens."""
+    """A reset that would move beyond a row's end has no effect."""
     masks = make_masks(jnp.zeros((4, 1, 3)), np.array([2]), resets=flags("0100"), reverse=True)
     np.testing.assert_array_equal(masks.opposite().resets, flags("0000"))
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_opposite_twice_is_the_same_episodes(reverse):
-    """There and back again, but for a flag at the very edge, which cuts nothing off."""
+    """Applying it twice restores the resets, except for one at the edge, which has no effect."""
     resets = flags("0110", "0100") & ~flags("1000", "1000") & ~flags("0001", "0001")
     masks = make_masks(jnp.zeros((4, 2, 3)), resets=resets, reverse=reverse)
     np.testing.assert_array_equal(masks.opposite().opposite().resets, resets)
@@ -76,7 +76,7 @@ def test_timing_is_frozen():
 
 
 def test_values_are_checked_only_where_known():
-    """Under `jit` a length has no value, so that none is checked; a numpy constant inside `jit` has one."""
+    """Under `jit`, traced lengths are not checked, but a NumPy constant is."""
     xs = jnp.zeros((4, 2, 3))
     jax.eval_shape(lambda lengths: make_masks(xs, lengths).inside, np.array([9, 9]))
     with pytest.raises(ValueError, match=r"every length must be in 0\.\.4"):

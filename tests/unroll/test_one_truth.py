@@ -1,8 +1,7 @@
-"""A cell is its step: subclasses that change it are what every engine, instrument and experiment runs.
+"""Subclasses that override the step run their own step in every engine, in `rnnjax.gradients` and in experiments.
 
-Each is a built-in cell with a step of its own, as people subclass in other libraries; its parent's numbers differ. The
-numbers are held to `jax.lax.scan` and `jax.jacfwd` of the step. What the step does not call counts for nothing, so a
-class that has a `gate`, `mix` or `project` in place of a step is refused.
+Each is a subclass of a built-in cell whose results differ from its parent's. Results are compared with `jax.lax.scan`
+and `jax.jacfwd` of the step. A class that defines `gate`, `mix` or `project` instead of a step raises an error.
 """
 
 import dataclasses
@@ -42,7 +41,7 @@ class HalfLSTM(rnnjax.LSTM):
 
 
 class LeakyElman(rnnjax.Elman):
-    """A leak, and a W2 with entries missing."""
+    """A leak, and a sparse W2."""
 
     def step(self, params, carry, x):
         masked = params.w_h * constant(MASK, params.w_h)
@@ -78,7 +77,7 @@ class HalfGRU(rnnjax.GRU):
 
 @dataclasses.dataclass(frozen=True)
 class SlowLSTM(rnnjax.LSTM):
-    """A field of its own beside its parent's."""
+    """An additional field."""
 
     rate: float = 0.25
 
@@ -102,13 +101,13 @@ CELLS: dict[str, tuple[Any, Any]] = {
         rnnjax.Stack((rnnjax.Stack((rnnjax.GRU(2), rnnjax.Elman(2))), rnnjax.LSTM(2))),
     ),
 }
-"""A cell of one's own, and its parent, which has the same parameters."""
+"""A custom cell, and its parent, which has the same parameters."""
 
 every_cell = pytest.mark.parametrize("own", CELLS)
 
 
 def step_of(cell: Any, params: Any, carry: Any, x: Any) -> tuple[Any, Any]:
-    """The step as the reference takes it: that of the class; of a stack, one layer's after the other."""
+    """The step for the reference: that of the class, or those of a stack's layers in order."""
     if not isinstance(cell, rnnjax.Stack):
         return type(cell).step(cell, params, carry, x)
     carries = []
@@ -141,7 +140,7 @@ def compiled(function: Any, *of: Any) -> Any:
 
 
 def with_gradients(run: Any, params: Any, carry: Any, xs: Any) -> Any:
-    """Outputs, and the gradient of a number that all of them go into."""
+    """Outputs, and the gradient of a scalar that depends on all of them."""
 
     def loss(params: Any, carry: Any, xs: Any):
         outputs = run(params=params, carry=carry, xs=xs)
@@ -152,7 +151,7 @@ def with_gradients(run: Any, params: Any, carry: Any, xs: Any) -> Any:
 
 
 def assert_apart(a: Any, b: Any) -> None:
-    """Every leaf of floats differs somewhere by more than a rounding."""
+    """Every floating leaf differs somewhere by more than rounding."""
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert np.abs(np.asarray(x) - np.asarray(y)).max() > 1e-3
 
@@ -165,7 +164,7 @@ def expected(own: str) -> Any:
 
 @every_cell
 def test_it_is_not_its_parent(own):
-    """Or nothing here would notice which of the two has run."""
+    """Otherwise the tests would not notice which of the two runs."""
     parent = compiled(functools.partial(scan, CELLS[own][1]), *given(own).values())
     assert_apart(expected(own)[0][1], parent[1])
 
@@ -180,7 +179,7 @@ def test_unroll_runs_its_step(own, engine):
 
 @every_cell
 def test_explain_and_unroll_speak_of_the_same(own):
-    """Nothing in the way of a fast engine: a subclass is served like any cell."""
+    """A subclass is hoisted like any cell."""
     layers = rnnjax.explain(cell=CELLS[own][0], **given(own)).layers
     assert [layer.engine for layer in layers] == ["hoisted"] * len(layers)
 
@@ -240,7 +239,7 @@ def test_the_adjoint_is_its_own(own):
 
 @every_cell
 def test_jacobians_and_exponents_are_its_own(own):
-    """By `jax.jacfwd` of the step, and Gram-Schmidt in NumPy; and none is its parent's."""
+    """Against `jax.jacfwd` of the step and Gram-Schmidt in NumPy; and different from its parent's."""
     cell, parent = CELLS[own]
     arguments, key = given(own), jax.random.key(0)
 
@@ -278,7 +277,7 @@ def test_jacobians_and_exponents_are_its_own(own):
 
 @dataclasses.dataclass(frozen=True)
 class PlainLeaky:
-    """`LeakyElman` from nothing: no parent, no other methods."""
+    """`LeakyElman` without a parent class."""
 
     hidden_size: int
 
@@ -300,7 +299,7 @@ def gradient_decay_rows(tmp_path, *arguments: str) -> list[dict[str, Any]]:
 
 
 def test_gradient_decay_measures_a_users_cell(tmp_path):
-    """`--cell module:LeakyElman` prints the rows of a class of the same step that derives from nothing, not tanh's."""
+    """`--cell module:LeakyElman` gives the rows of an equal class without a parent, not those of tanh."""
     rows = gradient_decay_rows(tmp_path / "sub", "--cells", "tanh", "--cell", f"{__name__}:LeakyElman")
     plain = gradient_decay_rows(tmp_path / "plain", "--cells", "--cell", f"{__name__}:PlainLeaky")
     numbers = {
@@ -320,7 +319,7 @@ class GateOnly(rnnjax.Elman):
 
 
 class MixOnly(rnnjax.Elman):
-    """W2 with entries missing, in the product alone."""
+    """A sparse W2, only in the product."""
 
     def mix(self, params, carry):
         return carry @ (params.w_h * constant(MASK, params.w_h))
@@ -343,7 +342,7 @@ class GateOfGRU(rnnjax.GRU):
 
 @dataclasses.dataclass(frozen=True)
 class ThreeParts:
-    """A cell in the three parts of the former protocol, and no step."""
+    """A cell of the old protocol, without a step."""
 
     hidden_size: int
 
@@ -384,7 +383,7 @@ ASKED = {
 @pytest.mark.parametrize("former", FORMER, ids=lambda former: former.__name__)
 @pytest.mark.parametrize("stacked", [False, True], ids=["alone", "in a stack"])
 def test_a_gate_without_a_step_is_refused(former, stacked):
-    """Its gate would count for nothing: whatever is asked of it, the error says to write a step, and in which class."""
+    """Its gate would be ignored, so every function raises an error that says to write a step, and in which class."""
     cell: Any = former(H)
     params, carry = cell.init(jax.random.key(0), D), jnp.zeros((B, H))
     if isinstance(cell, rnnjax.LSTM):
@@ -404,7 +403,7 @@ def test_a_gate_without_a_step_is_refused(former, stacked):
 
 
 def test_gradient_decay_refuses_a_gate_without_a_step(tmp_path, capsys):
-    """Before any work, with the error's words."""
+    """Raises before any work, with the error's message."""
     arguments = ["--cells", "tanh", "--cell", f"{__name__}:GateOnly", "--quick", "--out", str(tmp_path / "new")]
     assert gradient_decay.experiment.launch(arguments) == 2
     said = capsys.readouterr()
@@ -412,7 +411,7 @@ def test_gradient_decay_refuses_a_gate_without_a_step(tmp_path, capsys):
 
 
 class GateBesideItsStep(rnnjax.Elman):
-    """A `gate` that its own step calls is a function like any other."""
+    """A `gate` that the step calls is an ordinary method."""
 
     def gate(self, params, h, u, r):
         return jnp.tanh(u + r) / 2

@@ -1,4 +1,4 @@
-"""What does not count is inert: values and gradients, bit for bit, whatever lies there."""
+"""Masked inputs affect neither values nor gradients, bit for bit, whatever they are."""
 
 import jax
 import jax.numpy as jnp
@@ -34,12 +34,12 @@ CASES = {"lengths": LENGTHS_ONLY, "mask": MASK_ONLY, "lengths, mask and resets":
 
 
 def counts(times: Times) -> np.ndarray:
-    """`[T, B]`: which steps count, by the contract's own words."""
+    """`[T, B]`: which steps are not masked, by definition."""
     return (np.arange(T)[:, None] < times.lengths) & times.mask
 
 
 def padded_with(padding, drawn: Sample, times: Times) -> Sample:
-    """`drawn` with `padding` wherever a step does not count."""
+    """`drawn` with `padding` at masked steps."""
     padding = jnp.broadcast_to(jnp.asarray(padding, drawn.xs.dtype), drawn.xs.shape)
     return drawn._replace(xs=jnp.where(counts(times)[..., None], drawn.xs, padding))
 
@@ -47,9 +47,9 @@ def padded_with(padding, drawn: Sample, times: Times) -> Sample:
 @on_every_engine()
 @both_directions
 def test_nan_and_inf_in_padding_change_nothing(name, engine, reverse):
-    """Outputs and gradients are bit-identical to zero padding; the gradient for the padding itself is exactly zero.
+    """Outputs and gradients are bitwise equal to zero padding; the gradient for the padding itself is exactly zero.
 
-    Second derivatives too, where they are compiled anyhow.
+    Second derivatives too, where they are compiled anyway.
     """
     for times in CASES.values():
         clean = pull(name, engine, padded_with(0.0, sample(name), times), times, cotangents(name), reverse)
@@ -69,7 +69,7 @@ def curvature_with(padding, name: str, engine: str, times: Times):
 @on_every_engine()
 @both_directions
 def test_nothing_counts(name, engine, reverse):
-    """Length 0, or an all-false mask, is the identity on the carry: zero outputs and gradients, all of them finite."""
+    """Length 0, or an all-false mask, keeps the carry and gives zero outputs and finite zero gradients."""
     params, carry, xs = sample(name)
     for nothing in (ALL_COUNT._replace(lengths=np.zeros(B, int)), ALL_COUNT._replace(mask=np.zeros((T, B), bool))):
         drawn = Sample(params, carry, jnp.full_like(xs, np.nan))
@@ -82,7 +82,7 @@ def test_nothing_counts(name, engine, reverse):
 @every_cell
 @both_directions
 def test_a_padded_row_is_the_row_at_its_true_length(name, reverse):
-    """A row of length 3 in a batch of length 5: outputs, last carry and gradients of the same row without padding."""
+    """A row of length 3 in a batch of length 5 equals the same row without padding."""
     length, row = 3, np.s_[1]
     this_row = np.arange(B) == row
 
@@ -110,7 +110,7 @@ def test_a_padded_row_is_the_row_at_its_true_length(name, reverse):
 
 @on_every_engine()
 def test_a_gap_is_as_if_cut_out(name, engine):
-    """A step that the mask hides in every row: the same as a shorter sequence without it."""
+    """A step that is masked in every row equals a shorter sequence without it."""
     hidden = 2
     mask = np.ones((T, B), bool)
     mask[hidden] = False
@@ -122,14 +122,14 @@ def test_a_gap_is_as_if_cut_out(name, engine):
 
 @pytest.mark.parametrize("name", ["gru", "step_cell"])
 def test_padding_in_half_precision(name):
-    """The rule is the contract's, not float64's: in bfloat16 it holds to the bit as well."""
+    """The same holds bit for bit in bfloat16."""
     drawn = sample(name, "bfloat16")
     clean = run(name, "loop", padded_with(0.0, drawn, COMBINED), COMBINED)
     assert_identical(run(name, "loop", padded_with(POISON, drawn, COMBINED), COMBINED), clean)
 
 
 def test_gradient_of_a_mean_over_padded_outputs_is_finite():
-    """The use that breaks elsewhere: `jax.grad` of a mean over all of `ys`, NaN in the padding, no mask in the loss."""
+    """`jax.grad` of a mean over all of `ys`, with NaN in the padding and no mask in the loss."""
     params, _, xs = padded_with(np.nan, sample("lstm"), LENGTHS_ONLY)
 
     def loss(params):

@@ -1,6 +1,6 @@
-"""Twenty-four of the random steps, which between them have every feature, held to `jax.lax.scan`.
+"""Twenty-four random steps, which together have every feature, compared with `jax.lax.scan`.
 
-`python -m tests.unroll.random_steps 300` draws others, and holds each to more than is done here.
+`python -m tests.unroll.random_steps 300` tests other steps, and each more thoroughly.
 """
 
 import gc
@@ -40,7 +40,7 @@ def test_a_seed_is_one_step():
 
 
 def test_a_difference_is_noticed():
-    """In value, in shape, or as NaN; what is within the tolerance is none."""
+    """Detects differences in value, shape, or NaN, beyond the tolerance."""
     right = {"a": np.ones(3), "b": np.zeros(2)}
     check("auto", "outputs", right, {"a": np.ones(3) + 1e-13, "b": np.zeros(2)}, 1e-12)
     for wrong in ({"a": np.ones(3) + 1e-11}, {"a": np.ones(2)}, {"a": np.full(3, np.nan)}, {"a": np.ones(3, int)}):
@@ -49,7 +49,7 @@ def test_a_difference_is_noticed():
 
 
 def test_masks_of_the_reference():
-    """Held to nothing but itself, so one case by hand: h_t = h_{t-1} + x_t over four steps of a row."""
+    """The reference itself, for h_t = h_{t-1} + x_t over four steps of a row."""
     source = (
         "def make_step(closed):\n    def step(params, carry, x):\n        return carry + x, carry + x\n    return step"
     )
@@ -65,7 +65,7 @@ def test_masks_of_the_reference():
 
 
 def test_growth_of_a_diagonal_matrix():
-    """The reference for exponents, where they are known."""
+    """The reference for exponents, for known ones."""
     matrices = np.broadcast_to(np.diag([3.0, 0.5]), (60, 2, 2))
     growth, known = growth_of_rows(matrices, np.array([[1.0, 1.0], [0.3, -1.0]]))
     assert known.all()
@@ -83,7 +83,7 @@ def leaky_towards(level):
 
 
 def test_closures_of_one_function_are_told_apart():
-    """Two cells of the same code with different arrays in them, jitted and not, before and after each other."""
+    """Two cells of the same code with different arrays, with and without `jit`, in either order."""
     params, xs = {"w": jnp.eye(3)}, jnp.linspace(-1, 1, 24).reshape(4, 2, 3)
 
     def outputs(level):
@@ -98,7 +98,7 @@ def test_closures_of_one_function_are_told_apart():
 
 @pytest.mark.parametrize("engine", ["auto", "scan"])
 def test_no_cache_keeps_a_closed_array(engine):
-    """A cell that is gone takes the arrays of its closure with it."""
+    """A deleted cell frees the arrays of its closure."""
     params, xs = {"w": jnp.eye(3)}, jnp.ones((4, 2, 3))
     level = jnp.array([1.0, 2.0, 3.0]) + 0.5
     known = weakref.ref(level)
@@ -115,7 +115,7 @@ def test_no_cache_keeps_a_closed_array(engine):
 
 
 def test_no_tracer_leaks_from_a_closure():
-    """With JAX's own check on: a step that closes over a tracer leaves none behind."""
+    """A step that closes over a tracer does not leak it, by JAX's own check."""
     params, xs = {"w": jnp.eye(3)}, jnp.ones((4, 2, 3))
 
     def loss(level):

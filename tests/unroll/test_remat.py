@@ -1,4 +1,4 @@
-"""Time in segments: the same numbers with less memory, for every engine, policy and kind of masks.
+"""Remat: the same results with less memory, for every engine, policy and kind of masks.
 
 Second derivatives through segments are in `test_engines`.
 """
@@ -57,7 +57,7 @@ def reference(name, reverse=False):
 
 @pytest.mark.parametrize("name", ["step_cell", "stack", "bidirectional"])
 def test_checkpoints_change_no_number(name):
-    """Values and gradients with lengths, gaps and resets; T = 5 leaves one step over. (Plain cells: `test_engines`.)"""
+    """Values and gradients with lengths, gaps and resets; T = 5 has a remaining step. (Plain cells: `test_engines`.)"""
     assert_close(pulled(name, COMBINED, checkpoint=2), reference(name))
 
 
@@ -78,7 +78,7 @@ def test_no_combination_changes_a_number(options, reverse):
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 def test_segments_within_segments(reverse):
-    """17 steps in segments of 6, these in segments of 2: one level leaves steps over, the other does not."""
+    """17 steps in segments of 6, and these in segments of 2: only the outer level has remaining steps."""
     drawn = sample("custom", steps=17)
     masks = make_masks(drawn.xs, lengths=np.array([17, 7, 0]))
     masks = masks.opposite() if reverse else masks
@@ -92,7 +92,7 @@ def test_segments_within_segments(reverse):
 
 
 def test_a_small_budget_leads_to_segments_within_segments():
-    """One level cannot meet it, two can; the plan is no longer than it has to be."""
+    """One level cannot meet the budget, two can; there are no more levels than needed."""
     cell = rnnjax.LSTM(16)
     params = jax.eval_shape(lambda key: cell.init(key, 2), jax.random.key(0))
     xs = jax.ShapeDtypeStruct((10_000, 2), "float64")
@@ -106,14 +106,14 @@ def test_a_small_budget_leads_to_segments_within_segments():
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 6, 7])
 def test_any_number_of_steps(steps):
-    """Fewer than a segment, one, one and a bit, several; nothing is run twice or left out."""
+    """Less than a segment, one, one and a part, and several; every step runs once."""
     params, carry, xs = sample("elman_tanh", steps=steps)
     got = rnnjax.unroll(CELLS["elman_tanh"], params, xs, carry=carry, engine="scan", checkpoint=3, chunk=2)
     assert_close(got, rnnjax.unroll(CELLS["elman_tanh"], params, xs, carry=carry, engine="loop"))
 
 
 def test_padding_stays_inert():
-    """NaN beyond a row's end and in a gap reaches neither the values nor the gradients, to the bit."""
+    """NaN at masked steps changes no bit of values and gradients."""
     hidden = ~(COMBINED.mask & (np.arange(T)[:, None] < COMBINED.lengths))
     run = jax.jit(lambda drawn: jax.vjp(outputs("custom", COMBINED, checkpoint=2), *drawn)[1](cotangents("custom")))
     drawn = sample("custom")
@@ -133,7 +133,7 @@ def test_vmap_over_rows_is_the_batch():
 
 
 def temporary_bytes(cell, steps, **options):
-    """What XLA sets aside for one gradient of a loss of the last carry; compiled, not run."""
+    """XLA's memory for one gradient of a loss of the last carry; compiled, not run."""
     params = jax.eval_shape(lambda key: cell.init(key, 4, "float32"), jax.random.key(0))
 
     def loss(params, xs):
@@ -155,7 +155,7 @@ def test_sqrt_needs_a_twentieth_of_the_memory(engine):
 
 
 def test_layers_of_a_stack_are_cut_as_one():
-    """Cut one by one, each layer's outputs would be stored for all of time."""
+    """With separate segments for each layer, its outputs would be stored for all of time."""
     stack = rnnjax.Stack((rnnjax.Elman(16), rnnjax.Elman(16)))
     outputs_of_a_layer = 10_000 * 2 * 16 * 4
     assert temporary_bytes(stack, 10_000, engine="scan", checkpoint="sqrt") < outputs_of_a_layer / 2
@@ -163,7 +163,7 @@ def test_layers_of_a_stack_are_cut_as_one():
 
 @pytest.mark.parametrize(("engine", "budget"), [("scan", 200_000), ("hoisted", 100_000)])
 def test_a_budget_is_kept(engine, budget):
-    """By what XLA sets aside, but for parameters and their gradients."""
+    """By XLA's memory, without parameters and their gradients."""
     fixed = 20_000
     cut = temporary_bytes(rnnjax.LSTM(16), 4096, engine=engine, checkpoint=MemoryBudget(budget))
     assert cut <= 1.1 * budget + fixed
@@ -195,7 +195,7 @@ footprints = st.builds(
 
 @given(footprints, st.floats(0, 1))
 def test_lengths_fit_their_budget(footprint, share):
-    """Nested, shrinking, and no more levels than another budget that is larger."""
+    """Lengths are nested and decreasing, and a larger budget needs no more levels."""
     budget = share * footprint.needed()
     lengths = lengths_within(footprint, budget)
     if lengths is None:

@@ -1,4 +1,4 @@
-"""A reset cuts a row in two: the parts are as if run apart, in values and in gradients."""
+"""A reset splits a row in two parts that equal separate runs, in values and gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ LENGTHS = np.array([5, 3, 1])
 
 
 def cut_at(steps: int, reverse: bool) -> np.ndarray:
-    """Resets that part steps 0..steps-1 from the rest: flagged at the step that runs first behind the cut."""
+    """Resets that separate steps 0..steps-1 from the rest, at the first step after the cut in scan order."""
     flags = np.zeros((T, B), bool)
     flags[steps - 1 if reverse else steps] = True
     return flags
@@ -38,11 +38,11 @@ def cut_at(steps: int, reverse: bool) -> np.ndarray:
 @on_every_engine()
 @both_directions
 def test_reset_is_two_sequences_run_apart(name, engine, reverse):
-    """For bidirectional cells too: nothing crosses the cut either way, and lengths end each part on its own."""
+    """Also for bidirectional cells: nothing crosses the cut in either direction, and lengths apply to each part."""
     params, _, xs = sample(name)
     initial = CELLS[name].initial_carry(params, (B,))
     times = Times(LENGTHS, ALL_COUNT.mask, cut_at(CUT, reverse))
-    # A reset beyond a row's end does nothing, and the last row of length 1 ends before the cut.
+    # A reset after a row's end has no effect, and the last row of length 1 ends before the cut.
     (_, ys), _ = pull(name, engine, Sample(params, initial, xs), times, cotangents(name), reverse)
     parts = [(xs[:CUT], np.minimum(LENGTHS, CUT)), (xs[CUT:], np.maximum(LENGTHS - CUT, 0))]
     apart = [
@@ -55,7 +55,7 @@ def test_reset_is_two_sequences_run_apart(name, engine, reverse):
 @on_every_engine(CAUSAL)
 @both_directions
 def test_carry_after_a_reset_is_the_last_parts(name, engine, reverse):
-    """The carry handed in is forgotten at the reset: the last part starts from the initial carry."""
+    """The last part starts from the initial carry, not from the given one."""
     params, carry, xs = sample(name)
     times = ALL_COUNT._replace(resets=cut_at(CUT, reverse))
     (got, _), _ = pull(name, engine, Sample(params, carry, xs), times, cotangents(name), reverse)
@@ -93,7 +93,7 @@ def test_no_gradient_crosses_a_reset(name, engine, reverse):
 @pytest.mark.parametrize("name", ["lstm", "step_cell"])
 @both_directions
 def test_reset_on_a_hidden_step_still_resets(name, reverse):
-    """The mask hides a step, not the boundary before it."""
+    """A masked step keeps its reset."""
     hidden = T - 1 - CUT if reverse else CUT
     resets, mask = np.zeros((T, B), bool), np.ones((T, B), bool)
     resets[hidden], mask[hidden] = True, False
@@ -108,7 +108,7 @@ def test_reset_on_a_hidden_step_still_resets(name, reverse):
 @pytest.mark.parametrize("name", ["lstm", "bidirectional"])
 @both_directions
 def test_reset_beyond_a_rows_end_does_nothing(name, reverse):
-    """Padding is inert for flags too: random resets there change no bit."""
+    """Random resets in the padding change no bit."""
     lengths = np.array([5, 3, 0])
     beyond = np.arange(T)[:, None] >= lengths
     got = run(name, "loop", sample(name), Times(lengths=lengths, resets=beyond), reverse)
@@ -116,7 +116,7 @@ def test_reset_beyond_a_rows_end_does_nothing(name, reverse):
 
 
 def test_packed_documents_are_rows_of_their_own():
-    """Three documents packed end to end in one row, reset at each start, are three padded rows of a batch."""
+    """Three documents packed into one row, with a reset at each start, equal three padded rows."""
     cell, params = CELLS["bidirectional"], sample("bidirectional").params
     documents = [sample("gru").xs[:length, k] for k, length in enumerate((2, 3, 4))]
     starts = np.isin(np.arange(9), [0, 2, 5])

@@ -1,4 +1,4 @@
-"""A cell is a value: an equal one compiles nothing again, and neither do new lengths, masks or resets."""
+"""Equal cells, and new lengths, masks or resets, do not compile again."""
 
 import copy
 import functools
@@ -16,7 +16,7 @@ from tests.registry import ALL_COUNT, CELLS, COMBINED, ENGINES, LENGTHS_ONLY, B,
 
 @every_cell
 def test_one_trace_over_a_thousand_calls(name):
-    """Each call brings a cell of its own as static argument: equal and of equal hash, but another object."""
+    """Each call has a new but equal cell as static argument."""
     chex.clear_trace_counter()
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -56,7 +56,7 @@ def test_one_trace_of_a_training_step(name, engine):
 
 
 def test_the_counter_counts():
-    """The two tests above can fail: a cell that is another value is traced again, and the counter says so."""
+    """The two tests above can fail: a different cell is traced again and counted."""
     chex.clear_trace_counter()
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -71,7 +71,7 @@ def test_the_counter_counts():
 
 @every_cell
 def test_lengths_are_data_under_jit(name):
-    """Traced lengths need no value: abstract evaluation knows shapes alone."""
+    """Traced lengths need no value, as abstract evaluation shows."""
     shapes = jax.eval_shape(
         lambda drawn, lengths: rnnjax.unroll(CELLS[name], **drawn._asdict(), lengths=lengths),
         sample(name),
@@ -89,7 +89,7 @@ jax.monitoring.register_event_duration_secs_listener(
 @pytest.mark.parametrize("engine", ["auto", "scan"])
 @every_cell
 def test_a_second_eager_call_compiles_nothing(name, engine):
-    """Also of a gradient, and of an equal cell that is another object, as one made anew in a function is."""
+    """Also for a gradient, and for an equal cell that is another object."""
     params, _, xs = sample(name)
     lengths = np.array([5, 3, 0])
 
@@ -108,7 +108,7 @@ def test_a_second_eager_call_compiles_nothing(name, engine):
 
 
 def test_what_a_step_closes_over_is_read_at_every_call():
-    """An array may be another one at the next call, and a gradient passes through it: no program is kept."""
+    """A cell that closes over arrays has no cached program, since the arrays may change or be differentiated."""
     held = {"w": jnp.array([2.0])}
     cell = rnnjax.StepCell(lambda _, h, x: (h + held["w"] * x,) * 2, lambda _, shape: jnp.zeros((*shape, 1)))
     xs = jnp.ones((3, 1))
@@ -126,7 +126,7 @@ def test_what_a_step_closes_over_is_read_at_every_call():
 
 
 def test_a_step_that_closes_over_an_array_for_some_shapes():
-    """The program that is kept for the others does not serve these."""
+    """The cached program of other calls is not used for these."""
     w = jnp.array([2.0, 3.0])
     step = lambda _, h, x: (h + (w * x if x.shape[-1] == 2 else x),) * 2  # noqa: E731
     cell = rnnjax.StepCell(step, lambda _, shape: jnp.zeros((*shape, 2)))

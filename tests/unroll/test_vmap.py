@@ -1,4 +1,4 @@
-"""`jax.vmap` of anything: each argument, alone or with all others, mapped as a loop over its slices would."""
+"""`jax.vmap` over each argument, alone or with all others, equals a loop over slices."""
 
 import functools
 

@@ -1,7 +1,7 @@
-"""Cells as textbooks and papers have them, each no more than its step, initial carry and parameters.
+"""Cells as in textbooks and papers, each with its step, initial carry and parameters.
 
-None of them is split into an input part and a recurrent part by hand. They stand for what people write: products in
-stages, a diagonal recurrence, a product of relu(h), concatenated inputs, another library's module.
+None of them separates the input projection by hand. They cover common forms: products in stages, a diagonal recurrence,
+a product of relu(h), concatenated inputs, and a module of another library.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ def minimal_gated_unit(params: Params, h: Array, x: Array) -> tuple[Array, Array
 
 
 def recurrent_highway(params: Params, s: Array, x: Array) -> tuple[Array, Array]:
-    """Three highway layers in each step, the input at the first: Zilly et al. (2017), with coupled gates."""
+    """Three highway layers in each step, with the input at the first: Zilly et al. (2017), with coupled gates."""
     for layer in range(DEPTH):
         a, t = s @ params["r_h"][layer] + params["b_h"][layer], s @ params["r_t"][layer] + params["b_t"][layer]
         if layer == 0:
@@ -84,13 +84,13 @@ def projected_start(params: Params, batch_shape: tuple[int, ...] = ()) -> Projec
 
 
 def independent(params: Params, h: Array, x: Array) -> tuple[Array, Array]:
-    """IndRNN: every unit sees its own past alone, Li et al. (2018)."""
+    """IndRNN: every unit depends only on its own past, Li et al. (2018)."""
     h = jax.nn.relu(x @ params["w"] + params["u"] * h + params["b"])
     return h, h
 
 
 def rates(params: Params, v: Array, x: Array) -> tuple[Array, Array]:
-    """A network of rates, W relu(v), leaking: what theory calls the other form of an Elman network."""
+    """A leaky rate network with W relu(v), another form of an Elman network in theory papers."""
     v = 0.8 * v + 0.2 * (jax.nn.relu(v) @ params["w"] + x @ params["w_x"] + params["b"])
     return v, jax.nn.relu(v)
 
@@ -143,7 +143,7 @@ class LeakyTanh:
 
 
 def of_flax(module: Any) -> rnnjax.StepCell:
-    """A cell of Flax as a bare step: `module.apply`, on its parameters."""
+    """A Flax cell as a plain step: `module.apply` on its parameters."""
 
     def init(key: Array, input_size: int, dtype: DTypeLike | None = None) -> Any:
         variables = module.init(key, jnp.zeros(H, dtype), jnp.zeros(input_size, dtype))
@@ -192,11 +192,11 @@ HOISTED: dict[str, Any] = {
     ),
     "mgu_of_flax": of_flax(mgu_of_flax()),
 }
-"""What leaves the loop by the same engine as the built-in cells."""
+"""Cells that are hoisted like the built-in cells."""
 
 LAYER_NORM = rnnjax.StepCell(
     lstm_with_layer_norm,
     two_states,
     shaped(FOUR_GATES | {"w_h": (H, 4 * H), "g_x": (4 * H,), "g_h": (4 * H,)} | {"g_c": (H,), "b_c": (H,)}),
 )
-"""Its gates are no pointwise functions."""
+"""Its gates are not elementwise."""
