@@ -221,8 +221,8 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
     page.text("Results", [
         f"Orthogonal: every exponent is log s within {max(orthogonal):.1e} nats per step. Fresh Gaussian: the mean "
         f"over {o.seeds} products agrees with Newman's {size} exponents within {off.max():.4f} nats per step. One "
-        f"Gaussian matrix: log|eigenvalues| within {np.median(frozen):.4f} in the median and {frozen.max():.4f} at worst "
-        "(neighbours whose moduli are close separate slowly).",
+        f"Gaussian matrix: log|eigenvalues| within {np.median(frozen):.4f} in the median and {frozen.max():.4f} at "
+        "worst (neighbours whose moduli are close separate slowly).",
         f"At lag {o.lags} the mean squared norm is 10^{mean_of_fresh:.2f} with fresh matrices and "
         f"10^{mean_of_frozen:.2f} with one matrix reused, of which the largest of {o.draws} draws makes up "
         f"{100 * table[1]['share_of_mean_from_largest_draw']:.0f}%. Report the mean or the median of the log.",
