@@ -135,7 +135,7 @@ def _run_then_slopes(layer: "Layer", inputs: "Inputs") -> tuple[list[Array], Pri
     """
     reading, structure, (fixed, xs, carry, counts, resets, start) = layer.reading, layer.structure, inputs
     n_carry, steps = len(carry), xs.shape[0]
-    us = layer.us(fixed, xs)  # where activations are stored nobody reads its values
+    us = layer.us(fixed, xs)  # unused if activations are stored
     if layer.remembers is not None:
         loop = reading.in_loop
         pieces, values = layer.pieces(fixed, xs), loop.pieces

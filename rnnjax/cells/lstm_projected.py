@@ -79,7 +79,7 @@ def lstm_projected_step(
       carry: `LSTMProjectedCarry`, h `[*batch, P]` and c `[*batch, H]`.
       x: input `[*batch, D]`.
     Raises:
-      ValueError: the last axis of `x` is not D. (A width of 1 would otherwise broadcast in silence.)
+      ValueError: the last axis of `x` is not D. (A width of 1 would otherwise broadcast silently.)
       TypeError: `x` is not floating point, or differs in dtype from the parameters.
 
     Example: two memory units, projected to their difference.

@@ -34,7 +34,7 @@ from rnnjax.cells import (
 from rnnjax.cells.elman import Activation
 from rnnjax.compose import Bidirectional, BothWays, Stack
 from rnnjax.converters.state_dict import Recurrent, Weights, read
-from rnnjax.converters.torch_module import check_told, is_module, told
+from rnnjax.converters.torch_module import check_config, config_of, is_module
 from rnnjax.wrappers import WithoutBias
 
 _RECORDS = (LSTMParams, GRUParams, ElmanParams, LSTMProjectedParams)
@@ -71,14 +71,14 @@ def from_torch(
       (2, (3, 8))
     """
     if is_module(state_dict):
-        account = told(state_dict, prefix)
+        config = config_of(state_dict, prefix)
         found = read(state_dict.state_dict(), prefix)
-        check_told(account, found)
-        if activation is not None and activation != account.activation:
-            made = f"a {account.kind}" + (f" of {account.activation}" if account.activation else "")
+        check_config(config, found)
+        if activation is not None and activation != config.activation:
+            made = f"a {config.kind}" + (f" of {config.activation}" if config.activation else "")
             raise ValueError(f"activation is {activation!r}, but the module is {made}; leave `activation` out.")
-        activation = account.activation  # type: ignore[assignment]
-        _warn(account.batch_first, account.dropout)
+        activation = config.activation  # type: ignore[assignment]
+        _warn(config.batch_first, config.dropout)
     elif isinstance(state_dict, Mapping) and all([isinstance(key, str) for key in state_dict]):
         found = read(state_dict, prefix)
         if activation not in (None, "tanh") and found.kind != "RNN":

@@ -14,7 +14,7 @@ _MODES: dict[str, tuple[Kind, str | None]] = {
 _CELLS: dict[str, Kind] = {"LSTMCell": "LSTM", "GRUCell": "GRU", "RNNCell": "RNN"}
 
 
-class Told(NamedTuple):
+class ModuleConfig(NamedTuple):
     """Hyperparameters of a module.
 
     Attributes:
@@ -37,7 +37,7 @@ def is_module(value: Any) -> bool:
     return callable(getattr(value, "state_dict", None))
 
 
-def told(module: Any, prefix: str) -> Told:
+def config_of(module: Any, prefix: str) -> ModuleConfig:
     """The hyperparameters of the recurrent module at `prefix` of `module`.
 
     Raises:
@@ -58,7 +58,7 @@ def told(module: Any, prefix: str) -> Told:
         raise error(
             f"{fix}, which is no LSTM, GRU or RNN of PyTorch{nearest(prefix, names)}; {held}: pass its `prefix`."
         )
-    return Told(
+    return ModuleConfig(
         kind=kind,
         hidden_size=found.hidden_size,
         projection=getattr(found, "proj_size", 0) or None,
@@ -71,7 +71,7 @@ def told(module: Any, prefix: str) -> Told:
     )
 
 
-def check_told(told: Told, read: Recurrent) -> None:
+def check_config(config: ModuleConfig, read: Recurrent) -> None:
     """Raises ValueError unless the weights match the module's hyperparameters."""
     seen = {
         "kind": read.kind,
@@ -82,10 +82,10 @@ def check_told(told: Told, read: Recurrent) -> None:
         "ways": len(read.layers[0]),
     }
     for what, value in seen.items():
-        if getattr(told, what) != value:
+        if getattr(config, what) != value:
             names = {"layers": "num_layers", "ways": "number of directions", "projection": "proj_size"}
             raise ValueError(
-                f"the module's {names.get(what, what)} is {getattr(told, what)!r}, but its state dict is that of "
+                f"the module's {names.get(what, what)} is {getattr(config, what)!r}, but its state dict is that of "
                 f"{value!r}: weights were added, removed or exchanged; pass the state dict to use only the weights."
             )
 
