@@ -9,8 +9,8 @@ It reads requests from its input and writes answers to its output, both pickled:
 An answer is `{"error": "..."}` where the request failed. The process ends when its input does.
 
 The steps that are timed are written as a user would write them. They run with either version of rnnjax: `unroll` is
-called by the names of its arguments, which both have. A form is `forward(weights, xs) -> ys`; weights are cut or joined
-as the step needs them once per call, before the loop, so that gradients come back in the problem's own layout.
+called by the names of its arguments, which both have. A form is `forward(weights, xs, lengths) -> ys`. Weights are cut
+or joined as the step needs them once per call, before the loop, so that gradients come back in the problem's layout.
 """
 
 # pyright: reportMissingImports=false
@@ -20,7 +20,6 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,13 +27,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import rnnjax
-from benchmarks import contest
+from benchmarks import contest, problems
 from benchmarks.problems import Point, Problem, make_problem
 
-Forward = Callable[[Any, Any], Any]
 
-
-def form(name: str, problem: Problem) -> Forward:
+def form(name: str, problem: Problem) -> problems.Run:
     """The forward pass of "built-in", "bare", "bare, concatenated", "reset before", "... by lax.scan" or "haiku"."""
     cell, H = problem.cell, problem.point.H
     if name == "built-in":
@@ -43,7 +40,7 @@ def form(name: str, problem: Problem) -> Forward:
             "gru": (rnnjax.GRU, rnnjax.GRUParams),
             "elman": (rnnjax.Elman, rnnjax.ElmanParams),
         }[cell]
-        return lambda weights, xs: _unrolled(built_in(H), params_type(**weights), xs)
+        return lambda weights, xs, lengths: _unrolled(built_in(H), params_type(**weights), xs)
     if name == "haiku":
         return haiku(H)
 
@@ -70,7 +67,7 @@ def form(name: str, problem: Problem) -> Forward:
         zeros = jnp.zeros((*batch_shape, H), jnp.float32)
         return (zeros, zeros) if cell == "lstm" else zeros
 
-    def forward(weights: Any, xs: Any) -> Any:
+    def forward(weights: Any, xs: Any, lengths: Any) -> Any:
         params = layout(weights)
         if name == "reset before by lax.scan":  # where Haiku, whose GRU it is, is not installed
             return jax.lax.scan(lambda h, x: step(params, h, x), initial_carry(params, xs.shape[1:2]), xs)[1]
@@ -84,7 +81,7 @@ def _unrolled(cell: Any, params: Any, xs: Any) -> Any:
     return unroll(cell=cell, params=params, carry=None, xs=xs)[1]
 
 
-def haiku(H: int) -> Forward:
+def haiku(H: int) -> problems.Run:
     """The reset-before GRU by `hk.dynamic_unroll` over `hk.GRU`; its gates are z, r, n, as those of the step here."""
     import haiku as hk
 
@@ -93,7 +90,7 @@ def haiku(H: int) -> Forward:
         return hk.dynamic_unroll(core, xs, core.initial_state(xs.shape[1]))[0]
 
     model = hk.without_apply_rng(hk.transform(unrolled))
-    return lambda w, xs: model.apply({"core": {"w_i": w["w_x"], "w_h": w["w_h"], "b": w["b"]}}, xs)
+    return lambda w, xs, lengths: model.apply({"core": {"w_i": w["w_x"], "w_h": w["w_h"], "b": w["b"]}}, xs)
 
 
 def _products(params: Any, h: Any, x: Any) -> Any:
@@ -141,25 +138,11 @@ def elman_step(params: Any, h: Any, x: Any) -> Any:
     return h, h
 
 
-def program(problem: Problem, name: str, task: str) -> contest.Program:
-    """`task` is "forward", or "train": the loss Σ y² and its gradients with respect to weights and input."""
-    forward = form(name, problem)
-    train = jax.value_and_grad(lambda weights, xs: (forward(weights, xs) ** 2).sum(), argnums=(0, 1))
-    if task == "forward":
-        return contest.compiled(forward, problem.weights, problem.xs, shared=lambda ys: {"ys": ys})
-
-    def shared(result: Any) -> dict[str, Any]:
-        loss, (weights, xs) = result
-        return {**weights, "xs": xs, "loss": loss}
-
-    return contest.compiled(train, problem.weights, problem.xs, shared=shared)
-
-
 def answer(programs: dict[tuple[str, str], contest.Program], request: dict[str, Any]) -> dict[str, Any]:
     key = request["form"], request["task"]
     if request["do"] == "build":
         problem = make_problem(request["cell"], Point.parse(request["point"]), seed=request["seed"])
-        programs[key] = program(problem, *key)
+        programs[key] = problems.programs(problem, form(request["form"], problem), tasks=key[1:])[request["task"]]
         return {"cost": programs[key].cost}
     if request["do"] == "time":
         gc.disable()

@@ -1,7 +1,6 @@
 """The peers: Flax linen, Flax nnx, Haiku, Equinox, Keras on JAX, and PyTorch, each with the weights of a problem.
 
-A JAX library is its forward pass and its `layout`, a linear map of the problem's weights to its own parameters; its
-gradients come back in the shared form by the transpose of that map. A library that is not installed, or that has no
+A JAX library is its forward pass and its `layout`, see `problems.programs`. A library that is not installed, or has no
 such cell or lengths, raises `LeftOut`.
 """
 
@@ -9,20 +8,18 @@ such cell or lengths, raises `LeftOut`.
 import functools
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from benchmarks import contest
-from benchmarks.problems import GATES, Problem
+from benchmarks.problems import GATES, Problem, programs, read
 from experiments.lab import machine
 
 Programs = dict[str, contest.Program]
-Layout = Callable[[Mapping[str, Any]], Any]
 _SETTLE_S = 0.1  # PyTorch's OpenMP threads go on spinning for a while after their work
 
 HAIKU_UNCHECKED = {
@@ -42,54 +39,6 @@ def _reordered(weight: Any, order: str) -> Any:
     places = ["ifgo".index(gate) if len(order) == 4 else "rzn".index(gate) for gate in order]
     gates = jnp.split(jnp.asarray(weight), len(order), axis=-1)
     return jnp.concatenate([gates[place] for place in places], axis=-1)
-
-
-def _read(layout: Layout, weights: Mapping[str, Any], grads: Any) -> dict[str, Any]:
-    """Gradients in a library's layout to those of the problem's weights, by name."""
-    return jax.vjp(layout, {name: jnp.asarray(value) for name, value in weights.items()})[1](grads)[0]
-
-
-def _programs(
-    problem: Problem,
-    forward: Callable[[Any, Array, Array | None], Array],
-    layout: Layout,
-    *,
-    batch_major: bool = False,
-    without: str = "",
-) -> Programs:
-    """Forward and training step of a JAX library.
-
-    Args:
-      forward: `(params, xs, lengths) -> ys`; `xs` and `ys` are `[T, B, ...]`, or `[B, T, ...]` with `batch_major`.
-      layout: the problem's weights to `params`.
-      without: a weight that the library does not have.
-    """
-
-    def natural(array: Any) -> Any:
-        return array.swapaxes(0, 1) if batch_major else array
-
-    weights = {name: value for name, value in problem.weights.items() if name != without}
-    xs = jnp.asarray(natural(problem.xs))
-    lengths = None if problem.lengths is None else jnp.asarray(problem.lengths)
-    counts = natural(problem.counts)[..., None]
-    weigh = None if lengths is None else jnp.asarray(counts, jnp.float32)
-
-    def loss(params: Any, xs: Array, lengths: Array | None, weigh: Array | None) -> Array:
-        ys = forward(params, xs, lengths)
-        return (ys**2).sum() if weigh is None else (ys**2 * weigh).sum()
-
-    def outputs(ys: Any) -> dict[str, Any]:
-        return {"ys": natural(np.asarray(ys) * counts)}
-
-    def gradients(result: Any) -> dict[str, Any]:
-        value, (dparams, dxs) = result
-        return {**_read(layout, weights, dparams), "xs": natural(np.asarray(dxs)), "loss": value}
-
-    params, train = layout(weights), jax.value_and_grad(loss, argnums=(0, 1))
-    return {
-        "forward": contest.compiled(forward, params, xs, lengths, shared=outputs),
-        "train": contest.compiled(train, params, xs, lengths, weigh, shared=gradients),
-    }
 
 
 def flax_linen(problem: Problem, *, ours: bool = False) -> Programs:
@@ -121,7 +70,7 @@ def flax_linen(problem: Problem, *, ours: bool = False) -> Programs:
             params["hn"]["bias"] = weights["b_hn"]
         return params
 
-    return _programs(problem, forward, layout)
+    return programs(problem, forward, layout, weighted=True)
 
 
 def flax_nnx(problem: Problem, *, ours: bool = False) -> Programs:
@@ -153,7 +102,7 @@ def flax_nnx(problem: Problem, *, ours: bool = False) -> Programs:
         params["dense_h" if problem.cell == "lstm" else "dense_i"]["bias"] = weights["b"]
         return params
 
-    return _programs(problem, forward, layout, without="b_hn")
+    return programs(problem, forward, layout, weighted=True, without="b_hn")
 
 
 def haiku(problem: Problem) -> Programs:
@@ -179,7 +128,7 @@ def haiku(problem: Problem) -> Programs:
             return {"core": {k: _reordered(w, "zrn") for k, w in (("w_i", w_x), ("w_h", w_h), ("b", b))}}
         return {"core/linear": {"w": w_x, "b": b}, "core/linear_1": {"w": w_h, "b": jnp.zeros_like(b)}}
 
-    return _programs(problem, lambda params, xs, lengths: model.apply(params, xs), layout)
+    return programs(problem, lambda params, xs, lengths: model.apply(params, xs), layout)
 
 
 def equinox(problem: Problem) -> Programs:
@@ -212,7 +161,7 @@ def equinox(problem: Problem) -> Programs:
 
         return jax.vmap(row, in_axes=1, out_axes=1)(xs)
 
-    return _programs(problem, forward, layout)
+    return programs(problem, forward, layout, weighted=True)
 
 
 def keras(problem: Problem) -> Programs:
@@ -245,7 +194,7 @@ def keras(problem: Problem) -> Programs:
     expected = [param.shape for param in layout(problem.weights)]
     if shapes != expected:
         raise ValueError(f"Keras has weights of shapes {shapes}, expected {expected}.")
-    return _programs(problem, forward, layout, batch_major=True)
+    return programs(problem, forward, layout, weighted=True, batch_major=True)
 
 
 def pytorch(problem: Problem) -> Programs:
@@ -303,8 +252,8 @@ def pytorch(problem: Problem) -> Programs:
 
     def gradients(loss: Any) -> dict[str, Any]:
         grads = {name: jnp.asarray(parameter.grad.numpy(force=True)) for name, parameter in model.named_parameters()}
-        read = _read(layout, problem.weights, grads)
-        return {**read, "xs": watched.grad.numpy(force=True), "loss": loss.numpy(force=True)}
+        found = read(layout, problem.weights, grads)
+        return {**found, "xs": watched.grad.numpy(force=True), "loss": loss.numpy(force=True)}
 
     program = functools.partial(contest.Program, settle_s=0.0 if on_gpu else _SETTLE_S)
     return {"forward": program(forward, lambda ys: {"ys": ys.numpy(force=True)}), "train": program(train, gradients)}

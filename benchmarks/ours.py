@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
 import rnnjax
 from benchmarks import contest
-from benchmarks.problems import Problem
+from benchmarks.problems import Problem, programs
 from rnnjax import sharding
 from rnnjax._unroll import Engine
 
@@ -26,38 +25,33 @@ CELLS: dict[str, tuple[type, type]] = {
 FAST_ENGINES = tuple(engine for engine in typing.get_args(Engine) if engine not in ("auto", "loop", "scan"))
 """A new engine of `rnnjax.unroll` joins the benchmarks by itself."""
 
-Run = Callable[[Any, Array, Array | None], tuple[Any, Array]]
-"""`(params, xs, lengths) -> (carry, ys)`."""
-
 
 def contestant(
     name: str,
     problem: Problem,
     engine: str = "auto",
     *,
-    run: Run | None = None,
+    run: Callable[[Any, Array, Array | None], tuple[Any, Array]] | None = None,
     options: Mapping[str, Any] | None = None,
     devices: int = 1,
-    jit: bool = True,
     generic: bool = False,
     last: bool = False,
-    tasks: tuple[str, ...] = ("forward", "train"),
     **compiling: Any,
 ) -> contest.Contestant:
-    """`name` runs `problem`; results in the shared form of `problem.weights`, "xs", "ys" and "loss".
+    """`name` runs `problem`.
 
     Args:
       engine, options: of `rnnjax.unroll`.
-      run: computes in another way than `rnnjax.unroll`.
+      run: `(params, xs, lengths) -> (carry, ys)` in another way than `rnnjax.unroll`.
       devices: over how many devices the batch is split.
-      jit: False runs it eagerly, as written.
       generic: the cell is its step alone, as a user's own would be.
       last: the loss of a training step depends on the last output alone, not on every one.
-      compiling: see `contest.compiled`.
+      compiling: see `problems.programs`.
     """
+    cell_type, params_type = CELLS[problem.cell]
 
     def unrolled(params: Any, xs: Array, lengths: Array | None) -> tuple[Any, Array]:
-        cell = cell_of(problem)
+        cell = cell_type(problem.point.H)
         if generic:
             cell = rnnjax.StepCell(step_function=cell.step, initial_carry_function=cell.initial_carry)
         unroll: Callable = rnnjax.unroll
@@ -65,53 +59,25 @@ def contestant(
             unroll = functools.partial(sharding.unroll, mesh=mesh(devices, problem.point.B, "rows"))
         return unroll(cell, params, xs, lengths=lengths, engine=engine, **(options or {}))
 
-    both = run or unrolled
+    def outputs(params: Any, xs: Array, lengths: Array | None) -> Array:
+        carry, ys = (run or unrolled)(params, xs, lengths)
+        return getattr(carry, "h", carry) if last else ys  # the carry holds the last output
 
-    def forward(params: Any, xs: Array, lengths: Array | None) -> Array:
-        return both(params, xs, lengths)[1]
+    def place(params: Any, xs: Array, lengths: Array | None) -> tuple[Any, Array, Array | None]:
+        if devices == 1:
+            return params, xs, lengths
+        over = mesh(devices, problem.point.B, "rows")
+        lengths = None if lengths is None else sharding.place(lengths, over, 0)
+        return sharding.place(params, over), sharding.place(xs, over, 1), lengths
 
-    def loss(params: Any, xs: Array, lengths: Array | None) -> Array:
-        carry, ys = both(params, xs, lengths)
-        return ((getattr(carry, "h", carry) if last else ys) ** 2).sum()  # the carry holds the last output
-
-    def gradients(result: Any) -> dict[str, Any]:
-        loss, (params, xs) = result
-        return {**{name: np.asarray(value) for name, value in params._asdict().items()}, "xs": xs, "loss": loss}
-
-    def build() -> dict[str, contest.Program]:
-        arguments = _placed(problem, devices)
-        functions: dict[str, tuple[Callable, Callable]] = {
-            "forward": (forward, lambda ys: {"ys": ys}),
-            "train": (jax.value_and_grad(loss, argnums=(0, 1)), gradients),
-        }
-        programs = {}
-        for task in tasks:
-            function, shared = functions[task]
-            if jit:
-                programs[task] = contest.compiled(function, *arguments, shared=shared, devices=devices, **compiling)
-            else:
-                call = functools.partial(lambda f: jax.block_until_ready(f(*arguments)), function)
-                programs[task] = contest.Program(call, shared)
-        return programs
-
+    settings = {"place": place, "devices": devices, **compiling}
+    build = functools.partial(programs, problem, outputs, lambda weights: params_type(**weights), **settings)
     return contest.Contestant(name, build)
 
 
 def cell_of(problem: Problem) -> Any:
     """The cell of a problem as rnnjax has it."""
     return CELLS[problem.cell][0](problem.point.H)
-
-
-def _placed(problem: Problem, devices: int) -> tuple[Any, Array, Array | None]:
-    """`(params, xs, lengths)` on the device, or with the batch split over the first `devices`."""
-    params = CELLS[problem.cell][1](**{name: jnp.asarray(value) for name, value in problem.weights.items()})
-    xs = jnp.asarray(problem.xs)
-    lengths = None if problem.lengths is None else jnp.asarray(problem.lengths)
-    if devices == 1:
-        return params, xs, lengths
-    over = mesh(devices, problem.point.B, "rows")
-    lengths = None if lengths is None else sharding.place(lengths, over, 0)
-    return sharding.place(params, over), sharding.place(xs, over, 1), lengths
 
 
 def mesh(devices: int, count: int, what: str) -> Mesh:

@@ -7,9 +7,13 @@ neither in the outputs nor in the loss.
 
 import dataclasses
 import re
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from pydantic import AfterValidator
 
 from benchmarks import contest
@@ -110,6 +114,78 @@ def make_problem(cell: str, point: Point, *, padded: bool = False, seed: int = 0
     return Problem(cell, point, weights, xs, lengths)
 
 
+Run = Callable[[Any, Array, Array | None], Array]
+"""`(params, xs, lengths) -> ys`."""
+
+Layout = Callable[[Mapping[str, Any]], Any]
+"""The weights of a problem to the parameters of a library, a linear map but for constants."""
+
+
+def programs(
+    problem: Problem,
+    run: Run,
+    layout: Layout = dict,
+    *,
+    tasks: tuple[str, ...] = ("forward", "train"),
+    batch_major: bool = False,
+    weighted: bool = False,
+    without: str = "",
+    place: Callable[..., tuple[Any, ...]] = lambda *arguments: arguments,
+    jit: bool = True,
+    **compiling: Any,
+) -> dict[str, contest.Program]:
+    """Forward pass and training step; results in the shared form of `problem.weights`, "xs", "ys" and "loss".
+
+    Args:
+      layout: gradients come back in the shared form by the transpose of this map.
+      batch_major: `run` has `xs` and `ys` as `[B, T, ...]`.
+      weighted: the loss has to leave out the steps beyond a row's length; otherwise `ys` is zero there.
+      without: a weight that the library does not have.
+      place: `(params, xs, lengths)` to the same on their devices.
+      jit: False runs it eagerly, as written.
+      compiling: see `contest.compiled`.
+    """
+
+    def natural(array: Any) -> Any:
+        return array.swapaxes(0, 1) if batch_major else array
+
+    weights = {name: jnp.asarray(value) for name, value in problem.weights.items() if name != without}
+    counts = natural(problem.counts)[..., None]
+    weigh = jnp.asarray(counts, jnp.float32) if weighted and problem.lengths is not None else None
+    lengths = None if problem.lengths is None else jnp.asarray(problem.lengths)
+    arguments = place(layout(weights), jnp.asarray(natural(problem.xs)), lengths)
+
+    def loss(params: Any, xs: Array, lengths: Array | None, weigh: Array | None) -> Array:
+        ys = run(params, xs, lengths)
+        return (ys**2).sum() if weigh is None else (ys**2 * weigh).sum()
+
+    def outputs(ys: Any) -> dict[str, Any]:
+        return {"ys": natural(np.asarray(ys) * counts)}
+
+    def gradients(result: Any) -> dict[str, Any]:
+        value, (dparams, dxs) = result
+        return {**read(layout, weights, dparams), "xs": natural(np.asarray(dxs)), "loss": value}
+
+    functions: dict[str, tuple[Callable, tuple[Any, ...], Callable]] = {
+        "forward": (run, arguments, outputs),
+        "train": (jax.value_and_grad(loss, argnums=(0, 1)), (*arguments, weigh), gradients),
+    }
+
+    def program(task: str) -> contest.Program:
+        function, given, shared = functions[task]
+        if jit:
+            return contest.compiled(function, *given, shared=shared, **compiling)
+        return contest.Program(lambda: jax.block_until_ready(function(*given)), shared)
+
+    return {task: program(task) for task in tasks}
+
+
+def read(layout: Layout, weights: Mapping[str, Any], grads: Any) -> dict[str, Any]:
+    """Gradients in a library's layout to those of the problem's weights, by name."""
+    grads = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), grads)
+    return jax.vjp(layout, {name: jnp.asarray(value) for name, value in weights.items()})[1](grads)[0]
+
+
 _LARGE = {"cpu": (2048, 512, 1024)}  # rows, inner, columns: large enough for the full rate, short enough to repeat
 
 
@@ -119,8 +195,6 @@ def large_matmul() -> tuple[contest.Program, float]:
     At its rate, measured in the same rounds, the matmuls of a step alone are the floor: nothing that multiplies the
     same matrices can be faster.
     """
-    import jax
-
     rows, inner, columns = _LARGE.get(jax.default_backend(), (8192, 8192, 8192))
     random = np.random.default_rng(0)
     left, right = (random.normal(size=size).astype(np.float32) for size in ((rows, inner), (inner, columns)))
