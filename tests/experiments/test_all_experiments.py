@@ -58,7 +58,9 @@ SMALL: dict[str, dict[str, Any]] = {
         "test_characters": 500, "sample": 5,
     },
     "vowels": _LEARNING,
-    "waterfall": {},
+    "waterfall": {
+        "cells": ("tanh",), "scales": (0.5, 1.0), "seeds": 1, "steps": 3, "hidden_size": 4, "updates": 2, "batch": 2,
+    },
 }  # fmt: skip
 """Options of the smallest run."""
 
