@@ -50,30 +50,10 @@ class NotACell:
         self.size = hidden_size
 
 
-class SmallOnly(Readout):
-    def __init__(self, hidden_size):
-        raise ValueError("only small ones")
-
-
 class Unhashable(Readout):
     """Like a dataclass that is not frozen: it compares by value, and so has no hash."""
 
     __hash__ = None  # type: ignore[assignment]
-
-
-class Unscalable(Readout):
-    """Its recurrent weight has another name."""
-
-    def init(self, key, input_size, dtype=None):
-        w_x, w_h = super().init(key, input_size, dtype)
-        return {"w_x": w_x, "recurrent": w_h}
-
-    def step(self, params, carry, x):
-        h = x @ params["w_x"] + carry @ params["recurrent"]
-        return h, 2 * h
-
-    def initial_carry(self, params, batch_shape=()):
-        return jnp.zeros((*batch_shape, self.hidden_size), params["w_x"].dtype)
 
 
 class Diagonal(Readout):
@@ -90,9 +70,8 @@ class Diagonal(Readout):
 
 class TwoOutputs(Readout):
     def step(self, params, carry, x):
-        u = x @ params.w_x
-        h = u + carry @ params.w_h
-        return h, (h, u)
+        h, y = super().step(params, carry, x)
+        return h, (h, y)
 
 
 class Float32(Readout):
@@ -109,5 +88,5 @@ class Impure(Readout):
 
     def step(self, params, carry, x):
         Impure.calls += 1
-        h = x @ params.w_x + carry @ params.w_h
+        h, _ = super().step(params, carry, x)
         return h, Impure.calls * h

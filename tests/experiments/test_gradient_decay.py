@@ -220,12 +220,9 @@ def test_cells_by_name(name, expected):
 REFUSED = {
     "MyCell": "write package.module:name",
     "no_such_module:MyCell": "cannot be imported",
-    f"{CELLS}:Missing": "has no attribute 'Missing'",
     "math:pi": "calling it with hidden_size=8 failed",
     f"{CELLS}:NotACell": "has no init, initial_carry, step",
-    f"{CELLS}:SmallOnly": "only small ones",
     f"{CELLS}:Unhashable": "unhashable",
-    f"{CELLS}:Unscalable": "none of its parameters is called `w_h`",
     f"{CELLS}:Diagonal": "its `w_h` is [8]",
     f"{CELLS}:TwoOutputs": "its output must be one vector",
     f"{CELLS}:Float32": "three steps of it in float64 fail",
