@@ -41,11 +41,6 @@ WHOLE = "*"
 DEFINITION = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 BLOCK = ast.If | ast.For | ast.While | ast.With | ast.Try | ast.Match
 CHANGEABLE = ast.Call | ast.Dict | ast.List | ast.Set | ast.DictComp | ast.ListComp | ast.SetComp
-NOT_DEFINED = {*dir(builtins), "__file__", "__name__", "__package__", "__path__", "__spec__"} - {
-    "eval",
-    "exec",
-    "globals",
-}
 
 
 def code_sha256(function: Callable[..., Any] | str, sources: Mapping[Path, str] | None = None) -> str:
@@ -192,7 +187,8 @@ class _Code:
     def reach(self, starts: tuple[Reference, ...]) -> dict[str, set[str]]:
         reached = self._follow(end for start in starts for end in self._resolve(*start))
         if not reached:
-            raise ValueError(f"the source of {starts[0]} is not found; put it into a module of your own.")
+            name = ":".join([starts[0][0], ".".join(starts[0][1])])
+            raise ValueError(f"the source of {name} is not found; put it into a module of your own.")
         while effects := {end for module in self._loaded(reached) for end in self._effects(module)} - reached:
             reached |= self._follow(effects)
         names: dict[str, set[str]] = defaultdict(set)
@@ -246,7 +242,8 @@ class _Code:
         ends = [found for base in places if (found := self._find(base, chain)) is not None]
         if ends:
             return [*late, *itertools.chain(*ends)]
-        return [] if first in NOT_DEFINED else None
+        is_built_in = hasattr(builtins, first) or first.startswith("__")
+        return [] if is_built_in and first not in ("eval", "exec", "globals") else None
 
     def _late(self, name: str) -> list[str]:
         """The modules that the strings of a module with `__getattr__` name."""
@@ -320,12 +317,11 @@ def _starts(function: Any) -> Iterator[Reference]:
 def _places(top: str) -> list[str]:
     """Where a top-level module or package lies, without `.py`; a script that was started is `__main__`."""
     loaded = sys.modules.get(top)
-    if top == "__main__":
-        return [str(getattr(loaded, "__file__", None) or "").removesuffix(".py")]
-    spec = getattr(loaded, "__spec__", None) or importlib.util.find_spec(top)
-    if spec is None:
-        return []
-    return list(spec.submodule_search_locations or []) or [str(spec.origin).removesuffix(".py")]
+    spec = getattr(loaded, "__spec__", None) or (importlib.util.find_spec(top) if top != "__main__" else None)
+    if spec is not None and spec.submodule_search_locations:
+        return list(spec.submodule_search_locations)
+    file = spec.origin if spec else getattr(loaded, "__file__", None)
+    return [file.removesuffix(".py")] if file else []
 
 
 def _defined(node: ast.stmt) -> Iterator[str]:
@@ -346,7 +342,9 @@ def _defined(node: ast.stmt) -> Iterator[str]:
 def _changed(node: ast.stmt) -> Iterator[str]:
     """The names whose value a statement may change: `TABLE[key] = ...`, `f.defvjp(...)`, `@f.register`."""
     for target in getattr(node, "targets", [getattr(node, "target", None)]):
-        yield from _root(target)[:1] if isinstance(target, ast.Subscript | ast.Attribute) else ()
+        parts = ast.walk(target) if target else ()
+        stored = [part for part in parts if isinstance(part, ast.Subscript | ast.Attribute)]
+        yield from (_root(part)[0] for part in stored if not isinstance(part.ctx, ast.Load) and _root(part))
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute):
         yield from _root(node.value.func)[:1]
     for called, given in map(_touched, _decorators(node)):
