@@ -63,7 +63,7 @@ def _spread(line: dict[str, Any], key: str) -> str:
 
 
 def text(summary: dict[str, Any]) -> list[list[str]]:
-    """Bits a character of the held-out play."""
+    """Bits per character of the held-out play."""
     models = {row["model"]: row["bits_per_character"] for row in summary["compared"]}
     below = {row["other"]: row for row in summary["below"]}
     shown = ("uniform", "1-gram", "3-gram", "5-gram", "7-gram", next(name for name in models if "H =" in name))
@@ -74,7 +74,7 @@ def text(summary: dict[str, Any]) -> list[list[str]]:
 
     return [
         ["", *shown],
-        ["bits a character", *(f"{models[name]:.2f}" for name in shown)],
+        ["bits per character", *(f"{models[name]:.2f}" for name in shown)],
         ["of which the LSTM saves", *(saved(name) for name in shown)],
     ]
 

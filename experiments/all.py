@@ -6,7 +6,7 @@
 
 An experiment's result is `docs/NAME`. It is stale if the code that measures or draws it has changed
 (`experiments.lab.identity`); then its command is run again in `results/NAME`, where finished rows of the same code are
-kept, and copied to `docs`. So a change of a figure takes seconds. A benchmark's results are the files of
+kept, and copied to `docs`. So a change of a figure takes seconds. The tables of both READMEs follow (`docs/tables.py`). A benchmark's results are the files of
 `benchmarks/results`. Those of a GPU, or of another version of JAX than the one at hand, are named and left as they are,
 with their date and commit.
 """
@@ -184,6 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.check:
         return 1 if todo or alone else 0
     failed = _carry_out(todo, 2 if (os.cpu_count() or 1) > 1 else 1) + _carry_out(alone, 1)
+    if (todo or alone) and not options.quick:
+        run_logged([sys.executable, str(ROOT / "docs" / "tables.py")], RESULTS / "logs" / "tables.txt")
     left = [name for name in todo if name not in failed and stale(name, folders[name])]
     print("nothing is stale" if not failed + left else f"failed or still stale: {', '.join(failed + left)}")
     return 1 if failed + left else 0
