@@ -117,7 +117,7 @@ def sweep() -> list[list[str]]:
 
 
 def observatory() -> list[list[str]]:
-    """Times as fast as the plain NumPy loop, per network; the leading exponent is measured at every point of a width."""
+    """Speed-up over the plain NumPy loop, per network; the leading exponent is measured at every point of a width."""
     paths = sorted(RESULTS.glob("observatory*.json"))
     points = [point for path in paths for point in json.loads(path.read_text())["points"]]
     found: dict[tuple[int, str], list[dict[str, float]]] = {}
