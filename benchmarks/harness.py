@@ -282,7 +282,8 @@ def tables(result: Mapping[str, Any], page: Any) -> None:
         kept = [k for k in range(len(columns) + 1) if any(row[k] is not None for row in rows)]
         heads = ["contestant", *(f"{task} [{_SHOWN[key]}]" for task, key in columns)]
         caption = f"{place(point)}, medians; ms for each of the {unit(point)[0]}"
-        page.table([[row[k] for k in kept] for row in rows if any(row[1:])], [heads[k] for k in kept], caption)
+        whole = [[round(v) if isinstance(v, float) and v >= 1e4 else v for v in row] for row in rows if any(row[1:])]
+        page.table([[row[k] for k in kept] for row in whole], [heads[k] for k in kept], caption)
         group = str(point.get("contest") or point.get("loss") or point.get("size") or "")
         for task in tasks:
             first = next((row["name"] for row in point["contestants"] if task in row["tasks"]), "")
@@ -293,7 +294,8 @@ def tables(result: Mapping[str, Any], page: Any) -> None:
     lines = []
     for where, found in ratios.items():
         said = [found.get(key) for key in _SHOWN]
-        lines.append([*where, *(v and f"{geomean(v):.3g} ({min(v):.3g} to {max(v):.3g})" for v in said)])
+        range_of = [v and f" ({min(v):.3g} to {max(v):.3g})" * (len(v) > 1) for v in said]
+        lines.append([*where, *(v and f"{geomean(v):.3g}{more}" for v, more in zip(said, range_of, strict=True))])
     heads = ["", "contestant", "task", "time", "compile time", "memory"]
     page.table(lines, heads, "Over the reference: geometric mean over the points (smallest to largest)")
 
