@@ -1,4 +1,4 @@
-"""What rnnjax costs, beside what else there is. `python -m benchmarks` lists the benchmarks.
+"""What rnnjax costs, beside its alternatives. `python -m benchmarks` lists the benchmarks.
 
-They are scripts over `rnnjax`: nothing imports them, and they import neither the experiments nor the tests.
+They are scripts over `rnnjax` and the harness `experiments.lab`; nothing imports them.
 """
