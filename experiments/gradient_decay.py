@@ -296,7 +296,7 @@ def decay(asked: Sequence[dict[str, Any]], xs: np.ndarray) -> list[dict[str, Any
             padded = part + [part[-1]] * (min(AT_ONCE, len(grid)) - len(part))
             numbers = np.array([kinds.index(kind) * seeds + index for kind, _, index in padded])
             scales = np.array([scale for _, scale, _ in padded])
-            measured = jax.device_get(_measured(cell, some, xs[: max(some)], networks, numbers, scales))
+            measured = jax.device_get(_measured(cell, np.array(some), xs[: max(some)], networks, numbers, scales))
             for row, network in enumerate(part):
                 for column, steps in enumerate(some):
                     log_norm, float32_norm, arrival_lag, finite_steps, log_radius = (leaf[row] for leaf in measured)
@@ -332,31 +332,31 @@ def _drawn(cell: rnnjax.Cell, kinds: Sequence[str], seeds: int, key: Array, xs: 
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *drawn)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 @functools.partial(jax.vmap, in_axes=(None, None, None, None, 0, 0))
 def _measured(
-    cell: rnnjax.Cell, lengths: tuple[int, ...], xs: Array, networks: Networks, network: Array, scale: Array
+    cell: rnnjax.Cell, lengths: Array, xs: Array, networks: Networks, network: Array, scale: Array
 ) -> tuple[Array, ...]:
     """Every length of one network at one scale; vmapped over networks and scales."""
     params, direction, log_spectral_radius = jax.tree.map(lambda leaf: leaf[network], networks)
     params = jax.tree.map_with_path(
         lambda path, leaf: leaf * jnp.asarray(scale, leaf.dtype) if _is_recurrent(path) else leaf, params
     )
-    steps, rows = jnp.array(lengths), np.arange(len(lengths))
+    rows = np.arange(len(lengths))
     same_input = jnp.broadcast_to(xs[:, None], (xs.shape[0], len(lengths), xs.shape[1]))
 
     def loss(ys: Array) -> Array:
-        return (ys[steps - 1, rows] @ direction.astype(ys.dtype)).sum()
+        return (ys[lengths - 1, rows] @ direction.astype(ys.dtype)).sum()
 
-    log_norm = rnnjax.gradients.adjoint(cell, params, same_input, loss, lengths=steps).log_norm
+    log_norm = rnnjax.gradients.adjoint(cell, params, same_input, loss, lengths=lengths).log_norm
     plain = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, same_input))
-    gradient = rnnjax.gradients.adjoint_by_perturbation(cell, plain[0], plain[1], loss, lengths=steps)
+    gradient = rnnjax.gradients.adjoint_by_perturbation(cell, plain[0], plain[1], loss, lengths=lengths)
     squares = [(leaf * leaf).reshape(*log_norm.shape, -1).sum(axis=-1) for leaf in jax.tree.leaves(gradient)]
     finite = jnp.isfinite(rnnjax.unroll(cell, params, xs)[1]).all(axis=-1)
     return (
         log_norm,
         jnp.sqrt(jnp.stack(squares).sum(axis=0)),
-        jnp.where(jnp.isfinite(log_norm[steps, rows]).any(), 0, 1),
+        jnp.where(jnp.isfinite(log_norm[lengths, rows]).any(), 0, 1),
         jnp.where(finite.all(), xs.shape[0], jnp.argmin(finite)),
         log_spectral_radius + jnp.log(scale),
     )

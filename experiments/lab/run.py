@@ -79,7 +79,9 @@ class Run:
                     results = list(function(settings, **given or {}))
                 entries = [(keys[i], identities[i], wanted[i], each) for i, each in zip(group, results, strict=True)]
                 self.store.put(name, entries, time.monotonic() - started)
-                advance(len(group), note=", ".join(str(v) for v in settings[0].values() if isinstance(v, str)))
+                advance(
+                    len(group), note=", ".join(v for v in settings[0].values() if isinstance(v, str) and len(v) < 20)
+                )
         return [self.store.take(key, count=key not in missing) for key in keys]
 
     def progress(self, label: str, total: int) -> contextlib.AbstractContextManager[Callable[..., None]]:
