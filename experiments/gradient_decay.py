@@ -506,7 +506,7 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
     longest = max(options.lengths)
     lines, lag_lines, curves = [], [], {}
     for (cell, kind, scale), by_length in groups.items():
-        log_radius = float(np.mean([row["log_spectral_radius"] for row in by_length[longest]]))
+        log_radius = float(np.mean(np.array([row["log_spectral_radius"] for row in by_length[longest]], float)))
         growth, source = predicted(cell, kind, scale, xs[:longest], log_radius)
         lines += [line_by_length(own, growth, source) for own in by_length.values()]
         lag_lines.append(line_by_lag(by_length[longest], growth))

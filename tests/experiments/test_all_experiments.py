@@ -37,7 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "delays": (2,), "hidden_size": 4, "exponents": 2, "seeds": 1, "updates": 2, "floss_updates": 2,
         "floss_steps": 4,
     },
-    "gradient_decay": {"cells": ("tanh",), "scales": (0.5,), "lengths": (5, 8), "seeds": 2, "hidden_size": 4},
+    "gradient_decay": {"cells": ("linear", "lstm"), "scales": (0.5,), "lengths": (5, 8), "seeds": 2, "hidden_size": 4},
     "linear_spectra": {"hidden_size": 4, "steps": 100, "seeds": 2, "draws": 4, "lags": 5, "scales": (0.5,)},
     "lstm_memory": {"inits": ("1", "chrono"), "t_max": 5, "hidden_size": 4, "steps": 20, "seeds": 2},
     "reproduce": {"only": ("scalar-weight",)},
