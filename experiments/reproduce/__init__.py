@@ -20,14 +20,13 @@ import numpy as np
 
 from experiments import lab
 from experiments.lab import style
-from experiments.reproduce.measures import MEASURES
+from experiments.reproduce import measures
 
 THEMES: dict[str, list[dict[str, Any]]] = tomllib.loads(Path(__file__).with_name("rows.toml").read_text("utf-8"))
 NOT_ATTEMPTED = THEMES.pop("not attempted")
 
 
 def published() -> list[dict[str, Any]]:
-    """The rows of all themes."""
     return [row for rows in THEMES.values() for row in rows]
 
 
@@ -61,21 +60,10 @@ def verdict(row: dict[str, Any], quick: bool, found: dict[str, Any]) -> dict[str
     word = "error"
     if ours is not None and not math.isnan(ours):
         word = "reproduced" if abs(ours - row["published"]) <= tolerance else "missed"
-    return {
-        "row": row["name"],
-        "what": row["what"],
-        "published": row["published"],
-        "ours": ours,
-        "unit": row.get("unit", "1"),
-        "tolerance": tolerance,
-        "verdict": word,
-        "exact": row.get("exact", False),
-        "seeds": None if ours is None else seeds,
-        "spread": spread,
-        "seconds": found.get("seconds"),
-        "source": row["source"],
-        "error": found.get("error"),
-    }
+    line = {"row": row["name"], "what": row["what"], "published": row["published"], "ours": ours}
+    line |= {"unit": row.get("unit", "1"), "tolerance": tolerance, "verdict": word, "exact": row.get("exact", False)}
+    line |= {"seeds": None if ours is None else seeds, "spread": spread, "seconds": found.get("seconds")}
+    return line | {"source": row["source"], "error": found.get("error")}
 
 
 def measure(options: Options, run: lab.Run) -> list[lab.Row]:
@@ -86,7 +74,7 @@ def measure(options: Options, run: lab.Run) -> list[lab.Row]:
         if (options.quick and row.get("full_only")) or (options.only and not name.startswith(options.only)):
             continue
         try:
-            (kept,) = run.rows(MEASURES[row["measure"]], [arguments(row, options.quick)], name)
+            (kept,) = run.rows(getattr(measures, row["measure"]), [arguments(row, options.quick)], name)
             found = kept | {"seconds": kept.seconds}
         except Exception as error:
             run.say(traceback.format_exc())
@@ -101,21 +89,18 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
     failed = [line["row"] for line in off if line["exact"]]
     missed = [line["row"] for line in off if not line["exact"]]
     exact = sum(line["exact"] for line in lines)
-    sentences = [
-        f"{len(lines) - len(off)} of {len(lines)} numbers are reproduced; of {exact} exact ones, {exact - len(failed)}."
-    ]
-    if failed:
-        sentences.append(f"FAILED, though exact: {', '.join(failed)}.")
-    if missed:
-        sentences.append(f"Outside their tolerance: {', '.join(missed)}.")
+    right = f"{len(lines) - len(off)} of {len(lines)} numbers are reproduced"
+    sentences = [f"{right}; of {exact} exact ones, {exact - len(failed)}."]
+    sentences += [f"FAILED, though exact: {', '.join(failed)}."] if failed else []
+    sentences += [f"Outside their tolerance: {', '.join(missed)}."] if missed else []
     page.text("Results", sentences)
     names = ("what", "published", "ours", "unit", "tolerance", "verdict", "exact", "seeds", "seconds", "source")
     digits = {"published": ".8g", "ours": ".8g", "tolerance": ".2g", "seconds": ".1f"}
     for theme, own in THEMES.items():
-        of_theme = [line for line in lines if line["row"] in {row["name"] for row in own}]
         cells = [
             line | {name: None if line[name] is None else f"{line[name]:{how}}" for name, how in digits.items()}
-            for line in of_theme
+            for line in lines
+            if line["row"] in {row["name"] for row in own}
         ]
         if cells:
             page.table(cells, names, theme)
@@ -131,17 +116,16 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
 def _deviations_figure(page: lab.Page, lines: list[dict[str, Any]]) -> None:
     """(ours - published) / tolerance for the rows that are measured by sampling; within the band they count."""
     known = [line for line in lines if line["ours"] is not None and line["tolerance"] > 0]
-    shown = [line for line in known if not line["exact"]] or known
+    shown = ([line for line in known if not line["exact"]] or known)[::-1]
     fig, ax = style.figure(7.5, 0.28 * len(shown) + 1.6)
     ax.axvspan(-1, 1, color="#e6e6e6", zorder=0)
     ax.axvline(0, color="black", linewidth=0.8)
-    for y, line in enumerate(reversed(shown)):
+    for y, line in enumerate(shown):
         off = np.clip((line["ours"] - line["published"]) / line["tolerance"], -2.9, 2.9)
-        look = {"color": style.BLUE, "marker": "o", "markersize": 6}
-        if line["verdict"] != "reproduced":
-            look = {"color": style.VERMILLION, "marker": "X", "markersize": 9}
-        ax.plot(off, y, **look)
-    ax.set_yticks(range(len(shown)), [line["row"] for line in reversed(shown)], fontsize=8)
+        inside = line["verdict"] == "reproduced"
+        look = {"color": style.BLUE, "marker": "o"} if inside else {"color": style.VERMILLION, "marker": "X"}
+        ax.plot(off, y, markersize=6 if inside else 9, **look)
+    ax.set_yticks(range(len(shown)), [line["row"] for line in shown], fontsize=8)
     ax.set(xlim=(-3, 3), xlabel="(ours − published) / tolerance", title="Deviation from the published number")
     alt = "Deviation of each measured number from the published one, in units of its tolerance."
     caption = (

@@ -1,11 +1,10 @@
-"""The measurements behind the table of published numbers, and their names there.
+"""The measurements behind the table of published numbers. The table has their names.
 
 Each function takes the row's arguments and returns numbers by key: a single number, or a list over seeds, of which the
 table shows the mean. "seeds" and "spread" say over how many seeds a single number was taken, and their deviation.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,6 +27,21 @@ from rnnjax import tasks
 from rnnjax.gradients import theory
 
 Found = dict[str, Any]
+
+CLOSED_FORMS: dict[str, Any] = {
+    "top exponent of fresh matrices": lambda size: theory.ginibre_exponents(size)[0],
+    "bottom exponent of fresh matrices": lambda size: theory.ginibre_exponents(size)[-1],
+    "mean-field exponent": theory.tanh_lyapunov_exponent,
+    "critical gain": theory.critical_gain,
+    "chrono": theory.chrono_decay,
+    "curse of memory": lambda pole: theory.curse_of_memory(pole).sensitivity,
+    "adding": lambda low, high: tasks.adding_baseline(low, high).loss,
+    "copy memory": lambda delay: tasks.copy_memory_baseline(delay).loss,
+}
+
+
+def closed_form(of: str, at: list[Any]) -> Found:
+    return {"value": CLOSED_FORMS[of](*at)}
 
 
 def statland(days: list[str]) -> Found:
@@ -55,11 +69,6 @@ def orthogonal_exponents(steps: int) -> Found:
     return {"value": found[np.abs(found - 1).argmax()]}
 
 
-def newman_closed_form() -> Found:
-    found = theory.ginibre_exponents(64)
-    return {"top": found[0], "bottom": found[-1]}
-
-
 def newman(steps: int, seeds: int) -> Found:
     found = np.array([spectrum("fresh", 64, 1.0, steps, seed)["exponents"] for seed in range(seeds)])
     return {"top": found[:, 0], "bottom": found[:, -1]}
@@ -68,14 +77,6 @@ def newman(steps: int, seeds: int) -> Found:
 def mean_squared_norm(matrices: str, draws: int) -> Found:
     """log10 of the mean squared norm at lag 50, H = 64, g = 1."""
     return {"value": norms(matrices, 64, 1.0, 50, draws, 0)["log10_mean_squared_norm"], "seeds": draws}
-
-
-def mean_field_exponent(gain: float) -> Found:
-    return {"value": theory.tanh_lyapunov_exponent(gain)}
-
-
-def critical_gain(variance: float) -> Found:
-    return {"value": theory.critical_gain(variance)}
 
 
 def edge_of_chaos(variance: float, hidden_size: int, steps: int, seeds: int) -> Found:
@@ -103,29 +104,13 @@ def forget_gate(bias: str) -> Found:
     return {"kept_per_step": math.exp(slope), "time_constant_steps": -1 / slope}
 
 
-def chrono_closed_form(lag: int) -> Found:
-    return {"value": theory.chrono_decay(lag, 500)}
-
-
 def chrono(hidden_size: int, seeds: int) -> Found:
     found = [memory("chrono", "closed", hidden_size, 501, 500, 0, seed)["log_share"] for seed in range(seeds)]
     return {f"lag-{lag}": [math.exp(log_share[lag]) for log_share in found] for lag in (50, 500)}
 
 
-def curse_closed_form() -> Found:
-    return {"value": theory.curse_of_memory(0.9).sensitivity}
-
-
 def curse(sequences: int) -> Found:
     return second_moments(0.9, sequences, 4000, 0)
-
-
-def adding_constant(low: float, high: float) -> Found:
-    return {"value": tasks.adding_baseline(low, high).loss}
-
-
-def copy_constant() -> Found:
-    return {"value": tasks.copy_memory_baseline(1000).loss}
 
 
 def adding_lstm() -> Found:
@@ -207,16 +192,3 @@ def pascanu_bound() -> Found:
         found = gradient_curves("tanh", scale, range(4), 16, 60, 0).log_norm
         below += list((found[:, -1] - found[:, 0]) / 60 <= float(theory.pascanu_bound(scale * np.eye(16))) + 1e-12)
     return {"value": np.mean(below), "seeds": len(below)}
-
-
-MEASURES: dict[str, Callable[..., Found]] = {
-    function.__name__: function
-    for function in (
-        statland, power_of_w2, company,
-        scalar_weight_gradient, orthogonal_exponents, newman_closed_form, newman, mean_squared_norm,
-        mean_field_exponent, critical_gain, edge_of_chaos, tanh_exponents, tanh_dimension,
-        forget_gate, chrono_closed_form, chrono, curse_closed_form, curse,
-        adding_constant, copy_constant, adding_lstm, adding_rnn, order, cliff_wall, order_pascanu,
-        tanh_norm_at_100, half_dies, tanh_slope_rounded, tanh_slope_jax, optax_clip, pascanu_bound,
-    )
-}  # fmt: skip

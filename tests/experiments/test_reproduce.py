@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import types
 
 import jax
 import numpy as np
@@ -11,8 +12,7 @@ import pytest
 import rnnjax
 from experiments import reproduce
 from experiments.lab import machine, style
-from experiments.reproduce import recipes
-from experiments.reproduce.measures import MEASURES
+from experiments.reproduce import measures, recipes
 
 ROWS = {row["name"]: row for row in reproduce.published()}
 
@@ -26,7 +26,7 @@ def as_a_user():
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.get("exact")])
 def test_an_exact_row_comes_out(name):
     row = ROWS[name]
-    found = MEASURES[row["measure"]](**reproduce.arguments(row, quick=True))
+    found = getattr(measures, row["measure"])(**reproduce.arguments(row, quick=True))
     line = reproduce.verdict(row, True, found)
     assert line["verdict"] == "reproduced", (line["ours"], line["published"])
 
@@ -35,11 +35,15 @@ def test_the_table_is_whole():
     """No name hides another, each measurement is there and takes these arguments, and none is left over."""
     rows = reproduce.published()
     assert len(rows) == len(ROWS) == 66 and sum(row.get("exact", False) for row in rows) == 36
-    assert {row["measure"] for row in rows} == set(MEASURES)
+    functions = {
+        name for name, own in inspect.getmembers(measures, inspect.isfunction) if own.__module__ == measures.__name__
+    }
+    assert {row["measure"] for row in rows} == functions
+    assert {row["arguments"]["of"] for row in rows if row["measure"] == "closed_form"} == set(measures.CLOSED_FORMS)
     for row in rows:
         assert row["tolerance"] >= 0 and math.isfinite(row["published"]) and row["source"] and row["what"]
         for quick in (False, True):
-            inspect.signature(MEASURES[row["measure"]]).bind(**reproduce.arguments(row, quick))
+            inspect.signature(getattr(measures, row["measure"])).bind(**reproduce.arguments(row, quick))
     committed = json.loads((machine.ROOT / "docs/reproduce/summary.json").read_text())["rows"]
     assert {line["row"]: (line["published"], line["tolerance"]) for line in committed} == {
         row["name"]: (row["published"], pytest.approx(row["tolerance"])) for row in rows
@@ -73,7 +77,7 @@ def test_a_missed_exact_row_fails_the_command_and_an_error_is_tried_again(tmp_pa
     common = {"what": "π", "published": 3.1416, "tolerance": 1e-4, "source": "Archimedes", "measure": "pi"}
     rows = [common | {"name": "good", "exact": True}, common | {"name": "off", "key": "rounded"}]
     monkeypatch.setattr(reproduce, "THEMES", {"Circles": rows})
-    monkeypatch.setattr(reproduce, "MEASURES", {"pi": pi, "broken": broken})
+    monkeypatch.setattr(reproduce, "measures", types.SimpleNamespace(pi=pi, broken=broken))
     monkeypatch.setattr(style, "render", lambda fig: (b"\x89PNG", b"<svg/>"))
 
     def run(*arguments: str) -> tuple[int, dict]:
