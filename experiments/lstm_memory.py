@@ -153,12 +153,9 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
             table.append(found := _over_networks(networks))
             if setting == "closed":
                 for lag in sorted({min(50, lags[-1]), min(options.t_max, lags[-1])}):
-                    samples, quantity, expected = (
-                        10.0 ** share[:, lag],
-                        f"{label}, share left at lag {lag}",
-                        closed[lag],
-                    )
-                    residuals.append(lab.residual(quantity, samples.mean(), 10.0**expected, unit="1", samples=samples))
+                    samples, expected = 10.0 ** share[:, lag], 10.0 ** closed[lag]
+                    quantity = f"{label}, share left at lag {lag}"
+                    residuals.append(lab.residual(quantity, samples.mean(), expected, unit="1", samples=samples))
             elif init != "chrono":
                 measured, gate = found["rate_nats_per_step"], found["closed_form_rate_nats_per_step"]
                 lines.append(f"Driven, {label}: {measured:+.3g} nats per step; the gate alone {gate:.3g}.")
