@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from annotated_types import Ge
-from jax import Array
 from pydantic import PositiveFloat, PositiveInt
 
 from experiments import lab, learning
@@ -37,13 +36,10 @@ class Options(learning.Options):
 
 
 def problem(asked: learning.Asked) -> learning.Problem:
-    def draw(key: Array, rows: int) -> tasks.Batch:
-        return tasks.adding(key, asked["steps"], (rows,))
-
     return learning.Problem(
         inputs=2,
         outputs=1,
-        **learning.fresh(draw, asked, held_out=500, test=2000),
+        **learning.fresh(lambda key, rows: tasks.adding(key, asked["steps"], (rows,)), asked, held_out=500, test=2000),
         loss=tasks.squared_error,
         measures={"mean_squared_error": tasks.squared_error},
         baseline=tasks.adding_baseline().loss,
@@ -52,7 +48,6 @@ def problem(asked: learning.Asked) -> learning.Problem:
 
 
 def trained(asked: Sequence[learning.Asked], **given: Any) -> list[dict[str, Any]]:
-    """The rows of one cell."""
     return learning.train(problem(asked[0]), asked, **given)
 
 

@@ -39,8 +39,7 @@ class Options(learning.Options):
 
 def recalled(outputs: Array, batch: tasks.Batch) -> Array:
     """The share of the ten symbols that are right: accuracy over the last ten steps alone."""
-    last = batch._replace(weights=batch.weights.at[:-MEMORY].set(0))
-    return tasks.accuracy(outputs, last)
+    return tasks.accuracy(outputs, batch._replace(weights=batch.weights.at[:-MEMORY].set(0)))
 
 
 def problem(asked: learning.Asked) -> learning.Problem:
@@ -59,7 +58,6 @@ def problem(asked: learning.Asked) -> learning.Problem:
 
 
 def trained(asked: Sequence[learning.Asked], **given: Any) -> list[dict[str, Any]]:
-    """The rows of one cell."""
     return learning.train(problem(asked[0]), asked, **given)
 
 

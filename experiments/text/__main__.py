@@ -23,30 +23,20 @@ OF_THE_LARGE = ("hidden_size", "updates", "batch", "rate", "dropped", "restarted
 NOT_OF_THE_GRID = ("order", "sample", "prompt", "temperature", *(f"large_{name}" for name in OF_THE_LARGE))
 
 
-@lab.options(
-    quick={
-        "hidden_size": 32,
-        "updates": 60,
-        "seeds": 1,
-        "large_hidden_size": 96,
-        "large_updates": 300,
-        "train_characters": 1_000_000,
-        "test_characters": 20_000,
-    }
-)
+_QUICK = {"hidden_size": 32, "updates": 60, "seeds": 1, "train_characters": 1_000_000, "test_characters": 20_000}
+
+
+@lab.options(quick=_QUICK | {"large_hidden_size": 96, "large_updates": 300})
 class Options(learning.Options):
     """The grid of small networks, one larger LSTM, and what it writes."""
 
     hidden_size: PositiveInt = 128
-    """H of the grid [units]."""
     updates: PositiveInt = 240
     """Updates of each run of the grid; 2276 are a pass over the text."""
     batch: PositiveInt = 32
     """Rows of the text that are read side by side, in the grid."""
     rate: PositiveFloat = 4e-3
-    """Adam's learning rate at the first update of the grid; it falls to zero along half a cosine."""
     look_every: PositiveInt = 20
-    """Updates between two evaluations on the validation play."""
     max_norm: PositiveFloat = 0.25
     """Where the gradient's global norm is clipped: in the grid in runs that clip, and in the larger network."""
     steps: PositiveInt = 64
@@ -80,10 +70,8 @@ class Options(learning.Options):
         super().check()
         rows = max(self.batch, self.large_batch)
         if self.train_characters is not None and self.train_characters < 2 * self.steps * rows:
-            raise lab.UsageError(
-                f"--train-characters is {self.train_characters}; {rows} rows in chunks of {self.steps} steps need "
-                f"{2 * self.steps * rows} or more."
-            )
+            need = f"{rows} rows in chunks of {self.steps} steps need {2 * self.steps * rows} or more"
+            raise lab.UsageError(f"--train-characters is {self.train_characters}; {need}.")
 
 
 def score_ngram(order: int, train_characters: int | None, test_characters: int | None) -> dict[str, Any]:
@@ -127,11 +115,12 @@ def draw(rows: Sequence[lab.Row], page: lab.Page) -> None:
     grid = [row for row in rows if "clipped" in row.asked]
     chosen, lines = ngrams[options.order - 1], learning.lines_of(grid, [MEASURE])
     name = f"lstm, H = {large['hidden_size']}"
-    below = [
-        {"model": name, "other": f"{row['order']}-gram", **paired.compared(large["by_stretch"], row["by_stretch"])}
-        for row in ngrams
-    ]
-    compared = _compared(ngrams, lines, large, name, len(plays.alphabet))
+    of_ngrams = {f"{row['order']}-gram": paired.compared(large["by_stretch"], row["by_stretch"]) for row in ngrams}
+    below = [{"model": name, "other": other, **found} for other, found in of_ngrams.items()]
+    bits = {"uniform": math.log2(len(plays.alphabet)), **{f"{row['order']}-gram": row[TEST] for row in ngrams}}
+    bits |= {**{_of_grid(line): line[f"{TEST}_median"] for line in lines}, name: large[TEST]}
+    worst_first = sorted(bits.items(), key=lambda item: -item[1] if np.isfinite(item[1]) else -np.inf)
+    compared = [{"model": model, MEASURE: found, "perplexity": 2**found} for model, found in worst_first]
     page.text("Results", [_sentence(below, options.order)])
     _draw_models(page, ngrams, lines, large, options.order)
     _draw_training(page, large, chosen, options.order)
@@ -160,18 +149,6 @@ def draw(rows: Sequence[lab.Row], page: lab.Page) -> None:
     }
 
 
-def _compared(
-    ngrams: Sequence[lab.Row], lines: Sequence[dict[str, Any]], large: lab.Row, name: str, alphabet_size: int
-) -> list[dict[str, Any]]:
-    """One line per model, worst first."""
-    found = {"uniform": math.log2(alphabet_size)}
-    found |= {f"{row['order']}-gram": row[TEST] for row in ngrams}
-    found |= {_of_grid(line): line[f"{TEST}_median"] for line in lines}
-    found[name] = large[TEST]
-    ordered = sorted(found.items(), key=lambda item: -item[1] if np.isfinite(item[1]) else -np.inf)
-    return [{"model": name, MEASURE: bits, "perplexity": 2**bits} for name, bits in ordered]
-
-
 def _of_grid(line: dict[str, Any]) -> str:
     return line["cell"] + ("" if line["clipped_at_norm"] is None else ", clipped")
 
@@ -180,9 +157,8 @@ def _sentence(below: Sequence[dict[str, Any]], order: int) -> str:
     chosen, nearest = below[order - 1], min(below, key=lambda line: line["bits_fewer"])
 
     def saved(line: dict[str, Any]) -> str:
-        return (
-            f"{line['bits_fewer']:+.3f} ± {line['standard_error']:.3f} bits per character ({line['share_fewer']:.1%})"
-        )
+        amount = f"{line['bits_fewer']:+.3f} ± {line['standard_error']:.3f}"
+        return f"{amount} bits per character ({line['share_fewer']:.1%})"
 
     verdict = "well under it" if chosen["well_under"] else "not well under it"
     return (
@@ -200,9 +176,7 @@ def _draw_models(
     left, right = axes[0]
     bits = np.array([row[TEST] for row in ngrams])
     left.plot([row["order"] for row in ngrams], bits, **style.line(3))
-    left.set_title("n-grams, Kneser-Ney")
-    left.set_xlabel("order n")
-    left.set_ylabel("held-out play [bits per character]")
+    left.set(title="n-grams, Kneser-Ney", xlabel="order n", ylabel="held-out play [bits per character]")
     for place, line in enumerate(lines):
         look = style.line(list(learning.CELLS).index(line["cell"]))
         low, middle, high = (line[f"{TEST}_{what}"] for what in ("lowest", "median", "highest"))
@@ -213,8 +187,7 @@ def _draw_models(
     right.plot([len(lines)], [best], "*", color=style.VERMILLION, markersize=13)
     names = [*map(_of_grid, lines), "lstm, larger"]
     right.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
-    right.set_xlim(-0.6, len(lines) + 0.6)
-    right.set_title("networks")
+    right.set(title="networks", xlim=(-0.6, len(lines) + 0.6))
     for ax in (left, right):
         ax.axhline(chosen, color="0.3", linewidth=1.0, linestyle=":")
         ax.axhline(best, color=style.VERMILLION, linewidth=1.0, linestyle="--")
@@ -225,32 +198,28 @@ def _draw_models(
     left.annotate(f"{order}-gram: {chosen:.2f}", (0.01, chosen), places[0], color="0.2", **at)
     left.annotate(f"larger LSTM: {best:.2f}", (0.01, best), places[1], color=style.VERMILLION, **at)
     style.letters(axes)
-    page.figure(
-        "models",
-        fig,
-        alt=f"Bits per character fall to {bits.min():.2f} with the order of the n-gram; the larger LSTM: {best:.2f}.",
-        caption="Bits per character of the held-out play. Networks of the grid: median over seeds, bar from the lowest "
-        "to the highest, filled where the gradient is clipped.",
+    alt = f"Bits per character fall to {bits.min():.2f} with the order of the n-gram; the larger LSTM: {best:.2f}."
+    caption = (
+        "Bits per character of the held-out play. Networks of the grid: median over seeds, bar from the lowest to the "
+        "highest, filled where the gradient is clipped."
     )
+    page.figure("models", fig, alt=alt, caption=caption)
 
 
 def _draw_training(page: lab.Page, large: lab.Row, chosen: lab.Row, order: int) -> None:
     """Training and validation bits of the larger network against updates."""
     fig, ax = style.figure(6.4, 4.0)
-    curves = {"training text, as it is read": large["loss_curve"] / np.log(2)}
-    curves["validation play"] = large[f"{HELD_OUT}_curve"]
-    for i, (name, values) in enumerate(curves.items()):
-        ax.plot(large["updates_curve"], values, label=name, markevery=max(1, len(values) // 8), **style.line(i))
+    bits, held_out = large["loss_curve"] / np.log(2), large[f"{HELD_OUT}_curve"]
+    curves = {"training text, as it is read": bits, "validation play": held_out}
+    for i, (label, values) in enumerate(curves.items()):
+        ax.plot(large["updates_curve"], values, label=label, markevery=max(1, len(values) // 8), **style.line(i))
     ax.axhline(chosen[HELD_OUT], color="0.3", linewidth=1.2, linestyle=":", label=f"{order}-gram, validation play")
     ax.set(title=f"LSTM, H = {large['hidden_size']}", xlabel="updates", ylabel="bits per character")
     ax.legend()
-    page.figure(
-        "training",
-        fig,
-        alt=f"Bits per character of the larger LSTM against updates, beside those of the {order}-gram.",
-        caption=f"The larger LSTM (H = {large['hidden_size']}), on the text that it trains on and on the beginning of "
-        "the validation play.",
-    )
+    alt = f"Bits per character of the larger LSTM against updates, beside those of the {order}-gram."
+    where = "on the text that it trains on and on the beginning of the validation play"
+    caption = f"The larger LSTM (H = {large['hidden_size']}), {where}."
+    page.figure("training", fig, alt=alt, caption=caption)
 
 
 experiment = lab.Experiment(Options, measure, draw)

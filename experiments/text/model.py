@@ -1,4 +1,4 @@
-"""Character models: their parameters, how they are trained, and what a text costs in bits per character.
+"""Character models: how they are made and trained, and what a text costs in bits per character.
 
     bits_t = -log2 p(token_{t+1} | token_1, ..., token_t)          the carry goes through the whole text
 
@@ -7,9 +7,9 @@ stretches as a batch has rows, and each row reads its own, `steps` characters pe
 with the initial carry and at another offset, below `steps`, so that the borders of chunks, which no gradient crosses,
 fall elsewhere in every pass.
 
-Within a pass the carry of a row is handed on thousands of times, and a network that hardly ever starts from the initial
-carry need not work from there: it can fit the text it reads and still fail on another text that it reads from the
-beginning. So a row of the larger network may restart from the initial carry at any chunk, with a small probability.
+A network that hardly ever starts from the initial carry need not work from there: it can fit the text that it reads and
+still fail on another that it reads from the beginning. So a row of the larger network may restart from the initial
+carry at any chunk, with a small probability.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ from rnnjax.tasks import cross_entropy
 from rnnjax.training import Checkpoints, Chunk, FitOptions, Window, clip_by_global_norm, fit, init_state, tbptt
 
 MEASURE, HELD_OUT = "bits_per_character", "held_out_bits_per_character"
+CURVES = ("loss", "gradient_norm", HELD_OUT)
 INPUT_SPREAD = 0.5  # standard deviation of what a character adds to a pre-activation, as drawn
 PIECE = 128  # steps whose logits are in memory at a time
 LOOK_ROWS, LOOK_STEPS = 16, 2048  # of the validation play, for a learning curve
@@ -47,10 +48,8 @@ WARM_UP, LAST_RATE = 0.02, 0.02  # share of the updates, and of the rate, that t
 
 @functools.lru_cache(maxsize=1)
 def texts(train: int | None = None, test: int | None = None) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-    """The size V of the alphabet, and tokens: of the training plays `[N]`; of the beginning of the validation play, cut
-    into rows `[T, rows]`, for learning curves; and of the test play `[N]`.
-
-    With `train` or `test`, no more characters than that of the part.
+    """The size V of the alphabet, and tokens: of the training plays `[N]`; of the beginning of the validation play, in
+    rows `[T, rows]`, for learning curves; of the test play `[N]`. `train`, `test`: the first so many characters alone.
     """
     plays = shakespeare.load()
     encode = plays.alphabet.encode
@@ -97,17 +96,12 @@ bits_compiled = functools.partial(jax.jit, static_argnums=0)(bits)
 def stream(
     tokens: np.ndarray, alphabet_size: int, steps: int, batch: int, restarted: float = 0.0
 ) -> tuple[Callable[[Array, Array], Chunk], int]:
-    """`(data, period)` for `fit`: chunks of a text, and how many make a pass over it (`FitOptions.data_period`).
+    """`(data, period)` for `fit`: chunks of a text `[N]`, and how many make a pass over it (`FitOptions.data_period`).
 
-    Args:
-      tokens: `[N]` integers in 0..V-1.
-      alphabet_size: V.
-      steps: characters per update, k1.
-      batch: rows, B.
-      restarted: probability that a row begins a chunk with the initial carry, within a pass.
-    Returns:
-      `data(key, step)`: a `Chunk` with one-hot `xs` `[k1, B, V]`, and as targets the character after each; the same key
-      for all of a pass. At most 2 k1 - 1 characters of a row are left out in a pass.
+    `data(key, step)` is a `Chunk` with one-hot `xs` `[steps, batch, V]`, and as targets the character after each. All
+    of a pass has the same key. Within it a row begins a chunk with the initial carry with probability `restarted`, and
+    at most 2 steps - 1 characters of a row are left out.
+
     Raises:
       UsageError: the text is too short for one chunk per row.
     """
@@ -139,10 +133,7 @@ def truncated_loss(model: Readout, steps: int) -> tuple[Any, Any]:
     def apply(params: Any, xs: Array, *, carry: Any, mask: Array, resets: Array) -> tuple[Any, Array]:
         return unroll(model, params, xs, carry=carry, resets=resets)  # every step of a text counts: no mask
 
-    def score(logits: Array, chunk: Chunk) -> Array:
-        return cross_entropy(logits, chunk)  # pyright: ignore[reportArgumentType]  (it has targets and weights)
-
-    truncated = tbptt(steps)
+    truncated, score = tbptt(steps), cast(Any, cross_entropy)  # a chunk has the targets and weights of a batch
     return truncated.loss(apply, score), truncated.initial
 
 
@@ -175,20 +166,13 @@ def sharded(loss: Callable[..., tuple[Array, Window]], mesh: Mesh, batch: int) -
 
     Every device holds the whole carry, [B, H], and works on its own rows of it: one all-reduce of the gradient and one
     gather of the carry per update.
-
-    Raises:
-      UsageError: the number of rows is not a multiple of the number of devices.
     """
     if batch % mesh.size:
         raise lab.UsageError(f"{batch} rows over {mesh.size} devices; make --large-batch a multiple of {mesh.size}.")
     cut: Any = Window._make((P(AXIS), P(None, AXIS), P(None, AXIS), P(None, AXIS)))  # carry, xs, mask, resets
     specs: Any = {"in_specs": (P(), P(None, AXIS), cut, P()), "out_specs": ((P(), P()), P())}
     rows = jax.shard_map(functools.partial(own_rows, loss), mesh=mesh, **specs, check_vma=False)
-
-    def gradient(params: Any, chunk: Chunk, carry: Window, key: Array) -> Any:
-        return rows(params, chunk, carry, key)
-
-    return gradient
+    return lambda params, chunk, carry, key: rows(params, chunk, carry, key)
 
 
 def own_rows(
@@ -205,66 +189,57 @@ def own_rows(
     return (value, window), gradient
 
 
+def _prepared(asked: learning.Asked) -> tuple[Readout, Any, Callable[[Any], Window], int, Array, dict[str, Any]]:
+    """Model, loss, first window by parameters, chunks in a pass, test play, and what `fit` and `fit_many` both take."""
+    size, text, look, test = texts(asked["train_characters"], asked["test_characters"])
+    model = language_model(asked["cell"], asked["hidden_size"], size)
+    data, period = stream(text, size, asked["steps"], asked["batch"], asked.get("restarted", 0.0))
+    loss, initial = truncated_loss(model, asked["steps"])
+    shapes, look = jax.eval_shape(data, jax.random.key(0), jnp.int32(0)), jnp.asarray(look)
+
+    def first(params: Any) -> Window:
+        return initial(model.initial_carry(params, (asked["batch"],)), shapes)
+
+    def measure(params: Any, tokens: Array) -> dict[str, Array]:
+        return {MEASURE: bits(model, params, tokens).mean()}
+
+    fitting = {"data": data, "held_out": lambda key, index: look, "measure": measure}
+    return model, loss, first, period, jnp.asarray(test), fitting
+
+
 def train_grid(asked: Sequence[learning.Asked], mesh: Mesh | None = None) -> list[dict[str, Any]]:
     """Rows of one cell, as `learning.train_grid` has them."""
-    first = asked[0]
-    size, text, look, test = texts(first["train_characters"], first["test_characters"])
-    model = language_model(first["cell"], first["hidden_size"], size)
-    data, period = stream(text, size, first["steps"], first["batch"])
-    loss, initial = truncated_loss(model, first["steps"])
-    shapes, look = jax.eval_shape(data, jax.random.key(0), jnp.int32(0)), jnp.asarray(look)
-    return learning.train_grid(
-        asked,
-        model,
-        size,
-        loss,
-        data,
-        data_period=period,
-        carry=lambda params: initial(model.initial_carry(params, (first["batch"],)), shapes),
-        held_out=lambda key, index: look,
-        measure=lambda params, tokens: {MEASURE: bits(model, params, tokens).mean()},
-        test=jnp.asarray(test),
-        mesh=mesh,
-    )[0]
+    model, loss, first, period, test, fitting = _prepared(asked[0])
+    fitting |= {"loss": loss, "carry": first, "mesh": mesh}
+    return learning.train_grid(asked, model, model.output_size, test, period, **fitting)[0]
 
 
 def train_large(
-    *,
-    checkpoints: Path | None = None,
-    mesh: Mesh | None = None,
-    progress: Callable[..., Any] | None = None,
-    **asked: Any,
+    *, checkpoints: Path | None = None, mesh: Mesh | None = None, progress: Any = None, **asked: Any
 ) -> dict[str, Any]:
     """Trains the larger network, or resumes from its newest checkpoint, and scores it on the whole test play.
 
     Args:
       checkpoints: their folder; None: none are kept.
-      mesh: devices that the rows of the batch are distributed over.
-      progress: `run.progress`.
-      asked: cell, hidden_size, updates, batch, steps, rate, max_norm, dropped, restarted, seed, train_characters,
-        test_characters.
+      mesh, progress: of the run; the rows of the batch are distributed over the devices.
+      asked: what `measure` in `__main__` asks for.
     Returns:
       Bits per character of the test play, with the standard error over 50 stretches of it, of training and of
       validation. Arrays, with one entry per evaluation: "updates_curve", "loss_curve" (nats),
       "held_out_bits_per_character_curve", "gradient_norm_curve"; "by_stretch", the bits of 50 stretches of the test
       play; and the parameters, "params_0", ...
     """
-    size, text, look, test = texts(asked["train_characters"], asked["test_characters"])
-    model = language_model(asked["cell"], asked["hidden_size"], size)
-    updates, batch = asked["updates"], asked["batch"]
-    data, period = stream(text, size, asked["steps"], batch, asked["restarted"])
-    undropped, initial = truncated_loss(model, asked["steps"])
+    model, undropped, first, period, test, fitting = _prepared(asked)
+    updates, every = asked["updates"], max(1, asked["updates"] // LOOKS)
 
     def loss(params: ReadoutParams, batch: Chunk, carry: Window, key: Array) -> Any:
         return undropped(dropped(params, key, asked["dropped"]) if asked["dropped"] else params, batch, carry)
 
     key = jax.random.key(asked["seed"])
-    params = model.init(jax.random.fold_in(key, 0), size)
+    params = model.init(jax.random.fold_in(key, 0), model.output_size)
     warm_up = max(1, round(WARM_UP * updates))
     rate = optax.warmup_cosine_decay_schedule(0.0, asked["rate"], warm_up, max(2, updates), LAST_RATE * asked["rate"])
     rule = optax.chain(clip_by_global_norm(asked["max_norm"]), optax.adam(rate))
-    first = initial(model.initial_carry(params, (batch,)), jax.eval_shape(data, key, jnp.int32(0)))
-    every, look = max(1, updates // LOOKS), jnp.asarray(look)
     bar: Any = progress("updates of the larger LSTM", updates) if progress else contextlib.nullcontext()
     with bar as advance:
         done = 0
@@ -276,20 +251,17 @@ def train_large(
 
         fitted = fit(
             loss,
-            init_state(params, rule, jax.random.fold_in(key, 1), first),
+            init_state(params, rule, jax.random.fold_in(key, 1), first(params)),
             rule,
-            data,
-            FitOptions(steps=updates, chunk=every, data_period=period),
-            held_out=lambda key, index: look,
-            measure=lambda params, tokens: {MEASURE: bits(model, params, tokens).mean()},
-            gradient=None if mesh is None else sharded(loss, mesh, batch),
+            options=FitOptions(steps=updates, chunk=every, data_period=period),
+            gradient=None if mesh is None else sharded(loss, mesh, asked["batch"]),
             report=report if progress else None,
             log=checkpoints.with_suffix(".jsonl") if checkpoints else None,
             checkpoints=Checkpoints(folder=checkpoints, every=every, keep=2, config=asked) if checkpoints else None,
+            **fitting,
         )
     params, history = fitted.state.params, fitted.history
-    tested = np.asarray(bits_compiled(model, params, jnp.asarray(test)), np.float64)
-    curves = {name: np.array([line[name] for line in history], float) for name in ("loss", "gradient_norm", HELD_OUT)}
+    tested = np.asarray(bits_compiled(model, params, test), np.float64)
     leaves = jax.device_get(jax.tree.leaves(params))
     return {
         f"test_{MEASURE}": float(tested.mean()),
@@ -300,7 +272,7 @@ def train_large(
         "passes_over_the_text": updates / period,
         "by_stretch": by_stretch(tested),
         "updates_curve": np.array([line["step"] for line in history], float),
-        **{f"{name}_curve": curve for name, curve in curves.items()},
+        **{f"{name}_curve": np.array([line[name] for line in history], float) for name in CURVES},
         **{f"params_{i}": leaf for i, leaf in enumerate(leaves)},
     }
 

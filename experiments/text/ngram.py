@@ -13,7 +13,6 @@ formula: Chen and Goodman, An empirical study of smoothing techniques for langua
 13 (1999), 359-394, section 3.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -22,44 +21,24 @@ MAX_ORDER = 9  # the code of a history and its character fits 64 bits, for up to
 
 
 class Counts(NamedTuple):
-    """What was seen at one order; codes are numbers in base V + 1, oldest character first.
+    """What was seen at one order; codes are numbers in base V + 1, oldest character first."""
 
-    Attributes:
-      grams: `[G]` int64, codes of the different grams hc, rising. counts: `[G]`, N(hc).
-      histories: `[M]` int64, codes of the different h, rising. totals: `[M]`, N(h·).
-      kinds: `[M, 3]`: how many c follow h once, twice, more often.
-      discounts: `[3]`: D_1, D_2, D_3.
-    """
-
-    grams: np.ndarray
-    counts: np.ndarray
-    histories: np.ndarray
-    totals: np.ndarray
-    kinds: np.ndarray
-    discounts: np.ndarray
+    grams: np.ndarray  # [G] int64, codes of the different grams hc, rising
+    counts: np.ndarray  # [G], N(hc)
+    histories: np.ndarray  # [M] int64, codes of the different h, rising
+    totals: np.ndarray  # [M], N(h·)
+    kinds: np.ndarray  # [M, 3], how many c follow h once, twice, more often
+    discounts: np.ndarray  # [3], D_1, D_2, D_3
 
 
-@dataclasses.dataclass(frozen=True)
-class NGram:
-    """A model of order n; made by `fit`.
+class NGram(NamedTuple):
+    """A model of order n; made by `fit`."""
 
-    Attributes:
-      alphabet_size: V.
-      orders: `Counts` of order 1 .. n.
-    """
-
-    alphabet_size: int
-    orders: tuple[Counts, ...]
+    alphabet_size: int  # V
+    orders: tuple[Counts, ...]  # of order 1 to n
 
     def probabilities(self, histories: np.ndarray, following: np.ndarray) -> np.ndarray:
-        """p(c | h) for each pair.
-
-        Args:
-          histories: `[P, n - 1]` tokens, the newest last; V stands for "before the text began".
-          following: `[P]` tokens c.
-        Returns:
-          `[P]` float64.
-        """
+        """p(c | h) `[P]` of tokens c `[P]` after histories `[P, n - 1]`; V stands for "before the text began"."""
         base = self.alphabet_size + 1
         found = np.full(len(following), 1 / self.alphabet_size)
         history, place = np.zeros(len(following), np.int64), np.int64(1)
@@ -67,7 +46,12 @@ class NGram:
             if order > 1:
                 history = history + histories[:, -(order - 1)] * place
                 place = place * base
-            found = _interpolate(seen, history, history * base + following, found)
+            at, known = _find(seen.histories, history)
+            place_of_gram, there = _find(seen.grams, history * base + following)
+            count = np.where(there, seen.counts[place_of_gram], 0)
+            discount = np.where(there, seen.discounts[np.minimum(count, 3) - 1], 0)
+            left = seen.kinds[at] @ seen.discounts
+            found = np.where(known, (count - discount + left * found) / seen.totals[at], found)
         return found
 
     def score(self, tokens: np.ndarray) -> np.ndarray:
@@ -78,15 +62,7 @@ class NGram:
 
 
 def fit(tokens: np.ndarray, order: int, alphabet_size: int) -> NGram:
-    """Counts a text.
-
-    Args:
-      tokens: `[N]` integers in 0..V-1.
-      order: n, how many characters a gram has: n - 1 of history and the one that follows.
-      alphabet_size: V.
-    Raises:
-      ValueError: an order outside 1..9, or more than 128 characters.
-    """
+    """Counts the grams of n = `order` tokens and fewer in a text `[N]` of integers in 0..V-1."""
     tokens = np.asarray(tokens, np.int64)
     if not 1 <= order <= MAX_ORDER or alphabet_size > 128:
         raise ValueError(f"order {order} of {alphabet_size} characters; 64 bits hold orders 1 to {MAX_ORDER} of 128.")
@@ -114,15 +90,6 @@ def _count(grams: np.ndarray, counts: np.ndarray, base: int) -> Counts:
     y = n[0] / max(n[0] + 2 * n[1], 1)
     discounts = [j - (j + 1) * y * n[j] / n[j - 1] if n[j - 1] and n[j] and y else j / 2 for j in (1, 2, 3)]
     return Counts(grams, counts, histories, np.bincount(which, counts), kinds, np.clip(discounts, 0, (1, 2, 3)))
-
-
-def _interpolate(seen: Counts, history: np.ndarray, gram: np.ndarray, shorter: np.ndarray) -> np.ndarray:
-    at, known = _find(seen.histories, history)
-    place, there = _find(seen.grams, gram)
-    count = np.where(there, seen.counts[place], 0)
-    discount = np.where(there, seen.discounts[np.minimum(count, 3) - 1], 0)
-    left = seen.kinds[at] @ seen.discounts
-    return np.where(known, (count - discount + left * shorter) / seen.totals[at], shorter)
 
 
 def _find(codes: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -30,15 +30,7 @@ def standard_error(stretches: np.ndarray) -> float | None:
 
 
 def compared(model: np.ndarray, other: np.ndarray) -> dict[str, Any]:
-    """How far `model` lies below `other`, both `[50]` from `by_stretch` of the same text.
-
-    Example: two bits less everywhere, give or take a hundredth.
-
-      >>> wobble = 0.01 * (-1.0) ** np.arange(50)
-      >>> found = compared(np.full(50, 2.0), 4.0 + wobble)
-      >>> round(found["bits_fewer"], 3), round(found["standard_error"], 4), found["share_fewer"], found["well_under"]
-      (2.0, 0.0014, 0.5, True)
-    """
+    """How far `model` lies below `other`, both `[50]` from `by_stretch` of the same text."""
     gain, error = float((other - model).mean()), standard_error(other - model)
     share = gain / float(other.mean())
     certain = error is not None and gain > LEAST_ERRORS * error

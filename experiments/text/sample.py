@@ -1,6 +1,5 @@
 """Writes text with the model that `experiments.text` left in a folder, character by character.
 
-python -m experiments.text.sample                                  # of results/text
 python -m experiments.text.sample --folder results/text --length 1000 --temperature 0.7 --prompt "ROMEO:"
 """
 
@@ -49,14 +48,7 @@ def characters(
 
         token_{t+1} ~ softmax(logits_t / temperature)
 
-    Args:
-      model, params: a language model: one-hot characters in, logits of the next one out.
-      alphabet: of the text it was trained on.
-      key: PRNG key.
-      prompt: one character or more, read before the first is drawn.
-      temperature: at 1 the model's own distribution; below 1 more likely characters, above 1 more varied ones.
-    Raises:
-      UsageError: at the call; the prompt has a character that the model does not know.
+    Raises `UsageError`, at the call, if the prompt has a character that the model does not know.
     """
     *before, last = alphabet.encode(prompt).tolist()
     scale = jnp.asarray(temperature, params.b_out.dtype)
@@ -64,9 +56,7 @@ def characters(
     def drawn(key: Array) -> Iterator[str]:
         carry = model.initial_carry(params)
         for token in before:
-            carry, _, _ = _step(
-                model, params, carry, jnp.int32(token), key, scale
-            )  # the character it draws is not used
+            carry = _step(model, params, carry, jnp.int32(token), key, scale)[0]  # its character is not used
         token = jnp.int32(last)
         while True:
             carry, token, key = _step(model, params, carry, token, key, scale)
@@ -90,9 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         asked = tyro.cli(Options, args=argv, prog="python -m experiments.text.sample", description=__doc__)
         saved = load_model(asked.folder / "model")
-        alphabet, key = Alphabet(saved.info["alphabet"]), jax.random.key(asked.seed)
-        how = {"prompt": asked.prompt, "temperature": asked.temperature}
-        drawn = characters(saved.model, saved.params, alphabet, key, **how)
+        given = saved.model, saved.params, Alphabet(saved.info["alphabet"]), jax.random.key(asked.seed)
+        drawn = characters(*given, prompt=asked.prompt, temperature=asked.temperature)
         for text in itertools.chain([asked.prompt.lstrip("\n")], itertools.islice(drawn, asked.length), ["\n"]):
             print(text, end="", flush=True)
     except (lab.UsageError, CheckpointError) as error:
