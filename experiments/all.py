@@ -1,6 +1,6 @@
 """Makes every committed result anew, where it is older than the code that it comes from.
 
-    python -m experiments.all --check       says what is stale, and why
+    python -m experiments.all --dry-run     says what is stale, and why
     python -m experiments.all               makes it anew, experiments first; can be stopped and resumed
     python -m experiments.all --quick       every experiment with --quick, in results/NAME-quick
 
@@ -40,7 +40,7 @@ class Options:
 
     quick: bool = False
     """Every experiment with --quick, in results/NAME-quick; nothing committed is touched."""
-    check: bool = False
+    dry_run: bool = False
     """Only say what is stale."""
     only: tuple[str, ...] = ()
     """Names of experiments or benchmarks; all if left out."""
@@ -80,10 +80,12 @@ def stale(name: str, folder: Path) -> str:
     return "drawing code has changed" if made["draw"] != identity.code_sha256(found.draw) else ""
 
 
-def stale_benchmark(result: dict[str, Any]) -> tuple[str, str]:
+def stale_benchmark(result: Any) -> tuple[str, str]:
     """Why a benchmark's result is stale, and why it cannot be made anew here; each may be empty."""
     import jax
 
+    if not isinstance(result, dict):
+        return "it does not say what it was made from", "run benchmarks.profile by hand"
     why = ""
     try:
         now = identity.code_sha256(f"benchmarks.{result['benchmark']}:measure")
@@ -157,7 +159,7 @@ def remake_benchmark(path: Path) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 1 if something is stale with --check, or failed."""
+    """Returns the exit status: 1 if something is stale with --dry-run, or failed."""
     try:
         options = parse(
             Options, list(sys.argv[1:] if arguments is None else arguments), "experiments.all", __doc__ or ""
@@ -181,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if why and (not options.only or path.stem in options.only):
             print(f"stale: {path.relative_to(ROOT)}: {why}{f'; left as it is: {not_here}' * bool(not_here)}")
             alone |= {} if not_here else {path.stem: lambda path=path: remake_benchmark(path)}
-    if options.check:
+    if options.dry_run:
         return 1 if todo or alone else 0
     failed = _carry_out(todo, 2 if (os.cpu_count() or 1) > 1 else 1) + _carry_out(alone, 1)
     if (todo or alone) and not options.quick:

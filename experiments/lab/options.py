@@ -57,7 +57,8 @@ def options(cls: type[T] | None = None, *, quick: Mapping[str, Any] | None = Non
             validated(self, **given)
         except pydantic.ValidationError as error:
             raise UsageError("; ".join(map(_said, error.errors()))) from None
-        self.check()
+        if hasattr(self, "check"):
+            self.check()
 
     made.__init__ = __init__
     made.quick_defaults = dict(quick or {})
