@@ -79,8 +79,9 @@ class _Imports:
                 base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
                 self.loads |= {base} | {f"{base}.{alias.name}" for alias in node.names}
                 for alias in node.names:
-                    if (base, alias.name) != (module, alias.asname or alias.name):  # a package's own submodule
-                        self.names[alias.asname or alias.name].append((base, (alias.name,)))
+                    own = (base, alias.name) == (module, alias.asname or alias.name)  # a package's own submodule
+                    way = (f"{base}.{alias.name}", ()) if own else (base, (alias.name,))
+                    self.names[alias.asname or alias.name].append(way)
 
 
 class _Statement:
