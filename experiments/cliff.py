@@ -67,8 +67,6 @@ class Options(lab.Options):
 
 
 class Unit(NamedTuple):
-    """w and b."""
-
     w: Array  # []
     b: Array  # []
 
@@ -119,18 +117,10 @@ def fold(ws: np.ndarray) -> np.ndarray:
     return np.log(y / (1 - y)) - ws * y
 
 
-def grid(ws: np.ndarray, bs: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """E and ‖∇E‖ `[b, w]`."""
-    axes: Any = Unit
-    over_w = jax.vmap(jax.value_and_grad(lambda p: error(p, steps)), in_axes=(axes(0, None),))
-    each = jax.vmap(over_w, in_axes=(axes(None, 0),))
-    value, gradient = jax.jit(each)(Unit(jnp.asarray(ws), jnp.asarray(bs)))
-    return np.asarray(value), np.hypot(gradient.w, gradient.b)
-
-
-def gradients_at(ws: np.ndarray, bs: np.ndarray, steps: int) -> Unit:
-    """dE/dw and dE/db at pairs of points."""
-    return jax.jit(jax.vmap(jax.grad(lambda p: error(p, steps))))(Unit(jnp.asarray(ws), jnp.asarray(bs)))
+def value_and_gradient(ws: np.ndarray, bs: np.ndarray, steps: int) -> tuple[np.ndarray, Unit]:
+    """E, and dE/dw and dE/db, at pairs of points `[N]`."""
+    each = jax.jit(jax.vmap(jax.value_and_grad(lambda p: error(p, steps))))
+    return each(Unit(jnp.asarray(ws), jnp.asarray(bs)))
 
 
 def descend(
@@ -138,8 +128,7 @@ def descend(
 ) -> dict[str, np.ndarray]:
     """Gradient descent from each of `starts` `[N, 2]`: w, b and E `[N, updates + 1]`, and the length of each step.
 
-    Args:
-      clip: "none"; "gradient", at norm `max_norm`; or "adjoint", at `max_norm` in every step of the backward pass.
+    `clip` is "none"; "gradient", at norm `max_norm`; or "adjoint", at `max_norm` in every step of the backward pass.
     """
     cell: Any = ClippedAdjoint(SigmoidUnit(), max_norm) if clip == "adjoint" else SigmoidUnit()
     rule = optax.sgd(rate)
@@ -164,16 +153,12 @@ def descend(
     return {"w": w, "b": b, "error": np.asarray(values), "moved": np.hypot(np.diff(w), np.diff(b))}
 
 
-def around_the_wall(count: int) -> np.ndarray:
-    """`[count², 2]` starts: w from 4.6 to 6, b within 0.5 of the wall."""
-    w, off = np.meshgrid(np.linspace(4.6, 6.0, count), np.linspace(-0.5, 0.5, count))
-    return np.stack([w, wall(w) + off], axis=-1).reshape(-1, 2)
-
-
 def surface(steps: int, points: int) -> dict[str, Any]:
     """E and ‖∇E‖ in the window, and the distance in b between the jump of E and the wall."""
     ws, bs = (np.linspace(*ends, points) for ends in WINDOW)
-    height, norm = grid(ws, bs, steps)
+    w, b = np.meshgrid(ws, bs)
+    value, gradient = value_and_gradient(w.ravel(), b.ravel(), steps)
+    height, norm = (np.reshape(each, (points, points)) for each in (value, np.hypot(gradient.w, gradient.b)))
     steep = ws >= 4.6  # from there on μ^50 is above 50
     jumps = np.abs(np.diff(height[:, steep], axis=0)).argmax(axis=0)
     distance = np.abs((bs[jumps] + bs[jumps + 1]) / 2 - wall(ws[steep])).max()
@@ -183,7 +168,7 @@ def surface(steps: int, points: int) -> dict[str, Any]:
 def along_the_wall(steps: int) -> dict[str, Any]:
     """‖∇E‖ on the wall, and its relative difference from the closed form."""
     ws = np.linspace(3.6, 6.9, 67)
-    found = gradients_at(ws, wall(ws), steps)
+    _, found = value_and_gradient(ws, wall(ws), steps)
     norm, closed = np.hypot(found.w, found.b), np.hypot(*gradient_on_wall(ws, steps))
     residual = np.abs(norm / closed - 1)
     largest = {"largest_norm": norm.max(), "largest_relative_residual": residual.max()}
@@ -191,24 +176,21 @@ def along_the_wall(steps: int) -> dict[str, Any]:
 
 
 def descents(starts: int, **how: Any) -> dict[str, Any]:
-    """Shares of the descents that start around the wall; the paths of those that the figures show."""
-    found = descend(np.concatenate([DRAWN, around_the_wall(starts)]), **how)
-    around = {name: values[len(DRAWN) :] for name, values in found.items()}
-    return {
-        "thrown_share": (around["moved"] > THROWN).any(axis=1).mean(),
-        "reached_share": (around["error"] < REACHED).any(axis=1).mean(),
-        "longest_step": around["moved"].max(),
-        "median_last_error": np.median(around["error"][:, -1]),
-    } | {name: values[: len(DRAWN)] for name, values in found.items()}
+    """Shares of the descents that start within 0.5 of the wall in b; the paths of those that the figures show."""
+    w, off = np.meshgrid(np.linspace(4.6, 6.0, starts), np.linspace(-0.5, 0.5, starts))
+    found = descend(np.concatenate([DRAWN, np.stack([w, wall(w) + off], axis=-1).reshape(-1, 2)]), **how)
+    moved, value = found["moved"][len(DRAWN) :], found["error"][len(DRAWN) :]
+    shares = {"thrown_share": (moved > THROWN).any(1).mean(), "reached_share": (value < REACHED).any(1).mean()}
+    ends = {"longest_step": moved.max(), "median_last_error": np.median(value[:, -1])}
+    return shares | ends | {name: values[: len(DRAWN)] for name, values in found.items()}
 
 
 def measure(options: Options, run: lab.Run) -> list[lab.Row]:
-    o = options
-    lengths = sorted({max(1, o.steps // 5), max(1, o.steps // 2), o.steps})
-    limits = {"none": o.max_norm, "gradient": o.max_norm, "adjoint": o.adjoint_max_norm}
-    common = {"rate": o.rate, "updates": o.updates, "steps": o.steps, "starts": o.starts}
+    lengths = sorted({max(1, options.steps // 5), max(1, options.steps // 2), options.steps})
+    limits = {"none": options.max_norm, "gradient": options.max_norm, "adjoint": options.adjoint_max_norm}
+    common = {name: getattr(options, name) for name in ("rate", "updates", "steps", "starts")}
     return [
-        *run.rows(surface, [{"steps": o.steps, "points": o.points}], "surface"),
+        *run.rows(surface, [{"steps": options.steps, "points": options.points}], "surface"),
         *run.rows(along_the_wall, [{"steps": steps} for steps in lengths], "walls"),
         *run.rows(descents, [{"clip": clip, "max_norm": limit} | common for clip, limit in limits.items()], "descents"),
     ]
@@ -229,23 +211,14 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
     _surface_figure(page, whole, paths)
     _above_figure(page, whole, paths)
     _wall_figure(page, walls)
-    headings = {
-        "clip": "clipped",
-        "max_norm": "at norm",
-        "thrown_share": f"share with a step above {THROWN:g}",
-        "reached_share": f"share that reaches an error below {REACHED:g}",
-        "longest_step": "longest step",
-        "median_last_error": "median last error",
-    }
+    headings = {"clip": "clipped", "max_norm": "at norm", "thrown_share": f"share with a step above {THROWN:g}"}
+    headings |= {"reached_share": f"share that reaches an error below {REACHED:g}"}
+    headings |= {"longest_step": "longest step", "median_last_error": "median last error"}
     cells = [row.plain | ({"max_norm": None} if row["clip"] == "none" else {}) for row in paths]
     page.table(cells, headings, "Gradient descent from points around the wall")
-    page.summary |= {
-        "surface": whole.plain,
-        "walls": [row.plain for row in walls],
-        "descents": [row.plain for row in paths],
-        "thrown_is_a_step_above": THROWN,
-        "reached_is_an_error_below": REACHED,
-    }
+    page.summary |= {"surface": whole.plain, "walls": [row.plain for row in walls]}
+    page.summary |= {"descents": [row.plain for row in paths]}
+    page.summary |= {"thrown_is_a_step_above": THROWN, "reached_is_an_error_below": REACHED}
 
 
 LOOKS: dict[str, dict[str, Any]] = {
@@ -263,18 +236,13 @@ def _inside(w: np.ndarray, b: np.ndarray) -> int:
     return min(int(np.argmax(out)) if out.any() else len(out), SHOWN)
 
 
-def _handles(count: int) -> list[Line2D]:
-    return [Line2D([], [], markersize=4, **look) for look in list(LOOKS.values())[:count]]
-
-
 def _surface_figure(page: lab.Page, whole: lab.Row, paths: list[lab.Row]) -> None:
     ws, bs, height = whole["w"], whole["b"], whole["error"]
     fig = Figure(figsize=(8.5, 6.2))
     ax: Any = fig.add_subplot(projection="3d", computed_zorder=False)
     every = slice(None, None, max(1, len(ws) // 120))
-    plane = np.meshgrid(ws[every], bs[every])
     shade = {"cmap": "cividis", "rcount": 120, "ccount": 120, "linewidth": 0, "alpha": 0.75, "zorder": 1}
-    ax.plot_surface(*plane, height[every, every], **shade)
+    ax.plot_surface(*np.meshgrid(ws[every], bs[every]), height[every, every], **shade)
     for path in paths[:2]:
         w, b, up = (path[name][0] for name in ("w", "b", "error"))  # of the first start; more would hide each other
         look = {"markersize": 4, "zorder": 5, "linewidth": 1.2} | LOOKS[path["clip"]]
@@ -283,10 +251,10 @@ def _surface_figure(page: lab.Page, whole: lab.Row, paths: list[lab.Row]) -> Non
         if count < min(SHOWN_IN_3D, len(b)) and b[count] > bs[-1]:  # thrown out of the picture: drawn up to its edge
             edge = w[count - 1] + (bs[-1] - b[count - 1]) / (b[count] - b[count - 1]) * (w[count] - w[count - 1])
             ends = up[count - 1] + 0.006, height[-1, np.abs(ws - edge).argmin()]
-            ax.plot([w[count - 1], edge], [b[count - 1], bs[-1]], ends, **look | {"marker": ""})
+            ax.plot([w[count - 1], edge], [b[count - 1], bs[-1]], ends, **look | {"marker": "", "label": ""})
     ax.set(xlabel="w", ylabel="b", zlabel="error E", title="Error of one unit, and two descents")
     ax.view_init(elev=36, azim=68)
-    ax.legend(handles=_handles(2), loc="upper left")
+    ax.legend(loc="upper left")
     alt = "A surface over w and b: a plain on one side, a steep wall, a hollow below it, and descent paths."
     caption = (
         f"E over w and b, with the first {SHOWN_IN_3D} updates of two descents. A step that meets the wall is as long "
@@ -301,8 +269,8 @@ def _above_figure(page: lab.Page, whole: lab.Row, paths: list[lab.Row]) -> None:
     image = ax.pcolormesh(ws, bs, whole["error"], cmap="cividis", rasterized=True, shading="nearest")
     fig.colorbar(image, ax=ax, label="error E")
     bent = ws[ws >= EDGE]
-    ax.plot(bent, wall(bent), color="white", linestyle="--", linewidth=1.2)
-    ax.plot(ws, fold(ws), color="white", linestyle=":", linewidth=1.4)
+    ax.plot(bent, wall(bent), "w--", linewidth=1.2)
+    ax.plot(ws, fold(ws), "w:", linewidth=1.4)
     for start in range(len(DRAWN)):
         for path in paths:
             w, b = path["w"][start], path["b"][start]
@@ -312,12 +280,10 @@ def _above_figure(page: lab.Page, whole: lab.Row, paths: list[lab.Row]) -> None:
             ax.plot(w[0], b[0], "o", color="white", markeredgecolor="black", markersize=8, zorder=5)
     ax.set(xlim=(ws[0], ws[-1]), ylim=(bs[0], bs[-1]), xlabel="w", ylabel="b", title="The error from above")
     ax.grid(False)
-    theory: dict[Any, str] = {
-        "--": "theory: $x_0$ is a repelling fixed point",
-        ":": "theory: the upper fixed point ends (fold)",
-    }
-    lines = [Line2D([], [], color="0.5", linestyle=line, label=label) for line, label in theory.items()]
-    fig.legend(handles=[*_handles(3), *lines], loc="outside lower center", ncols=3)
+    handles = [Line2D([], [], markersize=4, **look) for look in LOOKS.values()]
+    handles += [Line2D([], [], color="0.5", linestyle="--", label="theory: $x_0$ is a repelling fixed point")]
+    handles += [Line2D([], [], color="0.5", linestyle=":", label="theory: the upper fixed point ends (fold)")]
+    fig.legend(handles=handles, loc="outside lower center", ncols=3)
     alt = "The error from above: it jumps along the theoretical line, and paths stay there or are thrown off."
     caption = f"The first {SHOWN} updates. White circles: starts of the descents. E jumps where the closed form says."
     page.figure("above", fig, alt=alt, caption=caption)
@@ -330,19 +296,15 @@ def _wall_figure(page: lab.Page, walls: list[lab.Row]) -> None:
         ws, some = row["w"], slice(i % 3, None, 5)
         upper.semilogy(ws, row["closed_form"], label=f"T = {row['steps']} steps", **style.curve(i))
         upper.semilogy(ws[some], row["norm"][some], **style.markers(i))
-        small: Any = style.line(i) | {"linestyle": "none", "markersize": 3}
-        lower.semilogy(ws, np.maximum(row["relative_residual"], 1e-17), **small)
+        lower.semilogy(ws, np.maximum(row["relative_residual"], 1e-17), **style.line(i) | {"ls": "", "markersize": 3})
     upper.axvline(EDGE, color="0.4", linewidth=0.8)
     upper.annotate("μ = 1", (EDGE, upper.get_ylim()[1]), (4, -12), textcoords="offset points")
+    upper.plot([], [], label="measured", **style.markers(0) | {"color": "black"})
+    upper.legend()
     upper.set(ylabel="norm of ∇E on the wall", title="Steepness of the wall")
     lower.set(ylabel="relative residual", xlabel="w, with b = $x_0$ − w σ($x_0$)", title="Measured against closed form")
-    look: Any = style.markers(0) | {"color": "black", "label": "measured"}
-    upper.legend(handles=[*upper.get_legend_handles_labels()[0], Line2D([], [], **look)])
     style.letters(axes)
-    alt = (
-        "The gradient's norm along the wall rises exponentially with w, theoretical lines under open measured marks; "
-        "below, residuals near rounding."
-    )
+    alt = "Along the wall the norm rises exponentially with w, marks on theoretical lines; residuals near rounding."
     caption = (
         "(a) Lines: closed form; marks: automatic differentiation. (b) Their relative difference. It grows with μ^T, "
         "as every rounding error of the state does here; 0 is drawn at 1e-17."

@@ -33,6 +33,7 @@ from pydantic import PositiveFloat, PositiveInt
 import rnnjax
 from experiments import lab
 from experiments.lab import style
+from experiments.temporal_order import Network
 from rnnjax import tasks
 from rnnjax.gradients import adjoint, leading_exponent, theory
 from rnnjax.initializers import Normal
@@ -84,12 +85,6 @@ NEAR, FAR = 40, 300  # lags between which the slope is taken: past the readout's
 HELD_OUT = 1000
 
 
-class Network(NamedTuple):
-    rnn: Any
-    w_out: Array  # [H, classes]
-    b_out: Array  # [classes]
-
-
 def cell_of(name: str, size: int) -> Any:
     if name == "elman":
         return rnnjax.Elman(size, w_h=Normal())
@@ -108,11 +103,6 @@ def init_network(cell: Any, task: Task, key: Array, gain: Any, bias: Any, dtype:
     return Network(rnn, w_out, jnp.zeros(task.classes, dtype))
 
 
-def logits(ys: Array, network: Network) -> Array:
-    """`[T, B, classes]`."""
-    return ys @ network.w_out + network.b_out
-
-
 def closed_form(cell: str, task: Task, gain: float, bias: float) -> float | None:
     """Nats per step, where a formula holds: mean field for Elman; for small W2, log σ(bias) of a gate that holds."""
     if cell == "elman":
@@ -123,8 +113,7 @@ def closed_form(cell: str, task: Task, gain: float, bias: float) -> float | None
 def rates(asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Before training, in float64: the adjoint's rate and the Lyapunov exponent of the same rows.
 
-    Args:
-      asked: for each network gain, bias and index, and cell, task, hidden_size, seed, which are the same for all.
+    The networks differ in gain, bias and index; cell, task, hidden_size and seed are the same for all.
     """
     first = asked[0]
     cell, task = cell_of(first["cell"], first["hidden_size"]), TASKS[first["task"]]
@@ -140,7 +129,7 @@ def rates(asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
         @jax.vmap
         def both(network: Network):
             def loss(ys: Array) -> Array:
-                return tasks.cross_entropy(logits(ys, network), batch)
+                return tasks.cross_entropy(ys @ network.w_out + network.b_out, batch)
 
             found = adjoint(cell, network.rnn, batch.xs, loss).log_norm
             lags = jnp.arange(NEAR, FAR + 1)
@@ -151,12 +140,8 @@ def rates(asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
         slopes, exponents, curves = map(np.asarray, both(networks))
     return [
-        {
-            "adjoint_rate": slopes[i],
-            "exponent": exponents[i],
-            "closed_form": closed_form(each["cell"], task, each["gain"], each["bias"]),
-            "log_norm_at_every_20th_lag": curves[i, ::-20],
-        }
+        {"adjoint_rate": slopes[i], "exponent": exponents[i], "log_norm_at_every_20th_lag": curves[i, ::-20]}
+        | {"closed_form": closed_form(each["cell"], task, each["gain"], each["bias"])}
         for i, each in enumerate(asked)
     ]
 
@@ -176,8 +161,8 @@ def solvable(case: str, value: float, hidden_size: int) -> dict[str, Any]:
         if case == "linear, scaled rotation":
             cell: Any = rnnjax.Elman(hidden_size, "linear")
             rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(hidden_size, hidden_size)))[0]
-            weights = jnp.ones((1, hidden_size)), jnp.asarray(value * rotation), jnp.zeros(hidden_size)
-            params: Any = rnnjax.ElmanParams(*weights)
+            w_x, b = jnp.ones((1, hidden_size)), jnp.zeros(hidden_size)
+            params: Any = rnnjax.ElmanParams(w_x, jnp.asarray(value * rotation), b)
             known = np.log(value)
         else:
             cell = rnnjax.LSTM(hidden_size) if case.startswith("lstm") else rnnjax.GRU(hidden_size)
@@ -192,16 +177,14 @@ def solvable(case: str, value: float, hidden_size: int) -> dict[str, Any]:
 def train(asked: list[dict[str, Any]], mesh: Mesh | None = None) -> list[dict[str, Any]]:
     """Held-out accuracy after the budget of updates, and whether NaN or inf was met.
 
-    Args:
-      asked: for each network gain, bias and index, and cell, task, steps (T), hidden_size, seed, updates, batch, rate,
-        which are the same for all.
+    The networks differ in gain, bias and index; all other arguments, and steps (T), are the same for all.
     """
     first = asked[0]
     cell, task, steps = cell_of(first["cell"], first["hidden_size"]), TASKS[first["task"]], first["steps"]
     index = np.array([each["index"] for each in asked])
 
     def outputs(network: Any, batch: Any) -> Array:
-        return logits(rnnjax.unroll(cell, network.rnn, batch.xs)[1], network)
+        return rnnjax.unroll(cell, network.rnn, batch.xs)[1] @ network.w_out + network.b_out
 
     fitted = fit_many(
         lambda network, batch: tasks.cross_entropy(outputs(network, batch), batch),
@@ -221,20 +204,19 @@ def train(asked: list[dict[str, Any]], mesh: Mesh | None = None) -> list[dict[st
 
 
 def measure(options: Options, run: lab.Run) -> list[lab.Row]:
-    o = options
     cases = [{"case": "linear, scaled rotation", "value": scale, "hidden_size": 8} for scale in (0.5, 0.8, 0.95, 1.1)]
     for name in ("lstm", "gru"):
         cases += [{"case": f"{name}, W2 = 0", "value": bias, "hidden_size": 8} for bias in (-1.0, 0.0, 1.0, 3.0)]
     networks = [
         {"cell": cell, "task": task, "gain": gain, "bias": bias, "index": index}
-        | {"hidden_size": o.hidden_size, "seed": o.seed}
+        | {"hidden_size": options.hidden_size, "seed": options.seed}
         for cell, settings in SETTINGS.items()
         for task in TASKS
         for gain, bias in settings
-        for index in range(o.seeds)
+        for index in range(options.seeds)
     ]
-    budget = {"updates": o.updates, "batch": o.batch, "rate": o.rate}
-    trained = [{"steps": steps} | network | budget for steps in o.lengths for network in networks]
+    budget = {name: getattr(options, name) for name in ("updates", "batch", "rate")}
+    trained = [{"steps": steps} | network | budget for steps in options.lengths for network in networks]
     return [
         *run.rows(solvable, cases, "solvable cases"),
         *run.rows(rates, networks, "rates", together=("cell", "task")),
@@ -267,37 +249,36 @@ def fit(x: np.ndarray, success: np.ndarray) -> dict[str, float]:
     return {"centre": centre, "width": width, "rms_residual": float(np.sqrt(error)), "r_squared": r_squared}
 
 
-def _grouped(rows: list[lab.Row], names: tuple[str, ...]) -> dict[tuple[Any, ...], list[lab.Row]]:
+def _grouped(rows: list[lab.Row], *names: str) -> list[tuple[dict[str, Any], list[lab.Row]]]:
+    """The rows that share these arguments, after the arguments."""
     groups: dict[tuple[Any, ...], list[lab.Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in names), []).append(row)
-    return groups
+    return [(dict(zip(names, key, strict=True)), found) for key, found in groups.items()]
 
 
 def rate_lines(rows: list[lab.Row]) -> list[dict[str, Any]]:
     """A line for each cell, task and setting, from rows of `rates`."""
-    names = ("cell", "task", "gain", "bias")
     lines = []
-    for key, found in _grouped(rows, names).items():
-        by_seed = {f"{name}_by_seed": [row[name] for row in found] for name in ("adjoint_rate", "exponent")}
-        means = {name: float(np.mean(by_seed[f"{name}_by_seed"])) for name in ("adjoint_rate", "exponent")}
-        lines.append(dict(zip(names, key, strict=True)) | means | {"closed_form": found[0]["closed_form"]} | by_seed)
+    for line, found in _grouped(rows, "cell", "task", "gain", "bias"):
+        for name in ("adjoint_rate", "exponent"):
+            values = [row[name] for row in found]
+            line |= {name: float(np.mean(values)), f"{name}_by_seed": values}
+        lines.append(line | {"closed_form": found[0]["closed_form"]})
     return lines
 
 
 def points_of(rows: list[lab.Row], lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Success and rate × lag for each length, cell, task and setting, from rows of `train` and `rate_lines`."""
     rate_of = {(line["cell"], line["task"], line["gain"], line["bias"]): line["adjoint_rate"] for line in lines}
-    names = ("cell", "task", "steps", "gain", "bias")
     points = []
-    for key, found in _grouped(rows, names).items():
-        cell, name, steps, gain, bias = key
-        task, rate = TASKS[name], rate_of[cell, name, gain, bias]
-        chance, lag = 1 / task.classes, task.lag_share * steps
+    for point, found in _grouped(rows, "cell", "task", "steps", "gain", "bias"):
+        task, rate = TASKS[point["task"]], rate_of[point["cell"], point["task"], point["gain"], point["bias"]]
+        chance, lag = 1 / task.classes, task.lag_share * point["steps"]
         reached = [row["accuracy"] for row in found]
         known = np.array([chance if a is None else a for a in reached], float)  # a run that met NaN knows nothing
-        point = dict(zip(names, key, strict=True)) | {"lag_steps": lag, "rate": rate, "rate_times_lag": rate * lag}
         success = float((known.mean() - chance) / (1 - chance))
+        point |= {"lag_steps": lag, "rate": rate, "rate_times_lag": rate * lag}
         points.append(point | {"success": success, "accuracy_by_seed": reached})
     return points
 
@@ -310,27 +291,21 @@ def fits_of(points: list[dict[str, Any]]) -> dict[str, Any]:
         x = np.array([p[axis] for p in some])
         return fit(-np.log(x) if axis == "lag_steps" else x, np.array([p["success"] for p in some]))
 
-    return {
-        "rate times lag": of(),
-        "rate alone": of("rate"),
-        "lag alone": of("lag_steps"),
-        **{f"rate times lag, {cell}": of(cell=cell) for cell in SETTINGS},
-        **{f"rate times lag, {task}": of(task=task) for task in TASKS},
-        "by cell and task": {f"{cell}, {task}": of(cell=cell, task=task) for cell in SETTINGS for task in TASKS},
-    }
+    fits: dict[str, Any] = {"rate times lag": of(), "rate alone": of("rate"), "lag alone": of("lag_steps")}
+    fits |= {f"rate times lag, {cell}": of(cell=cell) for cell in SETTINGS}
+    fits |= {f"rate times lag, {task}": of(task=task) for task in TASKS}
+    panels = {f"{cell}, {task}": of(cell=cell, task=task) for cell in SETTINGS for task in TASKS}
+    return fits | {"by cell and task": panels}
 
 
 def _residuals(lines: list[dict[str, Any]], exact: list[dict[str, Any]]) -> dict[str, Any]:
     by_seed = np.concatenate([np.subtract(line["adjoint_rate_by_seed"], line["exponent_by_seed"]) for line in lines])
-    known = [line for line in lines if line["closed_form"] is not None]
-    off = {
-        cell: [line["adjoint_rate"] - line["closed_form"] for line in known if line["cell"] == cell]
-        for cell in SETTINGS
-    }
+    off = [(of["cell"], of["adjoint_rate"] - of["closed_form"]) for of in lines if of["closed_form"] is not None]
+    rms = {cell: float(np.sqrt(np.mean([difference**2 for of, difference in off if of == cell]))) for cell in SETTINGS}
     return {
         "adjoint_minus_exponent_rms": float(np.sqrt(np.mean(by_seed**2))),
         "adjoint_minus_exponent_largest": float(np.abs(by_seed).max()),
-        "adjoint_minus_closed_form_rms": {cell: float(np.sqrt(np.mean(np.square(d)))) for cell, d in off.items()},
+        "adjoint_minus_closed_form_rms": rms,
         "exact_adjoint_largest": max(abs(case["adjoint_rate"] - case["closed_form"]) for case in exact),
         "exact_exponent_largest": max(abs(case["exponent"] - case["closed_form"]) for case in exact),
     }
@@ -342,16 +317,12 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
     points = points_of([row for row in rows if "accuracy" in row], lines)
     fits, residuals = fits_of(points), _residuals(lines, exact)
     closed = ", ".join(f"{cell} {value:.3f}" for cell, value in residuals["adjoint_minus_closed_form_rms"].items())
-    centres = ", ".join(f"{name} {found['centre']:.1f}" for name, found in fits["by cell and task"].items())
     sentences = [
         f"In the solvable cases the adjoint's rate equals the closed form to {residuals['exact_adjoint_largest']:.1e}, "
         f"and the Lyapunov exponent to {residuals['exact_exponent_largest']:.1e} nats per step.",
         "Network by network, the adjoint's rate and the exponent of the same rows differ by "
         f"{residuals['adjoint_minus_exponent_rms']:.4f} nats per step (root mean square; at most "
         f"{residuals['adjoint_minus_exponent_largest']:.3f}). From the closed form, root mean square: {closed}.",
-        f"One curve of rate × lag explains {fits['rate times lag']['r_squared']:.0%} of the variance of success over "
-        f"all points, the lag alone {fits['lag alone']['r_squared']:.0%}, the rate alone "
-        f"{fits['rate alone']['r_squared']:.0%}. Half of success is reached at (nats): {centres}.",
     ]
     page.text("Results", sentences)
     _rates_figure(page, lines, exact)
@@ -375,44 +346,37 @@ def _look(of: dict[str, Any]) -> dict[str, Any]:
     return {"color": _COLORS[of["cell"]], "marker": _MARKERS[of["task"]]} | _OPEN
 
 
-def _names() -> list[Line2D]:
-    cells = [Line2D([], [], color=color, marker="o", label=name, **_OPEN) for name, color in _COLORS.items()]
-    return cells + [Line2D([], [], color="0.4", marker=m, label=name, **_OPEN) for name, m in _MARKERS.items()]
+def _legend(fig: Any, others: list[Any]) -> None:
+    """Below the panels: colours of cells, markers of tasks, and the other lines."""
+    looks: list[Any] = [{"color": color, "marker": "o", "label": name} for name, color in _COLORS.items()]
+    looks += [{"color": "0.4", "marker": marker, "label": name} for name, marker in _MARKERS.items()]
+    handles = [Line2D([], [], **look, **_OPEN) for look in looks]
+    fig.legend(handles=handles + others, loc="outside lower center", ncols=7)
 
 
 def _rates_figure(page: lab.Page, lines: list[dict[str, Any]], exact: list[dict[str, Any]]) -> None:
     fig, axes = style.figures(2, 2, 9.2, 6.8, height_ratios=[3, 1.25], sharex="col")
     ends = [min(line["adjoint_rate"] for line in lines) - 0.1, max(line["adjoint_rate"] for line in lines) + 0.1]
-    cross: dict[str, Any] = {"color": style.VERMILLION, "marker": "x", "linestyle": "none"}
+    cross: dict[str, Any] = {"color": style.VERMILLION, "marker": "x", "linestyle": "none", "markersize": 6}
+    diagonal: dict[str, Any] = {"color": "0.4", "linewidth": 1.0}
     names = {"exponent": "leading Lyapunov exponent", "closed_form": "closed form"}
     for column, (against, name) in enumerate(names.items()):
         upper, lower = axes[:, column]
-        for line in lines:
+        for line in lines + exact:
             if line[against] is not None:
-                look = _look(line) | {"markersize": 5}
-                spread = np.std(line["adjoint_rate_by_seed"])
+                look = _look(line) | {"markersize": 5} if "cell" in line else cross
+                spread = np.std(line.get("adjoint_rate_by_seed", 0.0))
                 upper.errorbar(line[against], line["adjoint_rate"], spread, elinewidth=0.8, **look)
                 lower.plot(line[against], line["adjoint_rate"] - line[against], **look)
-        for case in exact:
-            upper.plot(case[against], case["adjoint_rate"], markersize=6, **cross)
-            lower.plot(case[against], case["adjoint_rate"] - case[against], markersize=6, **cross)
-        upper.plot(ends, ends, color="0.4", linewidth=1.0)
+        upper.plot(ends, ends, **diagonal)
         upper.set_title(f"Against the {name}")
-        lower.axhline(0, color="0.4", linewidth=1.0)
+        lower.axhline(0, **diagonal)
         lower.set(xlabel=f"{name} [nats per step]", title="Difference")
     axes[0, 0].set_ylabel("adjoint's rate [nats per step]")
     axes[1, 0].set_ylabel("difference\n[nats per step]")
     style.letters(axes)
-    handles = [
-        *_names(),
-        Line2D([], [], label="exactly solvable", **cross),
-        Line2D([], [], color="0.4", linewidth=1.0, label="y = x"),
-    ]
-    fig.legend(handles=handles, loc="outside lower center", ncols=7)
-    alt = (
-        "The adjoint's rate against the Lyapunov exponent and against the closed form, points on the diagonal; "
-        "differences below."
-    )
+    _legend(fig, [Line2D([], [], label="exactly solvable", **cross), Line2D([], [], label="y = x", **diagonal)])
+    alt = "The adjoint's rate against Lyapunov exponent and closed form: points on the diagonal; differences below."
     caption = (
         "Before training, float64: how fast the task's own gradient shrinks with the lag, against the Lyapunov "
         "exponent of the same run (a, c) and against theory (b, d: mean field for Elman, log σ(bias) for gates with "
@@ -430,32 +394,26 @@ def _collapse_figure(page: lab.Page, points: list[dict[str, Any]], fits: dict[st
     along = [point["rate_times_lag"] for point in points]
     x = np.linspace(min(along), max(*along, 0), 400)
     whole, latch = fits["rate times lag"], fits["rate times lag, latch"]
-    curves: list[dict[str, Any]] = [
-        {"color": "0.3", "linewidth": 1.5, "label": "one logistic curve"},
-        {"color": "0.3", "linewidth": 1.2, "linestyle": "--", "label": "the latch's"},
-    ]
-    for found, look in zip((whole, latch), curves, strict=True):
-        main.plot(x, logistic(x, found["centre"], found["width"]), **look)
+    curves = {"one logistic curve": (whole, "-", 1.5), "the latch's": (latch, "--", 1.2)}
+    for label, (found, dashes, width) in curves.items():
+        main.plot(x, logistic(x, found["centre"], found["width"]), dashes, color="0.3", linewidth=width, label=label)
     main.axvline(FLOAT32, color="0.5", linestyle=":", linewidth=1.2)
     main.text(FLOAT32, 1.02, "float32\nrounding ", ha="right", va="top", fontsize=8)
     main.axvline(0, color="0.5", linewidth=0.8)
     main.set_title(f"One curve of all: R² = {whole['r_squared']:.2f}; of the latch: {latch['r_squared']:.2f}")
-    main.set(xlabel="rate × lag before training [nats]", ylabel="success: share of what chance leaves")
-    main.set_ylim(-0.08, 1.08)
+    main.set(
+        xlabel="rate × lag before training [nats]", ylabel="success: share of what chance leaves", ylim=(-0.08, 1.08)
+    )
     side.set(xscale="log", xlabel="lag [steps]", title=f"Lag alone: R² = {fits['lag alone']['r_squared']:.2f}")
     lags = sorted({point["lag_steps"] for point in points})
     side.set_xticks(lags, [f"{lag:g}" for lag in lags])
     side.minorticks_off()
     style.letters(axes)
-    fig.legend(handles=[*_names(), *(Line2D([], [], **look) for look in curves)], loc="outside lower center", ncols=7)
-    alt = (
-        "Success against rate times lag for all cells, scales, lengths and tasks with one logistic curve; beside "
-        "it the same against the lag alone."
-    )
+    _legend(fig, main.get_legend_handles_labels()[0])
+    alt = "Success of all cells and tasks against rate times lag, with one logistic curve; beside it against the lag."
     caption = (
-        "Success after a fixed budget against the gradient lost (negative) or gained over the lag, measured before "
-        "training. Left of the dotted line the far gradient is below float32's rounding of the near one. Mean over "
-        "seeds."
+        "Mean success over seeds after a fixed budget, against the gradient lost (negative) or gained over the lag, "
+        "before training. Left of the dotted line the far gradient is below float32's rounding of the near one."
     )
     page.figure("collapse", fig, alt=alt, caption=caption)
 
@@ -465,10 +423,6 @@ def _groups_figure(page: lab.Page, points: list[dict[str, Any]], fits: dict[str,
     fig, axes = style.figures(len(TASKS), len(SETTINGS), 10.2, 5.8, sharex=True, sharey=True)
     along = [p["rate_times_lag"] for p in points]
     x = np.linspace(min(along), max(along), 600)
-    curves: list[dict[str, Any]] = [
-        {"color": "0.6", "linewidth": 1.0, "label": "common curve"},
-        {"color": "black", "linewidth": 1.0, "linestyle": "--", "label": "own curve"},
-    ]
     panels = [(cell, task) for task in TASKS for cell in SETTINGS]
     for ax, (cell, task) in zip(axes.flat, panels, strict=True):
         here = [p for p in points if (p["cell"], p["task"]) == (cell, task)]
@@ -476,14 +430,12 @@ def _groups_figure(page: lab.Page, points: list[dict[str, Any]], fits: dict[str,
             some = sorted((p["rate_times_lag"], p["success"]) for p in here if p["steps"] == steps)
             ax.plot(*zip(*some, strict=True), label=f"T = {steps}", **style.markers(i) | {"markersize": 4.5})
         own = fits["by cell and task"][f"{cell}, {task}"]
-        for found, look in zip((fits["rate times lag"], own), curves, strict=True):
-            ax.plot(x, logistic(x, found["centre"], found["width"]), **look)
-        ax.set_title(f"{cell}, {task}: half at {own['centre']:.1f}")
+        common = fits["rate times lag"]
+        ax.plot(x, logistic(x, common["centre"], common["width"]), color="0.6", linewidth=1.0, label="common curve")
+        ax.plot(x, logistic(x, own["centre"], own["width"]), "k--", linewidth=1.0, label="own curve")
+        ax.set(title=f"{cell}, {task}: half at {own['centre']:.1f}", xlabel="rate × lag [nats]", ylabel="success")
+        ax.label_outer()
     style.letters(axes)
-    for ax in axes[-1]:
-        ax.set_xlabel("rate × lag [nats]")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("success")
     fig.legend(handles=axes[0, 0].get_legend_handles_labels()[0], loc="outside lower center", ncols=7)
     alt = "The same in one panel per cell and task, with the common curve and the panel's own."
     caption = "Cell by cell: where the panel's own curve leaves the common one, more than rate × lag decides."

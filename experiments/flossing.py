@@ -11,7 +11,7 @@ exponents, mean of their squares as the loss, Adam at 1e-3. Both kinds start fro
 some hundred updates on inputs of the task's kind, without targets; then both are trained alike.
 """
 
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from pydantic import PositiveFloat, PositiveInt
 import rnnjax
 from experiments import lab
 from experiments.lab import style
+from experiments.temporal_order import Network
 from rnnjax.gradients import finite_time_exponents, flossing
 from rnnjax.initializers import Normal
 from rnnjax.tasks import Batch, accuracy, cross_entropy, delayed_xor
@@ -62,21 +63,8 @@ class Options(lab.ProcessOptions):
     def check(self) -> None:
         super().check()
         if self.exponents > self.hidden_size:
-            raise lab.UsageError(
-                f"--exponents is {self.exponents}; give at most {self.hidden_size}, the number of units."
-            )
-
-
-class Network(NamedTuple):
-    rnn: rnnjax.ElmanParams
-    w_out: Array  # [H, 2]
-    b_out: Array  # [2]
-
-
-def init_network(cell: rnnjax.Elman, key: Array) -> Network:
-    key_rnn, key_out = jax.random.split(key)
-    size = cell.hidden_size
-    return Network(cell.init(key_rnn, 1), jax.random.normal(key_out, (size, 2)) / size**0.5, jnp.zeros(2))
+            most = self.hidden_size
+            raise lab.UsageError(f"--exponents is {self.exponents}; give at most {most}, the number of units.")
 
 
 def logits(cell: Any, network: Network, batch: Batch) -> Array:
@@ -86,12 +74,9 @@ def logits(cell: Any, network: Network, batch: Batch) -> Array:
 def train(asked: list[dict[str, Any]], mesh: Mesh | None = None) -> list[dict[str, Any]]:
     """Networks of one delay, each trained without and with flossing first, in one program.
 
-    Args:
-      asked: for each network its index, and delay, hidden_size, exponents (k), seed, floss_updates, floss_steps,
-        updates, batch, rate, which are the same for all.
-    Returns:
-      For each network and both kinds the last held-out accuracy and whether NaN or inf was met, the last loss of
-      flossing, "exponents" `[stages, k]`, and over evaluations "evaluated_after" [updates], "accuracy" `[lines, 2]`.
+    They differ in index; all other arguments are the same. Returns for each network and both kinds the last held-out
+    accuracy and whether NaN or inf was met, the last loss of flossing, "exponents" `[stages, exponents]`, and over
+    evaluations "evaluated_after" [updates] and "accuracy" `[lines, 2]`.
     """
     first, count = asked[0], len(asked)
     delay, k, steps = first["delay"], first["exponents"], first["delay"] + BEYOND
@@ -99,11 +84,18 @@ def train(asked: list[dict[str, Any]], mesh: Mesh | None = None) -> list[dict[st
     key = jax.random.fold_in(jax.random.key(first["seed"]), delay)
     index = np.array([each["index"] for each in asked])
     keys = jax.random.split(key, index.max() + 1)[index]
-    start = jax.jit(jax.vmap(lambda key: init_network(cell, key)))(keys)
+
+    @jax.jit
+    @jax.vmap
+    def init(key: Array) -> Network:
+        key_rnn, key_out = jax.random.split(key)
+        w_out = jax.random.normal(key_out, (cell.hidden_size, 2)) / cell.hidden_size**0.5
+        return Network(cell.init(key_rnn, 1), w_out, jnp.zeros(2))
 
     def inputs(key: Array, rows: int) -> Array:
         return delayed_xor(key, first["floss_steps"], (rows,), delay=2).xs
 
+    start = init(keys)
     flossed = fit_many(
         lambda network, xs: flossing(cell, network.rnn, xs, k=k),
         lambda key, setting: setting["network"],
@@ -134,17 +126,13 @@ def train(asked: list[dict[str, Any]], mesh: Mesh | None = None) -> list[dict[st
         xs = inputs(jax.random.fold_in(key, 1), 4)
         return finite_time_exponents(cell, network.rnn, xs, k=k).mean(0)
 
-    plain_trained, flossed_trained = (
-        jax.tree.map(lambda leaf, part=part: leaf[part], fitted.state.params)
-        for part in (slice(count), slice(count, None))
-    )
-    stages = (start, flossed.state.params, plain_trained, flossed_trained)
-    exponents = np.stack([np.asarray(spectrum(stage)) for stage in stages], axis=1)
+    by_stage = [np.asarray(spectrum(networks)).reshape(2, count, k) for networks in (both, fitted.state.params)]
+    exponents = np.concatenate(by_stage)  # [stages, count, k]
     reached = fitted.history["held_out_accuracy"].reshape(-1, 2, count)
     return [
         {f"{kind}_accuracy": reached[-1, j, i] for j, kind in enumerate(KINDS)}
         | {f"{kind}_failed": fitted.faults[j * count + i] is not None for j, kind in enumerate(KINDS)}
-        | {"floss_loss": flossed.history["loss"][-1, i], "exponents": exponents[i]}
+        | {"floss_loss": flossed.history["loss"][-1, i], "exponents": exponents[:, i]}
         | {"evaluated_after": fitted.history["step"], "accuracy": reached[:, :, i]}
         for i in range(count)
     ]
@@ -174,25 +162,6 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
     for row in rows:
         by_delay.setdefault(row["delay"], []).append(row)
     lines = [summarised(found) for found in by_delay.values()]
-    _accuracy_figure(page, rows, lines)
-    _exponents_figure(page, by_delay)
-    headings = {
-        "delay": "delay [steps]",
-        "plain_accuracy": "accuracy, plain",
-        "flossed_accuracy": "accuracy, flossed",
-        "mean_square_before": "mean λ² before [(nats per step)²]",
-        "mean_square_flossed": "mean λ² flossed [(nats per step)²]",
-    }
-    page.table(lines, headings, f"Held-out accuracy, mean of {len(rows) // len(lines)} seeds")
-    runs = [
-        {"delay": delay, "floss_loss": [row["floss_loss"] for row in found]}
-        | {kind: {name: [row[f"{kind}_{name}"] for row in found] for name in ("accuracy", "failed")} for kind in KINDS}
-        for delay, found in by_delay.items()
-    ]
-    page.summary |= {"rows": lines, "runs": runs, "chance_accuracy": 0.5}
-
-
-def _accuracy_figure(page: lab.Page, rows: list[lab.Row], lines: list[dict[str, Any]]) -> None:
     fig, ax = style.figure(6.4, 4.0)
     for i, kind in enumerate(KINDS):
         means = [line[f"{kind}_accuracy"] for line in lines]
@@ -205,13 +174,9 @@ def _accuracy_figure(page: lab.Page, rows: list[lab.Row], lines: list[dict[str, 
     ax.set(ylabel="held-out accuracy", ylim=(0.45, 1.02), title="Delayed XOR after training")
     ax.legend()
     alt = "Accuracy against delay, with and without flossing before training."
-    caption = (
-        "Held-out accuracy after the budget of updates. Lines: means over seeds; small open markers: single seeds."
-    )
+    caption = "Held-out accuracy after the budget of updates. Lines: means over seeds; open markers: single seeds."
     page.figure("accuracy", fig, alt=alt, caption=caption)
 
-
-def _exponents_figure(page: lab.Page, by_delay: dict[int, list[lab.Row]]) -> None:
     shown = list(dict.fromkeys((min(by_delay), max(by_delay))))
     fig, axes = style.figures(1, len(shown), max(6.4, 4.4 * len(shown)), 3.9, sharey=True)
     labels = ("drawn", "flossed", "drawn, then trained", "flossed, then trained")
@@ -228,6 +193,16 @@ def _exponents_figure(page: lab.Page, by_delay: dict[int, list[lab.Row]]) -> Non
     alt = "The leading exponents of drawn networks fall off; those of flossed ones lie at zero."
     caption = "The leading finite-time exponents on inputs of the task's kind, mean over seeds."
     page.figure("exponents", fig, alt=alt, caption=caption)
+
+    headings = {"delay": "delay [steps]", "plain_accuracy": "accuracy, plain", "flossed_accuracy": "accuracy, flossed"}
+    headings |= {f"mean_square_{stage}": f"mean λ² {stage} [(nats per step)²]" for stage in STAGES[:2]}
+    page.table(lines, headings, f"Held-out accuracy, mean of {len(rows) // len(lines)} seeds")
+    runs = [
+        {"delay": delay, "floss_loss": [row["floss_loss"] for row in found]}
+        | {kind: {name: [row[f"{kind}_{name}"] for row in found] for name in ("accuracy", "failed")} for kind in KINDS}
+        for delay, found in by_delay.items()
+    ]
+    page.summary |= {"rows": lines, "runs": runs, "chance_accuracy": 0.5}
 
 
 experiment = lab.Experiment(Options, measure, draw)

@@ -18,7 +18,6 @@ descent solves none, clipped 2 and with Ω 4 (smart), and sigmoid units (`--init
 T = 10.
 """
 
-import dataclasses
 import functools
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -72,30 +71,14 @@ class Options(lab.ProcessOptions):
     """Weight of Ω."""
 
 
-@dataclasses.dataclass(frozen=True)
-class SigmoidElman(rnnjax.Cell):
-    """h_t = σ(x_t W1 + h_{t-1} W2 + b)."""
-
-    hidden_size: int
-
-    def init(self, key: Array, input_size: int, dtype: Any = None) -> rnnjax.ElmanParams:
-        return rnnjax.elman_init(key, input_size, self.hidden_size, dtype=dtype)
-
-    def initial_carry(self, params: rnnjax.ElmanParams, batch_shape: tuple[int, ...] = ()) -> Array:
-        return rnnjax.elman_initial_carry(params, batch_shape)
-
-    def step(self, params: rnnjax.ElmanParams, carry: Array, x: Array) -> tuple[Array, Array]:
-        return rnnjax.elman_step(params, carry, x, jax.nn.sigmoid)
-
-
 class Network(NamedTuple):
-    rnn: rnnjax.ElmanParams
-    w_out: Array  # [H, 4]
-    b_out: Array  # [4]
+    rnn: Any
+    w_out: Array  # [H, classes]
+    b_out: Array  # [classes]
 
 
 def cell_of(initialisation: str, hidden_size: int) -> Any:
-    return SigmoidElman(hidden_size) if initialisation == "sigmoid" else rnnjax.Elman(hidden_size)
+    return rnnjax.Elman(hidden_size, jax.nn.sigmoid if initialisation == "sigmoid" else "tanh")
 
 
 def init_network(initialisation: str, hidden_size: int, key: Array) -> Network:
@@ -154,12 +137,9 @@ def total_loss(cell: Any, weight: float, network: Network, batch: tasks.Batch) -
 def train(asked: list[dict[str, Any]], mesh: Mesh | None = None) -> list[dict[str, Any]]:
     """Trains networks in one program and tests them on fresh sequences.
 
-    Args:
-      asked: for each network method and index, and initialisation, steps (T), omega_weight, seed, hidden_size, updates,
-        batch, rate, max_norm, which are the same for all.
-    Returns:
-      For each network whether it solved the task, test accuracy, updates until its end, whether it met NaN or inf, and
-      over evaluations "evaluated_after" [updates], "accuracy", "loss", "gradient_norm" and with Ω "omega".
+    They differ in method and index; all other arguments, and steps (T), are the same. Returns for each whether it
+    solved the task, test accuracy, updates until its end, whether it met NaN or inf, and over evaluations
+    "evaluated_after" [updates], "accuracy", "loss", "gradient_norm" and with Ω "omega".
     """
     first = asked[0]
     cell, steps = cell_of(first["initialisation"], first["hidden_size"]), first["steps"]
@@ -169,10 +149,9 @@ def train(asked: list[dict[str, Any]], mesh: Mesh | None = None) -> list[dict[st
         "max_norm": jnp.array([jnp.inf if each["method"] == METHODS[0] else each["max_norm"] for each in asked]),
         "key": jax.random.split(key, index.max() + 1)[index],  # the same start and data in every method
     }
-    init = functools.partial(init_network, first["initialisation"], first["hidden_size"])
     fitted = fit_many(
         functools.partial(total_loss, cell, first["omega_weight"]),
-        lambda key, setting: init(key),
+        lambda key, setting: init_network(first["initialisation"], first["hidden_size"], key),
         lambda setting: optax.chain(clip_by_global_norm(setting["max_norm"]), optax.sgd(first["rate"])),
         lambda key, step: tasks.temporal_order(key, steps, (first["batch"],)),
         settings,
@@ -191,15 +170,11 @@ def train(asked: list[dict[str, Any]], mesh: Mesh | None = None) -> list[dict[st
 
     test_keys = jax.random.split(jax.random.fold_in(jax.random.key(first["seed"]), 10**6 + steps), TEST // TEST_AT_ONCE)
     tested = np.mean([score(fitted.state.params, each) for each in test_keys], axis=0)
-    names = {"held_out_accuracy": "accuracy"} | {name: name for name in ("loss", "gradient_norm", "omega")}
+    names = {"held_out_accuracy": "accuracy", "loss": "loss", "gradient_norm": "gradient_norm", "omega": "omega"}
     return [
-        {
-            "solved": tested[i] > SOLVED and fitted.faults[i] is None,
-            "test_accuracy": tested[i],
-            "updates_done": fitted.state.step[i],
-            "diverged": fitted.faults[i] is not None,
-            "evaluated_after": fitted.history["step"],
-        }
+        {"solved": tested[i] > SOLVED and fitted.faults[i] is None, "test_accuracy": tested[i]}
+        | {"updates_done": fitted.state.step[i], "diverged": fitted.faults[i] is not None}
+        | {"evaluated_after": fitted.history["step"]}
         | {names[name]: values[:, i] for name, values in fitted.history.items() if name in names}
         for i in range(len(asked))
     ]
@@ -221,54 +196,31 @@ def measure(options: Options, run: lab.Run) -> list[lab.Row]:
     return run.rows(train, asked, "networks", together=together, given={"mesh": run.mesh})
 
 
-def summarised(rows: list[lab.Row]) -> list[dict[str, Any]]:
-    """A line for each length, initialisation and method."""
+def draw(rows: list[lab.Row], page: lab.Page) -> None:
     groups: dict[Any, list[lab.Row]] = {}
     for row in rows:
         groups.setdefault((row["initialisation"], row["steps"], row["method"]), []).append(row)
-    return [
-        {
-            "initialisation": name,
-            "steps": steps,
-            "seeds": len(found),
-            "method": method,
-            "solved_share": float(np.mean([row["solved"] for row in found])),
-            "mean_test_accuracy": float(np.mean([row["test_accuracy"] for row in found])),
-            "median_updates": float(np.median([row["updates_done"] if row["solved"] else np.inf for row in found])),
-            "diverged": sum(row["diverged"] for row in found),
-            "best_held_out_accuracy_by_seed": [float(np.nanmax(row["accuracy"])) for row in found],
-            "solved_by_seed": [row["solved"] for row in found],
-            "test_accuracy_by_seed": [row["test_accuracy"] for row in found],
-            "updates_by_seed": [row["updates_done"] for row in found],
+    lines = []
+    for (name, steps, method), found in groups.items():
+        of = {field: [row[field] for row in found] for field in ("solved", "test_accuracy", "updates_done", "diverged")}
+        until = [row["updates_done"] if row["solved"] else np.inf for row in found]
+        line = {"initialisation": name, "steps": steps, "seeds": len(found), "method": method}
+        line |= {
+            "solved_share": float(np.mean(of["solved"])),
+            "mean_test_accuracy": float(np.mean(of["test_accuracy"])),
         }
-        for (name, steps, method), found in groups.items()
-    ]
-
-
-def draw(rows: list[lab.Row], page: lab.Page) -> None:
-    lines = summarised(rows)
+        line |= {"median_updates": float(np.median(until)), "diverged": sum(of["diverged"])}
+        line |= {"best_held_out_accuracy_by_seed": [float(np.nanmax(row["accuracy"])) for row in found]}
+        line |= {"solved_by_seed": of["solved"], "test_accuracy_by_seed": of["test_accuracy"]}
+        lines.append(line | {"updates_by_seed": of["updates_done"]})
     names = list(dict.fromkeys(line["initialisation"] for line in lines))
-    solved = {(line["initialisation"], line["method"], line["steps"]): line["solved_share"] for line in lines}
-    sentences = []
-    for name in names:
-        shares = [
-            f"{method} "
-            + ", ".join(f"{share:.0%} at {key[2]}" for key, share in solved.items() if key[:2] == (name, method))
-            for method in METHODS
-        ]
-        sentences.append(f"{name}: " + "; ".join(shares) + ".")
-    page.text("Results", sentences)
+    counts = f"{sum(row['solved'] for row in rows)} of {len(rows)} networks solve the task"
+    page.text("Results", [f"{counts}, {sum(row['diverged'] for row in rows)} diverge."])
     _success_figure(page, lines, names)
     _history_figure(page, rows, names)
-    headings = {
-        "initialisation": "initialisation",
-        "steps": "length T [steps]",
-        "method": "method",
-        "solved_share": "share solved",
-        "mean_test_accuracy": "mean test accuracy",
-        "median_updates": "median updates until solved",
-        "diverged": "diverged networks",
-    }
+    headings = {"initialisation": "initialisation", "steps": "length T [steps]", "method": "method"}
+    headings |= {"solved_share": "share solved", "mean_test_accuracy": "mean test accuracy"}
+    headings |= {"median_updates": "median updates until solved", "diverged": "diverged networks"}
     page.table(lines, headings, f"Solved, of {lines[0]['seeds']} seeds, {rows[0]['updates']} updates")
     page.summary |= {"rows": lines, "chance_accuracy": CHANCE, "updates_budget": rows[0]["updates"]}
 
@@ -287,16 +239,14 @@ def _success_figure(page: lab.Page, lines: list[dict[str, Any]], names: list[str
     for ax, name in zip(axes, names, strict=True):
         for i, method in enumerate(METHODS):
             found = [line for line in lines if (line["initialisation"], line["method"]) == (name, method)]
-            shift = 0.012 * (i - 1)  # so that curves at 0 and at 1 do not hide each other
-            shares = [line["solved_share"] + shift for line in found]
+            shares = [line["solved_share"] + 0.012 * (i - 1) for line in found]  # so that none hides another at 0 or 1
             ax.plot([line["steps"] for line in found], shares, label=method, **style.line(i))
         ax.set(xlabel="length T [steps]", xticks=sorted({line["steps"] for line in lines}), ylim=(-0.06, 1.06))
     axes[0].set_ylabel(f"share of {lines[0]['seeds']} seeds solved")
     fig.legend(handles=axes[0].get_legend_handles_labels()[0], loc="outside lower center", ncols=3)
     alt = "For each initialisation the share of solved seeds against sequence length, one curve per method."
     caption = (
-        "Share of seeds with less than 1% of 10,000 fresh sequences wrong after the budget of updates, by method and "
-        "initialisation. The curves are shifted by a hundredth against each other."
+        "Share of seeds with less than 1% of 10,000 fresh sequences wrong. Curves are shifted by a hundredth each."
     )
     page.figure("success", fig, alt=alt, caption=caption)
 
@@ -306,29 +256,23 @@ def _history_figure(page: lab.Page, rows: list[lab.Row], names: list[str]) -> No
     lengths = sorted({row["steps"] for row in rows})
     steps = lengths[len(lengths) // 2]
     fig, axes = _panels(names)
-    looks: list[Any] = [style.line(i) | {"markersize": 2.5, "linewidth": 1.1} for i in range(len(METHODS))]
+    looks = [style.line(i) | {"markersize": 2.5, "linewidth": 1.1, "label": name} for i, name in enumerate(METHODS)]
     for row in rows:
         if row["steps"] == steps:
             best = np.maximum.accumulate(np.nan_to_num(row["accuracy"]))
             ax = axes[names.index(row["initialisation"])]
             ax.plot(row["evaluated_after"], best, alpha=0.9, **looks[METHODS.index(row["method"])])
-    guesses: list[dict[str, Any]] = [
-        {"color": "0.5", "linewidth": 0.8, "label": "guess"},
-        {"color": "0.5", "linewidth": 0.8, "label": "one symbol of two known", "linestyle": ":"},
-    ]
+    guesses: list[Any] = [{"color": "0.5", "linewidth": 0.8, "label": "guess"}]
+    guesses += [{"color": "0.5", "linewidth": 0.8, "label": "one symbol of two known", "linestyle": ":"}]
     for ax in axes:
-        for height, look in zip((CHANCE, 0.5), guesses, strict=True):
-            ax.axhline(height, **look)
+        ax.axhline(CHANCE, **guesses[0])
+        ax.axhline(0.5, **guesses[1])
         ax.set(xlabel="updates", ylim=(0.2, 1.02))
     axes[0].set_ylabel("best held-out accuracy so far")
-    handles = [Line2D([], [], label=method, **look) for method, look in zip(METHODS, looks, strict=True)]
-    handles += [Line2D([], [], **look) for look in guesses]
+    handles = [Line2D([], [], **look) for look in looks + guesses]
     fig.legend(handles=handles, loc="outside lower center", ncols=3)
     alt = f"Accuracy against updates at T = {steps} for each initialisation, one line per seed."
-    caption = (
-        f"Training at T = {steps}: the best held-out accuracy so far, one line per seed. Remembering only the second "
-        "symbol gives 50%."
-    )
+    caption = f"The best held-out accuracy so far at T = {steps}, by seed. Remembering one symbol of two gives 50%."
     page.figure("history", fig, alt=alt, caption=caption)
 
 

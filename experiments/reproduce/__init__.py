@@ -88,9 +88,8 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
     off = [line for line in lines if line["verdict"] != "reproduced"]
     failed = [line["row"] for line in off if line["exact"]]
     missed = [line["row"] for line in off if not line["exact"]]
-    exact = sum(line["exact"] for line in lines)
     right = f"{len(lines) - len(off)} of {len(lines)} numbers are reproduced"
-    sentences = [f"{right}; of {exact} exact ones, {exact - len(failed)}."]
+    sentences = [f"{right}; of the exact ones, all but {len(failed)}."]
     sentences += [f"FAILED, though exact: {', '.join(failed)}."] if failed else []
     sentences += [f"Outside their tolerance: {', '.join(missed)}."] if missed else []
     page.text("Results", sentences)
@@ -106,15 +105,11 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
             page.table(cells, names, theme)
     headings = {"what": "published", "source": "source", "why": "why it has no row"}
     page.table(NOT_ATTEMPTED, headings, "Published, and not attempted here", terminal=False)
-    _deviations_figure(page, lines)
-    for sentence in sentences:
-        page.say(sentence)
+    page.say(" ".join(sentences))
     page.summary |= {"rows": lines, "failed_exact": failed, "missed": missed}
     page.status = 1 if failed else 0
 
-
-def _deviations_figure(page: lab.Page, lines: list[dict[str, Any]]) -> None:
-    """(ours - published) / tolerance for the rows that are measured by sampling; within the band they count."""
+    # Rows that are measured by sampling; all, if there are no others.
     known = [line for line in lines if line["ours"] is not None and line["tolerance"] > 0]
     shown = ([line for line in known if not line["exact"]] or known)[::-1]
     fig, ax = style.figure(7.5, 0.28 * len(shown) + 1.6)
@@ -123,15 +118,12 @@ def _deviations_figure(page: lab.Page, lines: list[dict[str, Any]]) -> None:
     for y, line in enumerate(shown):
         off = np.clip((line["ours"] - line["published"]) / line["tolerance"], -2.9, 2.9)
         inside = line["verdict"] == "reproduced"
-        look = {"color": style.BLUE, "marker": "o"} if inside else {"color": style.VERMILLION, "marker": "X"}
+        look: Any = {"color": style.BLUE, "marker": "o"} if inside else {"color": style.VERMILLION, "marker": "X"}
         ax.plot(off, y, markersize=6 if inside else 9, **look)
     ax.set_yticks(range(len(shown)), [line["row"] for line in shown], fontsize=8)
     ax.set(xlim=(-3, 3), xlabel="(ours − published) / tolerance", title="Deviation from the published number")
     alt = "Deviation of each measured number from the published one, in units of its tolerance."
-    caption = (
-        "Rows measured by sampling. Within the band a number counts as reproduced; a cross is outside it (at the edge: "
-        "further off)."
-    )
+    caption = "Rows measured by sampling: reproduced within the band, missed outside it (at its edge: further off)."
     page.figure("deviations", fig, alt=alt, caption=caption)
 
 

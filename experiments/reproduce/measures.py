@@ -28,7 +28,12 @@ from rnnjax.gradients import theory
 
 Found = dict[str, Any]
 
-CLOSED_FORMS: dict[str, Any] = {
+EXPRESSIONS: dict[str, Any] = {
+    "gradient 50 steps back in a linear unit": lambda w2: scalar_case(w2)["gradient"],
+    "prediction for a company": lambda name: float(lstm_prediction(COMPANIES[name])),
+    "dL/dw of a linear unit over T w^(T-1)": lambda w, steps: (
+        scalar(w, steps)["weight_gradient"] / (steps * w ** (steps - 1))
+    ),
     "top exponent of fresh matrices": lambda size: theory.ginibre_exponents(size)[0],
     "bottom exponent of fresh matrices": lambda size: theory.ginibre_exponents(size)[-1],
     "mean-field exponent": theory.tanh_lyapunov_exponent,
@@ -40,27 +45,13 @@ CLOSED_FORMS: dict[str, Any] = {
 }
 
 
-def closed_form(of: str, at: list[Any]) -> Found:
-    return {"value": CLOSED_FORMS[of](*at)}
+def expression(of: str, at: list[Any]) -> Found:
+    return {"value": EXPRESSIONS[of](*at)}
 
 
 def statland(days: list[str]) -> Found:
     predictions, hidden = forward(published_network(), [days])
     return {"prediction": float(predictions[0]), "hidden": float(hidden[0])}
-
-
-def power_of_w2(w2: float) -> Found:
-    """Gradient 50 steps back in a linear unit."""
-    return {"value": scalar_case(w2)["gradient"]}
-
-
-def company(name: str) -> Found:
-    return {"value": float(lstm_prediction(COMPANIES[name]))}
-
-
-def scalar_weight_gradient() -> Found:
-    """dL/dw of one unit, T = 50, w = 0.9, over the closed form T w^(T-1)."""
-    return {"value": scalar(0.9, 50)["weight_gradient"] / (50 * 0.9**49)}
 
 
 def orthogonal_exponents(steps: int) -> Found:
@@ -133,8 +124,8 @@ def order(cell: str) -> Found:
 def cliff_wall() -> Found:
     """‖∇E‖ where x_0 is a repelling fixed point over its closed form, w = 5.5, T = 50."""
     ws = np.array([5.5])
-    found, closed = cliff.gradients_at(ws, cliff.wall(ws), 50), cliff.gradient_on_wall(ws, 50)
-    return {"value": np.hypot(found.w, found.b)[0] / np.hypot(*closed)[0]}
+    _, found = cliff.value_and_gradient(ws, cliff.wall(ws), 50)
+    return {"value": np.hypot(found.w, found.b)[0] / np.hypot(*cliff.gradient_on_wall(ws, 50))[0]}
 
 
 def order_pascanu(method: str) -> Found:

@@ -5,7 +5,6 @@ float64, and evaluation on 2,000 and 1,000 fresh sequences in place of 512.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -44,10 +43,8 @@ def init_network(
         for key, scale, shape in zip(keys, scales, shapes, strict=True)
     )
     b = jnp.zeros(width, jnp.float32)
-    if lstm:
-        params: Any = rnnjax.LSTMParams(w_x, w_h, b.at[gate * size : (gate + 1) * size].set(bias))
-    else:
-        params = rnnjax.ElmanParams(w_x, w_h, b)
+    b = b.at[gate * size : (gate + 1) * size].set(bias) if lstm else b
+    params = (rnnjax.LSTMParams if lstm else rnnjax.ElmanParams)(w_x, w_h, b)
     return {"cell": params, "w_out": w_out, "b_out": jnp.zeros(outputs, jnp.float32)}
 
 
@@ -55,19 +52,11 @@ def _outputs(cell: rnnjax.Cell, params: dict[str, Any], batch: tasks.Batch) -> A
     return rnnjax.unroll(cell, params["cell"], batch.xs)[1] @ params["w_out"] + params["b_out"]
 
 
-def _train(
-    loss: Callable[..., Array], init: Callable[[Array], Any], rate: Any, data: Any, options: Any, seeds: int, **how
-):
-    return training.fit_many(
-        loss,
-        lambda key, setting: init(key),
-        optax.chain(training.clip_by_global_norm(1.0), optax.adam(rate)),
-        data,
-        {"key": jax.random.split(jax.random.key(0), seeds)},
-        options,
-        key=jax.random.key(0),
-        **how,
-    )
+def _train(loss: Any, init: Any, rate: Any, data: Any, options: training.FitOptions, seeds: int, **how: Any):
+    key = jax.random.key(0)
+    rule = optax.chain(training.clip_by_global_norm(1.0), optax.adam(rate))
+    networks = {"key": jax.random.split(key, seeds)}
+    return training.fit_many(loss, lambda key, setting: init(key), rule, data, networks, options, key=key, **how)
 
 
 def adding_errors(name: str, steps: int, updates: int, seeds: int) -> list[float]:
@@ -107,9 +96,8 @@ def order_batch(key: Array, count: int) -> tasks.Batch:
         tokens = jnp.where(at == jax.random.randint(place, (count,), low, high + 1, jnp.int32), 4 + symbol, tokens)
     xs = jax.nn.one_hot(tokens.at[0].set(6).at[-1].set(7), 8, dtype=dtype)
     targets = jnp.zeros((steps, count), jnp.int32).at[-1].set(2 * which[0] + which[1])
-    return tasks.Batch(
-        xs, targets, jnp.zeros((steps, count), dtype).at[-1].set(1), jnp.full((count,), steps, jnp.int32)
-    )
+    last = jnp.zeros((steps, count), dtype).at[-1].set(1)
+    return tasks.Batch(xs, targets, last, jnp.full((count,), steps, jnp.int32))
 
 
 def order_learned(name: str, updates: int, seeds: int) -> list[float]:
@@ -129,5 +117,4 @@ def order_learned(name: str, updates: int, seeds: int) -> list[float]:
         measure=lambda params, batch: {"accuracy": tasks.accuracy(_outputs(cell, params, batch), batch)},
         until=lambda held: held["accuracy"] >= 0.95,
     )
-    done, step = np.asarray(fitted.state.done), np.asarray(fitted.state.step)
-    return [float(BATCH * s) if d else float("inf") for d, s in zip(done, step, strict=True)]
+    return np.where(fitted.state.done, BATCH * np.asarray(fitted.state.step), np.inf).tolist()
