@@ -1,24 +1,20 @@
 """The two published networks of StatLand in plain arithmetic: every number that passes through them, without JAX.
 
-In StatLand a stock is low, medium or high on a day; written as numbers 0, 0.5 and 1. The recurrent network has one
-ReLU unit and reads the days in order:
-
     h_t = relu(x_t W1 + h_{t-1} W2 + b1)           prediction = h_T W3 + b2
 
-It meets the four rules of StatLand, `RULES`, each within 0.01. The LSTM has one unit too. It reads four days of a
-company; the short-term memory after the fourth predicts the fifth. `training` has both networks as rnnjax's.
+The LSTM's short-term memory after four days of a company predicts the fifth.
 
 Source of the numbers: J. Starmer, StatQuest, "Recurrent Neural Networks, clearly explained" and "Long Short-Term
 Memory, clearly explained".
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 DAYS = {"low": 0.0, "medium": 0.5, "high": 1.0}
 
-RULES = (  # yesterday, today -> tomorrow
+RULES: tuple[tuple[tuple[str, ...], str], ...] = (  # yesterday, today -> tomorrow
     (("low", "low"), "low"),
     (("low", "medium"), "high"),
     (("high", "medium"), "low"),
@@ -40,26 +36,24 @@ GATES = {  # gate: weight of the short-term memory, weight of the input, bias; i
 
 def reading(prediction: float) -> str:
     """The nearest of low, medium and high; "none" for NaN or infinity."""
-    if not math.isfinite(prediction):
-        return "none"
-    return min(DAYS, key=lambda day: abs(DAYS[day] - prediction))
+    return min(DAYS, key=lambda day: abs(DAYS[day] - prediction)) if math.isfinite(prediction) else "none"
 
 
-def trace(days: Sequence[str], weights: Mapping[str, float] = WEIGHTS) -> dict[str, Any]:
-    """One row of days, copy by copy of the unrolled network.
+def trace(days: Sequence[str]) -> dict[str, Any]:
+    """One row of days through the unrolled network: `steps`, a mapping per copy, and `prediction` = h_T W3 + b2.
 
-    Returns:
-      `days`; `steps`, one mapping per copy: `day`, `x`, `x_w1` = x_t W1, `h_before` = h_{t-1}, `h_w2` = h_{t-1} W2,
-      `b1`, `sum` (the input of the ReLU) and `h` = h_t; `prediction` = h_T W3 + b2; `reads_as`.
+    `x_w1` = x_t W1, `h_before` = h_{t-1}, `h_w2` = h_{t-1} W2; `sum` is the input of the ReLU.
     """
     steps, h = [], 0.0
     for day in days:
-        step = {"x": DAYS[day], "x_w1": DAYS[day] * weights["W1"], "h_before": h, "h_w2": h * weights["W2"]}
-        total = step["x_w1"] + step["h_w2"] + weights["b1"]
-        h = max(0.0, total)
-        steps.append({"day": day, **step, "b1": weights["b1"], "sum": total, "h": h})
-    prediction = h * weights["W3"] + weights["b2"]
-    return {"days": list(days), "steps": steps, "prediction": prediction, "reads_as": reading(prediction)}
+        step: dict[str, Any] = {"day": day, "x": DAYS[day], "x_w1": DAYS[day] * WEIGHTS["W1"], "h_before": h}
+        step |= {"h_w2": h * WEIGHTS["W2"], "b1": WEIGHTS["b1"]}
+        step["sum"] = step["x_w1"] + step["h_w2"] + step["b1"]
+        step["h"] = h = max(0.0, step["sum"])
+        steps.append(step)
+    prediction, rule = h * WEIGHTS["W3"] + WEIGHTS["b2"], dict(RULES).get(tuple(days))
+    told = {"days": list(days), "steps": steps, "prediction": prediction}
+    return told | {"reads_as": reading(prediction), "rule": rule}
 
 
 def lstm_trace(prices: Sequence[float]) -> list[dict[str, float]]:

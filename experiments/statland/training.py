@@ -2,12 +2,7 @@
 
     L = Σ_rows (prediction - tomorrow)²            the sum of squared residuals over the rules
 
-A network is `w`, `[5]`: W1, W2, b1, W3, b2. Weights start from N(0, 1), biases from 0. `vmap` makes the runs of all
-seeds one program.
-
-With one ReLU unit a run can die. If the last hidden state is 0 on every row, then dL/dW1, dL/dW2, dL/db1 and dL/dW3
-are all exactly 0, and stay so; only b2 moves, and the best it can do is the same 0.5 for every row, L = 1. A seed
-with W1 < 0 (half of them) is dead before the first update, since with b1 = 0 no day is below 0.
+A network is `w`, `[5]`: W1, W2, b1, W3, b2. Weights start from N(0, 1), biases from 0.
 """
 
 import functools
@@ -61,19 +56,10 @@ def draw(seed: int, indices: Sequence[int]) -> Array:
 
 
 def loss(w: Array, three_days: bool = False) -> tuple[Array, Array]:
-    """The sum of squared residuals over the rules, and the predictions `[B]`.
-
-    With `three_days` the row of three days, and the high that the published network predicts, count as a fifth rule.
-    """
+    """The sum of squared residuals over the rules, and the predictions `[B]`; `three_days` and high may be a fifth."""
     pairs = [*RULES, (THREE_DAYS, "high")] if three_days else RULES
     predictions, _ = forward(w, [days for days, _ in pairs])
     return jnp.sum((predictions - np.array([DAYS[tomorrow] for _, tomorrow in pairs])) ** 2), predictions
-
-
-def optimizer(name: str, learning_rate: float, clip_norm: float | None) -> optax.GradientTransformation:
-    """ "sgd" or "adam"; with `clip_norm`, gradients of a larger norm are first scaled down to it."""
-    rule = {"sgd": optax.sgd, "adam": optax.adam}[name](learning_rate)
-    return rule if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), rule)
 
 
 def update(rule: Any, w: Any, memory: Any, three_days: bool = False) -> tuple[Any, Any, Array, Array, Array]:
@@ -89,20 +75,16 @@ def curve_steps(steps: int) -> np.ndarray:
 
 
 def train(asked: Sequence[dict[str, Any]], mesh: Any = None) -> list[dict[str, Any]]:
-    """Trains the networks of one optimizer in one program.
+    """Trains networks that differ in `index` alone in one program; an index starts the same whatever the optimizer.
 
-    The same seed and index give the same initial network whatever the optimizer, so runs can be compared one by one.
-
-    Args:
-      asked: `index` of each network; and the same for all `seed`, `optimizer`, `learning_rate`, `clip_norm` (or None),
-        `steps`, `train_three_days`, `tolerance`.
-      mesh: devices over which the networks are split; None: one device.
     Returns:
-      For each network its `fate` and the other entries of `judge`; `dead_at_start`; `gradient_norm_max` (before
-      clipping, over all updates); `loss` `[K + 1]` before the updates `curve_steps(steps)` and after all.
+      For each network the entries of `judge`; `dead_at_start`; `gradient_norm_max` (before clipping, over all updates);
+      `loss` `[K + 1]` before the updates `curve_steps(steps)` and after all.
     """
     first = asked[0]
-    rule = optimizer(first["optimizer"], first["learning_rate"], first["clip_norm"])
+    rule = {"sgd": optax.sgd, "adam": optax.adam}[first["optimizer"]](first["learning_rate"])
+    if first["clip_norm"] is not None:
+        rule = optax.chain(optax.clip_by_global_norm(first["clip_norm"]), rule)
 
     def run(start: Array) -> tuple[Array, Array, Array]:
         def body(state: tuple[Array, Any], _: Any) -> tuple[Any, tuple[Array, Array]]:
@@ -117,13 +99,8 @@ def train(asked: Sequence[dict[str, Any]], mesh: Any = None) -> list[dict[str, A
     end, losses, norms = spread(run, mesh)(start)
     both = judge(jnp.concatenate([end, start]), first["tolerance"])
     return [
-        {
-            **after,
-            "dead_at_start": before["fate"] == "dead",
-            "gradient_norm_max": float(norm),
-            "loss": np.asarray(curve),
-        }
-        for after, before, norm, curve in zip(both[: len(asked)], both[len(asked) :], norms, losses, strict=True)
+        found | {"dead_at_start": was["fate"] == "dead", "gradient_norm_max": float(norm), "loss": np.asarray(curve)}
+        for found, was, norm, curve in zip(both[: len(asked)], both[len(asked) :], norms, losses, strict=True)
     ]
 
 
@@ -133,24 +110,19 @@ def judge(networks: Array, tolerance: float) -> list[dict[str, Any]]:
     Returns:
       For each `fate`: "learned", each of the four predictions is within `tolerance` of its rule; "diverged", a weight
       is not finite, or the loss is above 1e6; "dead", the last hidden state is 0 on all four rows, so no gradient
-      reaches the unit; or "stuck", none of these. `predictions` for the rules; `reads_right`, whether every rule is
-      right after rounding to the nearest of low, medium and high; `three_days_read_as`.
+      reaches the unit; or "stuck". `predictions`; `reads_right`, whether each is nearest to its rule's day.
     """
-    rows, tomorrow = [*(days for days, _ in RULES), THREE_DAYS], [tomorrow for _, tomorrow in RULES]
-    outputs, last = map(np.asarray, jax.jit(jax.vmap(lambda w: forward(w, rows)))(networks))
+    tomorrow = [tomorrow for _, tomorrow in RULES]
+    outputs, last = map(np.asarray, jax.jit(jax.vmap(lambda w: forward(w, [*dict(RULES), THREE_DAYS])))(networks))
     judged = []
     for w, output, hidden in zip(np.asarray(networks), outputs, last, strict=True):
         residuals = output[:-1] - [DAYS[day] for day in tomorrow]
         finite = np.isfinite(w).all() and np.square(residuals).sum() < DIVERGED_LOSS
         within, dead = (np.abs(residuals) <= tolerance).all(), (hidden[:-1] == 0).all()
-        judged.append(
-            {
-                "fate": "diverged" if not finite else "learned" if within else "dead" if dead else "stuck",
-                "predictions": output[:-1].tolist(),
-                "reads_right": bool(finite and [reading(value) for value in output[:-1]] == tomorrow),
-                "three_days_read_as": reading(output[-1]),
-            }
-        )
+        fate = "diverged" if not finite else "learned" if within else "dead" if dead else "stuck"
+        right = bool(finite and [reading(value) for value in output[:-1]] == tomorrow)
+        found = {"fate": fate, "predictions": output[:-1].tolist(), "reads_right": right}
+        judged.append(found | {"three_days_read_as": reading(output[-1])})
     return judged
 
 
@@ -159,26 +131,22 @@ def first_updates(seed: int, index: int, learning_rate: float, clip_norm: float,
 
     Returns:
       `updates`, one mapping per update: `weights` before it, `predictions` [4], `loss`, `gradient` (by weight),
-      `gradient_norm`, `clip_factor` = min(1, clip_norm / gradient_norm), `weights_after` = weights - rate * factor *
-      gradient.
+      `gradient_norm`, `clip_factor` = min(1, clip_norm / gradient_norm), `weights_after`.
     """
-    rule = optimizer("sgd", learning_rate, clip_norm)
+
+    def named(w: Array) -> dict[str, float]:
+        return dict(zip(WEIGHTS, w.tolist(), strict=True))
+
+    rule = optax.chain(optax.clip_by_global_norm(clip_norm), optax.sgd(learning_rate))
     step = jax.jit(functools.partial(update, rule))
     before: Any = draw(seed, [index])[0]
     memory, updates = rule.init(before), []
     for _ in range(count):
         after, memory, value, predictions, gradient = step(before, memory)
         norm = float(optax.tree.norm(gradient))
-        updates.append(
-            {
-                "weights": dict(zip(WEIGHTS, before.tolist(), strict=True)),
-                "predictions": predictions.tolist(),
-                "loss": float(value),
-                "gradient": dict(zip(WEIGHTS, gradient.tolist(), strict=True)),
-                "gradient_norm": norm,
-                "clip_factor": min(1.0, clip_norm / norm) if norm > 0 else 1.0,
-                "weights_after": dict(zip(WEIGHTS, after.tolist(), strict=True)),
-            }
-        )
+        told = {"weights": named(before), "predictions": predictions.tolist(), "loss": float(value)}
+        told |= {"gradient": named(gradient), "gradient_norm": norm}
+        told |= {"clip_factor": min(1.0, clip_norm / norm) if norm > 0 else 1.0, "weights_after": named(after)}
+        updates.append(told)
         before = after
     return {"updates": updates}
