@@ -6,8 +6,5 @@ from experiments.lab.options import print_list
 
 if __name__ == "__main__":
     more = "Each takes --quick, --json PATH and --figures FOLDER; --help shows the rest."
-    print_list(
-        Path(__file__).parent,
-        "benchmarks",
-        f"{more}\nFull runs, with the machine they were made on, are in benchmarks/results/.",
-    )
+    more += "\nFull runs, with the machine they were made on, are in benchmarks/results/."
+    print_list(Path(__file__).parent, "benchmarks", more)

@@ -6,7 +6,7 @@
   contestants that take turns share the drift: only times from the same rounds are compared, as ratios of medians.
 * One setup of allocator, devices and threads for all (`prepare`, `float32`).
 
-This file also runs with other versions of rnnjax (`before_after_worker`), so it imports nothing but JAX and NumPy.
+This file also runs with other versions of rnnjax (`before_after`), so it imports nothing but JAX and NumPy.
 """
 
 import contextlib
@@ -27,9 +27,7 @@ Name = TypeVar("Name", bound=Hashable)
 Shared = Mapping[str, ArrayLike]
 """Results by name, in the layout of the reference: what is compared."""
 
-_FEWEST_ROUNDS = 3
-_MOST_CALLS = 10_000
-_NO_WARM_UP_S = 1.0
+_FEWEST_ROUNDS, _MOST_CALLS, _NO_WARM_UP_S = 3, 10_000, 1.0
 
 
 class LeftOut(Exception):
@@ -38,10 +36,6 @@ class LeftOut(Exception):
 
 class Unequal(ValueError):
     """A contestant's numbers are not those of the reference, so its time would mean nothing."""
-
-
-def _nothing(_: Any) -> Shared:
-    return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +52,7 @@ class Program:
     """
 
     call: Callable[[], Any]
-    shared: Callable[[Any], Shared] = _nothing
+    shared: Callable[[Any], Shared] = lambda result: {}
     cost: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     settle_s: float = 0.0
     sample: Callable[[int], float] | None = None
@@ -68,8 +62,7 @@ class Program:
         """Of `calls` calls in a row."""
         if self.sample is not None:
             return self.sample(calls)
-        call = self.call
-        started = clock()
+        call, started = self.call, clock()
         for _ in range(calls):
             call()
         return clock() - started
@@ -81,29 +74,22 @@ class Contestant:
 
     Attributes:
       build: makes the programs, one per task ("forward", "train", ...); raises `LeftOut` where it cannot take part.
+      left_out: why it does not take part, where this is known before; then it needs no `build`.
       unchecked: why its numbers need not be those of the reference; empty means that they must be.
       record: more about it for the results.
     """
 
     name: str
-    build: Callable[[], Mapping[str, Program]]
+    build: Callable[[], Mapping[str, Program]] = dict
     unchecked: str = ""
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-def absent(name: str, reason: str) -> Contestant:
-    """A contestant that cannot take part, so that the results name it with the reason."""
-
-    def build() -> Mapping[str, Program]:
-        raise LeftOut(reason)
-
-    return Contestant(name, build)
+    left_out: str = ""
 
 
 def compiled(
     function: Callable[..., Any],
     *arguments: Any,
-    shared: Callable[[Any], Shared] = _nothing,
+    shared: Callable[[Any], Shared] = lambda result: {},
     compiles: int = 1,
     limit_bytes: int | None = None,
     devices: int = 1,
@@ -133,15 +119,13 @@ def compiled(
         traced = time.perf_counter()
         executable = lowered.compile(compiler_options=None if compiler_options is None else dict(compiler_options))
         seconds.append((traced - started, time.perf_counter() - traced))
+    cost: dict[str, Any] = dict(zip(("trace_s", "compile_s"), min(seconds, key=sum), strict=True))
     memory = executable.memory_analysis()  # None where a backend does not say
-    sizes = {
-        f"{kind}_bytes": None if memory is None else devices * int(getattr(memory, f"{kind}_size_in_bytes"))
-        for kind in ("temp", "argument", "output")
-    }
-    left_out, temp = "", sizes["temp_bytes"]
-    if limit_bytes is not None and temp is not None and temp > limit_bytes:
+    for kind in ("temp", "argument", "output"):
+        cost[f"{kind}_bytes"] = memory and devices * int(getattr(memory, f"{kind}_size_in_bytes"))
+    left_out, temp = "", cost["temp_bytes"] or 0
+    if limit_bytes is not None and temp > limit_bytes:
         left_out = f"needs {temp / 2**30:.1f} GiB, more than the {limit_bytes / 2**30:.1f} of --memory-gib"
-    cost = dict(zip(("trace_s", "compile_s"), min(seconds, key=sum), strict=True)) | sizes
     return Program(lambda: jax.block_until_ready(executable(*arguments)), shared, cost, left_out=left_out)
 
 
@@ -170,6 +154,8 @@ def run(
         row: dict[str, Any] = {"name": contestant.name}
         built: Mapping[str, Program] = {}
         try:
+            if contestant.left_out:
+                raise LeftOut(contestant.left_out)
             built = contestant.build()
             if said := _compared(contestant, built, references, tolerance):
                 row["checked"] = said
@@ -182,11 +168,9 @@ def run(
             where = traceback.extract_tb(error.__traceback__)[-1]
             message = " ".join(str(error).split())
             row["fault"] = f"failed: {type(error).__name__}: {message[:300]} ({where.name}, line {where.lineno})"
-        row["tasks"] = {
-            task: dict(program.cost) | ({"left_out": program.left_out} if program.left_out else {})
-            for task, program in built.items()
-        }
-        rows.append(row | dict(contestant.record))
+        why = {task: {"left_out": program.left_out} if program.left_out else {} for task, program in built.items()}
+        row["tasks"] = {task: {**program.cost, **why[task]} for task, program in built.items()}
+        rows.append({**row, **contestant.record})
     if floor is not None:
         floor.call()
         programs[-1, "floor"] = floor
@@ -207,11 +191,10 @@ def _compared(
         if program.left_out or contestant.unchecked:
             continue
         shared = program.shared(result)
-        if task not in references:
-            references[task] = (contestant.name, shared)
+        reference, expected = references.setdefault(task, (contestant.name, shared))
+        if reference == contestant.name:
             said.append(f"{task}: the reference")
             continue
-        reference, expected = references[task]
         error = largest_error(f"{contestant.name}, {task},", shared, expected, tolerance)
         missing = sorted(set(expected) - set(shared))
         has_not = f", has no {', '.join(missing)}" if 0 < len(missing) <= 3 else ""
@@ -251,7 +234,7 @@ def interleave(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], Any] = time.sleep,
 ) -> dict[Name, dict[str, Any]]:
-    """Times all `programs` in rounds; the order is shuffled anew for each round.
+    """Times all `programs` in rounds, the order shuffled anew for each.
 
     A sample is as many calls in a row as fill `sample_s`, after one call that is not timed (it brings caches and
     threads back; calls above a second go without). The garbage collector runs between rounds, not in them.
@@ -265,9 +248,7 @@ def interleave(
       For each: minimum, median and middle half over the rounds, the samples [ms per call], and the calls per sample.
     """
     shuffle = random.Random(seed).shuffle
-    calls, lasts = {}, {}
-    for name, program in programs.items():
-        calls[name], lasts[name] = _calls(program, sample_s, clock)
+    tried = {name: _calls(program, sample_s, clock) for name, program in programs.items()}
     order, samples = list(programs), {name: [] for name in programs}
     started, enabled = clock(), gc.isenabled()
     gc.disable()
@@ -280,26 +261,22 @@ def interleave(
             gc.collect()
             shuffle(order)
             for name in order:
-                program = programs[name]
-                if lasts[name] <= _NO_WARM_UP_S:
+                program, (calls, lasts) = programs[name], tried[name]
+                if lasts <= _NO_WARM_UP_S:
                     program.call()
-                samples[name].append(1e3 * program.seconds(calls[name], clock) / calls[name])
+                samples[name].append(1e3 * program.seconds(calls, clock) / calls)
                 if program.settle_s:
                     sleep(program.settle_s)
     finally:
         gc.unfreeze()
         if enabled:
             gc.enable()
-    return {
-        name: {
-            "min_ms": min(ms),
-            "median_ms": float(np.median(ms)),
-            "iqr_ms": float(np.subtract(*np.quantile(ms, [0.75, 0.25]))),
-            "calls_per_sample": calls[name],
-            "samples_ms": ms,
-        }
-        for name, ms in samples.items()
-    }
+    found: dict[Name, dict[str, Any]] = {}
+    for name, ms in samples.items():
+        low, median, high = map(float, np.quantile(ms, [0.25, 0.5, 0.75]))
+        found[name] = {"min_ms": min(ms), "median_ms": median, "iqr_ms": high - low}
+        found[name] |= {"calls_per_sample": tried[name][0], "samples_ms": ms}
+    return found
 
 
 def _calls(program: Program, sample_s: float, clock: Callable[[], float]) -> tuple[int, float]:

@@ -1,23 +1,8 @@
 """What the benchmarks share besides `contest`: options, command line, results, and how these are read and drawn.
 
-A benchmark is one file. Its docstring has a title, Question, Command, Minutes and Expected, and it has
-
-    @lab.options(quick={"steps": (10,)})
-    class Options(harness.Options):                     # adds --quick, --json, --figures, --rounds, --devices, ...
-        steps: lab.Distinct[PositiveInt] = (10, 100)
-        \"\"\"Lengths T to measure [steps].\"\"\"
-
-    def measure(options, run):
-        for T in options.steps:
-            run.add(run.contest({"T": T}, contestants(T)))          # into the JSON file at once
-
-    def draw(result, page):                             # from what is in the JSON file, so it can be drawn again
-        harness.save(page, "name", figure, axes, "Title", "What it shows, in words")
-
-    benchmark = harness.Benchmark(Options, measure, draw)
-
-    if __name__ == "__main__":
-        benchmark.main()
+A benchmark is one file; `benchmarks/scan_vs_loop.py` is a short one. Its docstring has a title, Question, Command,
+Minutes and Expected. `measure(options, run)` does `run.add(run.contest(where, contestants))` for each point, which is
+in the JSON file at once. `draw(result, page)` makes figures from what is in that file, so it can be drawn again.
 """
 
 import collections
@@ -27,6 +12,7 @@ import inspect
 import math
 import re
 import shlex
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -95,22 +81,19 @@ class Run:
         print(text, file=sys.stderr, flush=True)
 
     def contest(
-        self, where: Point, contestants: Iterable[contest.Contestant], forward_flops: float | None = None
+        self, where: Point, contestants: Iterable[contest.Contestant], forward_flops: float = 0.0
     ) -> dict[str, Any]:
         """A contest as a point of the result: `where`, `contestants`, and `floor` if the forward pass' FLOPs are given.
 
         The reference comes first. With any fault the exit status is 1.
         """
-        o, matmul, flops = self.options, None, 0.0
-        if forward_flops is not None:
-            matmul, flops = large_matmul()
+        o, (matmul, flops) = self.options, large_matmul() if forward_flops else (None, 0.0)
         timing = {"rounds": o.rounds, "sample_s": 1e-3 * o.sample_ms, "budget_s": o.budget_s, "seed": o.seed}
         rows, floor_ms = contest.run(list(contestants), floor=matmul, **timing)
-        for row in rows:
-            if "fault" in row:
-                self.result["faults"].append(f"{place(where)}: {row['name']} {row['fault']}")
-                self.say(f"! {self.result['faults'][-1]}")
-        floor = {} if floor_ms is None else {"floor": floor_row(floor_ms, flops, forward_flops or 0.0)}
+        for row in (row for row in rows if "fault" in row):
+            self.result["faults"].append(f"{place(where)}: {row['name']} {row['fault']}")
+            self.say(f"! {self.result['faults'][-1]}")
+        floor = {} if floor_ms is None else {"floor": floor_row(floor_ms, flops, forward_flops)}
         return {**where, **floor, "contestants": rows}
 
     def add(self, point: Point, said: str = "done") -> None:
@@ -137,7 +120,6 @@ class Benchmark:
     tables: "Callable[[Mapping[str, Any], Any], None]" = lambda result, page: tables(result, page)
 
     def main(self) -> NoReturn:
-        """Runs the benchmark from its command line, and ends the process."""
         sys.exit(self.launch(sys.argv[1:]))
 
     def launch(self, arguments: Sequence[str]) -> int:
@@ -153,7 +135,7 @@ class Benchmark:
         except lab.UsageError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-        command = shlex.join(["python", "-m", f"benchmarks.{name}", *arguments])
+        command, busy = shlex.join(["python", "-m", f"benchmarks.{name}", *arguments]), machine.load()
         result: dict[str, Any] = {
             "benchmark": name,
             "question": described(doc).get("Question"),
@@ -161,13 +143,12 @@ class Benchmark:
             "options": {k: v for k, v in dataclasses.asdict(options).items() if k not in ("json", "figures")},
             "started_utc": now(),
             "finished_utc": None,
-            "machine": {"process": contest.prepare(options.devices), "load_at_start": machine.load()},
+            "machine": {"process": contest.prepare(options.devices), "load_at_start": busy},
             "figures": [],
             "points": [],
             "faults": [],
         }
         run = Run(options, result)
-        busy = result["machine"]["load_at_start"]
         if busy is not None and busy > 0.5:
             run.say(f"! other processes want the cores (load {busy}): compare ratios, and no single times.")
         try:
@@ -189,8 +170,7 @@ class Benchmark:
         self.tables(result, shown)
         found = [row for point in result["points"] for row in ({"name": "all", **point}, *point.get("contestants", ()))]
         found += [{"name": f"{row['name']}, {t}", **task} for row in found for t, task in row.get("tasks", {}).items()]
-        why = [f"{row['name']}: {row[key]}" for row in found for key in ("left_out", "fault") if key in row]
-        if why:
+        if why := [f"{row['name']}: {row[key]}" for row in found for key in ("left_out", "fault") if key in row]:
             shown.table(list(collections.Counter(why).items()), ["who and why", "points"], "Did not take part")
         if folder is not None and self.draw is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -244,11 +224,8 @@ def number(point: Point, name: str, task: str, key: str = "median_ms") -> float 
     values = by_name(point).get(name, {}).get("tasks", {}).get(task, {})
     if key == "compile_total_s":
         return values["trace_s"] + values["compile_s"] if "compile_s" in values else None
-    if key == "temp_mib":
-        return divided(values.get("temp_bytes"), 2**20)
-    if key == "unit_ms":
-        return divided(values.get("median_ms"), unit(point, name)[1])
-    return values.get(key)
+    whole, part = {"temp_mib": ("temp_bytes", 2**20), "unit_ms": ("median_ms", unit(point, name)[1])}.get(key, (key, 1))
+    return divided(values.get(whole), part)
 
 
 def floor_ms(point: Point, task: str) -> float | None:
@@ -263,9 +240,8 @@ def divided(a: float | None, b: float | None) -> float | None:
 
 
 def geomean(values: Iterable[float]) -> float:
-    """The geometric mean of positive numbers; NaN of none."""
-    logs = [math.log(value) for value in values]
-    return math.exp(sum(logs) / len(logs)) if logs else math.nan
+    """The geometric mean of positive numbers."""
+    return math.exp(statistics.fmean(map(math.log, values)))
 
 
 _SHOWN = {"unit_ms": "ms", "compile_total_s": "compile s", "temp_mib": "memory MiB"}
@@ -291,11 +267,11 @@ def tables(result: Mapping[str, Any], page: Any) -> None:
                 for key in _SHOWN:
                     if ratio := divided(number(point, name, task, key), number(point, first, task, key)):
                         ratios.setdefault((group, name, task), {}).setdefault(key, []).append(ratio)
-    lines = []
-    for where, found in ratios.items():
-        said = [found.get(key) for key in _SHOWN]
-        range_of = [v and f" ({min(v):.3g} to {max(v):.3g})" * (len(v) > 1) for v in said]
-        lines.append([*where, *(v and f"{geomean(v):.3g}{more}" for v, more in zip(said, range_of, strict=True))])
+
+    def said(v: list[float] | None) -> str | None:
+        return f"{geomean(v):.3g}" + f" ({min(v):.3g} to {max(v):.3g})" * (len(v) > 1) if v else None
+
+    lines = [[*where, *(said(found.get(key)) for key in _SHOWN)] for where, found in ratios.items()]
     heads = ["", "contestant", "task", "time", "compile time", "memory"]
     page.table(lines, heads, "Over the reference: geometric mean over the points (smallest to largest)")
 
@@ -307,11 +283,9 @@ FLOOR: dict[str, Any] = {"color": style.GREY, "linewidth": 5.0, "alpha": 0.5, "s
 def plot_lines(ax: Any, points: Sequence[Point], x: str, task: str, key: str, every: Sequence[str]) -> None:
     """A line per contestant, and the floor of a time, on logarithmic axes; `every` says which style is whose."""
     for index, name in enumerate(every):
-        line = [(p[x], v) for p in points if (v := number(p, name, task, key)) is not None]
-        if line:
+        if line := [(p[x], v) for p in points if (v := number(p, name, task, key)) is not None]:
             ax.plot(*zip(*line, strict=True), label=name, **style.line(index))
-    floor = [(p[x], v) for p in points if key.endswith("_ms") and (v := floor_ms(p, task)) is not None]
-    if floor:
+    if floor := [(p[x], v) for p in points if key.endswith("_ms") and (v := floor_ms(p, task)) is not None]:
         ax.plot(*zip(*floor, strict=True), label="matmul floor", **FLOOR)
     ax.set(xscale="log", yscale="log")
     ticks = sorted({point[x] for point in points})
@@ -324,8 +298,7 @@ def save(page: Any, name: str, figure: Any, axes: Any, title: str, alt: str, col
     if np.size(axes) > 1:
         style.letters(axes)
     lines = [line for ax in np.ravel(axes) for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
-    handles = {line.get_label(): line for line in lines}
-    if handles:
+    if handles := {line.get_label(): line for line in lines}:
         figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
     figure.suptitle(title, x=0.01, ha="left")
     page.figure(name, figure, alt=alt, caption=f"{title}. Medians over interleaved rounds.")

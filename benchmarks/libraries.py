@@ -22,10 +22,8 @@ from experiments.lab import machine
 Programs = dict[str, contest.Program]
 _SETTLE_S = 0.1  # PyTorch's OpenMP threads go on spinning for a while after their work
 
-HAIKU_UNCHECKED = {
-    "gru": "Haiku's GRU resets before the product with the carry, another function",
-    "elman": "Haiku's VanillaRNN has a ReLU in place of tanh",
-}
+HAIKU_UNCHECKED = {"gru": "Haiku's GRU resets before the product with the carry, another function"}
+HAIKU_UNCHECKED |= {"elman": "Haiku's VanillaRNN has a ReLU in place of tanh"}
 
 
 def require(package: str) -> None:
@@ -51,9 +49,8 @@ def flax_linen(problem: Problem, *, ours: bool = False) -> Programs:
 
     import rnnjax.flax
 
-    cells = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell, "elman": nn.SimpleCell}
-    layer = rnnjax.flax.linen.RNN if ours else nn.RNN
-    model = layer(cells[problem.cell](problem.point.H), time_major=True)
+    cell = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell, "elman": nn.SimpleCell}[problem.cell]
+    model = (rnnjax.flax.linen.RNN if ours else nn.RNN)(cell(problem.point.H), time_major=True)
     gates = {"lstm": "ifgo", "gru": "rzn", "elman": [""]}[problem.cell]
     biased = "h" if problem.cell == "lstm" else "i"
 
@@ -85,9 +82,8 @@ def flax_nnx(problem: Problem, *, ours: bool = False) -> Programs:
     import rnnjax.flax
 
     _, _, D, H = problem.point
-    cells = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell, "elman": nnx.SimpleCell}
-    layer = rnnjax.flax.nnx.RNN if ours else nnx.RNN
-    model = layer(cells[problem.cell](D, H, rngs=nnx.Rngs(0)), time_major=True)
+    cell = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell, "elman": nnx.SimpleCell}[problem.cell]
+    model = (rnnjax.flax.nnx.RNN if ours else nnx.RNN)(cell(D, H, rngs=nnx.Rngs(0)), time_major=True)
     graph, drawn, rest = nnx.split(model, nnx.Param, ...)
 
     def forward(params: Any, xs: Any, lengths: Any) -> Any:
@@ -173,8 +169,8 @@ def keras(problem: Problem) -> Programs:
     if keras.backend.backend() != "jax":
         raise contest.LeftOut(f"Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=jax")
     B, T, D, H = problem.point
-    layers = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "elman": keras.layers.SimpleRNN}
-    layer = layers[problem.cell](H, return_sequences=True)
+    kind = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "elman": keras.layers.SimpleRNN}[problem.cell]
+    layer = kind(H, return_sequences=True)
     layer.build((B, T, D))
     state = [variable.value for variable in layer.non_trainable_variables]
 
@@ -190,10 +186,6 @@ def keras(problem: Problem) -> Programs:
         recurrent = jnp.concatenate([jnp.zeros(2 * H), weights["b_hn"]])
         return [w_x, w_h, jnp.stack([b, recurrent])]  # a row of biases for the input, one for the carry
 
-    shapes = [tuple(variable.shape) for variable in layer.trainable_variables]
-    expected = [param.shape for param in layout(problem.weights)]
-    if shapes != expected:
-        raise ValueError(f"Keras has weights of shapes {shapes}, expected {expected}.")
     return programs(problem, forward, layout, weighted=True, batch_major=True)
 
 
@@ -217,14 +209,13 @@ def pytorch(problem: Problem) -> Programs:
     def layout(weights: Mapping[str, Any]) -> dict[str, Any]:
         inner = jnp.zeros(GATES[problem.cell] * H)
         if problem.cell == "gru":
-            inner = jnp.concatenate([inner[: 2 * H], weights["b_hn"]])
-        transposed = {"weight_ih_l0": weights["w_x"].T, "weight_hh_l0": weights["w_h"].T}
-        return {**transposed, "bias_ih_l0": weights["b"], "bias_hh_l0": inner}
+            inner = inner.at[2 * H :].set(weights["b_hn"])
+        biases = {"bias_ih_l0": weights["b"], "bias_hh_l0": inner}
+        return {"weight_ih_l0": weights["w_x"].T, "weight_hh_l0": weights["w_h"].T, **biases}
 
     model = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "elman": torch.nn.RNN}[problem.cell](D, H)
     model.load_state_dict({name: torch.tensor(np.array(value)) for name, value in layout(problem.weights).items()})
-    model = model.to(device)
-    xs = torch.tensor(problem.xs, device=device)
+    model, xs = model.to(device), torch.tensor(problem.xs, device=device)
     watched = torch.tensor(problem.xs, device=device, requires_grad=True)
     lengths = None if problem.lengths is None else torch.tensor(problem.lengths, dtype=torch.int64)
 
@@ -234,26 +225,29 @@ def pytorch(problem: Problem) -> Programs:
         packed = rnn.pack_padded_sequence(xs, lengths, enforce_sorted=False)
         return rnn.pad_packed_sequence(model(packed)[0], total_length=T)[0]
 
-    def finished(result: Any) -> Any:
-        if on_gpu:
-            torch.cuda.synchronize()
-        return result
+    finish = torch.cuda.synchronize if on_gpu else (lambda: None)
 
     def forward() -> Any:
         with torch.inference_mode():
-            return finished(unrolled(xs))
+            return unrolled(xs), finish()
 
     def train() -> Any:
         model.zero_grad(set_to_none=True)
         watched.grad = None
         loss = (unrolled(watched) ** 2).sum()
         loss.backward()
-        return finished(loss)
+        return loss, finish()
 
-    def gradients(loss: Any) -> dict[str, Any]:
+    def gradients(result: Any) -> dict[str, Any]:
         grads = {name: jnp.asarray(parameter.grad.numpy(force=True)) for name, parameter in model.named_parameters()}
         found = read(layout, problem.weights, grads)
-        return {**found, "xs": watched.grad.numpy(force=True), "loss": loss.numpy(force=True)}
+        return {**found, "xs": watched.grad.numpy(force=True), "loss": result[0].numpy(force=True)}
+
+    def outputs(result: Any) -> dict[str, Any]:
+        return {"ys": result[0].numpy(force=True)}
 
     program = functools.partial(contest.Program, settle_s=0.0 if on_gpu else _SETTLE_S)
-    return {"forward": program(forward, lambda ys: {"ys": ys.numpy(force=True)}), "train": program(train, gradients)}
+    return {
+        "forward": program(forward, outputs),
+        "train": program(train, gradients),
+    }

@@ -64,13 +64,9 @@ def measure(options: Options, run: harness.Run) -> None:
 
 def contestants(problem: Problem, options: Options, last: bool) -> list[contest.Contestant]:
     """A plain scan first, then every engine with every policy, then what is written by hand."""
-    policies = {
-        f"every {options.every}": options.every,
-        "sqrt": "sqrt",
-        f"within {options.budget_mib:g} MiB": rnnjax.MemoryBudget(int(options.budget_mib * 2**20)),
-    }
-    make = functools.partial(ours.contestant, last=last, tasks=("train",), limit_bytes=options.limit_bytes)
-    made = []
+    policies = {f"every {options.every}": options.every, "sqrt": "sqrt"}
+    policies[f"within {options.budget_mib:g} MiB"] = rnnjax.MemoryBudget(int(options.budget_mib * 2**20))
+    make, made = functools.partial(ours.contestant, last=last, tasks=("train",), limit_bytes=options.limit_bytes), []
     for engine in ("scan", *ours.FAST_ENGINES):
         made.append(make(engine, problem, engine))
         for policy, checkpoint in policies.items():
@@ -79,11 +75,10 @@ def contestants(problem: Problem, options: Options, last: bool) -> list[contest.
         made.append(make("jitted loop", problem, "loop"))
     else:
         reason = f"beyond --jitted-steps {options.jitted_steps}, its compile time grows faster than T"
-        made.append(contest.absent("jitted loop", reason))
-    made.append(contest.absent("eager loop", "not one program: nothing plans its memory"))
-    by_hand = {"by hand: checkpointed step": scan_of_steps, "by hand: √T stretches": scan_of_scans}
-    for name, unrolled in by_hand.items():
-        made.append(make(name, problem, run=functools.partial(_by_hand, problem, unrolled)))
+        made.append(contest.Contestant("jitted loop", left_out=reason))
+    made.append(contest.Contestant("eager loop", left_out="not one program: nothing plans its memory"))
+    made.append(make("by hand: checkpointed step", problem, run=functools.partial(_by_hand, problem, scan_of_steps)))
+    made.append(make("by hand: √T stretches", problem, run=functools.partial(_by_hand, problem, scan_of_scans)))
     return made
 
 

@@ -23,15 +23,13 @@ leading one alone. Contestants:
 The three that loop over networks are run on --few of them.
 """
 
-import dataclasses
 import functools
 import math
 import multiprocessing
 import os
 import weakref
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,8 +60,7 @@ class Options(harness.Options):
     shares: lab.Distinct[Annotated[float, Gt(0), Le(1)]] = (0.25, 1.0)
     """Shares of the H exponents that are asked for [1]."""
     intervals: tuple[PositiveInt, ...] = (10, 2)
-    """For each share: steps from one orthonormalisation to the next. Of all exponents the smallest is 16 nats and more
-    behind the largest after three [steps]."""
+    """For each share: steps from one orthonormalisation to the next [steps]."""
     gain_low: float = 0.8
     """Smallest gain of W [1]."""
     gain_high: float = 1.7
@@ -89,23 +86,16 @@ class Options(harness.Options):
             raise lab.UsageError(f"--steps is {self.steps}; give two intervals or more, {2 * max(self.intervals)}.")
 
 
-@dataclasses.dataclass(frozen=True)
-class Networks:
-    """All combinations of gains and seeds, drawn once in NumPy in float64; the drawing is in nobody's time.
-
-    Attributes:
-      options: how many of them, and their length T.
-      hidden: H.
-      exponents: k, how many exponents.
-      interval: steps from one orthonormalisation to the next, where it is not 1.
-    """
+class Networks(NamedTuple):
+    """All combinations of gains and seeds, drawn in NumPy in float64; the drawing is in nobody's time."""
 
     options: Options
     hidden: int
-    exponents: int
-    interval: int
+    exponents: int  # how many
+    interval: int  # steps from one orthonormalisation to the next, where it is not 1
 
-    def __len__(self) -> int:
+    @property
+    def total(self) -> int:
         return self.options.gains * self.options.seeds
 
     @property
@@ -116,29 +106,21 @@ class Networks:
     @property
     def chosen(self) -> list[int]:
         """Which networks the slow contestants are run on, the seed running fastest."""
-        return ours.spread(len(self), self.options.few)
+        return ours.spread(self.total, self.options.few)
 
-    @functools.cached_property
-    def drawn(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """`(W [H, H] of gain 1, xs [steps, H])` by seed."""
-        drawn, size = [], self.hidden
-        for seed in range(self.options.seed, self.options.seed + self.options.seeds):
-            rng = np.random.default_rng(seed)
+    def drawn(self, indices: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`(W [H, H], xs [steps, H])` of some networks."""
+        drawn, size, o = [], self.hidden, self.options
+        for gain, seed in (divmod(index, o.seeds) for index in indices):
+            rng = np.random.default_rng(o.seed + seed)
             w_h = rng.normal(size=(size, size)) / np.sqrt(size)
-            drawn.append((w_h, rng.normal(size=(self.options.steps, size))))
+            drawn.append((np.linspace(o.gain_low, o.gain_high, o.gains)[gain] * w_h, rng.normal(size=(o.steps, size))))
         return drawn
-
-    def network(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """`(w_h, xs)` of one, its gain multiplied in."""
-        gain, seed = divmod(index, self.options.seeds)
-        w_h, xs = self.drawn[seed]
-        return np.linspace(self.options.gain_low, self.options.gain_high, self.options.gains)[gain] * w_h, xs
 
     def first(self, task: str) -> np.ndarray:
         """The first perturbations as orthonormal rows `[k, H]`, as `lyapunov_spectrum` has them."""
         k = 1 if task == "leading" else self.exponents
-        columns = np.random.default_rng(0).normal(size=(self.hidden, k))
-        return np.linalg.qr(columns)[0].T
+        return np.linalg.qr(np.random.default_rng(0).normal(size=(self.hidden, k)))[0].T
 
     def all_and_few(self, result: np.ndarray, task: str) -> dict[str, np.ndarray]:
         """The exponents of all networks, and those of the networks that every contestant runs."""
@@ -149,51 +131,38 @@ def measure(options: Options, run: harness.Run) -> None:
     with jax.enable_x64(True):
         for H in options.hidden:
             for share, interval in zip(options.shares, options.intervals, strict=True):
-                k = math.ceil(share * H)
-                networks = Networks(options, H, k, interval)
-                where = {"H": H, "k": k, "interval": interval, "networks": len(networks), "T": options.steps}
+                networks = Networks(options, H, k := math.ceil(share * H), interval)
+                where = {"H": H, "k": k, "interval": interval, "networks": networks.total, "T": options.steps}
                 run.add(run.contest(where, contestants(networks)))
 
 
 def contestants(networks: Networks) -> list[contest.Contestant]:
     """One program for all first: it is the reference."""
-    options = networks.options
-    devices, processes, at_once = options.devices, options.processes, options.at_once
-    one, groups = functools.partial(one_program, networks), f"{REFERENCE}, {at_once} at once"
-    interval = networks.interval
-    ways: dict[str, Callable[[str], contest.Program]] = {
-        REFERENCE: one,
-        groups: functools.partial(one, at_once=at_once),
-    }
-    if devices > 1:
-        ways[f"{groups}, {devices} devices"] = functools.partial(one, at_once=at_once, devices=devices)
-    if processes > 1:
-        ways[f"{groups}, {processes} processes"] = lambda task: in_processes(networks, exponents, task)
-    scipy_qr: Factor = functools.partial(scipy.linalg.qr, overwrite_a=True, mode="economic", check_finite=False)
-    slow = {
-        "NumPy": lambda task: one_by_one(networks, task, 1, np.linalg.qr),
-        "SciPy": lambda task: one_by_one(networks, task, 1, scipy_qr),
-        "NumPy, QR as seldom": lambda task: one_by_one(networks, task, interval, np.linalg.qr),
-    }
-    ways |= slow | {"NumPy, networks stacked": lambda task: stacked(networks, task)}
-    if processes > 1:
-        ways[FLOOR] = lambda task: in_processes(networks, products, task)
-    return [
-        contest.Contestant(
-            name,
-            lambda way=way: {task: way(task) for task in TASKS},
-            unchecked="no exponents: the floor" if name == FLOOR else "",
-            record={"networks": len(networks.chosen) if name in slow else len(networks)},
-        )
-        for name, way in ways.items()
-    ]
+    o, made = networks.options, []
 
+    def join(name: str, way: Callable[..., contest.Program], *given: Any, unchecked: str = "", **more: Any) -> None:
+        record = {"networks": len(networks.chosen) if way is one_by_one else networks.total}
 
-Factor = Callable[[np.ndarray], Any]
-"""Columns to `(Q, R)`."""
+        def build() -> dict[str, contest.Program]:
+            return {task: way(networks, task, *given, **more) for task in TASKS}
 
-Way = Callable[[Networks, str, Array, Array], Array]
-"""`(networks, task, w_h, xs)` of one network, to its exponents."""
+        made.append(contest.Contestant(name, build, unchecked, record))
+
+    join(REFERENCE, one_program)
+    groups = f"{REFERENCE}, {o.at_once} at once"
+    join(groups, one_program, at_once=o.at_once)
+    if o.devices > 1:
+        join(f"{groups}, {o.devices} devices", one_program, at_once=o.at_once, devices=o.devices)
+    if o.processes > 1:
+        join(f"{groups}, {o.processes} processes", in_processes, exponents)
+    scipy_qr = functools.partial(scipy.linalg.qr, overwrite_a=True, mode="economic", check_finite=False)
+    join("NumPy", one_by_one, 1, np.linalg.qr)
+    join("SciPy", one_by_one, 1, scipy_qr)
+    join("NumPy, QR as seldom", one_by_one, networks.interval, np.linalg.qr)
+    join("NumPy, networks stacked", stacked)
+    if o.processes > 1:
+        join(FLOOR, in_processes, products, unchecked="no exponents: the floor")
+    return made
 
 
 def exponents(networks: Networks, task: str, w_h: Array, xs: Array) -> Array:
@@ -218,31 +187,22 @@ def products(networks: Networks, task: str, w_h: Array, xs: Array) -> Array:
 
 
 def one_program(
-    networks: Networks,
-    task: str,
-    devices: int = 1,
-    at_once: int | None = None,
-    share: list[int] | None = None,
-    way: Way = exponents,
+    networks: Networks, task: str, way: Any = exponents, devices: int = 1, at_once: int | None = None, share: Any = None
 ) -> contest.Program:
     """`vmap` over networks, or so many at once, on each device its share; of all networks, or those in `share`."""
-    given = [networks.network(index) for index in (range(len(networks)) if share is None else share)]
+    given = networks.drawn(list(range(networks.total)) if share is None else share)
     w_h, xs = (jnp.asarray(np.stack(each)) for each in zip(*given, strict=True))
     mesh = None
     if devices > 1:
-        mesh = ours.mesh(devices, len(networks), "networks")
+        mesh = ours.mesh(devices, networks.total, "networks")
         w_h, xs = sharding.place((w_h, xs), mesh, 0)
-    return contest.compiled(
-        sharding.spread(functools.partial(way, networks, task), mesh, at_once=at_once),
-        w_h,
-        xs,
-        shared=lambda result: networks.all_and_few(np.asarray(result), task),
-        devices=devices,
-        compiler_options=None if at_once is None else ALONE,
-    )
+    program = sharding.spread(functools.partial(way, networks, task), mesh, at_once=at_once)
+    compiling: dict[str, Any] = {"devices": devices, "compiler_options": None if at_once is None else ALONE}
+    compiling["shared"] = lambda result: networks.all_and_few(np.asarray(result), task)
+    return contest.compiled(program, w_h, xs, **compiling)
 
 
-def in_processes(networks: Networks, way: Way, task: str) -> contest.Program:
+def in_processes(networks: Networks, task: str, way: Callable) -> contest.Program:
     """A share of the networks in each of several processes, with a core and one thread of XLA's for each.
 
     In one process XLA's devices share its threads, which costs programs of small kernels up to half of their speed. The
@@ -252,21 +212,16 @@ def in_processes(networks: Networks, way: Way, task: str) -> contest.Program:
     if len(cores) < count:
         raise contest.LeftOut(f"{count} cores are asked for, this process may use {len(cores)}")
     context = multiprocessing.get_context("spawn")
-    pipes: list[Connection] = []
-    for core, share in zip(cores, np.array_split(np.arange(len(networks)), count), strict=False):
+    pipes, build = [], functools.partial(one_program, networks, task, way, at_once=networks.options.at_once)
+    for core, share in zip(cores, np.array_split(np.arange(networks.total), count), strict=False):
         here, there = context.Pipe()
-        build = functools.partial(
-            one_program, networks, task, at_once=networks.options.at_once, share=share.tolist(), way=way
-        )
-        context.Process(target=_serve, args=(there, core, build), daemon=True).start()
+        mine = functools.partial(build, share=share.tolist())
+        context.Process(target=_serve, args=(there, core, mine), daemon=True).start()
         there.close()
         pipes.append(here)
 
-    def received(pipe: Connection) -> Any:
-        try:
-            found = pipe.recv()
-        except EOFError:
-            raise RuntimeError("a process of the observatory ended; its error is above.") from None
+    def received(pipe: Any) -> Any:
+        found = pipe.recv()
         if isinstance(found, Exception):
             raise found
         return found
@@ -281,7 +236,7 @@ def in_processes(networks: Networks, way: Way, task: str) -> contest.Program:
     return contest.Program(call, lambda result: networks.all_and_few(result, task), costs[0])
 
 
-def _serve(pipe: Connection, core: int, build: Callable[[], contest.Program]) -> None:
+def _serve(pipe: Any, core: int, build: Callable[[], contest.Program]) -> None:
     os.sched_setaffinity(0, {core})
     os.environ["PJRT_NPROC"] = "1"  # read where XLA starts its threads
     sharding.setup_process(1)
@@ -297,46 +252,33 @@ def _serve(pipe: Connection, core: int, build: Callable[[], contest.Program]) ->
             pipe.send(fault)
 
 
-def one_by_one(networks: Networks, task: str, interval: int, factor: Factor) -> contest.Program:
-    """A Python loop over networks and over steps, as in the textbooks."""
-    given = [networks.network(index) for index in networks.chosen]
+def one_by_one(networks: Networks, task: str, interval: int, factor: Callable) -> contest.Program:
+    """A Python loop over networks and over steps, as in the textbooks; `factor` gives Q and R of columns."""
+    given = networks.drawn(networks.chosen)
 
-    def alone(w_h: np.ndarray, xs: np.ndarray) -> np.ndarray:
-        transposed = np.ascontiguousarray(w_h.T)
-        return _over_steps(networks, task, lambda h: h @ w_h, transposed, xs, interval, factor)
+    def call() -> np.ndarray:
+        return np.stack([_over_steps(networks, task, w_h.T.copy(), xs, interval, factor) for w_h, xs in given])
 
-    return contest.Program(lambda: np.stack([alone(*each) for each in given]), lambda found: {f"few {task}": found})
+    return contest.Program(call, lambda found: {f"few {task}": found})
 
 
 def stacked(networks: Networks, task: str) -> contest.Program:
     """All networks in one array: a Python loop over steps only."""
-    given = [networks.network(index) for index in range(len(networks))]
+    given = networks.drawn(list(range(networks.total)))
     transposed, xs = np.stack([w_h.T for w_h, _ in given]), np.stack([xs for _, xs in given], axis=1)
     interval = networks.interval if task == "spectrum" else 1
-
-    def call() -> np.ndarray:
-        def product(h: np.ndarray) -> np.ndarray:
-            return (transposed @ h[..., None])[..., 0]
-
-        return _over_steps(networks, task, product, transposed, xs, interval, np.linalg.qr)
-
+    call = functools.partial(_over_steps, networks, task, transposed, xs, interval, np.linalg.qr)
     return contest.Program(call, lambda result: networks.all_and_few(result, task))
 
 
 def _over_steps(
-    networks: Networks,
-    task: str,
-    product: Callable,
-    transposed: np.ndarray,
-    xs: np.ndarray,
-    interval: int,
-    factor: Factor,
+    networks: Networks, task: str, transposed: np.ndarray, xs: np.ndarray, interval: int, factor: Callable
 ) -> np.ndarray:
     """Exponents of one network, or of many: arrays begin with their axes, but `xs` with time."""
     first, columns = networks.uneven if task == "spectrum" else 0, networks.first(task).T
     h, total = np.zeros(xs.shape[1:]), np.zeros((*xs.shape[1:-1], columns.shape[1]))
     for t, x in enumerate(xs, 1):
-        h = np.tanh(x + product(h))
+        h = np.tanh(x + (transposed @ h if h.ndim == 1 else (transposed @ h[..., None])[..., 0]))
         columns = (1 - h * h)[..., None] * (transposed @ columns)
         if t == first or (t > first and (t - first) % interval == 0):
             columns, r = factor(columns)
@@ -347,13 +289,13 @@ def _over_steps(
 
 def draw(result: Mapping[str, Any], page: Any) -> None:
     """Milliseconds per network on logarithmic axes, one line per contestant; a panel per share, and the leading one."""
-    points = result["points"]
-    shares = sorted({round(point["k"] / point["H"], 2) for point in points})
-    panels = [("spectrum", share, f"{share:.0%} of the exponents") for share in shares]
-    panels.append(("leading", shares[0], "the leading one alone"))
+    points, by_share = result["points"], {}
+    for point in points:
+        by_share.setdefault(round(point["k"] / point["H"], 2), []).append(point)
+    panels = [("spectrum", by_share[share], f"{share:.0%} of the exponents") for share in sorted(by_share)]
+    panels.append(("leading", panels[0][1], "the leading one alone"))
     fig, axes = style.figures(1, len(panels), 3.1 * len(panels) + 0.6, 4.6, sharey=True)
-    for ax, (task, share, title) in zip(axes[0], panels, strict=True):
-        chosen = [point for point in points if round(point["k"] / point["H"], 2) == share]
+    for ax, (task, chosen, title) in zip(axes[0], panels, strict=True):
         harness.plot_lines(ax, chosen, "H", task, "unit_ms", harness.names(points))
         ax.set(xlabel="width H [units]", title=title)
     axes[0, 0].set_ylabel("time per network [ms]")

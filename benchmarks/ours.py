@@ -16,11 +16,8 @@ from benchmarks.problems import Problem, programs
 from rnnjax import sharding
 from rnnjax._unroll import Engine
 
-CELLS: dict[str, tuple[type, type]] = {
-    "lstm": (rnnjax.LSTM, rnnjax.LSTMParams),
-    "gru": (rnnjax.GRU, rnnjax.GRUParams),
-    "elman": (rnnjax.Elman, rnnjax.ElmanParams),
-}
+CELLS: dict[str, tuple[type, type]] = {"lstm": (rnnjax.LSTM, rnnjax.LSTMParams), "gru": (rnnjax.GRU, rnnjax.GRUParams)}
+CELLS |= {"elman": (rnnjax.Elman, rnnjax.ElmanParams)}
 
 FAST_ENGINES = tuple(engine for engine in typing.get_args(Engine) if engine not in ("auto", "loop", "scan"))
 """A new engine of `rnnjax.unroll` joins the benchmarks by itself."""
@@ -76,7 +73,6 @@ def contestant(
 
 
 def cell_of(problem: Problem) -> Any:
-    """The cell of a problem as rnnjax has it."""
     return CELLS[problem.cell][0](problem.point.H)
 
 

@@ -29,13 +29,9 @@ from experiments.lab import style
 from rnnjax._unroll import Engine
 
 OURS, OURS_SPLIT, OURS_GENERIC = "rnnjax", "rnnjax, split", "rnnjax, generic"
-JAX_PEERS: dict[str, Callable[..., libraries.Programs]] = {
-    "Flax linen": libraries.flax_linen,
-    "Flax nnx": libraries.flax_nnx,
-    "Haiku": libraries.haiku,
-    "Equinox": libraries.equinox,
-    "Keras": libraries.keras,
-}
+JAX_PEERS: dict[str, Callable[..., libraries.Programs]] = {"Flax linen": libraries.flax_linen}
+JAX_PEERS |= {"Flax nnx": libraries.flax_nnx, "Haiku": libraries.haiku}
+JAX_PEERS |= {"Equinox": libraries.equinox, "Keras": libraries.keras}
 TORCH = "PyTorch"
 DOORS = {"Flax linen": "rnnjax in linen", "Flax nnx": "rnnjax in nnx"}
 """Flax's own RNN, and the same model with ours in its place."""
@@ -105,12 +101,9 @@ def ratios(point: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     found = {}
     for task in TASKS:
         ms = {name: number(point, name, task) for name in harness.by_name(point)}
-        one = ms.get(OURS)
+        one, floor = ms.get(OURS), floor_ms(point, task)
         best = min((t for t in (one, ms.get(OURS_SPLIT)) if t is not None), default=None)
-        peers = {name: t for name in JAX_PEERS if (t := ms.get(name)) is not None}
-        fastest = min(peers, key=peers.__getitem__) if peers else None
-        peer = peers[fastest] if fastest else None
-        floor = floor_ms(point, task)
+        peer, fastest = min(((t, name) for name in JAX_PEERS if (t := ms.get(name))), default=(None, None))
         found[task] = {
             "fastest_peer": fastest,
             "one_vs_peer": divided(peer, one),
@@ -127,21 +120,16 @@ def ratios(point: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def overall(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Geometric means and the worst point of each ratio, for dense and padded batches, all cells and each."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    cells = list(dict.fromkeys(point["cell"] for point in points))
+    groups, rows = {}, []
     for kind, padded in (("dense", False), ("padded", True)):
-        for cell in ("all cells", *cells):
-            groups[f"{kind}, {cell}"] = [
-                p for p in points if p["padded"] == padded and cell in ("all cells", p["cell"])
-            ]
-    sizes = [Point.parse(point["point"]) for point in points]
-    groups["dense, B >= 16 and H >= 128"] = [
-        p for p, size in zip(points, sizes, strict=True) if size.B >= 16 and size.H >= 128 and not p["padded"]
-    ]
+        for cell in ("all cells", *dict.fromkeys(point["cell"] for point in points)):
+            inside = [p for p in points if p["padded"] == padded and cell in ("all cells", p["cell"])]
+            groups[f"{kind}, {cell}"] = inside
+    sized = [(p, Point.parse(p["point"])) for p in points if not p["padded"]]
+    groups["dense, B >= 16 and H >= 128"] = [p for p, size in sized if size.B >= 16 and size.H >= 128]
     groups["all but dense lstm"] = [p for p in points if p["padded"] or p["cell"] != "lstm"]
-    rows = []
-    for group, members in ((group, members) for group, members in groups.items() if members):
-        for task in TASKS:
+    for group, members in groups.items():
+        for task in TASKS if members else ():
             row: dict[str, Any] = {"group": group, "task": task, "points": len(members)}
             for key in (*_MEANS, *_DOOR_KEYS):
                 values = [v for p in members if (v := p["ratios"][task][key]) is not None]
@@ -189,11 +177,8 @@ def _draw(page: Any, file: str, points: list[Mapping[str, Any]], task: str, titl
     fig, axes = style.figures(1, len(cells), width, height, sharey=True, sharex=True)
     for ax, cell in zip(axes[0], cells, strict=True):
         for index, name in enumerate(every):
-            times = [
-                (p["point"], divided(number(p, name, task), floor_ms(p, task))) for p in points if p["cell"] == cell
-            ]
-            marks = [(multiple, places.index(place)) for place, multiple in times if multiple is not None]
-            if marks:
+            found = [(divided(number(p, name, task), floor_ms(p, task)), p) for p in points if p["cell"] == cell]
+            if marks := [(multiple, places.index(p["point"])) for multiple, p in found if multiple is not None]:
                 look = style.line(index) | {"linestyle": "none", "markersize": 9.0 if index == 0 else 6.0}
                 ax.plot(*zip(*marks, strict=True), **look, label=name)
         ax.axvline(1.0, **harness.FLOOR, label="matmul floor")

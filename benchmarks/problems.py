@@ -62,7 +62,6 @@ class Problem:
     """One cell at one point, with the numbers to run it on.
 
     Attributes:
-      cell: a key of `GATES`.
       weights: `w_x` [D, GH], `w_h` [H, GH], `b` [GH], and of a GRU `b_hn` [H]; gates in rnnjax's and PyTorch's order.
       xs: `[T, B, D]` float32.
       lengths: `[B]` int32, or None where every step counts.
@@ -98,27 +97,20 @@ def make_problem(cell: str, point: Point, *, padded: bool = False, seed: int = 0
     """
     B, T, D, H = point
     gates, scale = GATES[cell], H**-0.5
-    random = np.random.default_rng(seed)
-
-    def uniform(*shape: int) -> np.ndarray:
-        return random.uniform(-scale, scale, shape).astype(np.float32)
-
-    weights = {"w_x": uniform(D, gates * H), "w_h": uniform(H, gates * H), "b": uniform(gates * H)}
+    random, shapes = np.random.default_rng(seed), {"w_x": (D, gates * H), "w_h": (H, gates * H), "b": (gates * H,)}
+    weights = {k: random.uniform(-scale, scale, shape).astype(np.float32) for k, shape in shapes.items()}
     if cell == "gru":
         weights["b_hn"] = np.zeros(H, np.float32)
     xs = random.normal(size=(T, B, D)).astype(np.float32)
-    lengths = None
-    if padded:
-        lengths = random.integers(max(1, T // 4), T, B, endpoint=True).astype(np.int32)
-        lengths[0] = T
+    if not padded:
+        return Problem(cell, point, weights, xs, None)
+    lengths = random.integers(max(1, T // 4), T, B, endpoint=True).astype(np.int32)
+    lengths[0] = T
     return Problem(cell, point, weights, xs, lengths)
 
 
-Run = Callable[[Any, Array, Array | None], Array]
-"""`(params, xs, lengths) -> ys`."""
-
-Layout = Callable[[Mapping[str, Any]], Any]
-"""The weights of a problem to the parameters of a library, a linear map but for constants."""
+Run = Callable[[Any, Array, Array | None], Array]  # (params, xs, lengths) to ys
+Layout = Callable[[Mapping[str, Any]], Any]  # the weights of a problem to a library's parameters, linear but constants
 
 
 def programs(
@@ -166,18 +158,15 @@ def programs(
         value, (dparams, dxs) = result
         return {**read(layout, weights, dparams), "xs": natural(np.asarray(dxs)), "loss": value}
 
-    functions: dict[str, tuple[Callable, tuple[Any, ...], Callable]] = {
-        "forward": (run, arguments, outputs),
-        "train": (jax.value_and_grad(loss, argnums=(0, 1)), (*arguments, weigh), gradients),
-    }
-
-    def program(task: str) -> contest.Program:
-        function, given, shared = functions[task]
+    def program(function: Callable, shared: Callable, *given: Any) -> contest.Program:
         if jit:
             return contest.compiled(function, *given, shared=shared, **compiling)
         return contest.Program(lambda: jax.block_until_ready(function(*given)), shared)
 
-    return {task: program(task) for task in tasks}
+    made = {"forward": program(run, outputs, *arguments)} if "forward" in tasks else {}
+    if "train" in tasks:
+        made["train"] = program(jax.value_and_grad(loss, argnums=(0, 1)), gradients, *arguments, weigh)
+    return made
 
 
 def read(layout: Layout, weights: Mapping[str, Any], grads: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ profiler itself costs about half a microsecond per kernel, which swells small lo
 
 import argparse
 import collections
+import itertools
 import json
 import tempfile
 from collections.abc import Callable
@@ -23,29 +24,14 @@ from benchmarks import contest, ours, sweep
 from benchmarks.problems import Point, make_problem
 
 _CALLS = 5
-_RUNTIME = (
-    "ThunkExecutor",
-    "SlinkyThreadPool",
-    "while",
-    "end:",
-    "Pjit",
-    "CommonPjRt",
-    "PjRt",
-    "$",
-    "Thread",
-    "TfrtCpu",
-)
-
-
-def profiled(cell: str, point: str) -> dict[str, Any]:
-    """Of a training step: milliseconds per call by kind of kernel, and the kernels with the largest share."""
-    problem = make_problem(cell, Point.parse(point))
-    program = ours.contestant("", problem, tasks=("train",)).build()["train"]
-    return {"cell": cell, "point": point, **by_kernel(program.call, problem.point.T)}
+_RUNTIME = ("ThunkExecutor", "Slinky", "while", "end:", "Pjit", "CommonPjRt", "PjRt", "$", "Thread", "TfrtCpu")
 
 
 def by_kernel(call: Callable[[], Any], steps: int) -> dict[str, Any]:
-    """Profiles `call`; a kernel that runs at least `steps` times per call is one of a loop's."""
+    """Milliseconds per call by kind of kernel, and the kernels with the largest share.
+
+    A kernel that runs at least `steps` times per call is one of a loop's.
+    """
     for _ in range(3):
         call()
     with tempfile.TemporaryDirectory() as folder:
@@ -54,25 +40,18 @@ def by_kernel(call: Callable[[], Any], steps: int) -> dict[str, Any]:
                 call()
         (trace,) = Path(folder).rglob("*.xplane.pb")
         data = ProfileData.from_file(str(trace))
-    counts: dict[str, int] = collections.Counter()
-    times: dict[str, float] = collections.defaultdict(float)
-    for plane in data.planes:
-        for line in plane.lines:
-            for event in line.events:
-                if event.name.startswith("ThunkExecutor::Execute (wait"):
-                    times["wall"] += event.duration_ns
-                elif not event.name.startswith(_RUNTIME):
-                    counts[event.name] += 1
-                    times[event.name] += event.duration_ns
-    ms = {name: 1e-6 * time / _CALLS for name, time in times.items()}
+    counts, ms, by_kind = collections.Counter(), collections.Counter(), collections.Counter()
+    for event in (event for plane in data.planes for line in plane.lines for event in line.events):
+        waits = event.name.startswith("ThunkExecutor::Execute (wait")
+        if waits or not event.name.startswith(_RUNTIME):
+            name = "wall" if waits else event.name
+            counts[name] += 1
+            ms[name] += 1e-6 * event.duration_ns / _CALLS
     wall = ms.pop("wall", None)
-    by_kind: dict[str, float] = collections.defaultdict(float)
     for name, time in ms.items():
-        matmul = name.startswith(("ynn_fusion", "dot"))
-        where = "loop" if counts[name] >= _CALLS * steps else "outside"
-        by_kind[f"{'matmul' if matmul else 'pointwise'}_{where}_ms"] += time
-    largest = sorted(ms, key=lambda name: -ms[name])[:24]
-    kernels = [{"name": name, "ms": ms[name], "times_a_call": counts[name] / _CALLS} for name in largest]
+        kind = "matmul" if name.startswith(("ynn_fusion", "dot")) else "pointwise"
+        by_kind[f"{kind}_{'loop' if counts[name] >= _CALLS * steps else 'outside'}_ms"] += time
+    kernels = [{"name": k, "ms": time, "times_a_call": counts[k] / _CALLS} for k, time in ms.most_common(24)]
     return {"jax": jax.__version__, "wall_ms": wall, **by_kind, "kernels": kernels}
 
 
@@ -84,16 +63,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the results go")
     options = parser.parse_args()
     contest.prepare(1)
-    if options.sweep:
-        default = sweep.Options()
-        programs = {H: sweep.one_program(sweep.Sweep(default, H), devices=1) for H in options.sweep}
-        shortest = min(default.lengths)
-        results = [
-            {"cell": "sweep", "point": f"H = {H}", **by_kernel(program.call, shortest)}
-            for H, program in programs.items()
-        ]
-    else:
-        results = [profiled(cell, point) for point in options.point for cell in options.cell]
+    results, default = [], sweep.Options()
+    for H in options.sweep or ():
+        program = sweep.one_program(sweep.Sweep(default, H), devices=1)
+        results.append({"cell": "sweep", "point": f"H = {H}", **by_kernel(program.call, min(default.lengths))})
+    for point, cell in itertools.product(options.point, options.cell) if not options.sweep else ():
+        problem = make_problem(cell, Point.parse(point))
+        program = ours.contestant("", problem, tasks=("train",)).build()["train"]
+        results.append({"cell": cell, "point": point, **by_kernel(program.call, problem.point.T)})
     for result in results:
         print(f"{result['cell']} {result['point']}:", {k: round(v, 2) for k, v in result.items() if k.endswith("_ms")})
         for kernel in result["kernels"]:

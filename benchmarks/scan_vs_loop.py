@@ -26,17 +26,11 @@ from benchmarks.problems import CellName, Point, Problem, SizeText, make_problem
 from experiments import lab
 from experiments.lab import style
 
+_QUICK = {"sizes": ("4,16,32",), "steps": (10, 100, 300), "rounds": 3}
+_QUICK |= {"eager_steps": 100, "jitted_steps": 100, "jitted_train_steps": 10}
 
-@lab.options(
-    quick={
-        "sizes": ("4,16,32",),
-        "steps": (10, 100, 300),
-        "eager_steps": 100,
-        "jitted_steps": 100,
-        "jitted_train_steps": 10,
-        "rounds": 3,
-    }
-)
+
+@lab.options(quick=_QUICK)
 class Options(harness.Options):
     """Options of scan_vs_loop."""
 
@@ -81,22 +75,17 @@ def contestants(problem: Problem, options: Options) -> list[contest.Contestant]:
     compiling = {"compiles": 1 if options.quick else 2, "limit_bytes": options.limit_bytes}
     made = [ours.contestant(name, problem, **way, **compiling) for name, way in ways.items()]
 
-    limits = {
-        "forward": ("--jitted-steps", options.jitted_steps),
-        "train": ("--jitted-train-steps", options.jitted_train_steps),
-    }
+    limits = {"forward": ("steps", options.jitted_steps), "train": ("train-steps", options.jitted_train_steps)}
     tasks = tuple(task for task, (_, most) in limits.items() if most >= T)
+    reason = "beyond --jitted-{} {}, its compile time grows faster than T"
+    absent = {f"jitted loop ({task})": reason.format(*limits[task]) for task in limits if task not in tasks}
     if tasks:
         made.append(ours.contestant("jitted loop", problem, "loop", tasks=tasks, limit_bytes=options.limit_bytes))
-    for task, (option, most) in limits.items():
-        if task not in tasks:
-            reason = f"beyond {option} {most}, its compile time grows faster than T"
-            made.append(contest.absent(f"jitted loop ({task})", reason))
     if options.eager_steps >= T:
         made.append(ours.contestant("eager loop", problem, "loop", jit=False))
     else:
-        made.append(contest.absent("eager loop", f"beyond --eager-steps {options.eager_steps}, a call takes too long"))
-    return made
+        absent["eager loop"] = f"beyond --eager-steps {options.eager_steps}, a call takes too long"
+    return [*made, *(contest.Contestant(name, left_out=reason) for name, reason in absent.items())]
 
 
 def draw(result: Mapping[str, Any], page: Any) -> None:
@@ -126,10 +115,9 @@ def _say_factor(ax: Any, points: list[Mapping[str, Any]], name: str, column: tup
     ax.margins(y=0.18)
     if known:
         T, value, factor = known[-1]
-        side = {points[0]["T"]: "left"}.get(T, "right")
+        look = {"ha": {points[0]["T"]: "left"}.get(T, "right"), "va": "bottom"}
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
-        text = f"{factor:,.0f}× scan"
-        ax.annotate(text, (T, value), (0, 12), textcoords="offset points", ha=side, va="bottom", bbox=box)
+        ax.annotate(f"{factor:,.0f}× scan", (T, value), (0, 12), textcoords="offset points", bbox=box, **look)
 
 
 benchmark = harness.Benchmark(Options, measure, draw)

@@ -82,18 +82,16 @@ class Sweep(NamedTuple):
 
     @property
     def scales(self) -> list[float]:
-        o = self.options
-        return np.linspace(o.scale_low, o.scale_high, o.scales).tolist()
+        return np.linspace(self.options.scale_low, self.options.scale_high, self.options.scales).tolist()
 
     @property
     def seeds(self) -> range:
         return range(self.options.seed, self.options.seed + self.options.seeds)
 
     @property
-    def settings(self) -> list[tuple[float, int, int]]:
+    def settings(self) -> list[Any]:
         """`(scale, seed, length)` of all, the length running fastest."""
-        lengths = self.options.lengths
-        return [(scale, seed, length) for scale in self.scales for seed in self.seeds for length in lengths]
+        return list(itertools.product(self.scales, self.seeds, self.options.lengths))
 
     @property
     def chosen(self) -> list[int]:
@@ -119,35 +117,25 @@ def measure(options: Options, run: harness.Run) -> None:
 
 def contestants(sweep: Sweep) -> list[contest.Contestant]:
     """One program for all first: it is the reference."""
-    devices, engine = sweep.options.devices, sweep.options.engine
+    devices, engine, made = sweep.options.devices, sweep.options.engine, []
     cut = jax.jit(functools.partial(norms, sweep), static_argnums=(2, 3, 4))
     padded = jax.jit(lambda *setting: norms(sweep, *setting, steps=sweep.longest, engine=engine))
 
     def compiled_anew(scale: float, seed: int, steps: int) -> Array:
         return jax.jit(lambda: norms(sweep, scale, seed, steps, steps, engine))()
 
-    def alone(run: Callable[..., Array], few: bool = False) -> Callable[[], contest.Program]:
-        return lambda: _one_by_one(sweep, run, few)
+    def join(name: str, way: Callable[..., contest.Program], *given: Any, few: bool = False) -> None:
+        record = {"settings": len(sweep.chosen if few else sweep.settings)}
+        made.append(contest.Contestant(name, lambda: {"norms": way(sweep, *given)}, record=record))
 
-    ways: dict[str, Callable[[], contest.Program]] = {
-        REFERENCE: lambda: one_program(sweep, 1),
-        f"{REFERENCE}, {devices} devices": lambda: one_program(sweep, devices),
-        "a call a setting": alone(padded),
-        "a call a setting, cut": alone(lambda scale, seed, steps: cut(scale, seed, steps, steps, engine)),
-        "compiled for every setting": alone(compiled_anew, few=True),
-        "Python loop": alone(lambda scale, seed, steps: norms(sweep, scale, seed, steps, steps, "loop"), few=True),
-    }
-    if devices == 1:
-        del ways[f"{REFERENCE}, 1 devices"]
-    whole, few = len(sweep.settings), len(sweep.chosen)
-    return [
-        contest.Contestant(
-            name,
-            lambda program=program: {"norms": program()},
-            record={"settings": few if name in ("compiled for every setting", "Python loop") else whole},
-        )
-        for name, program in ways.items()
-    ]
+    join(REFERENCE, one_program, 1)
+    if devices > 1:
+        join(f"{REFERENCE}, {devices} devices", one_program, devices)
+    join("a call a setting", one_by_one, padded)
+    join("a call a setting, cut", one_by_one, lambda scale, seed, T: cut(scale, seed, T, T, engine))
+    join("compiled for every setting", one_by_one, compiled_anew, True, few=True)
+    join("Python loop", one_by_one, lambda scale, seed, T: norms(sweep, scale, seed, T, T, "loop"), True, few=True)
+    return made
 
 
 def one_program(sweep: Sweep, devices: int) -> contest.Program:
@@ -156,27 +144,21 @@ def one_program(sweep: Sweep, devices: int) -> contest.Program:
     seeds = jnp.asarray(list(sweep.seeds), jnp.uint32)
     if devices > 1:
         seeds = sharding.place(seeds, ours.mesh(devices, seeds.size, "seeds"), 0)
-    return contest.compiled(
-        by_seed,
-        jnp.asarray(sweep.scales, jnp.float32),
-        seeds,
-        shared=lambda result: _all_and_few(sweep, np.asarray(result).swapaxes(0, 1)),  # to scale, seed, length
-        compiles=1 if sweep.options.quick else 2,
-        devices=devices,
-    )
+    scales, compiles = jnp.asarray(sweep.scales, jnp.float32), 1 if sweep.options.quick else 2
+
+    def shared(result: Array) -> dict[str, np.ndarray]:
+        return _all_and_few(sweep, np.asarray(result).swapaxes(0, 1))  # to scale, seed, length
+
+    return contest.compiled(by_seed, scales, seeds, shared=shared, compiles=compiles, devices=devices)
 
 
-def _one_by_one(sweep: Sweep, run: Callable[..., Array], few: bool) -> contest.Program:
+def one_by_one(sweep: Sweep, run: Callable[..., Array], few: bool = False) -> contest.Program:
     settings = [sweep.settings[i] for i in sweep.chosen] if few else sweep.settings
 
-    def call() -> list[Array]:
-        return jax.block_until_ready([run(*setting) for setting in settings])
-
     def shared(result: list[Array]) -> dict[str, np.ndarray]:
-        rows = np.stack(result)
-        return {"few": rows} if few else _all_and_few(sweep, rows)
+        return {"few": np.stack(result)} if few else _all_and_few(sweep, np.stack(result))
 
-    return contest.Program(call, shared)
+    return contest.Program(lambda: jax.block_until_ready([run(*setting) for setting in settings]), shared)
 
 
 def _all_and_few(sweep: Sweep, result: np.ndarray) -> dict[str, np.ndarray]:
@@ -194,29 +176,23 @@ def scaled(hidden: int) -> tuple[rnnjax.Elman, rnnjax.StepCell]:
     """
     cell = rnnjax.Elman(hidden, w_h=Normal(hidden**-0.5))
 
-    def step(params: Params, carry: Array, x: Array) -> tuple[Array, Array]:
-        return cell.step(params[0], params[1] * carry, x)
-
-    def initial_carry(params: Params, batch_shape: tuple[int, ...] = ()) -> Array:
-        return cell.initial_carry(params[0], batch_shape)
-
-    return cell, rnnjax.StepCell(step_function=step, initial_carry_function=initial_carry)
+    return cell, rnnjax.StepCell(
+        step_function=lambda params, carry, x: cell.step(params[0], params[1] * carry, x),
+        initial_carry_function=lambda params, batch_shape=(): cell.initial_carry(params[0], batch_shape),
+    )
 
 
 def network(sweep: Sweep, scale: Any, seed: Any) -> tuple[rnnjax.StepCell, Params, Array]:
     """The cell, its parameters and its input sequence `[longest, 1]`, drawn from a seed."""
-    key = jax.random.key(seed)
+    key, (cell, scaled_cell) = jax.random.key(seed), scaled(sweep.hidden)
     xs = jax.random.normal(jax.random.fold_in(key, 1), (sweep.longest, 1))
-    cell, scaled_cell = scaled(sweep.hidden)
     return scaled_cell, (cell.init(key, 1), scale), xs
 
 
 def norms(sweep: Sweep, scale: Any, seed: Any, length: Any, steps: int, engine: Any) -> Array:
     """One setting: log10 of the largest entries of dL/dW2 and dL/dx_1, `[2]`, L the sum over units of the last output.
 
-    Args:
-      scale, seed, length: numbers or traced scalars.
-      steps: T, at least the length; steps beyond the length have no part in the loss.
+    `steps` is T, at least the length; steps beyond the length have no part in the loss.
     """
     cell, params, xs = network(sweep, scale, seed)
 
@@ -244,8 +220,7 @@ def norms_by_length(sweep: Sweep, scale: Any, seed: Any) -> Array:
     for start, stop in itertools.pairwise((0, *sweep.options.lengths)):
         carry, pull = jax.vjp(last_carry, params, xs[start:stop], carry)
         pulls.append(pull)
-    adjoints, dw = jnp.zeros((0, sweep.hidden)), jnp.zeros((0, sweep.hidden, sweep.hidden))
-    dxs = jnp.zeros(())
+    adjoints, dw, dxs = jnp.zeros((0, sweep.hidden)), jnp.zeros((0, sweep.hidden, sweep.hidden)), jnp.zeros(())
     for pull in reversed(pulls):
         adjoints = jnp.concatenate([jnp.ones((1, sweep.hidden)), adjoints])  # of the sum of its last carry
         dw = jnp.concatenate([jnp.zeros((1, *dw.shape[1:])), dw])
@@ -272,8 +247,7 @@ def draw(result: Mapping[str, Any], page: Any) -> None:
                 ax.plot(ms, position, "o", color=style.BLUE, markersize=8.0)
                 text = f"{factor:,.0f}×" if factor >= 10 else f"{factor:.2g}×"
                 ax.annotate(text, (ms, position), (8, 0), textcoords="offset points", va="center")
-        floor = harness.floor_ms(point, "norms")
-        if floor is not None:
+        if (floor := harness.floor_ms(point, "norms")) is not None:
             ax.axvline(floor, label="matmul floor", **harness.FLOOR)
         ax.set(xscale="log", xlabel="time of a setting [ms]", title=f"H = {point['H']}")
         ax.margins(x=0.1, y=0.1)

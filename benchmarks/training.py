@@ -37,14 +37,12 @@ from rnnjax.training.steps import data_key
 LOOP, FIT = "Flax + Optax loop", "rnnjax fit"
 LINES = 10  # losses are compared as means of so many updates
 TARGET = 1.8
-TASKS = {  # of a task: how it is drawn and scored, input features and outputs
-    "adding": (tasks.adding, tasks.squared_error, 2, 1),
-    "temporal_order": (tasks.temporal_order, tasks.cross_entropy, 6, 4),
-}
+TASKS = {"adding": (tasks.adding, tasks.squared_error, 1)}  # of a task: how it is drawn and scored, and outputs
+TASKS |= {"temporal_order": (tasks.temporal_order, tasks.cross_entropy, 4)}
 
 
 class Setting(NamedTuple):
-    """A task, a cell and sizes, as `adding,lstm,32,100,64`: task, cell, B, T, H."""
+    """A task, a cell and sizes, as `adding,lstm,32,100,64`."""
 
     task: str
     cell: str
@@ -64,7 +62,6 @@ class Setting(NamedTuple):
         return setting
 
     def data(self, key: Array, step: Array) -> tasks.Batch:
-        """A batch, the same for all."""
         return TASKS[self.task][0](key, self.T, (self.B,))
 
 
@@ -99,7 +96,7 @@ def flax_model(setting: Setting) -> Model:
     require("flax")
     from flax import linen as nn
 
-    _, score, _, outputs = TASKS[setting.task]
+    _, score, outputs = TASKS[setting.task]
     cells = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell, "elman": nn.SimpleCell}
 
     class Network(nn.Module):
@@ -108,8 +105,7 @@ def flax_model(setting: Setting) -> Model:
             ys = nn.RNN(cells[setting.cell](setting.H), time_major=True)(xs)
             return nn.Dense(outputs, name="readout")(ys)
 
-    model = Network()
-    batch = setting.data(jax.random.key(0), jnp.int32(0))
+    model, batch = Network(), setting.data(jax.random.key(0), jnp.int32(0))
     variables = jax.jit(model.init)(jax.random.key(1), batch.xs)
     return variables, lambda variables, batch: score(jnp.asarray(model.apply(variables, batch.xs)), batch)
 
@@ -118,8 +114,7 @@ def our_model(setting: Setting) -> Model:
     """The same weights in rnnjax's layout, and the same loss."""
     from rnnjax.flax import from_linen
 
-    score = TASKS[setting.task][1]
-    cell = ours.CELLS[setting.cell][0](setting.H)
+    score, cell = TASKS[setting.task][1], ours.CELLS[setting.cell][0](setting.H)
     tree = dict(flax_model(setting)[0]["params"])
     readout = tree.pop("readout")
     (rnn,) = tree.values()  # Flax names it after the cell
@@ -138,43 +133,37 @@ def contestants(setting: Setting, updates: int, devices: int) -> Iterator[contes
     our_rule = optax.chain(training.clip_by_global_norm(1.0), optax.adam(1e-3))
     key = jax.random.key(7)
 
-    def by_hand(name: str, model: Callable[[Setting], Model], run: Callable) -> contest.Contestant:
-        def build() -> dict[str, contest.Program]:
-            params, loss = model(setting)
+    def by_hand(model: Callable[[Setting], Model], run: Callable) -> dict[str, contest.Program]:
+        params, loss = model(setting)
 
-            def update(state: Any, step: Array) -> tuple[Any, Array]:
-                params, memory = state
-                value, gradient = jax.value_and_grad(loss)(params, setting.data(data_key(key, step), step))
-                change, memory = rule.update(gradient, memory, params)
-                return (optax.apply_updates(params, change), memory), value
+        def update(state: Any, step: Array) -> tuple[Any, Array]:
+            params, memory = state
+            value, gradient = jax.value_and_grad(loss)(params, setting.data(data_key(key, step), step))
+            change, memory = rule.update(gradient, memory, params)
+            return (optax.apply_updates(params, change), memory), value
 
-            return {"train": contest.Program(run(update, (params, rule.init(params)), updates), _lines)}
+        return {"train": contest.Program(run(update, (params, rule.init(params)), updates), _lines)}
 
-        return contest.Contestant(name, build)
+    def fit(devices: int) -> dict[str, contest.Program]:
+        params, loss = our_model(setting)
+        mesh = None if devices == 1 else ours.mesh(devices, setting.B, "rows")
+        gradient = None if mesh is None else training.data_parallel(loss, mesh)
+        state = training.init_state(params, our_rule, key)
+        options = training.FitOptions(steps=updates, chunk=updates, metrics_every=LINES)
 
-    def fit(name: str, devices: int) -> contest.Contestant:
-        def build() -> dict[str, contest.Program]:
-            params, loss = our_model(setting)
-            mesh = None if devices == 1 else ours.mesh(devices, setting.B, "rows")
-            gradient = None if mesh is None else training.data_parallel(loss, mesh)
-            state = training.init_state(params, our_rule, key)
-            options = training.FitOptions(steps=updates, chunk=updates, metrics_every=LINES)
+        def call() -> list[float]:
+            fitted = training.fit(loss, state, our_rule, setting.data, options, gradient=gradient)
+            jax.block_until_ready(fitted.state)
+            return [line["loss"] for line in fitted.history]
 
-            def call() -> list[float]:
-                fitted = training.fit(loss, state, our_rule, setting.data, options, gradient=gradient)
-                jax.block_until_ready(fitted.state)
-                return [line["loss"] for line in fitted.history]
+        return {"train": contest.Program(call, lambda losses: {"losses": np.array(losses)})}
 
-            return {"train": contest.Program(call, lambda losses: {"losses": np.array(losses)})}
-
-        return contest.Contestant(name, build)
-
-    yield by_hand(LOOP, flax_model, _python_loop)
-    yield by_hand("Flax + Optax in a scan", flax_model, _scan)
-    yield by_hand("rnnjax in a loop by hand", our_model, _python_loop)
-    yield fit(FIT, 1)
+    yield contest.Contestant(LOOP, lambda: by_hand(flax_model, _python_loop))
+    yield contest.Contestant("Flax + Optax in a scan", lambda: by_hand(flax_model, _scan))
+    yield contest.Contestant("rnnjax in a loop by hand", lambda: by_hand(our_model, _python_loop))
+    yield contest.Contestant(FIT, lambda: fit(1))
     if devices > 1:
-        yield fit(f"{FIT}, {devices} devices", devices)
+        yield contest.Contestant(f"{FIT}, {devices} devices", lambda: fit(devices))
 
 
 def _python_loop(update: Callable, state: Any, updates: int) -> Callable[[], Any]:
@@ -186,8 +175,7 @@ def _python_loop(update: Callable, state: Any, updates: int) -> Callable[[], Any
         for step in steps:
             now, value = compiled(now, step)
             losses.append(value)
-        jax.block_until_ready((now, losses))
-        return losses
+        return jax.block_until_ready((now, losses))[1]
 
     return call
 
@@ -201,26 +189,19 @@ def _lines(losses: Any) -> dict[str, np.ndarray]:
     return {"losses": np.asarray([float(value) for value in losses]).reshape(-1, LINES).mean(axis=1)}
 
 
-def times_loop(point: Mapping[str, Any], name: str) -> float | None:
-    """How many times as many updates per second as the loop by hand."""
-    return divided(number(point, LOOP, "train"), number(point, name, "train"))
-
-
-def named(point: Mapping[str, Any]) -> str:
-    return f"{point['task']}, {point['cell']}, B={point['B']} T={point['T']} H={point['H']}"
-
-
 def draw(result: Mapping[str, Any], page: Any) -> None:
     """Updates per second against the loop by hand, a row per setting and a mark per contestant; 1 is the loop."""
     points = result["points"]
     fig, ax = style.figure(8.0, 2.2 + 0.7 * len(points))
     for index, name in enumerate(harness.names(points)):
-        places = [(v, len(points) - 1 - i) for i, point in enumerate(points) if (v := times_loop(point, name))]
+        ratios = [divided(number(point, LOOP, "train"), number(point, name, "train")) for point in reversed(points)]
+        places = [(ratio, i) for i, ratio in enumerate(ratios) if ratio is not None]
         ax.plot(*zip(*places, strict=True), **{**style.line(index), "linestyle": "none"}, label=name)
     ax.axvline(1.0, color="#555555", linewidth=1)
     ax.axvline(TARGET, color="#555555", linewidth=1, linestyle=":")
     ax.text(TARGET, len(points) - 0.55, " target", fontsize=8, color="#333333", va="center")
-    ax.set_yticks(range(len(points)), [named(point) for point in reversed(points)])
+    settings = ["{task}, {cell}, B={B} T={T} H={H}".format(**point) for point in reversed(points)]
+    ax.set_yticks(range(len(points)), settings)
     ax.set(ylim=(-0.6, len(points) - 0.3), xlabel="updates per second, times the Flax + Optax loop [1]")
     title = "Updates per second in whole training, against a hand-written loop"
     alt = "Updates per second relative to a loop with Flax and Optax, by setting and contestant"

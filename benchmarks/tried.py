@@ -33,7 +33,7 @@ from jax import Array, lax
 import rnnjax
 from benchmarks import contest, harness, ours
 from benchmarks.harness import divided, geomean, number
-from benchmarks.problems import GATES, CellName, Point, PointText, Problem, make_problem
+from benchmarks.problems import GATES, GRID, CellName, Point, PointText, Problem, make_problem
 from experiments import lab
 from experiments.lab import style
 from rnnjax._unroll import hoist, reading
@@ -45,13 +45,7 @@ class Options(harness.Options):
 
     cells: lab.Distinct[CellName] = ("lstm", "gru")
     """The cells."""
-    points: lab.Distinct[PointText] = (
-        "8,200,32,64",
-        "32,100,64,128",
-        "16,784,1,128",
-        "64,100,256,256",
-        "128,50,64,128",
-    )
+    points: lab.Distinct[PointText] = GRID[1:6]
     """Sizes, each as B,T,D,H."""
 
 
@@ -101,17 +95,10 @@ def orders(problem: Problem) -> Iterator[contest.Contestant]:
 
     Each step is `(weights, h, u_t) -> h`, given the weights [H, G H] in its own layout, and the state in its own.
     """
-    gates = GATES[problem.cell]
-    w = problem.weights["w_h"]
+    gates, w = GATES[problem.cell], problem.weights["w_h"]
 
     def summed(r: Array, axis: int) -> Array:
         return jnp.asarray(sum(jnp.tanh(part) for part in jnp.split(r, gates, axis))) / gates
-
-    def rows(w: Array, h: Array, u: Array) -> Array:
-        return summed(h @ w + u, 1)
-
-    def columns(w: Array, h: Array, u: Array) -> Array:
-        return summed(w @ h + u, 0)
 
     def transposed(w: Array, h: Array, u: Array) -> Array:
         return summed(lax.dot_general(h, w, (((1,), (1,)), ((), ()))) + u, 1)
@@ -120,31 +107,22 @@ def orders(problem: Problem) -> Iterator[contest.Contestant]:
         parts = jnp.split(u, gates, 1)
         return jnp.asarray(sum(jnp.tanh(h @ w + part) for w, part in zip(ws, parts, strict=True))) / gates
 
-    yield _order("h W", problem, rows, w, jnp.asarray)
-    yield _order("(W h)", problem, columns, w.T.copy(), lambda dw: dw.T, lambda a: a.swapaxes(-1, -2))
+    yield _order("h W", problem, lambda w, h, u: summed(h @ w + u, 1), w, jnp.asarray)
+    columns, turn = (lambda w, h, u: summed(w @ h + u, 0)), (lambda array: array.swapaxes(-1, -2))
+    yield _order("(W h)", problem, columns, w.T.copy(), lambda dw: dw.T, turn)
     yield _order("h (Wᵀ)ᵀ", problem, transposed, w.T.copy(), lambda dw: dw.T)
     split = tuple(np.split(w, gates, 1))
     yield _order("a product a gate", problem, each, split, lambda dws: jnp.concatenate(dws, 1))
 
 
 def _order(
-    name: str,
-    problem: Problem,
-    step: Callable[..., Array],
-    weights: Any,
-    read: Callable[[Any], Array],
-    turn: Callable[[Any], Any] = lambda array: array,
+    name: str, problem: Problem, step: Callable, weights: Any, read: Callable, turn: Callable = lambda array: array
 ) -> contest.Contestant:
     B, T, _, H = problem.point
-    random = np.random.default_rng(0)
-    us = turn(random.normal(size=(T, B, GATES[problem.cell] * H)).astype(np.float32))
+    us = turn(np.random.default_rng(0).normal(size=(T, B, GATES[problem.cell] * H)).astype(np.float32))
 
     def forward(weights: Any, us: Array) -> Array:
-        def body(h: Array, u: Array) -> tuple[Array, Array]:
-            h = step(weights, h, u)
-            return h, h
-
-        return lax.scan(body, turn(jnp.zeros((B, H), us.dtype)), us)[1]
+        return lax.scan(lambda h, u: (step(weights, h, u),) * 2, turn(jnp.zeros((B, H), us.dtype)), us)[1]
 
     gradient = jax.grad(lambda weights, us: (forward(weights, us) ** 2).sum())
 
@@ -157,34 +135,16 @@ def _order(
     return contest.Contestant(name, build)
 
 
-TASKS = {"forward": "forward", "train": "training step"}
-
-
-def speedup(point: Mapping[str, Any], name: str, task: str) -> float | None:
-    """Median of the first contestant of the point over that of `name`: above 1 the idea is faster."""
-    return divided(number(point, next(iter(harness.by_name(point))), task), number(point, name, task))
-
-
-def ideas(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str, list[float]]]:
-    """`(contest, idea, task, speedups over points)` of all but the references."""
-    for name in dict.fromkeys(point["contest"] for point in result["points"]):
-        points = [point for point in result["points"] if point["contest"] == name]
-        for idea in harness.names(points)[1:]:
-            for task in TASKS:
-                found = [value for point in points if (value := speedup(point, idea, task)) is not None]
-                if found:
-                    yield name, idea, task, found
-
-
 def draw(result: Mapping[str, Any], page: Any) -> None:
     """1 is the reference; right of it an idea is faster. Open marks are points, the filled one is their mean."""
-    found = list(ideas(result))
-    every = list(dict.fromkeys(idea for _, idea, _, _ in found))
-    fig, axes = style.figures(1, len(TASKS), 9.5, 0.34 * len(every) + 1.8, sharey=True, sharex=True)
-    for ax, (task, title) in zip(axes[0], TASKS.items(), strict=True):
-        for _, idea, of_task, values in found:
-            if of_task == task:
-                y = every.index(idea)
+    points = [(next(iter(harness.by_name(point))), point) for point in result["points"]]  # each with its reference
+    references = {reference for reference, _ in points}
+    every = [name for name in harness.names(result["points"]) if name not in references]
+    fig, axes = style.figures(1, 2, 9.5, 0.34 * len(every) + 1.8, sharey=True, sharex=True)
+    for ax, (task, title) in zip(axes[0], {"forward": "forward", "train": "training step"}.items(), strict=True):
+        for y, idea in enumerate(every):
+            found = [divided(number(point, first, task), number(point, idea, task)) for first, point in points]
+            if values := [value for value in found if value is not None]:
                 ax.plot(values, [y] * len(values), "o", color=style.GREY, markerfacecolor="none")
                 ax.plot(geomean(values), y, "D", color=style.BLUE, markersize=8)
         ax.axvline(1.0, color="#555555", linewidth=1)

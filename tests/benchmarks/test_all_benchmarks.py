@@ -32,11 +32,11 @@ TINY = {
     "before_after": "--before HEAD --after HEAD --cells gru --points 2,3,2,4 --tasks train --below 1e9 --again 1",
 }
 FAST = ["--quick", "--rounds", "1", "--sample-ms", "0.001", "--devices", "2"]
-NOT_IN_TINY = {
-    "scan_vs_loop": {"jitted loop (train)", "jitted loop (forward)"},
-    "observatory": {"one program, N at once, N processes", "the products alone"},
-    "before_after": {"Haiku"},
-}
+NOT_IN_TINY = {"scan_vs_loop": {"jitted loop (train)", "jitted loop (forward)"}, "before_after": {"Haiku"}}
+NOT_IN_TINY |= {"observatory": {"one program, N at once, N processes", "the products alone"}}
+WRONG = ["scan_vs_loop --rounds 0", "scan_vs_loop --json .", "scan_vs_loop --sizes 8,32", "peers --points 8,0,32,64"]
+WRONG += ["sweep --lengths 50 25", "observatory --intervals 2", "training --settings copy,lstm,1,20,1"]
+WRONG += ["training --updates 15", "before_after --before nowhere"]
 MAY_BE_LEFT_OUT = "devices are asked for|nothing plans its memory|not installed|neither lengths nor a mask"
 
 
@@ -49,15 +49,11 @@ def strictly(path: Path) -> Any:
     return json.loads(path.read_text(), parse_constant=lambda token: pytest.fail(f"{token} is not JSON"))
 
 
-def names(result: dict[str, Any]) -> set[str]:
-    """Of all contestants, numbers apart."""
-    return {re.sub(r"\d+", "N", name) for name in harness.names(result["points"])}
-
-
 def check(name: str, result: dict[str, Any]) -> None:
     """The contestants are those on record, and each has a time and agrees with the reference, or says why not."""
     recorded = strictly(RESULTS / f"{name}.json")
-    assert names(recorded) - NOT_IN_TINY.get(name, set()) <= names(result)
+    there, here = ({re.sub(r"\d+", "N", n) for n in harness.names(r["points"])} for r in (recorded, result))
+    assert there - NOT_IN_TINY.get(name, set()) <= here
     assert set(recorded) <= set(result) and set(recorded["points"][0]) <= {*result["points"][0], "left_out"}
     assert result["points"] and not result["faults"]
     for row in (row for point in result["points"] for row in point["contestants"]):
@@ -123,17 +119,17 @@ class Page(lab.Page):
         assert len(titles) == 1 or all(t.startswith(f"({c}) ") for c, t in zip("abcdef", titles, strict=False))
 
 
-def rounded(value: Any) -> Any:
-    return json.loads(json.dumps(value), parse_float=lambda text: f"{float(text):.9g}")
-
-
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_recorded_results_can_be_shown_and_summed_up(path: Path) -> None:
     result = strictly(path)
     page, of = Page(), benchmark(result["benchmark"])
     if "summary" in result:
         overall = importlib.import_module(f"benchmarks.{result['benchmark']}").overall
-        assert rounded(overall(result["points"])) == rounded(result["summary"])
+        found, recorded = (
+            json.loads(json.dumps(summary), parse_float=lambda text: f"{float(text):.9g}")
+            for summary in (overall(result["points"]), result["summary"])
+        )
+        assert found == recorded
     of.tables(result, page)
     assert len(page.blocks) > 1 and all(block["rows"] for block in page.blocks)
     if of.draw is not None:
@@ -152,7 +148,7 @@ def test_a_refused_contestant_gives_status_1_and_a_stop_keeps_what_is_finished(
         return contest.Contestant(name, lambda: {"train": program})
 
     def measure(options: harness.Options, run: harness.Run) -> None:
-        made = [gives("a", 1.0), gives("b", 2.0), contest.absent("c", "not here")]
+        made = [gives("a", 1.0), gives("b", 2.0), contest.Contestant("c", left_out="not here")]
         run.add(run.contest({"T": 1}, made, forward_flops=1e6))
         if options.seed:
             raise KeyboardInterrupt
@@ -167,20 +163,7 @@ def test_a_refused_contestant_gives_status_1_and_a_stop_keeps_what_is_finished(
     assert len(strictly(path)["points"]) == 1 and strictly(path)["finished_utc"] is None
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "scan_vs_loop --rounds 0",
-        "scan_vs_loop --json .",
-        "scan_vs_loop --sizes 8,32",
-        "peers --points 8,0,32,64",
-        "sweep --lengths 50 25",
-        "observatory --intervals 2",
-        "training --settings copy,lstm,1,20,1",
-        "training --updates 15",
-        "before_after --before nowhere",
-    ],
-)
+@pytest.mark.parametrize("command", WRONG)
 def test_wrong_options_are_one_line(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     name, *arguments = command.split()
     assert benchmark(name).launch(arguments) == 2

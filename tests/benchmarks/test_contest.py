@@ -25,12 +25,8 @@ def quickly(*contestants: Contestant, **options: Any) -> tuple[dict[str, Any], f
     return {row["name"]: row for row in rows}, floor
 
 
-@pytest.mark.parametrize(
-    "ys",
-    [np.array([1.0, -4.01]), np.array([1.0, np.nan]), np.array([1.0, -np.inf]), np.array([1.0]), np.zeros(2)],
-    ids=["value", "nan", "inf", "shape", "zeros"],
-)
-def test_other_numbers_are_refused_by_name_and_get_no_time(ys: np.ndarray) -> None:
+@pytest.mark.parametrize("ys", [[1.0, -4.01], [1.0, np.nan], [1.0, -np.inf], [1.0], [0.0, 0.0]], ids=str)
+def test_other_numbers_are_refused_by_name_and_get_no_time(ys: list[float]) -> None:
     rows, _ = quickly(gives("reference", ONE), gives("wrong", {**ONE, "ys": ys}), gives("right", ONE))
     assert rows["wrong"]["fault"].startswith("refused") and "ys by" in rows["wrong"]["fault"]
     assert "median_ms" not in rows["wrong"]["tasks"]["train"] and "checked" not in rows["wrong"]
@@ -44,11 +40,8 @@ def test_errors_are_relative_to_the_largest_entry_and_zero_equals_nothing_but_ze
     assert contest.largest_error("me", off, ONE, 0.2) == pytest.approx(0.1)
     nothing = {"ys": np.zeros(2)}
     assert contest.largest_error("me", nothing, nothing, 1e-4) == 0.0
-    for got, expected in (
-        ({"ys": np.full(2, 1e-30)}, nothing),
-        ({"ys": np.full(2, 3.0)}, {"ys": np.full((2, 2), 3.0)}),  # would broadcast
-        ({}, ONE),
-    ):
+    would_broadcast = {"ys": np.full(2, 3.0)}, {"ys": np.full((2, 2), 3.0)}
+    for got, expected in (({"ys": np.full(2, 1e-30)}, nothing), would_broadcast, ({}, ONE)):
         with pytest.raises(Unequal):
             contest.largest_error("me", got, expected, 1e-4)
 
@@ -62,29 +55,19 @@ def test_what_is_missing_is_said_and_another_function_is_marked() -> None:
 
 
 def test_one_that_is_left_out_or_fails_is_named_and_stops_no_other() -> None:
-    def broken() -> dict[str, Program]:
-        raise RuntimeError("no such layer")
-
     large = Program(lambda: pytest.fail("it was run"), left_out="needs 9 GiB")
     rows, floor = quickly(
         Contestant("large", lambda: {"train": large}),
-        contest.absent("missing", "not installed"),
-        Contestant("broken", broken),
+        contest.Contestant("missing", left_out="not installed"),
+        Contestant("broken", lambda: {"train": Program(lambda: None, settle_s=1 / 0)}),
         Contestant("later", lambda: {"train": Program(lambda: 1 / 0)}),
         gives("reference", ONE),
         floor=Program(lambda: None),
     )
     assert rows["missing"]["left_out"] == "not installed" and "fault" not in rows["missing"]
-    assert rows["broken"]["fault"].startswith("failed: RuntimeError: no such layer")
-    assert rows["later"]["fault"].startswith("failed: ZeroDivisionError")
+    assert all(rows[name]["fault"].startswith("failed: ZeroDivisionError: ") for name in ("broken", "later"))
     assert rows["large"]["tasks"]["train"] == {"left_out": "needs 9 GiB"}
     assert rows["reference"]["checked"] == "train: the reference" and floor is not None
-
-    def pressed() -> dict[str, Program]:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):  # Ctrl-C is not a fault of a contestant
-        quickly(Contestant("a", pressed))
 
 
 class World:
@@ -132,26 +115,11 @@ def test_each_takes_one_turn_per_round_in_an_order_that_changes_with_the_seed_al
     assert rounds == rounds_of(1) != rounds_of(2)
 
 
-def test_drift_is_shared() -> None:
-    """A machine that gets three times slower under way: the ratio of medians of two contestants stays 2."""
-    world = World()
-    times = world.run({"a": lambda: 0.04 * (1 + world.now / 20), "b": lambda: 0.08 * (1 + world.now / 20)}, rounds=40)
-    assert max(times["a"]["samples_ms"]) > 1.5 * min(times["a"]["samples_ms"])
-    assert times["b"]["median_ms"] / times["a"]["median_ms"] == pytest.approx(2.0, rel=0.05)
-
-
 def test_a_cold_start_is_not_timed() -> None:
     """The first call after another contestant's is slow; only the second one counts."""
-    last = [""]
-
-    def cold(name: str) -> Callable[[], float]:
-        def seconds() -> float:
-            slow, last[0] = last[0] != name, name
-            return 0.9 if slow else 0.1
-
-        return seconds
-
-    times = World().run({name: cold(name) for name in "ab"}, rounds=5, sample_s=0.01)
+    world = World()
+    cold = {name: lambda name=name: 0.1 if world.log[-1:] == [name] else 0.9 for name in "ab"}
+    times = world.run(cold, rounds=5, sample_s=0.01)
     assert times["a"]["samples_ms"] == pytest.approx([100.0] * 5)
 
 
