@@ -62,9 +62,8 @@ def _expanded(values: Any) -> tuple[float, ...]:
     numbers: list[float] = []
     for value in values:
         start, *rest = str(value).split(":")
-        numbers += (
-            np.linspace(float(start), float(rest[0]), int(rest[1])).tolist() if len(rest) == 2 else [float(value)]
-        )
+        is_range = len(rest) == 2
+        numbers += np.linspace(float(start), float(rest[0]), int(rest[1])).tolist() if is_range else [float(value)]
     if not all(0 < number < math.inf for number in numbers):
         raise ValueError("a scale is a finite number above zero, or START:STOP:COUNT")
     return tuple(numbers)
@@ -104,9 +103,7 @@ class Options(lab.Options):
         if unknown:
             raise lab.UsageError(f"--cells {' '.join(unknown)}: unknown; choose from {', '.join(CELLS)}.")
         if not self.names or len(set(self.names)) < len(self.names):
-            raise lab.UsageError(
-                f"--cells is {self.cells}; name at least one, each once, or give your own with --cell."
-            )
+            raise lab.UsageError(f"--cells is {self.cells}; name at least one, each once, or give your own: --cell.")
         steps = len(series(self)[0]) if self.data or self.input == "stocks" else math.inf
         if max(self.lengths) > steps:
             raise lab.UsageError(
@@ -163,14 +160,11 @@ def read_csv(path: Path, raw: bool = False) -> tuple[np.ndarray, dict[str, Any]]
         row, column = np.argwhere(~np.isfinite(xs))[0]
         name = table.iloc[0, columns[column]] if header else columns[column] + 1
         given = table.iloc[row + header, columns[column]]
-        raise lab.UsageError(
-            f"--data {path}, line {row + header + 1}, column {name}: {given!r} is not a finite number."
-        )
+        raise lab.UsageError(f"--data {path}, line {row + header + 1}, column {name}: {given!r} is no finite number.")
     spread = xs.std(axis=0)
     if not raw and not spread.all():
-        raise lab.UsageError(
-            f"--data {path}: column {columns[np.argmin(spread)] + 1} is constant; remove it or add --raw."
-        )
+        constant = columns[np.argmin(spread)] + 1
+        raise lab.UsageError(f"--data {path}: column {constant} is constant; remove it or add --raw.")
     record = {"source": path.name, "sha256": hashlib.sha256(text).hexdigest(), "columns": len(columns)}
     kind = "as it is" if raw else "standardized"
     return (xs if raw else (xs - xs.mean(axis=0)) / spread), record | {"kind": kind}
@@ -190,16 +184,12 @@ def resolve(name: str, hidden_size: int) -> rnnjax.Cell:
     try:
         found: Any = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError, SyntaxError) as error:
-        raise lab.UsageError(
-            f"--cell {name} cannot be imported ({error}); run where its module can be found."
-        ) from error
+        raise lab.UsageError(f"--cell {name} cannot be imported: {error}. Run where its module is found.") from error
     if isinstance(found, type) or not hasattr(found, "step"):
         try:
             found = found(hidden_size=hidden_size)
         except (TypeError, ValueError) as error:
-            raise lab.UsageError(
-                f"--cell {name}: calling it with hidden_size={hidden_size} failed ({error})."
-            ) from error
+            raise lab.UsageError(f"--cell {name}, called with hidden_size={hidden_size}, failed: {error}") from error
     missing = [method for method in ("init", "initial_carry", "step") if not callable(getattr(found, method, None))]
     if missing:
         raise lab.UsageError(f"--cell {name} gives {found!r}, which has no {', '.join(missing)}; see rnnjax.Cell.")
@@ -510,10 +500,8 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
         growth, source = predicted(cell, kind, scale, xs[:longest], log_radius)
         lines += [line_by_length(own, growth, source) for own in by_length.values()]
         lag_lines.append(line_by_lag(by_length[longest], growth))
-        curves[cell, kind, scale] = (
-            np.array([row["log_norm"][::-1] for row in by_length[longest]]) / math.log(10),
-            growth,
-        )
+        by_lag = np.array([row["log_norm"][::-1] for row in by_length[longest]]) / math.log(10)
+        curves[cell, kind, scale] = by_lag, growth
     page.text("Results", _results(lines, powers))
     _decay_figure(page, curves, lag_lines)
     _map_figure(page, lines)
@@ -559,13 +547,7 @@ def _decay_figure(page: lab.Page, curves: dict[Any, Any], lag_lines: list[dict[s
 
     options, height = page.options, 30.0  # decades above and below zero
     death = {(line["cell"], line["kind"], line["scale"]): line["float32_norm_dies_at_lag_steps"] for line in lag_lines}
-    cross: dict[str, Any] = {
-        "color": "black",
-        "linestyle": "none",
-        "marker": "x",
-        "markersize": 8,
-        "markeredgewidth": 2,
-    }
+    cross: Any = {"color": "black", "linestyle": "none", "marker": "x", "markersize": 8, "mew": 2}
     rows, columns = len(options.kinds), len(options.names)
     fig, axes = style.figures(rows, columns, 2.6 * columns + 1.2, 2.9 * rows + 1.0, sharex=True, sharey=True)
     lags = np.arange(1 + min(max(options.lengths), 2 * LAG))
@@ -576,14 +558,13 @@ def _decay_figure(page: lab.Page, curves: dict[Any, Any], lag_lines: list[dict[s
         for i, scale in enumerate(_spread_out(options.scales, 5)):
             by_lag, growth = curves[cell, kind, scale]
             alive = np.ma.masked_invalid(by_lag[:, : len(lags)])
-            mean, std, look = alive.mean(axis=0).filled(np.nan), alive.std(axis=0).filled(np.nan), style.line(i)
-            marker = look.pop("marker")
-            ax.plot(lags, mean, label=f"scale {scale:g}", **look)
-            ax.fill_between(lags, mean - std, mean + std, color=look["color"], alpha=0.18, linewidth=0)
+            mean, std = alive.mean(axis=0).filled(np.nan), alive.std(axis=0).filled(np.nan)
+            ax.plot(lags, mean, label=f"scale {scale:g}", **style.curve(i))
+            ax.fill_between(lags, mean - std, mean + std, color=style.COLORS[i], alpha=0.18, linewidth=0)
             if growth is not None:
                 told = np.concatenate([[0.0], np.cumsum(growth[::-1])])[: len(lags)] / math.log(10)
                 some = slice(0, None, max(1, len(lags) // 8))
-                ax.plot(lags[some], told[some], marker, color=look["color"], markersize=4, markerfacecolor="white")
+                ax.plot(lags[some], told[some], **style.markers(i), markersize=4)
             dies = death[cell, kind, scale]
             if dies is not None and dies < len(lags):
                 ax.plot(dies, mean[int(dies)], zorder=5, **cross)
@@ -628,8 +609,7 @@ def _map_figure(page: lab.Page, lines: list[dict[str, Any]]) -> None:
     from experiments.lab import style
 
     norm = TwoSlopeNorm(0, -20, 20)  # decades; the colour map's brightness rises throughout, so it also reads in grey
-    options = page.options
-    kinds, scales, lengths, cells = options.kinds, options.scales, options.lengths, options.names
+    kinds, scales, lengths, cells = (getattr(page.options, name) for name in ("kinds", "scales", "lengths", "names"))
     found = {(line["kind"], line["cell"], line["scale"], line["length"]): line for line in lines}
     size = 2.9 * len(cells) + 1.0, 0.3 * len(scales) * len(kinds) + 2.0
     fig, axes = style.figures(len(kinds), len(cells), *size, sharex=True, sharey=True)
@@ -672,16 +652,11 @@ def _rates_figure(page: lab.Page, lag_lines: list[dict[str, Any]]) -> None:
         for i, cell in enumerate(options.names):
             own = [line for line in lag_lines if (line["cell"], line["kind"]) == (cell, kind)]
             own.sort(key=lambda line: line["scale"])
-            known = [line for line in own if line["rate_nats_per_step"] is not None]
-            names = ("scale", "rate_nats_per_step", "rate_nats_per_step_std")
-            look = style.line(i)
-            measured = [[line[name] for line in known] for name in names]
-            ax.errorbar(*measured, color=look["color"], linestyle="none", marker=look["marker"], label=cell, capsize=2)
-            told = [line for line in own if line["predicted_rate_nats_per_step"] is not None]
-            if told:
-                values = [line["predicted_rate_nats_per_step"] for line in told]
-                del look["marker"]
-                ax.plot([line["scale"] for line in told], values, label=f"{cell}, theory", **look)
+            names = ("scale", "rate_nats_per_step", "rate_nats_per_step_std", "predicted_rate_nats_per_step")
+            scale, mean, std, told = np.array([[line[name] for name in names] for line in own], float).T
+            ax.errorbar(scale, mean, std, **style.markers(i), label=cell)
+            if np.isfinite(told).any():
+                ax.plot(scale, told, **style.curve(i), label=f"{cell}, theory")
         ax.set_xscale("log")
         ax.set_xticks(options.scales, [f"{scale:g}" for scale in options.scales], rotation=90)
         ax.minorticks_off()

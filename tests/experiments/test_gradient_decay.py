@@ -220,7 +220,7 @@ def test_cells_by_name(name, expected):
 REFUSED = {
     "MyCell": "write package.module:name",
     "no_such_module:MyCell": "cannot be imported",
-    "math:pi": "calling it with hidden_size=8 failed",
+    "math:pi": "called with hidden_size=8, failed",
     f"{CELLS}:NotACell": "has no init, initial_carry, step",
     f"{CELLS}:Unhashable": "unhashable",
     f"{CELLS}:Diagonal": "its `w_h` is [8]",
