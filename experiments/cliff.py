@@ -296,7 +296,8 @@ def _wall_figure(page: lab.Page, walls: list[lab.Row]) -> None:
         ws, some = row["w"], slice(i % 3, None, 5)
         upper.semilogy(ws, row["closed_form"], label=f"T = {row['steps']} steps", **style.curve(i))
         upper.semilogy(ws[some], row["norm"][some], **style.markers(i))
-        lower.semilogy(ws, np.maximum(row["relative_residual"], 1e-17), **style.line(i) | {"ls": "", "markersize": 3})
+        small: Any = style.line(i) | {"linestyle": "none", "markersize": 3}
+        lower.semilogy(ws, np.maximum(row["relative_residual"], 1e-17), **small)
     upper.axvline(EDGE, color="0.4", linewidth=0.8)
     upper.annotate("μ = 1", (EDGE, upper.get_ylim()[1]), (4, -12), textcoords="offset points")
     upper.plot([], [], label="measured", **style.markers(0) | {"color": "black"})

@@ -89,7 +89,7 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
     failed = [line["row"] for line in off if line["exact"]]
     missed = [line["row"] for line in off if not line["exact"]]
     right = f"{len(lines) - len(off)} of {len(lines)} numbers are reproduced"
-    sentences = [f"{right}; of the exact ones, all but {len(failed)}."]
+    sentences = [right + ("." if failed else ", all exact ones among them.")]
     sentences += [f"FAILED, though exact: {', '.join(failed)}."] if failed else []
     sentences += [f"Outside their tolerance: {', '.join(missed)}."] if missed else []
     page.text("Results", sentences)

@@ -44,11 +44,7 @@ def test_first_steps_are_clipped_where_they_say():
     y = cliff.sigmoid(0.5)
     first = 2 * (0.7 - y) * y * (1 - y)  # |dE/dx_T|: not clipped, as it comes from the loss and not from a step
     assert first > limit
-    expected = {
-        "none": np.hypot(*cliff.gradient_on_wall(np.array([5.0]), 50))[0],
-        "gradient": limit,
-        "adjoint": (first + 49 * limit) * np.hypot(1, y),
-    }
-    for clip, norm in expected.items():
+    norms = np.hypot(*cliff.gradient_on_wall(np.array([5.0]), 50))[0], limit, (first + 49 * limit) * np.hypot(1, y)
+    for clip, norm in zip(("none", "gradient", "adjoint"), norms, strict=True):
         moved = cliff.descend(start, clip, limit, rate, 1, 50)["moved"]
         np.testing.assert_allclose(moved[0, 0], rate * norm, rtol=1e-8)

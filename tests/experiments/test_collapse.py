@@ -46,19 +46,10 @@ def test_the_fit_finds_its_curve():
     assert found["r_squared"] > 0.9999 and found["rms_residual"] < 0.005
 
 
-def test_a_success_that_is_a_curve_of_rate_times_lag_is_found_to_be_one():
-    """From rows to points and fits."""
-    rates, trained = [], []
-    every = [(cell, name, i) for cell in SETTINGS for name in TASKS for i in range(7)]
-    for cell, name, i in every:
-        rate, task, (gain, bias) = -0.1 * (i + 1), TASKS[name], SETTINGS[cell][i]
-        asked = {"cell": cell, "task": name, "gain": gain, "bias": bias}
-        rates.append(lab.Row(asked, {"adjoint_rate": rate, "exponent": rate, "closed_form": None}, {}))
-        for steps in (10, 20):
-            success = float(collapse.logistic(np.array(rate * task.lag_share * steps), -3.0, 0.5))
-            accuracy = 1 / task.classes + success * (1 - 1 / task.classes)
-            trained.append(lab.Row({"steps": steps} | asked, {"accuracy": accuracy}, {}))
-    points = collapse.points_of(trained, collapse.rate_lines(rates))
-    fits = collapse.fits_of(points)
-    assert fits["rate times lag"]["r_squared"] > 0.999 and fits["lag alone"]["r_squared"] < 0.5
-    np.testing.assert_allclose(fits["rate times lag"]["centre"], -3, atol=0.1)
+def test_a_point_is_success_against_rate_times_lag():
+    asked = {"cell": "gru", "task": "temporal order", "gain": 0.5, "bias": 0.0}
+    found = {"exponent": -0.1, "closed_form": None}
+    lines = collapse.rate_lines([lab.Row(asked, found | {"adjoint_rate": rate}, {}) for rate in (-0.1, -0.3)])
+    trained = [lab.Row({"steps": 20} | asked, {"accuracy": reached}, {}) for reached in (1.0, None)]  # NaN is a guess
+    (point,) = collapse.points_of(trained, lines)
+    np.testing.assert_allclose([point["rate_times_lag"], point["success"]], [-0.2 * 0.85 * 20, 0.5])
