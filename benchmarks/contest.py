@@ -24,9 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 Name = TypeVar("Name", bound=Hashable)
-Shared = Mapping[str, ArrayLike]
-"""Results by name, in the layout of the reference: what is compared."""
-
+Shared = Mapping[str, ArrayLike]  # results by name, in the layout of the reference: what is compared
 _FEWEST_ROUNDS, _MOST_CALLS, _NO_WARM_UP_S = 3, 10_000, 1.0
 
 

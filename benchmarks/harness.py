@@ -9,7 +9,6 @@ import collections
 import dataclasses
 import datetime
 import inspect
-import math
 import re
 import shlex
 import statistics
@@ -239,11 +238,7 @@ def divided(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None or b == 0 else a / b
 
 
-def geomean(values: Iterable[float]) -> float:
-    """The geometric mean of positive numbers."""
-    return math.exp(statistics.fmean(map(math.log, values)))
-
-
+geomean = statistics.geometric_mean
 _SHOWN = {"unit_ms": "ms", "compile_total_s": "compile s", "temp_mib": "memory MiB"}
 
 

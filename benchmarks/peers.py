@@ -33,8 +33,7 @@ JAX_PEERS: dict[str, Callable[..., libraries.Programs]] = {"Flax linen": librari
 JAX_PEERS |= {"Flax nnx": libraries.flax_nnx, "Haiku": libraries.haiku}
 JAX_PEERS |= {"Equinox": libraries.equinox, "Keras": libraries.keras}
 TORCH = "PyTorch"
-DOORS = {"Flax linen": "rnnjax in linen", "Flax nnx": "rnnjax in nnx"}
-"""Flax's own RNN, and the same model with ours in its place."""
+DOORS = {"Flax linen": "rnnjax in linen", "Flax nnx": "rnnjax in nnx"}  # Flax's own RNN, and ours in its place
 TASKS = {"forward": "forward", "train": "training step"}
 
 _QUICK_POINTS = ("8,200,32,64", "32,100,64,128")

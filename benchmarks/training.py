@@ -87,8 +87,7 @@ def measure(options: Options, run: harness.Run) -> None:
         run.add({**point, "updates": options.updates})
 
 
-Model = tuple[Any, Callable[[Any, tasks.Batch], Array]]
-"""Parameters, and the loss of them and a batch."""
+Model = tuple[Any, Callable[[Any, tasks.Batch], Array]]  # parameters, and the loss of them and a batch
 
 
 def flax_model(setting: Setting) -> Model:

@@ -125,11 +125,9 @@ def test_recorded_results_can_be_shown_and_summed_up(path: Path) -> None:
     page, of = Page(), benchmark(result["benchmark"])
     if "summary" in result:
         overall = importlib.import_module(f"benchmarks.{result['benchmark']}").overall
-        found, recorded = (
-            json.loads(json.dumps(summary), parse_float=lambda text: f"{float(text):.9g}")
-            for summary in (overall(result["points"]), result["summary"])
-        )
-        assert found == recorded
+        both = overall(result["points"]), result["summary"]
+        now, then = (json.loads(json.dumps(each), parse_float=lambda text: f"{float(text):.9g}") for each in both)
+        assert now == then
     of.tables(result, page)
     assert len(page.blocks) > 1 and all(block["rows"] for block in page.blocks)
     if of.draw is not None:

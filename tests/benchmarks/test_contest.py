@@ -88,8 +88,8 @@ class World:
 
         return Program(call, **options)
 
-    def run(self, seconds: dict[str, Any], **options: Any) -> dict[str, Any]:
-        programs = {name: self.takes(name, value) for name, value in seconds.items()}
+    def run(self, takes: dict[str, Any], **options: Any) -> dict[str, Any]:
+        programs = {name: self.takes(name, seconds) for name, seconds in takes.items()}
         return interleave(programs, clock=lambda: self.now, sleep=self.sleep, **options)
 
 
@@ -136,6 +136,5 @@ def test_rest_after_a_sample_no_garbage_collection_in_it_and_calls_of_another_pr
     there = Program(lambda: None, sample=lambda calls: 2.0 * calls)
     programs = {"spins": spins, "looks": looks, "there": there}
     times = interleave(programs, rounds=6, sample_s=1e-9, clock=lambda: world.now, sleep=world.sleep)
-    assert world.log.count("sleep") == 6
-    assert seen[-1] is False and gc.isenabled()
+    assert world.log.count("sleep") == 6 and seen[-1] is False and gc.isenabled()
     assert times["there"]["samples_ms"] == [2000.0] * 6
