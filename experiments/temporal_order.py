@@ -214,8 +214,7 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
         line |= {"solved_by_seed": of["solved"], "test_accuracy_by_seed": of["test_accuracy"]}
         lines.append(line | {"updates_by_seed": of["updates_done"]})
     names = list(dict.fromkeys(line["initialisation"] for line in lines))
-    counts = f"{sum(row['solved'] for row in rows)} of {len(rows)} networks solve the task"
-    page.text("Results", [f"{counts}, {sum(row['diverged'] for row in rows)} diverge."])
+    page.text("Results", [f"{sum(row['solved'] for row in rows)} of {len(rows)} networks solve the task."])
     _success_figure(page, lines, names)
     _history_figure(page, rows, names)
     headings = {"initialisation": "initialisation", "steps": "length T [steps]", "method": "method"}
