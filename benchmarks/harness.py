@@ -24,7 +24,7 @@ from pydantic import PositiveFloat, PositiveInt
 from benchmarks import contest
 from benchmarks.problems import floor_row, large_matmul
 from experiments import lab
-from experiments.lab import machine, page, strict_json, style
+from experiments.lab import identity, machine, page, strict_json, style
 from experiments.lab.options import described, parse
 
 Point = Mapping[str, Any]
@@ -140,6 +140,7 @@ class Benchmark:
             "question": described(doc).get("Question"),
             "command": re.sub(r" --(json|figures)[ =]('[^']*'|\S+)", "", command),  # where is not what
             "options": {k: v for k, v in dataclasses.asdict(options).items() if k not in ("json", "figures")},
+            "code_sha256": identity.code_sha256(self.measure),
             "started_utc": now(),
             "finished_utc": None,
             "machine": {"process": contest.prepare(options.devices), "load_at_start": busy},
