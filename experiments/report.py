@@ -49,7 +49,7 @@ def latest(folders: Sequence[Path], names: Sequence[str]) -> dict[str, Path]:
     found: dict[str, tuple[bool, str, Path]] = {}
     for path in sorted(path for folder in folders for path in folder.glob("*")):
         config, summary = read(path / CONFIG), read(path / SUMMARY)
-        name, finished = config.get("experiment"), config.get("finished_utc")
+        name, finished = str(config.get("experiment")), config.get("finished_utc")
         if name in names and finished and summary.get("experiment") == name:
             run = not config["options"].get("quick"), finished, path
             found[name] = max(found.get(name, run), run)

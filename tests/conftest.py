@@ -50,24 +50,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole", action="store_true", help="every property of every cell, on this Python")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skips tests that run on the other Python, unless `--whole`, and groups tests for pytest-xdist.
+def _group(item: pytest.Item) -> str:
+    """Tests that share compiled programs run on the same worker (`--dist=loadgroup`).
 
-    Tests that share compiled programs run on the same worker (`loadgroup`): in tests/unroll and tests/gradients they
-    are grouped by cell, elsewhere by file.
+    In tests/unroll and tests/gradients they are grouped by cell, those of all experiments by experiment, elsewhere by
+    file.
     """
+    folder, name = item.path.parent.name, getattr(getattr(item, "callspec", None), "params", {}).get("name")
+    by_cell = folder in ("unroll", "gradients") and name in CELLS
+    by_experiment = item.path.name == "test_all_experiments.py" and name is not None
+    return f"{folder}, {name}" if by_cell or by_experiment else str(item.path)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Marks the group; pytest-xdist reads it before any `pytest_collection_modifyitems` of a conftest."""
+    item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out tests that run on the other Python, unless `--whole`; tests of one experiment stay together."""
     here = sys.version_info[:2] >= (3, 12)
     left_out = []
     for item in items:
-        folder = item.path.parent.name
         name = getattr(getattr(item, "callspec", None), "params", {}).get("name")
         of_cell = isinstance(name, str) and name in CELLS
-        shared = folder in ("unroll", "gradients") and of_cell
-        item.add_marker(pytest.mark.xdist_group(f"{folder}, {name}" if shared else str(item.path)))
         apart = item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).parts[0] in AROUND
         halved = (of_cell and name not in CORE) or apart or item.get_closest_marker("one_python")
-        together = item.path.name == "test_all_experiments.py"  # tests of one experiment share a run of it
-        if halved and zlib.crc32((f"{item.path.name} {name}" if together else item.nodeid).encode()) % 2 != here:
+        by = _group(item) if item.path.name == "test_all_experiments.py" else item.nodeid.partition("@")[0]
+        if halved and zlib.crc32(by.encode()) % 2 != here:
             left_out.append(item)
     if left_out and not config.getoption("--whole"):
         config.hook.pytest_deselected(items=left_out)
