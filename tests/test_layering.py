@@ -122,6 +122,24 @@ def test_experiments_and_benchmarks_stand_alone(path):
         assert known or outside not in ("experiments", "benchmarks", "tests"), f"{module} imports {imported}"
 
 
+def test_no_circle_of_imports():
+    """What a file imports, at its top or inside functions, does not lead back to it; type checkers' imports aside."""
+    paths = {module_of(path): path for path in files("rnnjax", "experiments", "benchmarks")}
+    arrows = {}
+    for module, path in paths.items():
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+                node.body = [ast.Pass()]
+        found = imports(ast.unparse(tree), module, path.name == "__init__.py")
+        arrows[module] = {name if name in paths else name.rpartition(".")[0] for name in found} & paths.keys() - {
+            module
+        }
+    while ends := {module for module, further in arrows.items() if not further}:
+        arrows = {module: further - ends for module, further in arrows.items() if module not in ends}
+    assert not arrows, "in a circle, or leading to one"
+
+
 def test_every_part_has_a_floor():
     """A file or folder without a floor could import anything."""
     parts = {path.stem for path in (ROOT / "rnnjax").iterdir() if path.suffix == ".py" or list(path.glob("*.py"))}

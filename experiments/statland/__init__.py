@@ -77,18 +77,4 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
     draw_lstm(page)
 
 
-def show_copies(page: lab.Page, trace: Mapping[str, Any]) -> None:
-    """One row of days as a table, one line per copy, and the prediction as the last line."""
-
-    def exact(value: Any) -> str:
-        return value if isinstance(value, str) else f"{value + 0.0:.10g}"  # 1e-6, and 0.99 for 0.9900000000000001
-
-    lines = [{"copy": i} | {k: exact(v) for k, v in step.items()} for i, step in enumerate(trace["steps"], 1)]
-    said = exact(trace["prediction"])
-    lines.append({"copy": "out", "h_before": lines[-1]["h"], "sum": "h·W3 + b2", "h": said})
-    heads = {"copy": "copy", "day": "day", "x": "x", "x_w1": "x·W1", "h_before": "h before", "h_w2": "h·W2", "b1": "b1"}
-    caption = f"{', '.join(trace['days'])} → {said}, {trace['reads_as']} (rule: {trace['rule'] or 'none'})"
-    page.table(lines, heads | {"sum": "sum", "h": "h = relu(sum)"}, caption)
-
-
 experiment = lab.Experiment(Options, measure, draw, x64=True)

@@ -6,7 +6,7 @@ import sys
 from experiments import lab
 from experiments.lab.options import parse
 from experiments.lab.page import console
-from experiments.statland import Options, experiment, published, show_copies
+from experiments.statland import Options, experiment, published
 
 
 def main(given: list[str]) -> int:
@@ -14,7 +14,7 @@ def main(given: list[str]) -> int:
     with contextlib.suppress(lab.UsageError):  # `launch` says what is wrong
         options = parse(Options, given, "experiments.statland", experiment.doc)
         if options.days and not options.train and options.out is None:
-            show_copies(lab.Page(options, out=console()), published.trace(options.days))
+            published.show_copies(lab.Page(options, out=console()), published.trace(options.days))
             return 0
     return experiment.launch(given)
 

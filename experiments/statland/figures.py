@@ -11,7 +11,7 @@ from matplotlib.text import Text
 
 from experiments import lab
 from experiments.lab import style
-from experiments.statland import published, show_copies
+from experiments.statland import published
 from experiments.statland.published import RULES, THREE_DAYS, WEIGHTS
 from experiments.statland.training import curve_steps
 
@@ -48,7 +48,7 @@ def draw_days(page: lab.Page) -> None:
         page.figure(f"unrolled_{name}", unrolled(trace), alt=alt, caption=said)
     traces = [published.trace(days) for days in dict.fromkeys([*dict(RULES), *named.values()])]
     for trace in traces:
-        show_copies(page, trace)
+        published.show_copies(page, trace)
     page.summary |= {"published_rnn": {"weights": WEIGHTS, "rows": traces}}
 
 

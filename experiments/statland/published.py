@@ -9,7 +9,7 @@ Memory, clearly explained".
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 DAYS = {"low": 0.0, "medium": 0.5, "high": 1.0}
@@ -72,3 +72,17 @@ def lstm_trace(prices: Sequence[float]) -> list[dict[str, float]]:
         h = day["h"] = day["output"] * math.tanh(c)
         days.append(day)
     return days
+
+
+def show_copies(page: Any, trace: Mapping[str, Any]) -> None:
+    """One row of days as a table, one line per copy, and the prediction as the last line."""
+
+    def exact(value: Any) -> str:
+        return value if isinstance(value, str) else f"{value + 0.0:.10g}"  # 1e-6, and 0.99 for 0.9900000000000001
+
+    lines = [{"copy": i} | {k: exact(v) for k, v in step.items()} for i, step in enumerate(trace["steps"], 1)]
+    said = exact(trace["prediction"])
+    lines.append({"copy": "out", "h_before": lines[-1]["h"], "sum": "h·W3 + b2", "h": said})
+    heads = {"copy": "copy", "day": "day", "x": "x", "x_w1": "x·W1", "h_before": "h before", "h_w2": "h·W2", "b1": "b1"}
+    caption = f"{', '.join(trace['days'])} → {said}, {trace['reads_as']} (rule: {trace['rule'] or 'none'})"
+    page.table(lines, heads | {"sum": "sum", "h": "h = relu(sum)"}, caption)
