@@ -13,8 +13,7 @@ descent, 25% with clipping, 31% by Adam, 33% with clipping (of 4,096 seeds 20%, 
 because the only ReLU unit outputs 0 for everything and no gradient passes.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import MinLen
 from pydantic import PositiveFloat, PositiveInt
