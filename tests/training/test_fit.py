@@ -193,7 +193,7 @@ def test_an_optimizer_that_overflows_is_found():
         (lambda params, batch: params["w"], ValueError, "must be one number: take its mean"),
         (lambda params, batch: (params["w"].sum(), 3, 4), TypeError, "returns loss or"),
         (lambda params, batch: (params["w"].sum(), {"a": params["w"]}), ValueError, "metric 'a' is"),
-        (lambda params, batch, carry: params["w"].sum(), TypeError, "asks for `carry`"),
+        (lambda params, batch, carry: params["w"].sum(), TypeError, "has an argument `carry`"),
     ],
 )
 def test_a_loss_of_another_form_is_refused(loss, error, says):
