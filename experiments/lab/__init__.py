@@ -35,8 +35,8 @@
 
 A row is kept with the code that its measuring function reaches (`experiments.lab.identity`), versions, platform and
 precision, and is found again only if all are the same. So a figure may be redrawn, a run that was stopped goes on, and
-a new number in a finished folder is computed alone. Nothing heavy is imported before it is needed, so that `--help` and
-wrong options answer at once.
+a new number in a finished folder is computed alone. The harness itself imports neither JAX nor matplotlib before they
+are needed.
 """
 
 from experiments.lab.options import Distinct, Options, ProcessOptions, Share, UsageError, options
