@@ -5,8 +5,6 @@
 * In each round every contestant takes one turn, in an order shuffled anew. The speed of a machine drifts, and
   contestants that take turns share the drift: only times from the same rounds are compared, as ratios of medians.
 * One setup of allocator, devices and threads for all (`prepare`, `float32`).
-
-This file also runs with other versions of rnnjax (`before_after`), so it imports nothing but JAX and NumPy.
 """
 
 import contextlib
@@ -45,7 +43,6 @@ class Program:
       shared: the result in the shared form. Not timed.
       cost: of compiling, for the record (see `compiled`).
       settle_s: rest after its sample [s], for threads that keep a core busy for a while after their work.
-      sample: makes so many calls in another process and returns their seconds, measured there. None: `call` is timed.
       left_out: why it is not to be run, where only its cost is wanted.
     """
 
@@ -53,13 +50,10 @@ class Program:
     shared: Callable[[Any], Shared] = lambda result: {}
     cost: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     settle_s: float = 0.0
-    sample: Callable[[int], float] | None = None
     left_out: str = ""
 
     def seconds(self, calls: int, clock: Callable[[], float] = time.perf_counter) -> float:
         """Of `calls` calls in a row."""
-        if self.sample is not None:
-            return self.sample(calls)
         call, started = self.call, clock()
         for _ in range(calls):
             call()

@@ -182,18 +182,6 @@ def peers() -> list[list[str]]:
     return table
 
 
-def before_after() -> list[list[str]]:
-    """Time before a cell was given by its step alone over the time after, and two ratios of bare steps."""
-    table = [["", "before / after", "built-in / bare step", "Haiku / GRU reset-before"]]
-    for path in sorted(RESULTS.glob("before_after*.json")):
-        result = json.loads(path.read_text())
-        ratios, jax = result["summary"]["ratios"], result["machine"]["versions"]["jax"]
-        for task, name in (("forward", "forward"), ("train", "training step")):
-            of = ("before/after", "built-in/bare", "Haiku/reset before")
-            table.append([f"jax {jax}, {name}", *[_mean(ratios[ratio][task]["all"]) for ratio in of]])
-    return table
-
-
 def scan_vs_loop() -> list[list[str]]:
     """At the longest sequence that everybody ran: how many times scan's, by size."""
     table = [["batch, features, units", "T", "eager loop, run", "eager loop, training step", "jitted loop, compile"]]
@@ -224,7 +212,7 @@ RESULTS = DOCS.parent / "benchmarks" / "results"
 PAGES = (DOCS.parent / "README.md", RESULTS / "README.md")
 OF_EXPERIMENTS = {"gradient_decay": gradient_decay, "statland": statland, "stocks": stocks, "text": text}
 OF_SEVERAL = {"learning": learning, "peers": peers, "scan_vs_loop": scan_vs_loop, "doors": doors, "sweep": sweep}
-OF_SEVERAL |= {"before_after": before_after, "tried": tried, "training": training, "observatory": observatory}
+OF_SEVERAL |= {"tried": tried, "training": training, "observatory": observatory}
 
 
 def table_of(name: str) -> list[list[str]]:

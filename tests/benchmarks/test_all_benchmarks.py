@@ -29,14 +29,13 @@ TINY = {
     "tried": "--cells elman --points 2,5,1,4",
     "training": "--settings temporal_order,elman,2,10,2 --updates 10",
     "peers": "--cells gru --points 2,3,2,4 --batches padded --generic --doors",
-    "before_after": "--before HEAD --after HEAD --cells gru --points 2,3,2,4 --tasks train --below 1e9 --again 1",
 }
 FAST = ["--quick", "--rounds", "1", "--sample-ms", "0.001", "--devices", "2"]
-NOT_IN_TINY = {"scan_vs_loop": {"jitted loop (train)", "jitted loop (forward)"}, "before_after": {"Haiku"}}
+NOT_IN_TINY = {"scan_vs_loop": {"jitted loop (train)", "jitted loop (forward)"}}
 NOT_IN_TINY |= {"observatory": {"one program, N at once, N processes", "the products alone"}}
 WRONG = ["scan_vs_loop --rounds 0", "scan_vs_loop --json .", "scan_vs_loop --sizes 8,32", "peers --points 8,0,32,64"]
 WRONG += ["sweep --lengths 50 25", "observatory --intervals 2", "training --settings copy,lstm,1,20,1"]
-WRONG += ["training --updates 15", "before_after --before nowhere"]
+WRONG += ["training --updates 15"]
 MAY_BE_LEFT_OUT = "devices are asked for|nothing plans its memory|not installed|neither lengths nor a mask"
 
 
@@ -66,12 +65,8 @@ def check(name: str, result: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in TINY if name != "peers"])
-def test_a_small_run(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_small_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, on the one device that it has."""
-    if name == "before_after" and not (ROOT / ".git").exists():
-        pytest.skip("no git checkout")
     monkeypatch.setattr(contest, "prepare", lambda devices: {"cpu_devices": 1})
     command = [*FAST, *TINY[name].split(), "--json", str(tmp_path / "deep" / "r.json")]
     figures = ["--figures", str(tmp_path)] if name == "sweep" else []
@@ -83,13 +78,6 @@ def test_a_small_run(
     if figures:
         assert result["figures"] == ["sweep.png", "sweep.svg"] and result["captions"]["sweep.png"]
         assert all((tmp_path / figure).stat().st_size > 1000 for figure in result["figures"])
-    if name == "before_after":
-        (point,) = result["points"]
-        assert point["counted"]["train"]["again"] == [point["counted"]["train"]["ratio"]]
-        assert benchmark(name).launch(command) == 0  # goes on from the file
-        again = strictly(tmp_path / "deep" / "r.json")
-        assert "in the file already" in capsys.readouterr().err
-        assert again["points"] == result["points"] and len(again["stopped_and_resumed_utc"]) == 1
 
 
 def test_peers_in_a_process_of_its_own_on_two_devices(tmp_path: Path) -> None:
