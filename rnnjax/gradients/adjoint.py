@@ -4,8 +4,7 @@
 
 where ∂ is the direct dependence of the loss, through the outputs. The norm of a_t changes by a factor per step, so
 plain floating point underflows or overflows within about a hundred steps. Here a_t is stored as a unit vector and the
-log of
-its norm, and normalised after every step: 0.5^10000 is no harder than 0.5.
+log of its norm, and normalised after every step: 0.5^10000 is no harder than 0.5.
 
 `adjoint_by_perturbation` uses automatic differentiation, within the range of floating point:
 
