@@ -35,7 +35,7 @@ NOT_IN_TINY = {"scan_vs_loop": {"jitted loop (train)", "jitted loop (forward)"}}
 NOT_IN_TINY |= {"observatory": {"one program, N at once, N processes", "the products alone"}}
 WRONG = ["scan_vs_loop --rounds 0", "scan_vs_loop --json .", "scan_vs_loop --sizes 8,32", "peers --points 8,0,32,64"]
 WRONG += ["sweep --lengths 50 25", "observatory --intervals 2", "training --settings copy,lstm,1,20,1"]
-WRONG += ["training --updates 15"]
+WRONG.append("training --updates 15")
 MAY_BE_LEFT_OUT = "devices are asked for|nothing plans its memory|not installed|neither lengths nor a mask"
 
 
