@@ -121,7 +121,8 @@ def run_logged(command: Sequence[str], log: Path) -> float:
     with open(log, "wb") as stream:
         done = subprocess.run(command, cwd=Path.cwd(), stdout=stream, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
-        raise RuntimeError(f"{shlex.join(command)} failed:\n{log.read_text(errors='replace')[-2000:]}")
+        said = log.read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"{shlex.join(command)} failed with exit status {done.returncode}:\n{said}")
     return time.monotonic() - started
 
 
