@@ -239,7 +239,7 @@ def _linearize(layer: "Layer", primal: Primal, tangent: "Inputs", dus: list[Arra
             if kind == "carry":
                 v[i] = v[i] + _where_reset(resets, multiply[i](tangent.start[leaf]))
         dstart = [_where_reset(resets, d) for d in tangent.start]
-    du: Leaves = list(dus)
+    du: Leaves = [None if d.dtype == jax.dtypes.float0 else d for d in dus]  # of a boolean, such as x > 0
 
     inside: Leaves = [None] * len(v)
     if resets is None:
@@ -247,7 +247,7 @@ def _linearize(layer: "Layer", primal: Primal, tangent: "Inputs", dus: list[Arra
             len(v)
         ):  # if the gates read u + r, one multiplication of the sum by the slope suffices, in the loop
             j = _same_slope(slopes, i)
-            if j is not None:
+            if j is not None and du[j] is not None:  # of several products that are added, the first takes u
                 inside[i], du[j], v[i] = v[i] + du[j], None, None
     drive = times(structure, slopes, carry=dstart, u=du, r=v)
     if structure.reads_params and primal.gates is not None:
