@@ -4,7 +4,7 @@ import importlib
 import types
 import typing
 
-from rnnjax._unroll import Explanation, MemoryBudget, NotHoistable, explain, unroll
+from rnnjax._unroll import Explanation, MemoryBudget, Noise, Noisy, NotHoistable, NotLinear, draw_noise, explain, unroll
 from rnnjax.cell import Cell, StepCell
 from rnnjax.cells import (
     GRU,
@@ -31,11 +31,22 @@ from rnnjax.cells import (
     lstm_step,
 )
 from rnnjax.compose import Bidirectional, BothWays, Stack
-from rnnjax.readout import Readout, ReadoutParams
+from rnnjax.readout import Readout, ReadoutParams, ridge
 from rnnjax.stepping import step
 from rnnjax.wrappers import LearnedCarry, LearnedCarryParams, WithoutBias
 
-_SUBMODULES = ("converters", "flax", "gradients", "initializers", "processes", "sharding", "tasks", "training")
+_SUBMODULES = (
+    "cells",
+    "converters",
+    "flax",
+    "gradients",
+    "initializers",
+    "processes",
+    "regularizers",
+    "sharding",
+    "tasks",
+    "training",
+)
 
 __version__ = "0.1.0"
 
@@ -57,13 +68,18 @@ __all__ = [
     "LearnedCarry",
     "LearnedCarryParams",
     "MemoryBudget",
+    "Noise",
+    "Noisy",
     "NotHoistable",
+    "NotLinear",
     "Readout",
     "ReadoutParams",
     "Stack",
     "StepCell",
     "WithoutBias",
+    "cells",
     "converters",
+    "draw_noise",
     "elman_init",
     "elman_initial_carry",
     "elman_step",
@@ -81,6 +97,8 @@ __all__ = [
     "lstm_projected_step",
     "lstm_step",
     "processes",
+    "regularizers",
+    "ridge",
     "sharding",
     "step",
     "tasks",
@@ -89,7 +107,18 @@ __all__ = [
 ]
 
 if typing.TYPE_CHECKING:
-    from rnnjax import converters, flax, gradients, initializers, processes, sharding, tasks, training
+    from rnnjax import (
+        cells,
+        converters,
+        flax,
+        gradients,
+        initializers,
+        processes,
+        regularizers,
+        sharding,
+        tasks,
+        training,
+    )
 else:  # type checkers must not see this: any misspelt name would count as a submodule
 
     def __getattr__(name: str) -> types.ModuleType:

@@ -12,7 +12,18 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax._unroll import Composite, Masks, Run, is_causal, output_size
+from rnnjax._unroll import (
+    Composite,
+    Masks,
+    Noise,
+    Run,
+    apart,
+    draw_noise,
+    is_causal,
+    one_step,
+    output_size,
+    with_weights,
+)
 from rnnjax.cell import Cell, PyTree
 
 
@@ -64,11 +75,11 @@ class Stack:
           TypeError: a layer has no single step because it needs the whole sequence (`Bidirectional`).
         """
         carries: list[PyTree] = []
-        for cell, p, c in zip(self.cells, params, carry, strict=True):
-            step = getattr(cell, "step", None)
-            if step is None:
+        x, noises = apart(x, len(self.cells))
+        for cell, p, c, noise in zip(self.cells, params, carry, noises, strict=True):
+            if not hasattr(cell, "step"):
                 raise TypeError(f"{cell!r} needs the whole sequence and has no single step; use `rnnjax.unroll`.")
-            c, x = step(p, c, x)
+            c, x = one_step(cell, p, c, x, noise)
             carries.append(c)
         return tuple(carries), x
 
@@ -78,10 +89,22 @@ class Stack:
         _check_parts("params", params, len(self.cells))
         _check_parts("carry", carry, len(self.cells))
         carries: list[PyTree] = []
-        for cell, p, c in zip(self.cells, params, carry, strict=True):
-            c, xs = run(cell, p, c, xs, masks)
+        for index, (cell, p, c) in enumerate(zip(self.cells, params, carry, strict=True)):
+            c, xs = run(cell, p, c, xs, masks.part(index))
             carries.append(c)
         return tuple(carries), xs
+
+    def draw(self, key: Array, params: PyTree, steps: int, batch_shape: tuple[int, ...], input_size: int) -> Noise:
+        """The noise of every layer."""
+        found: list[Noise] = []
+        for layer_key, cell, p in zip(jax.random.split(key, len(self.cells)), self.cells, params, strict=True):
+            found.append(draw_noise(cell, layer_key, p, steps, batch_shape, input_size))
+            input_size = output_size(cell, p, input_size)
+        return Noise(tuple([noise.weights for noise in found]), tuple([noise.steps for noise in found]))
+
+    def with_weights(self, params: PyTree, weights: PyTree) -> tuple[PyTree, ...]:
+        """The parameters with the noise of every layer's weights."""
+        return tuple([with_weights(*of) for of in zip(self.cells, params, weights, strict=True)])
 
 
 class BothWays(NamedTuple):
@@ -128,9 +151,22 @@ class Bidirectional:
     def unroll_parts(self, run: Run, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[BothWays, PyTree]:
         _check_parts("params", params, 2)
         _check_parts("carry", carry, 2)
-        carry_forward, ys_forward = run(self.forward, params[0], carry[0], xs, masks)
-        carry_backward, ys_backward = run(self.backward, params[1], carry[1], xs, masks.opposite())
+        carry_forward, ys_forward = run(self.forward, params[0], carry[0], xs, masks.part(0))
+        carry_backward, ys_backward = run(self.backward, params[1], carry[1], xs, masks.part(1).opposite())
         return BothWays(carry_forward, carry_backward), jax.tree.map(_side_by_side, ys_forward, ys_backward)
+
+    def draw(self, key: Array, params: PyTree, steps: int, batch_shape: tuple[int, ...], input_size: int) -> Noise:
+        """The noise of both directions, in the order of the input."""
+        keys = jax.random.split(key)
+        cells = self.forward, self.backward
+        found = [
+            draw_noise(c, k, p, steps, batch_shape, input_size) for c, k, p in zip(cells, keys, params, strict=True)
+        ]
+        return Noise(tuple([noise.weights for noise in found]), tuple([noise.steps for noise in found]))
+
+    def with_weights(self, params: PyTree, weights: PyTree) -> BothWays:
+        """The parameters with the noise of both directions' weights."""
+        return BothWays(*[with_weights(*of) for of in zip((self.forward, self.backward), params, weights, strict=True)])
 
 
 def _side_by_side(forward: Array, backward: Array) -> Array:

@@ -15,7 +15,18 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax._unroll import Composite, Masks, Run, is_causal, output_size
+from rnnjax._unroll import (
+    Composite,
+    Masks,
+    Noise,
+    Run,
+    apart,
+    draw_noise,
+    is_causal,
+    one_step,
+    output_size,
+    with_weights,
+)
 from rnnjax._unroll.arguments import blank
 from rnnjax.cell import C, Cell, P, PyTree, check_size, float_dtype, per_row
 
@@ -92,16 +103,71 @@ class Readout(Generic[P, C]):
         Raises:
           TypeError: the cell needs the whole sequence (`Bidirectional`).
         """
-        step = getattr(self.cell, "step", None)
-        if step is None:
+        if not hasattr(self.cell, "step"):
             raise TypeError(f"{self.cell!r} needs the whole sequence and has no single step; use `rnnjax.unroll`.")
-        carry, h = step(params.rnn, carry, x)
+        x, (noise,) = apart(x, 1)
+        carry, h = one_step(self.cell, params.rnn, carry, x, noise)
         return carry, _read(params, h)
+
+    def draw(
+        self, key: Array, params: ReadoutParams[P], steps: int, batch_shape: tuple[int, ...], input_size: int
+    ) -> Noise:
+        """The cell's noise."""
+        found = draw_noise(self.cell, key, params.rnn, steps, batch_shape, input_size)
+        return Noise((found.weights,), (found.steps,))
+
+    def with_weights(self, params: ReadoutParams[P], weights: PyTree) -> ReadoutParams[P]:
+        """The parameters with the noise of the cell's weights."""
+        return params._replace(rnn=with_weights(self.cell, params.rnn, weights[0]))
 
     def unroll_parts(self, run: Run, params: ReadoutParams[P], carry: C, xs: Array, masks: Masks) -> tuple[C, Array]:
         """Runs the cell over all of time, then the readout of all steps at once."""
-        carry, hs = run(self.cell, params.rnn, carry, xs, masks)
+        carry, hs = run(self.cell, params.rnn, carry, xs, masks.part(0))
         return carry, blank(_read(params, hs), masks)
+
+
+def ridge(hs: Array, targets: Array, penalty: float = 1e-6, *, weights: Array | None = None) -> tuple[Array, Array]:
+    """The linear readout with the smallest squared error, by ridge regression: for reservoirs, which are not trained.
+
+        min over W, b of  Σ_n weight_n |h_n W + b - target_n|² + penalty |W|²
+
+    Args:
+      hs: outputs of a cell, `[*any, H]`, such as those of `unroll`.
+      targets: `[*any, K]`.
+      penalty: 0 or more; the bias has none.
+      weights: `[*any]`, such as the weights of a `tasks.Batch`; 1 if None. Zero leaves a row out, padding included.
+    Returns:
+      `(w_out [H, K], b_out [K])`, as in `ReadoutParams`.
+    Raises:
+      ValueError: shapes do not fit, or the penalty is negative.
+
+    Reference: Hoerl and Kennard, Ridge regression, Technometrics 12 (1970), 55-67.
+
+    Example:
+
+      >>> hs = jnp.array([[0.0], [1.0], [2.0]])
+      >>> w_out, b_out = ridge(hs, 3 * hs + 1, penalty=0.0)
+      >>> round(float(w_out[0, 0]), 4), round(float(b_out[0]), 4)
+      (3.0, 1.0)
+    """
+    if hs.shape[:-1] != targets.shape[:-1] or (weights is not None and weights.shape != hs.shape[:-1]):
+        given = None if weights is None else list(weights.shape)
+        raise ValueError(
+            f"`hs` is {list(hs.shape)}, `targets` {list(targets.shape)} and `weights` {given}; they must agree in all "
+            "axes but the last, which `weights` has not."
+        )
+    if penalty < 0:
+        raise ValueError(f"penalty is {penalty}; it must be 0 or more.")
+    h, y = hs.reshape(-1, hs.shape[-1]), targets.reshape(-1, targets.shape[-1])
+    weight = jnp.ones(h.shape[:1], h.dtype) if weights is None else weights.reshape(-1).astype(h.dtype)
+    counts = (weight > 0)[:, None]
+    h, y = jnp.where(counts, h, jnp.zeros_like(h)), jnp.where(counts, y, jnp.zeros_like(y))
+    share = (weight / weight.sum())[:, None]
+    mean_h, mean_y = (share * h).sum(0), (share * y).sum(0)
+    centred, weighted = h - per_row(mean_h, h), weight[:, None] * (h - per_row(mean_h, h))
+    gram = weighted.T @ centred + penalty * jnp.eye(h.shape[1], dtype=h.dtype)
+    w_out = jnp.linalg.solve(gram, weighted.T @ (y - per_row(mean_y, y)))
+    return w_out, mean_y - mean_h @ w_out
 
 
 def _read(params: ReadoutParams[P], h: PyTree) -> Array:

@@ -2,10 +2,14 @@
 
 # pyright: reportUnknownMemberType=false
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from rnnjax._unroll import Noise, Noisy, with_weights
 from rnnjax._unroll.arguments import StepInput, as_array, check_alike, check_cell, rows_like, timed_step
 from rnnjax.cell import C, Cell, P, PyTree
 
@@ -18,6 +22,7 @@ def step(
     *,
     mask: ArrayLike | None = None,
     resets: ArrayLike | None = None,
+    noise: Noise | None = None,
 ) -> tuple[C, PyTree]:
     """One step of a cell: carry_t, y_t = step(params, carry_{t-1}, x_t).
 
@@ -31,6 +36,7 @@ def step(
       x: `[*batch, D]`, with any number of batch axes.
       mask: `[*batch]` booleans, False where a row has no input at this step.
       resets: `[*batch]` booleans, True where the carry is reset to the initial carry before this step, even if masked.
+      noise: drawn noise of this step (`rnnjax.draw_noise`, of which each leaf of `steps` is indexed by time).
     Returns:
       `(carry, y)`: the carry after the step, and the output `[*batch, ...]`.
     Raises:
@@ -65,7 +71,10 @@ def step(
     if mask is not None:
         x = jnp.where(mask[..., None], x, jnp.zeros_like(x))
     carry = rows_like(x, carry, 0)
-    new_carry, y = timed_step(cell, params, batch_shape)(carry, StepInput(x, mask, resets))
+    if noise is not None:
+        params = with_weights(cell, params, noise.weights)
+    given: Any = x if noise is None or not jax.tree.leaves(noise.steps) else Noisy(x, noise.steps)
+    new_carry, y = timed_step(cell, params, batch_shape)(carry, StepInput(given, mask, resets))
     fix = "a step must give back a carry of the same tree, shapes and dtypes as it was given"
     check_alike(f"the carry that {type(cell).__name__}.step returns", new_carry, carry, fix)
     return new_carry, y

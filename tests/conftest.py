@@ -23,7 +23,7 @@ import hypothesis
 import jax
 import pytest
 
-from tests.registry import CELLS
+from tests.registry import CATALOGUE, CELLS
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -34,6 +34,9 @@ hypothesis.settings.load_profile("rnnjax")
 
 CORE = ("elman_tanh", "lstm", "gru")
 """Cells whose properties are tested on every Python; for other cells, the test's name selects one of the two."""
+
+ONE_IN = 16
+"""Of the pairs of a property and a cell of the catalogue, so many are tested once, unless --whole."""
 
 AROUND = ("benchmarks", "experiments", "flax", "training")
 """Folders whose tests run on only one of the two Pythons."""
@@ -77,9 +80,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         apart = item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).parts[0] in AROUND
         halved = (of_cell and name not in CORE) or apart or item.get_closest_marker("one_python")
         by = _group(item) if item.path.name == "test_all_experiments.py" else item.nodeid.partition("@")[0]
-        if halved and zlib.crc32(by.encode()) % 2 != here:
+        chance = zlib.crc32(by.encode())
+        if (halved and chance % 2 != here) or (of_cell and name in CATALOGUE and chance // 2 % ONE_IN):
             left_out.append(item)
     if left_out and not config.getoption("--whole"):
         config.hook.pytest_deselected(items=left_out)
         gone = set(left_out)
         items[:] = [item for item in items if item not in gone]
+
+
+MAPS, MOST_MAPS = pathlib.Path("/proc/self/maps"), 30_000
+"""Linux allows a process 65,530 mappings of memory; every compiled program keeps some, and one too many is a crash."""
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Drops compiled programs between groups, which do not share them, before there are too many."""
+    apart = nextitem is None or _group(nextitem) != _group(item)
+    if apart and MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()

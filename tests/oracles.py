@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tests import paper_steps
+
 
 class Row(NamedTuple):
     """The time of one row: its length, masked steps, cuts and direction."""
@@ -173,6 +175,7 @@ ROWS: dict[str, RowFunction] = {
     "stack_of_bidirectional": stack(
         bidirectional(TANH, LEAKY), plain(lambda p, h, x: gru(p.cell, h, x), lambda p, h: p.carry)
     ),
+    **{name: plain(step) for name, step in paper_steps.STEPS.items()},
 }
 
 

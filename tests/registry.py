@@ -24,6 +24,15 @@ from tests.unroll.textbook_cells import HOISTED, LAYER_NORM
 
 T, B, D = 5, 3, 2
 
+FIRST = ("elman", "irnn", "lstm", "gru", "lstm_projected")
+"""Names in the catalogue of cells that are in the registry under other names, or with other sizes."""
+
+CATALOGUE: dict[str, Any] = {name: make(4) for name, make in rnnjax.cells.catalogue().items() if name not in FIRST}
+"""The other cells of the catalogue, under their names there; of 4 units."""
+
+WITH_FUNCTIONS = (rnnjax.Elman, rnnjax.LSTM, rnnjax.GRU, rnnjax.LSTMProjected)
+"""Cells that have module functions, such as `lstm_step`."""
+
 CELLS: dict[str, Any] = {
     "elman_tanh": rnnjax.Elman(3),
     "elman_relu": rnnjax.Elman(3, "relu"),
@@ -44,6 +53,7 @@ CELLS: dict[str, Any] = {
     "stack_of_bidirectional": rnnjax.Stack(
         (rnnjax.Bidirectional(rnnjax.Elman(3), Leaky(2)), rnnjax.LearnedCarry(rnnjax.GRU(3)))
     ),
+    **CATALOGUE,
 }
 
 ENGINES: dict[str, dict[str, Any]] = {
@@ -53,6 +63,9 @@ ENGINES: dict[str, dict[str, Any]] = {
 }
 """Keyword options of `unroll` for the property tests. "loop" runs eagerly, all others jitted."""
 
+ASSOCIATIVE: dict[str, dict[str, Any]] = {"associative": {"engine": "associative"}}
+"""The engine for the cells of `LINEAR`."""
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "scan_unroll_2": {"engine": "scan", "unroll": 2},
     "scan_checkpoint_2": {"engine": "scan", "checkpoint": 2},
@@ -61,6 +74,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "hoisted_checkpoint_3_chunk_2": {"engine": "hoisted", "checkpoint": 3, "chunk": 2},
 }
 """Options that must not change results; only values and derivatives are compared with the reference."""
+
+LINEAR = ["t_rnn", "t_gru", "t_lstm", "min_gru", "min_lstm", "lru", "ssm_zoh", "ssm_bilinear", "rg_lru", "mlstm"]
+"""Cells that are linear in their carry, which the associative engine runs."""
+
+UNITS_MEET = ["step_cell", "layer_norm", "lstm_layer_norm", "lstm_mass_conserving", "scrn", "tau_gru", "unitary"]
+UNITS_MEET += ["clockwork", "lru", "ssm_zoh", "ssm_bilinear", "mlstm"]
+"""Cells whose gates are not elementwise between the products."""
+
+FIXED = ["echo_state"]
+"""Cells whose parameters get no gradient."""
 
 COMPOSITES = [name for name in CELLS if isinstance(CELLS[name], Composite)]
 PLAIN = [name for name in CELLS if name not in COMPOSITES]
@@ -72,8 +95,8 @@ every_plain_cell = pytest.mark.parametrize("name", PLAIN)
 
 def on_every_engine(names: Iterable[str] = CELLS, *, loop: bool = True) -> pytest.MarkDecorator:
     """Parametrises a test by `name` and `engine`, for these cells on each engine."""
-    engines = [engine for engine in ENGINES if loop or engine != "loop"]
-    pairs = [(name, engine) for name in names for engine in engines]
+    engines = [engine for engine in ENGINES | ASSOCIATIVE if loop or engine != "loop"]
+    pairs = [(name, engine) for name in names for engine in engines if engine not in ASSOCIATIVE or name in LINEAR]
     return pytest.mark.parametrize(("name", "engine"), pairs)
 
 
@@ -141,9 +164,15 @@ def sample(name: str, dtype: str = "float64", steps: int = T, batch_shape: tuple
     params = jax.eval_shape(lambda key: cell.init(key, D), jax.random.key(0))
     carry = jax.eval_shape(lambda p: cell.initial_carry(p, batch_shape), params)
     xs = jax.ShapeDtypeStruct((steps, *batch_shape, D), "float64")
-    return Sample(
-        normal(params, name, dtype, scale=0.6), normal(carry, f"{name} carry", dtype), normal(xs, f"{name} xs", dtype)
-    )
+    carry = normal(carry, f"{name} carry", dtype)
+    return Sample(normal(params, name, dtype, scale=0.6), possible(name, carry), normal(xs, f"{name} xs", dtype))
+
+
+def possible(name: str, carry: PyTree) -> PyTree:
+    """A carry that the cell can reach: counters are integers, and normalisers are positive."""
+    if name == "clockwork":
+        return carry._replace(t=jnp.abs(jnp.round(carry.t)) % 2)
+    return carry._replace(n=jnp.abs(carry.n) + 1) if name == "slstm" else carry
 
 
 def run(name: str, engine: str, sample: Sample, times: Times = NOTHING_SAID, reverse: bool = False) -> Outputs:
@@ -155,7 +184,7 @@ def pull(
     name: str, engine: str, sample: Sample, times: Times, cotangents: Outputs, reverse: bool = False
 ) -> tuple[Outputs, Sample]:
     """`((carry, ys), gradients)`: gradients of the outputs weighted by `cotangents`, for params, carry and xs."""
-    if engine in ENGINES and engine != "loop" and not reverse:
+    if engine in ENGINES | ASSOCIATIVE and engine != "loop" and not reverse:
         return curvature(name, engine, sample, times, cotangents)[0]  # is compiled anyway
     return _pull(name, engine, reverse)(sample, times, cotangents)
 
@@ -167,7 +196,7 @@ def curvature(name: str, engine: str, sample: Sample, times: Times, cotangents: 
 
 def unroller(name: str, engine: str, reverse: bool, times: Times) -> Callable[..., Outputs]:
     """`unroll` as a function of its differentiable arguments: `(params, carry, xs) -> (carry, ys)`."""
-    options = (ENGINES | VARIANTS)[engine]
+    options = (ENGINES | ASSOCIATIVE | VARIANTS)[engine]
 
     def outputs(params: PyTree, carry: PyTree, xs: Array) -> Outputs:
         return rnnjax.unroll(CELLS[name], params, xs, carry=carry, **times._asdict(), reverse=reverse, **options)

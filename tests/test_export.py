@@ -16,7 +16,7 @@ from jax import export
 
 import rnnjax
 from rnnjax import gradients, initializers, numerics
-from tests.registry import CAUSAL, CELLS, PLAIN, D, assert_close, normal
+from tests.registry import CAUSAL, CELLS, LINEAR, PLAIN, D, assert_close, normal
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -115,6 +115,13 @@ def test_unroll_on_every_engine(options):
     """With lengths, mask and resets, and symbolic batch and time."""
     args = shapes("lstm")
     lowers(lambda args, timed: unrolled("lstm", timed, **options)(*args), args, times())
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_unroll_by_an_associative_scan(name):
+    """It needs a known T."""
+    args = shapes(name, steps=5, batch=2)
+    lowers(lambda args, timed: unrolled(name, timed, engine="associative")(*args), args, times(steps=5, batch=2))
 
 
 def test_unroll_in_python():
@@ -239,7 +246,28 @@ def test_linear_rate_is_for_the_cpu():
 
 @pytest.mark.parametrize("name", [name for name in PLAIN if name not in ("elman_relu", "elman_linear")])
 def test_drawing_parameters(name):
-    lowers(lambda key: CELLS[name].init(key, D), KEY)
+    platforms = ("cpu",) if name == "echo_state" else PLATFORMS  # its spectral radius: see `test_initializers`
+    lowers(lambda key: CELLS[name].init(key, D), KEY, platforms=platforms)
+
+
+def test_noise_of_wrappers():
+    """Drawn and used in one program."""
+    cell = rnnjax.Stack(
+        (rnnjax.regularizers.Zoneout(rnnjax.LSTM(3), 0.2), rnnjax.regularizers.Dropout(rnnjax.GRU(3), 0.2))
+    )
+    params = jax.eval_shape(lambda key: cell.init(key, D, "float64"), KEY)
+    xs = jax.ShapeDtypeStruct((4, 2, D), "float64")
+
+    def loss(params, xs, key):
+        noise = rnnjax.draw_noise(cell, key, params, 4, (2,), D)
+        return rnnjax.unroll(cell, params, xs, noise=noise)[1].sum()
+
+    lowers(jax.value_and_grad(loss), params, xs, KEY)
+
+
+def test_ridge():
+    hs, targets = jax.ShapeDtypeStruct((7, 2, 3), "float64"), jax.ShapeDtypeStruct((7, 2, 1), "float64")
+    lowers(jax.value_and_grad(lambda hs, targets: rnnjax.ridge(hs, targets)[0].sum()), hs, targets, platforms=("cpu",))
 
 
 def test_an_exported_program_gives_the_numbers():
@@ -261,7 +289,9 @@ def test_an_exported_program_gives_the_numbers():
 PARTS = ("init", "initial_carry", "step")
 
 COVERED = {f"{cell}_{part}": "test_functions_of_arrays" for cell in FUNCTIONS for part in PARTS} | {
+    "draw_noise": "test_noise_of_wrappers",
     "explain": "test_explain_leaves_the_batch_open",
+    "ridge": "test_ridge",
     "step": "test_one_step_over_the_contract",
     "unroll": "test_unroll_on_every_engine",
 }

@@ -20,7 +20,18 @@ from rnnjax.training import SavedModel
 from tests.registry import CELLS, COMPOSITES, PLAIN, D, sample
 
 MODULES = [rnnjax, cells, _unroll]
-SUBMODULES = ["converters", "flax", "gradients", "initializers", "processes", "sharding", "tasks", "training"]
+SUBMODULES = [
+    "cells",
+    "converters",
+    "flax",
+    "gradients",
+    "initializers",
+    "processes",
+    "regularizers",
+    "sharding",
+    "tasks",
+    "training",
+]
 
 
 def in_order(names):
@@ -39,8 +50,8 @@ def test_all_is_complete_and_sorted(module):
 
 
 def test_nothing_public_is_missing():
-    """The package exports everything that public parts of the core export."""
-    assert set(cells.__all__) <= set(rnnjax.__all__)
+    """The package has the names of the first cells; all others are in `rnnjax.cells`."""
+    assert {name for name in cells.__all__ if hasattr(rnnjax, name)} >= {"Elman", "LSTM", "GRU", "LSTMProjected"}
     assert {"Cell", "StepCell", "Stack", "Bidirectional", "unroll", *SUBMODULES} <= set(rnnjax.__all__)
     assert all(part.isdigit() for part in rnnjax.__version__.split("."))
 

@@ -72,3 +72,32 @@ def test_parameters_of_another_readout_are_refused():
     params = Readout(GRU(3), 2).init(KEY, D)._replace(w_out=jnp.zeros((4, 2)))
     with pytest.raises(ValueError, match=r"output is \[5, 3, 3\], but `params.w_out` is \[4, 2\]"):
         rnnjax.unroll(Readout(GRU(3), 2), params, sample("gru").xs)
+
+
+def test_ridge_is_least_squares_with_a_penalty():
+    """Against NumPy's least squares with the penalty as further rows; rows without weight may be NaN."""
+    hs, targets = normal(jnp.zeros((7, 3, 4)), "hs"), normal(jnp.zeros((7, 3, 2)), "targets")
+    weights = jnp.abs(normal(jnp.zeros((7, 3)), "weights")).at[3, 1].set(0.0)
+    w_out, b_out = rnnjax.ridge(hs.at[3, 1].set(jnp.nan), targets.at[3, 1].set(jnp.nan), 0.3, weights=weights)
+    h, y, root = np.asarray(hs).reshape(-1, 4), np.asarray(targets).reshape(-1, 2), np.sqrt(weights).reshape(-1, 1)
+    rows = np.concatenate([root * np.concatenate([h, np.ones((21, 1))], axis=1), 0.3**0.5 * np.eye(4, 5)])
+    expected = np.linalg.lstsq(rows, np.concatenate([root * y, np.zeros((4, 2))]), rcond=None)[0]
+    assert_close(jnp.concatenate([w_out, b_out[None]]), expected)
+
+
+def test_a_reservoir_remembers_its_input():
+    """The echo state network's readout of the input five steps ago."""
+    cell = rnnjax.cells.EchoState(100)
+    params = cell.init(KEY, 1)
+    xs = jax.random.uniform(KEY, (800, 1), params.b.dtype, -0.5, 0.5)
+    _, hs = unroll(cell, params, xs)
+    w_out, b_out = rnnjax.ridge(hs[100:600], xs[95:595])
+    error = hs[600:] @ w_out + b_out[None] - xs[595:795]
+    assert float((error**2).mean() / xs.var()) < 0.05
+
+
+def test_ridge_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="they must agree in all axes but the last"):
+        rnnjax.ridge(jnp.zeros((5, 3)), jnp.zeros((4, 1)))
+    with pytest.raises(ValueError, match="penalty is -1"):
+        rnnjax.ridge(jnp.zeros((5, 3)), jnp.zeros((5, 1)), -1)

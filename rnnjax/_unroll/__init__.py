@@ -1,8 +1,10 @@
 """Applies a cell over time: one interface (`contract.py`), and several engines that give the same numbers."""
 
 from rnnjax._unroll.arguments import Composite, Masks, Run, is_causal, output_size
+from rnnjax._unroll.associative import NotLinear
 from rnnjax._unroll.contract import Engine, NotHoistable, unroll
 from rnnjax._unroll.explanation import Explanation, explain
+from rnnjax._unroll.noise import Noise, Noisy, apart, draw_noise, one_step, with_weights
 from rnnjax._unroll.remat import Checkpoint, MemoryBudget
 
 __all__ = [
@@ -12,10 +14,17 @@ __all__ = [
     "Explanation",
     "Masks",
     "MemoryBudget",
+    "Noise",
+    "Noisy",
     "NotHoistable",
+    "NotLinear",
     "Run",
+    "apart",
+    "draw_noise",
     "explain",
     "is_causal",
+    "one_step",
     "output_size",
     "unroll",
+    "with_weights",
 ]

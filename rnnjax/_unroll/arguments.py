@@ -27,6 +27,7 @@ from jax.extend.core import ClosedJaxpr
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
+from rnnjax._unroll.noise import Noise, draw_noise, with_weights
 from rnnjax.cell import C, Cell, P, PyTree
 
 
@@ -41,12 +42,14 @@ class Masks:
       inside: `[T, *batch]` bool, t < lengths.
       counts: `[T, *batch]` bool, False at masked steps: inside and not masked by `mask`.
       resets: `[T, *batch]` bool, False after the end of a row.
+      noise: drawn randomness of the steps, every leaf `[T, *batch, ...]`; for a composite, one entry for each part.
       reverse: whether each row runs from its own end to its start.
     """
 
     inside: Array | None = None
     counts: Array | None = None
     resets: Array | None = None
+    noise: PyTree = None
     reverse: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def opposite(self) -> "Masks":
@@ -61,6 +64,10 @@ class Masks:
             resets = jnp.concatenate([edge, resets[:-1]] if self.reverse else [resets[1:], edge])
             resets = resets if self.inside is None else resets & self.inside
         return dataclasses.replace(self, resets=resets, reverse=not self.reverse)
+
+    def part(self, index: int) -> "Masks":
+        """The same for a part of a composite, with that part's noise."""
+        return self if self.noise is None else dataclasses.replace(self, noise=self.noise[index])
 
 
 Run = Callable[[Any, PyTree, PyTree, Array, Masks], tuple[PyTree, PyTree]]
@@ -101,13 +108,35 @@ def make_whole(
     mask: ArrayLike | None,
     resets: ArrayLike | None,
     reverse: bool,
+    key: Array | None = None,
+    noise: Noise | None = None,
 ) -> Part:
-    """Checks the arguments, blanks padding, and replaces a carry of `None` by the initial carry."""
+    """Checks the arguments, blanks padding, draws noise, and replaces a carry of `None` by the initial carry."""
     check_cell(cell)
     xs = checked_xs(xs)
     masks = make_masks(xs, lengths, mask, resets, reverse)
+    if key is not None and noise is not None:
+        raise ValueError("both `key` and `noise` are given; pass a key to draw noise, or noise that is drawn already.")
+    if key is not None:
+        noise = draw_noise(cell, key, params, xs.shape[0], xs.shape[1:-1], xs.shape[-1])
+    if noise is not None:
+        _check_noise(noise, xs.shape[:-1])
+        params = with_weights(cell, params, noise.weights)
+        masks = dataclasses.replace(masks, noise=noise.steps)
     carry = cell.initial_carry(params, xs.shape[1:-1]) if carry is None else carry
     return Part(cell, params, rows_like(xs, carry, 1), blank(xs, masks), masks)
+
+
+def _check_noise(noise: Any, lead: tuple[int, ...]) -> None:
+    """Raises unless the noise is a `Noise` for these steps and rows."""
+    if not isinstance(noise, Noise):
+        raise TypeError(f"`noise` is a {type(noise).__name__}; pass what `rnnjax.draw_noise` returns.")
+    for path, leaf in jax.tree.leaves_with_path(noise.steps):
+        if leaf.shape[: len(lead)] != lead:
+            raise ValueError(
+                f"`noise.steps{jax.tree_util.keystr(path)}` is {list(leaf.shape)}, but `xs` has the leading axes "
+                f"{list(lead)}; draw it for these steps and rows."
+            )
 
 
 def check_cell(cell: Any) -> None:
@@ -350,7 +379,7 @@ def timed_step(
 
     def step(carry: PyTree, inputs: StepInput) -> tuple[PyTree, PyTree]:
         if inputs.resets is not None:
-            start = rows_like(inputs.x, cell.initial_carry(params, batch_shape), 0)
+            start = rows_like(jax.tree.leaves(inputs.x)[0], cell.initial_carry(params, batch_shape), 0)
             carry = select(inputs.resets, start, carry)
         new_carry, y = cell.step(params, carry, inputs.x)
         if inputs.counts is None:

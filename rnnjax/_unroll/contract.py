@@ -38,9 +38,11 @@ from rnnjax._unroll.arguments import (
     typed_mesh,
     varying_alike,
 )
+from rnnjax._unroll.associative import Linear, NotLinear, read_linear, unroll_associative
 from rnnjax._unroll.equations import bytes_of
 from rnnjax._unroll.hoist import unroll_hoisted
-from rnnjax._unroll.reading import Read, Reading, read
+from rnnjax._unroll.noise import Noise, with_noise
+from rnnjax._unroll.reading import NOTHING_LEAVES, Read, Reading, read
 from rnnjax._unroll.remat import (
     Checkpoint,
     check_checkpoint,
@@ -52,7 +54,7 @@ from rnnjax._unroll.remat import (
 from rnnjax._unroll.scan import unroll_loop, unroll_scan
 from rnnjax.cell import C, Cell, P, PyTree, over_time
 
-Engine = Literal["auto", "loop", "scan", "hoisted"]
+Engine = Literal["auto", "loop", "scan", "hoisted", "associative"]
 
 
 @overload
@@ -71,6 +73,8 @@ def unroll(
     chunk: int | None = None,
     unroll: int = 1,
     carries: Literal[False] = False,
+    key: Array | None = None,
+    noise: Noise | None = None,
 ) -> tuple[C, PyTree]: ...
 
 
@@ -90,6 +94,8 @@ def unroll(
     chunk: int | None = None,
     unroll: int = 1,
     carries: Literal[True],
+    key: Array | None = None,
+    noise: Noise | None = None,
 ) -> tuple[C, PyTree, C]: ...
 
 
@@ -109,6 +115,8 @@ def unroll(
     chunk: int | None = None,
     unroll: int = 1,
     carries: bool,
+    key: Array | None = None,
+    noise: Noise | None = None,
 ) -> tuple[Any, ...]: ...
 
 
@@ -128,6 +136,8 @@ def unroll(
     chunk: int | None = None,
     unroll: int = 1,
     carries: bool = False,
+    key: Array | None = None,
+    noise: Noise | None = None,
 ) -> Any:
     """Applies a cell over time: carry_t, y_t = step(params, carry_{t-1}, x_t) for t = 1..T.
 
@@ -148,13 +158,16 @@ def unroll(
         order.
       reverse: run each row from its own end to its start; `ys` stays in input order.
       engine: "hoisted" (every matmul that does not need the carry leaves the loop, in the derivative too), "scan"
-        (`jax.lax.scan`), "loop" (a Python loop; the reference), or "auto": "hoisted" if possible, else "scan".
+        (`jax.lax.scan`), "loop" (a Python loop; the reference), "associative" (`jax.lax.associative_scan`, for a step
+        that is linear in its carry), or "auto": "hoisted" if possible, else "scan".
       checkpoint: remat: time is split into segments, only the carry at the start of each segment is stored, and the
         rest is recomputed in the backward pass. The number of steps per segment; "sqrt" for about √T; or
         `MemoryBudget(bytes)` for nested segments until the estimate fits. Each level costs one more forward pass.
       chunk: steps per input projection in the hoisted engine, instead of all T; nothing is recomputed.
       unroll: steps per body of the scan.
       carries: also return the carry after each step.
+      key: draws the noise of random wrappers, such as `Dropout`, as in training. Without it they use the expectation.
+      noise: noise that is drawn already (`rnnjax.draw_noise`), instead of a key.
     Returns:
       `(carry, ys)`: the carry after each row's last step, and the outputs `[T, *batch, ...]`; with `carries`,
       `(carry, ys, carries)`, where each leaf of `carries` is `[T, *batch, ...]` and does not change at masked steps.
@@ -175,7 +188,7 @@ def unroll(
       ((5, 2, 4), 0.0)
     """
     options = Options(engine, unroll, checkpoint, chunk, carries)
-    whole = make_whole(cell, params, carry, xs, lengths, mask, resets, reverse)
+    whole = make_whole(cell, params, carry, xs, lengths, mask, resets, reverse, key, noise)
     last, ys = run_program(options, whole)
     if not carries:
         return last, ys
@@ -315,6 +328,8 @@ def on_engines(options: Options, kept: bool = False) -> Run:
     def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[PyTree, PyTree]:
         if not is_layer(cell):
             return cell.unroll_parts(run, params, carry, xs, masks)
+        cell, xs = with_noise(cell, xs, masks.noise)
+        masks = dataclasses.replace(masks, noise=None)
         if check_carry(cell, params, carry, xs).closes_over and kept:
             raise ClosesOverArrays
         if typed_mesh((params, carry, xs, masks)) is None:
@@ -356,6 +371,7 @@ class Choice(NamedTuple):
     engine: str
     why: str
     found: Read | None = None
+    linear: Linear | None = None
 
 
 def choose_engine(engine: str, cell: Cell, params: PyTree, carry: PyTree, xs: Array) -> Choice:
@@ -375,6 +391,8 @@ def choose_engine(engine: str, cell: Cell, params: PyTree, carry: PyTree, xs: Ar
     row, x = _row_of(carry, batch_ndim), _row_of(xs, batch_ndim + 1)
     found = read(cell, params, row, x, batched=batch_ndim > 0)
     obstacle = found.reading.only_scan or found.reading.own_rule
+    if engine == "associative":
+        return _associative(obstacle, cell, params, row, x)
     if obstacle is None and engine == "auto" and _is_slower_hoisted(found.reading, xs.shape[1:-1]):
         why = f"its gates are not elementwise ({found.reading.why}), and for so many rows a single loop is faster"
         return Choice("scan", f'auto: {why}; engine="hoisted" hoists what it can')
@@ -387,6 +405,17 @@ def choose_engine(engine: str, cell: Cell, params: PyTree, carry: PyTree, xs: Ar
     if found.reading.only_scan is not None or not found.reading.ahead:
         return Choice("scan", why)
     return Choice("scan", f"{why}; what does not need the carry is computed ahead of the loop", found)
+
+
+def _associative(obstacle: str | None, cell: Cell, params: PyTree, carry: PyTree, x: Any) -> Choice:
+    """The choice of the associative engine; raises `NotLinear` if it cannot run the cell."""
+    try:
+        if obstacle not in (None, NOTHING_LEAVES):
+            raise NotLinear(obstacle)
+        linear = read_linear(cell, params, carry, x)
+    except NotLinear as reason:
+        raise NotLinear(f'{cell!r} cannot run as an associative scan: {reason}; use engine="auto".') from None
+    return Choice("associative", "named: the step is linear in its carry; a parallel scan over time", linear=linear)
 
 
 _MOST_ROWS, _MOST_BYTES = 16, 16_384
@@ -450,6 +479,8 @@ def run_layer(
     """`(carry, ys)` of one layer on the chosen engine; with `carries`, the carry is `Layered`."""
     if choice.found is not None:
         last, ys, every = unroll_hoisted(choice.found, cell, params, carry, xs, masks, unroll=unroll, carries=carries)
+    elif choice.linear is not None:
+        last, (ys, every) = unroll_associative(choice.linear, cell, params, carry, xs, masks)
     elif choice.engine == "loop":
         last, (ys, every) = unroll_loop(cell, params, carry, xs, masks)
     else:

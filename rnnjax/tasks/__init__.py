@@ -4,12 +4,22 @@
     loss = squared_error(predictions, batch)          over the scored steps
     adding_baseline()                                 the score of a predictor without memory
 
-Regressions are scored by `squared_error` (`adding`, `statland`, `windows`), classifications by `cross_entropy` and
-`accuracy` (`copy_memory`, `temporal_order`, `delayed_xor`, `parity`, `latch`). Each task has a baseline.
+Regressions are scored by `squared_error` (`adding`, `statland`, `windows`, `flip_flop`), classifications by
+`cross_entropy` and `accuracy` (all others). Each task has a baseline.
 """
 
 from rnnjax.tasks.adding import adding, adding_baseline
 from rnnjax.tasks.batch import Baseline, Batch
+from rnnjax.tasks.cognitive import (
+    context_integration,
+    context_integration_baseline,
+    delayed_match,
+    delayed_match_baseline,
+    flip_flop,
+    flip_flop_baseline,
+    perceptual_decision,
+    perceptual_decision_baseline,
+)
 from rnnjax.tasks.copy_memory import copy_memory, copy_memory_baseline
 from rnnjax.tasks.delayed_xor import delayed_xor, delayed_xor_baseline
 from rnnjax.tasks.latch import latch, latch_baseline
@@ -26,15 +36,23 @@ __all__ = [
     "accuracy",
     "adding",
     "adding_baseline",
+    "context_integration",
+    "context_integration_baseline",
     "copy_memory",
     "copy_memory_baseline",
     "cross_entropy",
+    "delayed_match",
+    "delayed_match_baseline",
     "delayed_xor",
     "delayed_xor_baseline",
+    "flip_flop",
+    "flip_flop_baseline",
     "latch",
     "latch_baseline",
     "parity",
     "parity_baseline",
+    "perceptual_decision",
+    "perceptual_decision_baseline",
     "split_series",
     "squared_error",
     "statland",

@@ -7,10 +7,10 @@ import pytest
 
 import rnnjax
 from rnnjax import GRU, LSTM, Elman, StepCell
-from tests.registry import CELLS, PLAIN, sample
+from tests.registry import CELLS, PLAIN, WITH_FUNCTIONS, sample
 
 KEY = jax.random.key(0)
-BUILT_IN = [name for name in PLAIN if type(CELLS[name]).__module__.startswith("rnnjax.cells")]
+BUILT_IN = [name for name in PLAIN if isinstance(CELLS[name], WITH_FUNCTIONS)]
 
 
 def says(error, parts, function):

@@ -9,9 +9,20 @@ import pytest
 
 import rnnjax
 from tests.custom_cells import Leaky
-from tests.registry import CELLS, PLAIN, B, D, assert_close, assert_identical, every_cell, every_plain_cell, sample
+from tests.registry import (
+    CELLS,
+    PLAIN,
+    WITH_FUNCTIONS,
+    B,
+    D,
+    assert_close,
+    assert_identical,
+    every_cell,
+    every_plain_cell,
+    sample,
+)
 
-BUILT_IN = [name for name in PLAIN if type(CELLS[name]).__module__.startswith("rnnjax.cells")]
+BUILT_IN = [name for name in PLAIN if isinstance(CELLS[name], WITH_FUNCTIONS)]
 
 
 @every_plain_cell
@@ -91,7 +102,12 @@ def test_a_cell_is_a_value(name):
 @pytest.mark.parametrize("name", [name for name in CELLS if not isinstance(CELLS[name], rnnjax.StepCell)])
 def test_the_repr_is_the_architecture(name):
     """Evaluating the repr gives an equal cell, also for nested cells."""
-    names = {"Leaky": Leaky, **{n: getattr(rnnjax, n) for n in rnnjax.__all__}, **vars(rnnjax.initializers)}
+    names = {
+        "Leaky": Leaky,
+        **{n: getattr(rnnjax, n) for n in rnnjax.__all__},
+        **vars(rnnjax.cells),
+        **vars(rnnjax.initializers),
+    }
     assert eval(repr(CELLS[name]), names) == CELLS[name]
 
 

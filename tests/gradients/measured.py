@@ -67,7 +67,7 @@ def program(name: str, reverse: bool) -> Callable[[Sample, Times, PyTree], Measu
 
     def run(drawn: Sample, times: Times, weights: PyTree) -> Measured:
         loss = functools.partial(weigh, weights)
-        options = times._asdict() | {"reverse": reverse}
+        options: dict[str, Any] = times._asdict() | {"reverse": reverse}
 
         def loss_of(params: PyTree, carry: PyTree) -> Array:
             return loss(rnnjax.unroll(cell, params, drawn.xs, carry=carry, engine="scan", **options)[1])

@@ -26,6 +26,10 @@ CALLS: dict[str, Any] = {
     "latch": lambda key, shape=(): tasks.latch(key, 8, shape, signal_steps=2, noise=0.0),
     "statland": tasks.statland,
     "windows": lambda key, shape=(): tasks.windows(key, SERIES, 10, shape, horizon=2),
+    "flip_flop": lambda key, shape=(): tasks.flip_flop(key, 9, shape, bits=2, probability=0.3),
+    "perceptual_decision": lambda key, shape=(): tasks.perceptual_decision(key, 9, shape, coherence=1.0, noise=0.5),
+    "context_integration": lambda key, shape=(): tasks.context_integration(key, 9, shape, coherence=1.0, noise=0.5),
+    "delayed_match": lambda key, shape=(): tasks.delayed_match(key, 6, shape, stimuli=3, noise=0.0),
 }
 every_task = pytest.mark.parametrize("name", CALLS)
 
@@ -63,7 +67,7 @@ def test_pure_and_vmappable(name, mapped, drawn):
 
 
 def test_every_task_takes_a_key_first_and_a_dtype():
-    for name in ("adding", "copy_memory", "temporal_order", "delayed_xor", "parity", "latch", "statland", "windows"):
+    for name in {name.removesuffix("_3").removesuffix("_last") for name in CALLS}:
         parameters = inspect.signature(getattr(tasks, name)).parameters
         assert next(iter(parameters)) == "key" and parameters["dtype"].default is None and "batch_shape" in parameters
         assert hasattr(tasks, f"{name}_baseline")
@@ -267,3 +271,44 @@ def test_scores_refuse_shapes_that_would_broadcast():
     classes = tasks.latch(KEY, 5, (2,))
     with pytest.raises(ValueError, match="one row of logits for each target"):
         tasks.accuracy(jnp.zeros((5, 1, 2)), classes)
+
+
+def test_flip_flop(drawn):
+    xs, targets, weights, _ = drawn["flip_flop"]
+    state = np.zeros((B, 2))
+    for x, target in zip(xs, targets, strict=True):
+        state = np.where(x != 0, x, state)
+        np.testing.assert_array_equal(target, state)
+    assert set(np.unique(xs)) == {-1, 0, 1} and (weights == 1).all()
+    expected = tasks.flip_flop_baseline(steps=9, probability=0.3).loss
+    assert abs((targets**2).mean() - expected) < 0.05
+
+
+def test_decisions(drawn):
+    xs, targets, _, _ = drawn["perceptual_decision"]
+    assert (((xs.sum(axis=0)[:, 0] > 0) == targets[-1]).mean()) > 0.95 and 0.2 < targets[-1].mean() < 0.8
+    xs, targets, _, _ = drawn["context_integration"]
+    context = xs[0, :, 2:].argmax(axis=-1)
+    assert (xs[..., 2:] == xs[0, :, 2:]).all() and (xs[0, :, 2:].sum(axis=-1) == 1).all() and set(context) == {0, 1}
+    shown = xs[:, np.arange(B), context].sum(axis=0) > 0
+    assert (shown == targets[-1]).mean() > 0.95
+    ignored = xs[:, np.arange(B), 1 - context].sum(axis=0) > 0
+    assert 0.2 < (ignored == targets[-1]).mean() < 0.8
+
+
+def test_delayed_match(drawn):
+    xs, targets, _, _ = drawn["delayed_match"]
+    assert (xs[[0, -1]].sum(axis=-1) == 1).all() and not xs[1:-1].any()
+    assert ((xs[0].argmax(-1) == xs[-1].argmax(-1)) == targets[-1]).all() and 0.2 < targets[-1].mean() < 0.8
+
+
+def test_bad_arguments_of_cognitive_tasks():
+    for wrong in (
+        lambda: tasks.flip_flop(KEY, 5, probability=0.0),
+        lambda: tasks.perceptual_decision(KEY, 5, noise=-1.0),
+        lambda: tasks.context_integration(KEY, 5, noise=np.inf),
+        lambda: tasks.delayed_match(KEY, 1),
+        lambda: tasks.delayed_match(KEY, 5, stimuli=1),
+    ):
+        with pytest.raises(ValueError, match=r"(probability|noise|steps|stimuli) is"):
+            wrong()

@@ -11,6 +11,7 @@ import pytest
 import rnnjax
 from tests.registry import (
     ALL_COUNT,
+    ASSOCIATIVE,
     CAUSAL,
     CELLS,
     COMBINED,
@@ -38,7 +39,7 @@ def unroll(name: str, drawn: Sample, times: Times, reverse: bool = False, **opti
 
 @functools.cache
 def _pull(name: str, engine: str, reverse: bool) -> Any:
-    options = (ENGINES | VARIANTS)[engine]
+    options = (ENGINES | ASSOCIATIVE | VARIANTS)[engine]
 
     def pulled(drawn: Sample, times: Times, weights: Any):
         found, pullback = jax.vjp(lambda drawn: unroll(name, drawn, times, reverse, **options), drawn)

@@ -11,7 +11,7 @@ import pytest
 import rnnjax
 from rnnjax._unroll import contract
 from tests.custom_cells import Leaky
-from tests.registry import CELLS, COMBINED, PLAIN, B, D, T, sample
+from tests.registry import CELLS, COMBINED, PLAIN, UNITS_MEET, B, D, T, sample
 
 
 def explain(name, **options):
@@ -24,8 +24,7 @@ def test_auto_does_what_is_explained(name):
     program = str(jax.make_jaxpr(lambda p, c, xs: rnnjax.unroll(CELLS[name], p, xs, carry=c))(*sample(name)))
     (layer,) = explain(name).layers
     assert layer.engine == "hoisted" and "custom_jvp_call" in program
-    units_meet = name in ("step_cell", "layer_norm")
-    assert ("slopes stay inside" if units_meet else "in the derivative too") in layer.why
+    assert ("slopes stay inside" if name in UNITS_MEET else "in the derivative too") in layer.why
 
 
 def test_where_hoisted_cannot_serve_it_says_why():

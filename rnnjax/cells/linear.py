@@ -1,0 +1,458 @@
+"""Cells that are linear in their state, given the input: the state can be computed for all steps by a parallel scan.
+
+Products of states are elementwise, weights multiply from the right. `unroll(engine="associative")` uses the linearity.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+import dataclasses
+import math
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.nn import sigmoid
+from jax.typing import DTypeLike
+
+from rnnjax.cell import check_size, per_row
+from rnnjax.textbook import TextbookCell, affine, blocks, state, weight
+
+
+class TRNNParams(NamedTuple):
+    w_x: Array  # [D, 2H], blocks z, f
+    b: Array  # [2H]
+
+
+@dataclasses.dataclass(frozen=True)
+class TRNN(TextbookCell[TRNNParams, Array]):
+    """The strongly typed RNN: an average of projected inputs, weighted by gates of the input alone.
+
+        z, f = split(x_t W_x + b)
+        h_t = σ(f) h_{t-1} + (1 - σ(f)) z            y_t = h_t
+
+    Reference: Balduzzi and Ghifary, Strongly-typed recurrent neural networks, ICML 2016 (arXiv:1602.02218), section
+    3.2.
+    """
+
+    def weights(self, input_size: int) -> TRNNParams:
+        w_x, _, b = self.gated(input_size, 2)
+        return TRNNParams(w_x, b)
+
+    def step(self, params: TRNNParams, carry: Array, x: Array) -> tuple[Array, Array]:
+        self.check(params, carry, x)
+        z, f = blocks(affine(x, params.w_x, params.b), 2)
+        h = sigmoid(f) * carry + (1 - sigmoid(f)) * z
+        return h, h
+
+
+class PreviousParams(NamedTuple):
+    w_x: Array  # [D, 3H], blocks z, f, o
+    w_v: Array  # [D, 3H], of the previous input
+    b: Array  # [3H]
+
+
+class PreviousCarry(NamedTuple):
+    h: Array  # [*batch, H]
+    x: Array  # [*batch, D], the previous input
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfTwoInputs(TextbookCell[PreviousParams, PreviousCarry]):
+    def weights(self, input_size: int) -> PreviousParams:
+        w_x, _, b = self.gated(input_size, 3)
+        return PreviousParams(w_x, w_x, b)
+
+    def states(self, input_size: int) -> PreviousCarry:
+        return PreviousCarry(h=state(self.hidden_size), x=state(input_size))
+
+    def _gates(self, params: PreviousParams, carry: PreviousCarry, x: Array) -> list[Array]:
+        return blocks(affine(x, params.w_x, params.b) + carry.x @ params.w_v, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class TGRU(_OfTwoInputs):
+    """The strongly typed GRU: gates of the present and the previous input, and a sum.
+
+        z, f, o = split(x_t W_x + x_{t-1} W_v + b)
+        h_t = σ(f) h_{t-1} + z tanh(o)            y_t = h_t
+
+    Reference: Balduzzi and Ghifary, as for `TRNN`.
+    """
+
+    def step(self, params: PreviousParams, carry: PreviousCarry, x: Array) -> tuple[PreviousCarry, Array]:
+        self.check(params, carry, x)
+        z, f, o = self._gates(params, carry, x)
+        h = sigmoid(f) * carry.h + z * jnp.tanh(o)
+        return PreviousCarry(h, x), h
+
+
+@dataclasses.dataclass(frozen=True)
+class TLSTM(_OfTwoInputs):
+    """The strongly typed LSTM: a gated average of projected inputs, multiplied by an output gate.
+
+        z, f, o = split(x_t W_x + x_{t-1} W_v + b)
+        c_t = σ(f) c_{t-1} + (1 - σ(f)) z            y_t = c_t tanh(o)
+
+    The carry's `h` is c.
+
+    Reference: Balduzzi and Ghifary, as for `TRNN`.
+    """
+
+    def step(self, params: PreviousParams, carry: PreviousCarry, x: Array) -> tuple[PreviousCarry, Array]:
+        self.check(params, carry, x)
+        z, f, o = self._gates(params, carry, x)
+        c = sigmoid(f) * carry.h + (1 - sigmoid(f)) * z
+        return PreviousCarry(c, x), c * jnp.tanh(o)
+
+
+@dataclasses.dataclass(frozen=True)
+class MinGRU(TextbookCell[TRNNParams, Array]):
+    """The minimal GRU: a GRU whose gate and candidate do not see the state.
+
+        z, n = split(x_t W_x + b)
+        h_t = (1 - σ(z)) h_{t-1} + σ(z) g(n)            y_t = h_t
+
+    Attributes:
+      positive: whether g(n) = n + 1/2 for n >= 0 and σ(n) for n < 0, as in the paper's version in log space; otherwise
+        g(n) = n.
+
+    Reference: Feng, Tung, Ahmed, Bengio and Hajimirsadeghi, Were RNNs all we needed?, 2024 (arXiv:2410.01201), section
+    3.1 and appendix B.
+    """
+
+    positive: bool = False
+
+    def weights(self, input_size: int) -> TRNNParams:
+        w_x, _, b = self.gated(input_size, 2)
+        return TRNNParams(w_x, b)
+
+    def step(self, params: TRNNParams, carry: Array, x: Array) -> tuple[Array, Array]:
+        self.check(params, carry, x)
+        z, n = blocks(affine(x, params.w_x, params.b), 2)
+        h = (1 - sigmoid(z)) * carry + sigmoid(z) * (_positive(n) if self.positive else n)
+        return h, h
+
+
+@dataclasses.dataclass(frozen=True)
+class MinLSTM(TextbookCell[TRNNParams, Array]):
+    """The minimal LSTM: input and forget gates of the input alone, which add up to 1.
+
+        f, i, n = split(x_t W_x + b)
+        h_t = (σ(f) h_{t-1} + σ(i) g(n)) / (σ(f) + σ(i))            y_t = h_t
+
+    Attributes:
+      positive: as for `MinGRU`.
+
+    Reference: Feng et al., as for `MinGRU`, section 3.2.
+    """
+
+    positive: bool = False
+
+    def weights(self, input_size: int) -> TRNNParams:
+        w_x, _, b = self.gated(input_size, 3)
+        return TRNNParams(w_x, b)
+
+    def step(self, params: TRNNParams, carry: Array, x: Array) -> tuple[Array, Array]:
+        self.check(params, carry, x)
+        f, i, n = blocks(affine(x, params.w_x, params.b), 3)
+        kept = sigmoid(f) / (sigmoid(f) + sigmoid(i))
+        h = kept * carry + (1 - kept) * (_positive(n) if self.positive else n)
+        return h, h
+
+
+def _positive(n: Array) -> Array:
+    return jnp.where(n >= 0, n + 0.5, sigmoid(n))
+
+
+class ComplexCarry(NamedTuple):
+    """A complex state in real arithmetic."""
+
+    re: Array  # [*batch, H]
+    im: Array  # [*batch, H]
+
+
+def _turned(factor: ComplexCarry, state: ComplexCarry, x: Array) -> ComplexCarry:
+    """The complex product of a factor [H] with a state [*batch, H]."""
+    re, im = per_row(factor.re, x), per_row(factor.im, x)
+    return ComplexCarry(re * state.re - im * state.im, re * state.im + im * state.re)
+
+
+def _divided(z: ComplexCarry, re: Array, im: Array) -> ComplexCarry:
+    """z / (re + i im)."""
+    square = re * re + im * im
+    return ComplexCarry((z.re * re + z.im * im) / square, (z.im * re - z.re * im) / square)
+
+
+def _tiny(dtype: DTypeLike) -> float:
+    """The smallest normal number, whose logarithm is finite."""
+    limits: Any = jnp.finfo(dtype)
+    return float(limits.tiny)
+
+
+class LRUParams(NamedTuple):
+    w_x: Array  # [D, 2H], B: real and imaginary part
+    nu: Array  # [H], log of the decay rate
+    theta: Array  # [H], log of the phase
+    gamma: Array  # [H], log of the input's normalisation
+    w_o: Array  # [2H, H], C: real part, and minus the imaginary part
+    w_d: Array  # [D, H], from the input to the output
+
+
+@dataclasses.dataclass(frozen=True)
+class LRU(TextbookCell[LRUParams, ComplexCarry]):
+    """The linear recurrent unit: complex, diagonal and stable, with eigenvalues drawn from a ring.
+
+        λ = exp(-exp(ν) + i exp(θ))
+        h_t = λ h_{t-1} + exp(γ) (x_t B)
+        y_t = Re(h_t C) + x_t W_d            [H]
+
+    The complex state is kept as its real and imaginary part, so that all arithmetic is real.
+
+    Attributes:
+      low, high: |λ| is drawn from this ring, uniformly by area.
+      phase: the phases of λ are drawn from U(0, phase).
+
+    Reference: Orvieto et al., Resurrecting recurrent neural networks for long sequences, ICML 2023 (arXiv:2303.06349),
+    appendix A; γ starts at sqrt(1 - |λ|²), eq. 7.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    phase: float = 2 * math.pi
+
+    def weights(self, input_size: int) -> LRUParams:
+        size = self.hidden_size
+        w_x, _, _ = self.gated(input_size, 2)
+
+        def nu(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+            square = jax.random.uniform(key, shape, dtype, self.low**2, self.high**2)
+            return jnp.log(-0.5 * jnp.log(jnp.maximum(square, _tiny(dtype))))
+
+        def theta(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+            return jnp.log(jnp.maximum(jax.random.uniform(key, shape, dtype, 0.0, self.phase), _tiny(dtype)))
+
+        return LRUParams(
+            w_x,
+            weight((size,), nu),
+            weight((size,), theta),
+            weight((size,)),
+            weight((2 * size, size), self.w_x),
+            weight((input_size, size), self.w_x),
+        )
+
+    def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> LRUParams:
+        params = super().init(key, input_size, dtype)
+        return params._replace(gamma=0.5 * jnp.log(-jnp.expm1(-2 * jnp.exp(params.nu))))
+
+    def states(self, input_size: int) -> ComplexCarry:
+        return ComplexCarry(re=state(self.hidden_size), im=state(self.hidden_size))
+
+    def eigenvalues(self, params: LRUParams) -> ComplexCarry:
+        """λ, each part [H]."""
+        decay, phase = jnp.exp(-jnp.exp(params.nu)), jnp.exp(params.theta)
+        return ComplexCarry(decay * jnp.cos(phase), decay * jnp.sin(phase))
+
+    def step(self, params: LRUParams, carry: ComplexCarry, x: Array) -> tuple[ComplexCarry, Array]:
+        self.check(params, carry, x)
+        b_re, b_im = (per_row(jnp.exp(params.gamma), x) * b for b in blocks(x @ params.w_x, 2))
+        h = _turned(self.eigenvalues(params), carry, x)
+        h = ComplexCarry(h.re + b_re, h.im + b_im)
+        return h, jnp.concatenate(h, axis=-1) @ params.w_o + x @ params.w_d
+
+
+class DiagonalSSMParams(NamedTuple):
+    w_x: Array  # [D, 2H], B: real and imaginary part
+    rate: Array  # [H], log of minus the real part of Λ
+    frequency: Array  # [H], the imaginary part of Λ
+    log_dt: Array  # [H], log of each state's time step
+    w_o: Array  # [2H, H], C: real part, and minus the imaginary part
+    w_d: Array  # [D, H], from the input to the output
+
+
+@dataclasses.dataclass(frozen=True)
+class DiagonalSSM(TextbookCell[DiagonalSSMParams, ComplexCarry]):
+    """A diagonal state space model in the style of S5: a continuous linear system, discretised.
+
+        dh/dt = Λ h + x B,            Λ = -exp(rate) + i frequency
+        zoh:       λ = exp(Λ dt),                          B' = (λ - 1) / Λ  B
+        bilinear:  λ = (1 + Λ dt/2) / (1 - Λ dt/2),        B' = dt / (1 - Λ dt/2)  B
+        h_t = λ h_{t-1} + x_t B'
+        y_t = 2 Re(h_t C) + x_t W_d            [H]
+
+    The state is one of each conjugate pair, which the factor 2 accounts for; it is kept as real and imaginary part. Λ
+    starts at -1/2 + i π n, n = 0, 1, ..., an approximation of the eigenvalues of HiPPO's normal part.
+
+    Attributes:
+      discretization: "zoh" (zero-order hold) or "bilinear".
+      dt_low, dt_high: time steps are drawn from this range, uniformly in their logarithm.
+
+    References: Smith, Warrington and Linderman, Simplified state space layers for sequence modeling, ICLR 2023
+    (arXiv:2208.04933), eqs. 2-6; the initial Λ is S4D-Lin: Gu, Gupta, Goel and Ré, On the parameterization and
+    initialization of diagonal state space models, NeurIPS 2022 (arXiv:2206.11893).
+    """
+
+    discretization: Literal["zoh", "bilinear"] = "zoh"
+    dt_low: float = 1e-3
+    dt_high: float = 1e-1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.discretization not in ("zoh", "bilinear"):
+            raise ValueError(f"discretization is {self.discretization!r}; choose 'zoh' or 'bilinear'.")
+
+    def weights(self, input_size: int) -> DiagonalSSMParams:
+        size = self.hidden_size
+        w_x, _, _ = self.gated(input_size, 2)
+
+        def frequency(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+            return math.pi * jnp.arange(size, dtype=dtype)
+
+        def log_dt(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+            return jax.random.uniform(key, shape, dtype, math.log(self.dt_low), math.log(self.dt_high))
+
+        return DiagonalSSMParams(
+            w_x,
+            weight((size,), (math.log(0.5),)),
+            weight((size,), frequency),
+            weight((size,), log_dt),
+            weight((2 * size, size), self.w_x),
+            weight((input_size, size), self.w_x),
+        )
+
+    def states(self, input_size: int) -> ComplexCarry:
+        return ComplexCarry(re=state(self.hidden_size), im=state(self.hidden_size))
+
+    def discretized(self, params: DiagonalSSMParams) -> tuple[ComplexCarry, ComplexCarry]:
+        """λ and the factor of B, each part [H]."""
+        dt, rate = jnp.exp(params.log_dt), -jnp.exp(params.rate)
+        z = ComplexCarry(rate * dt, params.frequency * dt)  # Λ dt
+        if self.discretization == "zoh":
+            decay = jnp.exp(z.re)
+            eigenvalues = ComplexCarry(decay * jnp.cos(z.im), decay * jnp.sin(z.im))
+            return eigenvalues, _divided(ComplexCarry(eigenvalues.re - 1, eigenvalues.im), rate, params.frequency)
+        below = (1 - z.re / 2, -z.im / 2)
+        eigenvalues = _divided(ComplexCarry(1 + z.re / 2, z.im / 2), *below)
+        return eigenvalues, _divided(ComplexCarry(dt, jnp.zeros_like(dt)), *below)
+
+    def step(self, params: DiagonalSSMParams, carry: ComplexCarry, x: Array) -> tuple[ComplexCarry, Array]:
+        self.check(params, carry, x)
+        eigenvalues, factor = self.discretized(params)
+        h = _turned(eigenvalues, carry, x)
+        drive = _turned(factor, ComplexCarry(*blocks(x @ params.w_x, 2)), x)
+        h = ComplexCarry(h.re + drive.re, h.im + drive.im)
+        return h, 2 * (jnp.concatenate(h, axis=-1) @ params.w_o) + x @ params.w_d
+
+
+class RGLRUParams(NamedTuple):
+    w_x: Array  # [D, 3H], blocks r, i, v
+    b: Array  # [3H]
+    decay: Array  # [H], Λ
+
+
+@dataclasses.dataclass(frozen=True)
+class RGLRU(TextbookCell[RGLRUParams, Array]):
+    """The real-gated linear recurrent unit of Griffin: a diagonal decay that a gate can switch off.
+
+        r, i, v = split(x_t W_x + b)
+        log a = c σ(r) log σ(Λ),        c = 8
+        h_t = a h_{t-1} + sqrt(1 - a²) (σ(i) v)            y_t = h_t
+
+    In the paper v is the input itself, which a linear layer before has brought to H features.
+
+    Attributes:
+      low, high: σ(Λ)^c is drawn from U(low, high).
+
+    Reference: De et al., Griffin: mixing gated linear recurrences with local attention, 2024 (arXiv:2402.19427),
+    section 2.4, eqs. 1-4 and 6.
+    """
+
+    low: float = 0.9
+    high: float = 0.999
+
+    def weights(self, input_size: int) -> RGLRUParams:
+        w_x, _, b = self.gated(input_size, 3)
+
+        def decay(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+            root = jax.random.uniform(key, shape, dtype, self.low, self.high) ** (1 / 8)
+            return jnp.log(root) - jnp.log1p(-root)
+
+        return RGLRUParams(w_x, b, weight((self.hidden_size,), decay))
+
+    def step(self, params: RGLRUParams, carry: Array, x: Array) -> tuple[Array, Array]:
+        self.check(params, carry, x)
+        r, i, v = blocks(affine(x, params.w_x, params.b), 3)
+        log_a = 8 * sigmoid(r) * per_row(jax.nn.log_sigmoid(params.decay), x)
+        h = jnp.exp(log_a) * carry + jnp.sqrt(-jnp.expm1(2 * log_a)) * (sigmoid(i) * v)
+        return h, h
+
+
+class MatrixLSTMParams(NamedTuple):
+    w_x: Array  # [D, 4H + 2 heads], q, k, v, o, and the gates i, f of each head
+    b: Array  # [4H + 2 heads]
+
+
+class MatrixLSTMCarry(NamedTuple):
+    c: Array  # [*batch, heads, H/heads, H/heads] memory, key by value
+    n: Array  # [*batch, heads, H/heads] normaliser
+    m: Array  # [*batch, heads] stabiliser, the logarithm of the scale of c and n
+
+
+@dataclasses.dataclass(frozen=True)
+class MatrixLSTM(TextbookCell[MatrixLSTMParams, MatrixLSTMCarry]):
+    """The mLSTM of xLSTM: a matrix memory that stores values under keys, with exponential gates.
+
+        q, k, v, o, i, f = split(x_t W_x + b)            k divided by sqrt(d), d = H / heads
+        m_t = max(log σ(f) + m_{t-1}, i)
+        C_t = exp(log σ(f) + m_{t-1} - m_t) C_{t-1} + exp(i - m_t) k vᵀ
+        n_t = exp(log σ(f) + m_{t-1} - m_t) n_{t-1} + exp(i - m_t) k
+        y_t = σ(o) (C_tᵀ q) / max(|n_tᵀ q|, exp(-m_t))
+
+    i and f are one number for each head; m cancels in y: C and n are the true states divided by exp(m).
+
+    Attributes:
+      heads: memories side by side; H must be a multiple.
+      forget_bias: the initial bias of f.
+
+    Reference: Beck et al., xLSTM: extended long short-term memory, NeurIPS 2024 (arXiv:2405.04517), eqs. 19-27.
+    """
+
+    heads: int = 1
+    forget_bias: float = 3.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_size("heads", self.heads)
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size is {self.hidden_size} and heads {self.heads}; it must be a multiple.")
+
+    def weights(self, input_size: int) -> MatrixLSTMParams:
+        size, width = self.hidden_size, 4 * self.hidden_size + 2 * self.heads
+
+        def biases(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+            return jnp.zeros(shape, dtype).at[4 * size + self.heads :].set(jnp.asarray(self.forget_bias, dtype))
+
+        return MatrixLSTMParams(weight((input_size, width), self.w_x), weight((width,), biases))
+
+    def states(self, input_size: int) -> MatrixLSTMCarry:
+        heads, d = self.heads, self.hidden_size // self.heads
+        return MatrixLSTMCarry(c=state(heads, d, d), n=state(heads, d), m=state(heads))
+
+    def step(self, params: MatrixLSTMParams, carry: MatrixLSTMCarry, x: Array) -> tuple[MatrixLSTMCarry, Array]:
+        self.check(params, carry, x)
+        size, heads = self.hidden_size, self.heads
+        d = size // heads
+        *vectors, i, f = jnp.split(
+            affine(x, params.w_x, params.b), [size, 2 * size, 3 * size, 4 * size, 4 * size + heads], axis=-1
+        )
+        q, k, v, o = (a.reshape(*a.shape[:-1], heads, d) for a in vectors)
+        k = k / math.sqrt(d)
+        log_f = jax.nn.log_sigmoid(f) + carry.m
+        m = jnp.maximum(log_f, i)
+        kept, taken = jnp.exp(log_f - m), jnp.exp(i - m)
+        c = kept[..., None, None] * carry.c + (taken[..., None] * k)[..., None] * v[..., None, :]
+        n = kept[..., None] * carry.n + taken[..., None] * k
+        read = (c * q[..., None]).sum(-2)
+        norm = jnp.maximum(jnp.abs((n * q).sum(-1)), jnp.exp(-m))
+        y = sigmoid(o) * read / norm[..., None]
+        return MatrixLSTMCarry(c, n, m), y.reshape(*x.shape[:-1], size)
