@@ -42,10 +42,10 @@ _SUBMODULES = (
     "gradients",
     "initializers",
     "processes",
-    "regularizers",
     "sharding",
     "tasks",
     "training",
+    "wrappers",
 )
 
 __version__ = "0.1.0"
@@ -97,13 +97,13 @@ __all__ = [
     "lstm_projected_step",
     "lstm_step",
     "processes",
-    "regularizers",
     "ridge",
     "sharding",
     "step",
     "tasks",
     "training",
     "unroll",
+    "wrappers",
 ]
 
 if typing.TYPE_CHECKING:
@@ -114,10 +114,10 @@ if typing.TYPE_CHECKING:
         gradients,
         initializers,
         processes,
-        regularizers,
         sharding,
         tasks,
         training,
+        wrappers,
     )
 else:  # type checkers must not see this: any misspelt name would count as a submodule
 

@@ -166,8 +166,12 @@ def ridge(hs: Array, targets: Array, penalty: float = 1e-6, *, weights: Array | 
     mean_h, mean_y = (share * h).sum(0), (share * y).sum(0)
     centred, weighted = h - per_row(mean_h, h), weight[:, None] * (h - per_row(mean_h, h))
     gram = weighted.T @ centred + penalty * jnp.eye(h.shape[1], dtype=h.dtype)
-    w_out = jnp.linalg.solve(gram, weighted.T @ (y - per_row(mean_y, y)))
+    w_out = _solve(gram, weighted.T @ (y - per_row(mean_y, y)))
     return w_out, mean_y - mean_h @ w_out
+
+
+def _solve(a: Array, b: Array) -> Array:
+    return jnp.linalg.solve(a, b)  # pyright: ignore[reportUnknownVariableType]
 
 
 def _read(params: ReadoutParams[P], h: PyTree) -> Array:

@@ -35,7 +35,7 @@ hypothesis.settings.load_profile("rnnjax")
 CORE = ("elman_tanh", "lstm", "gru")
 """Cells whose properties are tested on every Python; for other cells, the test's name selects one of the two."""
 
-ONE_IN = 16
+ONE_IN = 32
 """Of the pairs of a property and a cell of the catalogue, so many are tested once, unless --whole."""
 
 AROUND = ("benchmarks", "experiments", "flax", "training")

@@ -252,9 +252,7 @@ def test_drawing_parameters(name):
 
 def test_noise_of_wrappers():
     """Drawn and used in one program."""
-    cell = rnnjax.Stack(
-        (rnnjax.regularizers.Zoneout(rnnjax.LSTM(3), 0.2), rnnjax.regularizers.Dropout(rnnjax.GRU(3), 0.2))
-    )
+    cell = rnnjax.Stack((rnnjax.wrappers.Zoneout(rnnjax.LSTM(3), 0.2), rnnjax.wrappers.Dropout(rnnjax.GRU(3), 0.2)))
     params = jax.eval_shape(lambda key: cell.init(key, D, "float64"), KEY)
     xs = jax.ShapeDtypeStruct((4, 2, D), "float64")
 

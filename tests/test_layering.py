@@ -24,7 +24,6 @@ FLOORS = {
     "processes": 4,
     "compose": 3,
     "readout": 3,
-    "regularizers": 3,
     "sharding": 3,
     "stepping": 3,
     "wrappers": 3,

@@ -27,10 +27,10 @@ SUBMODULES = [
     "gradients",
     "initializers",
     "processes",
-    "regularizers",
     "sharding",
     "tasks",
     "training",
+    "wrappers",
 ]
 
 

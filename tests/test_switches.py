@@ -128,6 +128,10 @@ TASKS = {
     "statland": lambda key: tasks.statland(key, (2, 2)),
     "temporal_order": lambda key: tasks.temporal_order(key, 10, (2, 2)),
     "windows": lambda key: tasks.windows(key, np.arange(20.0), 6, (2, 2)),
+    "flip_flop": lambda key: tasks.flip_flop(key, 6, (2, 2), bits=2),
+    "perceptual_decision": lambda key: tasks.perceptual_decision(key, 6, (2, 2)),
+    "context_integration": lambda key: tasks.context_integration(key, 6, (2, 2)),
+    "delayed_match": lambda key: tasks.delayed_match(key, 6, (2, 2)),
 }
 
 

@@ -114,9 +114,9 @@ def perceptual_decision(
     dtype = float_dtype(dtype)
     key_class, key_noise = jax.random.split(key)
     classes = jax.random.bernoulli(key_class, 0.5, batch_shape).astype(jnp.int32)
-    xs = coherence * (2 * classes - 1).astype(dtype) + noise * jax.random.normal(
-        key_noise, (steps, *batch_shape), dtype
-    )
+    shape = (steps, *batch_shape)
+    sign = jnp.broadcast_to((2 * classes - 1).astype(dtype), shape)
+    xs = coherence * sign + noise * jax.random.normal(key_noise, shape, dtype)
     targets = jnp.zeros((steps, *batch_shape), jnp.int32).at[-1].set(classes)
     return Batch(xs[..., None], targets, last_step(steps, batch_shape, dtype), whole_rows(steps, batch_shape))
 
@@ -165,7 +165,8 @@ def context_integration(
     context = jnp.stack([~second, second], axis=-1).astype(streams[0].xs.dtype)
     shown = jnp.broadcast_to(context, (steps, *context.shape))
     xs = jnp.concatenate([streams[0].xs, streams[1].xs, shown], axis=-1)
-    return streams[0]._replace(xs=xs, targets=jnp.where(second, streams[1].targets, streams[0].targets))
+    chosen = jnp.broadcast_to(second, (steps, *second.shape))
+    return streams[0]._replace(xs=xs, targets=jnp.where(chosen, streams[1].targets, streams[0].targets))
 
 
 def context_integration_baseline() -> Baseline:

@@ -293,12 +293,20 @@ def test_bad_input_is_refused():
 
 
 def test_every_plain_cell_says_what_it_has():
-    """All registry cells are accepted, since each multiplies its carry by a matrix."""
+    """All cells are accepted that multiply their carry by a matrix; the others are refused."""
     for name in PLAIN:
         cell: Any = CELLS[name]
         drawn = sample(name)
         price = functools.partial(gradients.omega, cell, through="mix", loss=lambda ys: jax.tree.leaves(ys)[0].sum())
-        assert jax.eval_shape(lambda d, price=price: price(params=d[0], carry=d[1], xs=d[2]), drawn).shape == ()
+        run = functools.partial(jax.eval_shape, lambda d, price=price: price(params=d[0], carry=d[1], xs=d[2]), drawn)
+        if name in WITHOUT_MATRIX:
+            with pytest.raises(ValueError, match="has no matmul with the carry"):
+                run()
+        else:
+            assert run().shape == ()
+
+
+WITHOUT_MATRIX = ("brc", "indrnn", "unicornn", "t_rnn", "min_gru", "min_lstm", "rg_lru", "mlstm")
 
 
 def test_float32_stays_float32():

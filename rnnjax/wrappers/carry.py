@@ -1,4 +1,4 @@
-"""Cells that wrap another cell and change one property."""
+"""A learned initial carry, and cells without biases."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax._unroll import is_causal
 from rnnjax.cell import C, Cell, P, PyTree
 from rnnjax.cells import GRU, LSTM, Elman, LSTMProjected
+from rnnjax.wrappers.base import Wrapper
 
 
 class LearnedCarryParams(NamedTuple, Generic[P]):
@@ -29,7 +29,7 @@ class LearnedCarryParams(NamedTuple, Generic[P]):
 
 
 @dataclasses.dataclass(frozen=True)
-class LearnedCarry(Generic[P, C]):
+class LearnedCarry(Wrapper, Generic[P, C]):
     """A cell whose initial carry is a parameter, shared by all rows.
 
     The parameter is initialised to the cell's own initial carry. It receives gradients wherever it is used: at the
@@ -52,13 +52,6 @@ class LearnedCarry(Generic[P, C]):
 
     cell: Cell[P, C]
 
-    def __post_init__(self) -> None:
-        if not is_causal(self.cell) or not hasattr(self.cell, "step"):
-            raise TypeError(
-                f"`cell` is {self.cell!r}, which has no single step; wrap its parts instead, as in "
-                "Bidirectional(LearnedCarry(GRU(8)), LearnedCarry(GRU(8)))."
-            )
-
     def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> LearnedCarryParams[P]:
         """The cell's parameters and its initial carry."""
         params = self.cell.init(key, input_size, dtype)
@@ -73,8 +66,11 @@ class LearnedCarry(Generic[P, C]):
 
         return jax.tree.map(start, self.cell.initial_carry(params.cell, batch_shape), params.carry)
 
-    def step(self, params: LearnedCarryParams[P], carry: C, x: Array) -> tuple[C, PyTree]:
-        return self.cell.step(params.cell, carry, x)
+    def inner(self, params: LearnedCarryParams[P]) -> P:
+        return params.cell
+
+    def replaced(self, params: LearnedCarryParams[P], inner: P) -> LearnedCarryParams[P]:
+        return params._replace(cell=inner)
 
 
 @dataclasses.dataclass(frozen=True)

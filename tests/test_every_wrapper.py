@@ -11,7 +11,7 @@ import pytest
 
 import rnnjax
 from rnnjax import cells
-from rnnjax import regularizers as wrap
+from rnnjax import wrappers as wrap
 from tests.registry import assert_close, assert_identical, normal
 
 pytestmark = pytest.mark.one_python
