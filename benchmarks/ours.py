@@ -1,7 +1,6 @@
 """rnnjax as a contestant: which engines there are, and one forward pass and one training step of each."""
 
 import functools
-import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,13 +13,12 @@ import rnnjax
 from benchmarks import contest
 from benchmarks.problems import Problem, programs
 from rnnjax import sharding
-from rnnjax._unroll import Engine
 
 CELLS: dict[str, tuple[type, type]] = {"lstm": (rnnjax.LSTM, rnnjax.LSTMParams), "gru": (rnnjax.GRU, rnnjax.GRUParams)}
 CELLS |= {"elman": (rnnjax.Elman, rnnjax.ElmanParams)}
 
-FAST_ENGINES = tuple(engine for engine in typing.get_args(Engine) if engine not in ("auto", "loop", "scan"))
-"""A new engine of `rnnjax.unroll` joins the benchmarks by itself."""
+FAST_ENGINES = ("hoisted",)
+"""Engines for every cell, beside scan and loop; "associative" is for cells that are linear in their carry."""
 
 
 def contestant(
