@@ -10,8 +10,7 @@ Reference: Elman, Finding structure in time, Cognitive Science 14 (1990), 179-21
 # pyright: reportUnknownMemberType=false
 
 import dataclasses
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +19,7 @@ from jax.typing import DTypeLike
 
 from rnnjax.cell import Cell, check_input, check_params, check_size, check_state, float_dtype, per_row
 from rnnjax.initializers import Initializer, LeCunNormal, Orthogonal
-
-Activation = Literal["tanh", "relu", "linear"] | Callable[[Array], Array]
-"""The name of a built-in activation, or any elementwise function of an array."""
-
-_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": jax.nn.relu, "linear": lambda z: z}
+from rnnjax.textbook import Activation, activate, check_activation
 
 
 class ElmanParams(NamedTuple):
@@ -78,21 +73,8 @@ def elman_step(params: ElmanParams, h: Array, x: Array, activation: Activation =
     """
     check_input("x", x, params.w_x)
     check_state("h", h, x, params.w_h.shape[0])
-    h = _activate(activation, x @ params.w_x + per_row(params.b, x) + h @ params.w_h)
+    h = activate(activation, x @ params.w_x + per_row(params.b, x) + h @ params.w_h)
     return h, h
-
-
-def _activate(activation: Activation, z: Array) -> Array:
-    """φ(z), which must have the shape and dtype of z."""
-    if not isinstance(activation, str):
-        h = activation(z)
-        if jnp.shape(h) != z.shape or jnp.result_type(h) != z.dtype:
-            raise ValueError(
-                f"`activation` maps {z.dtype} {list(z.shape)} to {jnp.result_type(h)} {list(jnp.shape(h))}; "
-                "pass an elementwise function, such as `jnp.sin`."
-            )
-        return h
-    return _ACTIVATIONS[activation](z)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,10 +103,7 @@ class Elman(Cell[ElmanParams, Array]):
 
     def __post_init__(self) -> None:
         check_size("hidden_size", self.hidden_size)
-        if not callable(self.activation) and self.activation not in _ACTIVATIONS:
-            raise ValueError(
-                f"activation is {self.activation!r}; choose one of {', '.join(_ACTIVATIONS)}, or pass a function."
-            )
+        check_activation(self.activation)
 
     def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> ElmanParams:
         return elman_init(key, input_size, self.hidden_size, w_x=self.w_x, w_h=self.w_h, dtype=dtype)

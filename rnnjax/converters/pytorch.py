@@ -31,10 +31,10 @@ from rnnjax.cells import (
     LSTMProjected,
     LSTMProjectedParams,
 )
-from rnnjax.cells.elman import Activation
 from rnnjax.compose import Bidirectional, BothWays, Stack
 from rnnjax.converters.state_dict import Recurrent, Weights, read
 from rnnjax.converters.torch_module import check_config, config_of, is_module
+from rnnjax.textbook import Activation
 from rnnjax.wrappers import WithoutBias
 
 _RECORDS = (LSTMParams, GRUParams, ElmanParams, LSTMProjectedParams)

@@ -32,7 +32,7 @@ def test_input_size(make, size):
     says(ValueError, ["input_size", repr(size), "positive integer"], lambda: make(3).init(KEY, size))
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", "Tanh", "", None])
+@pytest.mark.parametrize("activation", ["swish", "Tanh", "", None])
 def test_activation(activation):
     parts = ["activation", repr(activation), "tanh, relu, linear"]
     says(ValueError, parts, lambda: Elman(3, activation))
