@@ -71,6 +71,6 @@ def script() -> None:
     a_cell_of_this_carry(GRU(4))  # error: reportArgumentType
     Readout(lstm, 3, 2)  # error: reportArgumentType
     LSTM(hidden_sise=4)  # error: reportCallIssue
-    Elman(4, activation="sigmoid")  # error: reportArgumentType
+    Elman(4, activation="swish")  # error: reportArgumentType
     rnnjax.LTSM(4)  # error: reportAttributeAccessIssue
     carry.cell_state.sum()  # error: reportAttributeAccessIssue
