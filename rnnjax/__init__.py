@@ -31,6 +31,8 @@ from rnnjax.cells import (
     lstm_step,
 )
 from rnnjax.compose import Bidirectional, BothWays, Stack
+from rnnjax.embedding import Embedding, EmbeddingParams
+from rnnjax.pooling import AttentionPooling, AttentionPoolingParams, pool_last, pool_mean
 from rnnjax.readout import Readout, ReadoutParams, ridge
 from rnnjax.stepping import step
 from rnnjax.wrappers import LearnedCarry, LearnedCarryParams, WithoutBias
@@ -53,11 +55,15 @@ __version__ = "0.1.0"
 __all__ = [
     "GRU",
     "LSTM",
+    "AttentionPooling",
+    "AttentionPoolingParams",
     "Bidirectional",
     "BothWays",
     "Cell",
     "Elman",
     "ElmanParams",
+    "Embedding",
+    "EmbeddingParams",
     "Explanation",
     "GRUParams",
     "LSTMCarry",
@@ -96,6 +102,8 @@ __all__ = [
     "lstm_projected_initial_carry",
     "lstm_projected_step",
     "lstm_step",
+    "pool_last",
+    "pool_mean",
     "processes",
     "ridge",
     "sharding",

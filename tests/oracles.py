@@ -122,22 +122,27 @@ def plain(step: Callable, initial: Callable = zeros) -> RowFunction:
     return run
 
 
-def stack(*layers: RowFunction) -> RowFunction:
+def stack(*layers: RowFunction, skip: str = "none") -> RowFunction:
     def run(p, carry, xs, row):
-        carries = []
-        for layer, layer_params, layer_carry in zip(layers, p, carry, strict=True):
-            layer_carry, xs = layer(layer_params, layer_carry, xs, row)
+        last, ys = layers[0](p[0], carry[0], xs, row)
+        carries = [last]
+        for layer, layer_params, layer_carry in zip(layers[1:], p[1:], carry[1:], strict=True):
+            given = np.concatenate([ys, xs], axis=-1) if skip == "input" else ys
+            layer_carry, above = layer(layer_params, layer_carry, given, row)
             carries.append(layer_carry)
-        return tuple(carries), xs
+            ys = ys + above if skip == "residual" else above
+        return tuple(carries), ys
 
     return run
 
 
-def bidirectional(one: RowFunction, other: RowFunction) -> RowFunction:
+def bidirectional(
+    one: RowFunction, other: RowFunction, merge: Callable = lambda a, b: np.concatenate([a, b], axis=-1)
+) -> RowFunction:
     def run(p, carry, xs, row):
         carry_one, ys_one = one(p.forward, carry.forward, xs, row)
         carry_other, ys_other = other(p.backward, carry.backward, xs, row._replace(backwards=not row.backwards))
-        return carry._replace(forward=carry_one, backward=carry_other), np.concatenate([ys_one, ys_other], axis=-1)
+        return carry._replace(forward=carry_one, backward=carry_other), merge(ys_one, ys_other)
 
     return run
 
@@ -171,9 +176,11 @@ ROWS: dict[str, RowFunction] = {
     "stack": stack(plain(lstm), plain(gru)),
     "deep_stack": stack(TANH, stack(LEAKY, plain(elman(lambda z: z)))),
     "bidirectional": bidirectional(plain(gru), plain(lstm)),
-    "readout": readout(stack(readout(plain(lstm)), plain(gru))),
+    "readout": readout(stack(readout(plain(lstm)), plain(gru), skip="input")),
     "stack_of_bidirectional": stack(
-        bidirectional(TANH, LEAKY), plain(lambda p, h, x: gru(p.cell, h, x), lambda p, h: p.carry)
+        bidirectional(TANH, LEAKY, np.multiply),
+        plain(lambda p, h, x: gru(p.cell, h, x), lambda p, h: p.carry),
+        skip="residual",
     ),
     **{name: plain(step) for name, step in paper_steps.STEPS.items()},
 }

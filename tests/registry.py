@@ -49,9 +49,10 @@ CELLS: dict[str, Any] = {
         (rnnjax.Elman(3), rnnjax.Stack((Leaky(2), rnnjax.WithoutBias(rnnjax.Elman(3, "linear")))))
     ),
     "bidirectional": rnnjax.Bidirectional(rnnjax.GRU(3), rnnjax.LSTM(3)),
-    "readout": rnnjax.Readout(rnnjax.Stack((rnnjax.Readout(rnnjax.LSTM(3), 2), rnnjax.GRU(3))), 2),
+    "readout": rnnjax.Readout(rnnjax.Stack((rnnjax.Readout(rnnjax.LSTM(3), 2), rnnjax.GRU(3)), skip="input"), 2),
     "stack_of_bidirectional": rnnjax.Stack(
-        (rnnjax.Bidirectional(rnnjax.Elman(3), Leaky(2)), rnnjax.LearnedCarry(rnnjax.GRU(3)))
+        (rnnjax.Bidirectional(rnnjax.Elman(3), Leaky(3), merge="product"), rnnjax.LearnedCarry(rnnjax.GRU(3))),
+        skip="residual",
     ),
     **CATALOGUE,
 }

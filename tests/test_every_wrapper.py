@@ -82,7 +82,8 @@ def test_any_two_wrappers_over_any_cell(name, outer, inner):
 @pytest.mark.parametrize("outer", WRAPPERS)
 def test_steps_and_pieces_with_the_noise_of_the_whole(outer):
     """One step after another, and a sequence cut in two, are the whole sequence."""
-    cell = WRAPPERS[outer](rnnjax.Stack((wrap.Zoneout(rnnjax.LSTM(H), 0.3), wrap.Dropout(rnnjax.GRU(H), 0.3))))
+    layers = wrap.Zoneout(rnnjax.LSTM(H), 0.3), wrap.Dropout(rnnjax.GRU(H), 0.3)
+    cell = WRAPPERS[outer](rnnjax.Stack(layers, dropout=0.4, skip="input"))
     if outer in ("drop_connect", "weight_norm"):
         cell = WRAPPERS[outer](wrap.Zoneout(rnnjax.LSTM(H), 0.3))
     params, xs = given(cell)
@@ -105,9 +106,11 @@ def test_steps_and_pieces_with_the_noise_of_the_whole(outer):
 @pytest.mark.parametrize(
     "cell",
     [
-        rnnjax.Stack((wrap.Dropout(rnnjax.LSTM(H), 0.5), wrap.Zoneout(rnnjax.GRU(H), 0.5))),
+        rnnjax.Stack((wrap.Dropout(rnnjax.LSTM(H), 0.5), wrap.Zoneout(rnnjax.GRU(H), 0.5)), 0.4, "residual"),
         rnnjax.Bidirectional(
-            wrap.Zoneout(rnnjax.GRU(H), 0.5), rnnjax.Stack((rnnjax.LSTM(H), wrap.Dropout(rnnjax.GRU(H), 0.5)))
+            wrap.Zoneout(rnnjax.GRU(H), 0.5),
+            rnnjax.Stack((rnnjax.LSTM(H), wrap.Dropout(rnnjax.GRU(H), 0.5)), 0.4),
+            merge="mean",
         ),
         rnnjax.Readout(wrap.DropConnect(wrap.Zoneout(rnnjax.LSTM(H), 0.5), 0.5), 2),
     ],

@@ -268,6 +268,23 @@ def test_ridge():
     lowers(jax.value_and_grad(lambda hs, targets: rnnjax.ridge(hs, targets)[0].sum()), hs, targets, platforms=("cpu",))
 
 
+def test_pooling_of_tokens():
+    """An embedding, and the three ways of pooling."""
+    embedding, pooling = rnnjax.Embedding(7, 3), rnnjax.AttentionPooling(2)
+    table = jax.eval_shape(lambda key: embedding.init(key), KEY)
+    attention = jax.eval_shape(lambda key: pooling.init(key, 3), KEY)
+
+    def pooled(table, attention, tokens, timed):
+        def all_ways(table, attention):
+            ys = embedding(table, tokens)
+            return rnnjax.pool_last(ys, **timed), rnnjax.pool_mean(ys, **timed), pooling(attention, ys, **timed)
+
+        return value_and_gradient(all_ways)(table, attention)
+
+    timed = {name: times()[name] for name in ("lengths", "mask")}
+    lowers(pooled, table, attention, jax.ShapeDtypeStruct((STEPS, BATCH), "int32"), timed)
+
+
 def test_an_exported_program_gives_the_numbers():
     """One program with symbolic batch and time, run for two sizes."""
     options = {"engine": "hoisted", "checkpoint": 4}
@@ -289,6 +306,8 @@ PARTS = ("init", "initial_carry", "step")
 COVERED = {f"{cell}_{part}": "test_functions_of_arrays" for cell in FUNCTIONS for part in PARTS} | {
     "draw_noise": "test_noise_of_wrappers",
     "explain": "test_explain_leaves_the_batch_open",
+    "pool_last": "test_pooling_of_tokens",
+    "pool_mean": "test_pooling_of_tokens",
     "ridge": "test_ridge",
     "step": "test_one_step_over_the_contract",
     "unroll": "test_unroll_on_every_engine",

@@ -23,6 +23,8 @@ FLOORS = {
     "gradients": 4,
     "processes": 4,
     "compose": 3,
+    "embedding": 3,
+    "pooling": 3,
     "readout": 3,
     "sharding": 3,
     "stepping": 3,

@@ -4,7 +4,7 @@ from rnnjax._unroll.arguments import Composite, Masks, Run, is_causal, output_si
 from rnnjax._unroll.associative import NotLinear
 from rnnjax._unroll.contract import Engine, NotHoistable, unroll
 from rnnjax._unroll.explanation import Explanation, explain
-from rnnjax._unroll.noise import Noise, Noisy, apart, draw_noise, one_step, with_weights
+from rnnjax._unroll.noise import Noise, Noisy, apart, draw_noise, dtype_of, keep, one_step, with_weights
 from rnnjax._unroll.remat import Checkpoint, MemoryBudget
 
 __all__ = [
@@ -21,8 +21,10 @@ __all__ = [
     "Run",
     "apart",
     "draw_noise",
+    "dtype_of",
     "explain",
     "is_causal",
+    "keep",
     "one_step",
     "output_size",
     "unroll",

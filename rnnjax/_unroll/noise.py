@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from rnnjax.cell import PyTree
 
@@ -60,6 +61,16 @@ def one_step(cell: Any, params: PyTree, carry: PyTree, x: Any, noise: PyTree) ->
 def apart(x: Any, parts: int) -> tuple[Any, tuple[PyTree, ...]]:
     """The input and the noise of each part; `None` without noise."""
     return (x.x, x.noise) if isinstance(x, Noisy) else (x, (None,) * parts)
+
+
+def keep(key: Array, rate: float, shape: tuple[int, ...], steps: int, tied: bool, dtype: DTypeLike) -> Array:
+    """[T, *shape]: 1 with probability 1 - rate, else 0; the same at all steps if tied."""
+    kept = jax.random.bernoulli(key, 1 - rate, shape if tied else (steps, *shape)).astype(dtype)
+    return jnp.broadcast_to(kept, (steps, *shape)) if tied else kept
+
+
+def dtype_of(params: PyTree) -> jnp.dtype:
+    return next(leaf.dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,13 +53,14 @@ def from_torch(
         PyTorch.
     Returns:
       `(cell, params)`: a cell for one layer, a `Stack` for several, with a `Bidirectional` for each bidirectional
-      layer. The arrays are NumPy arrays of unchanged dtype; `jax.device_put(params)` converts them to JAX arrays.
+      layer and the module's `dropout`. The arrays are NumPy arrays of unchanged dtype; `jax.device_put(params)`
+      converts them to JAX arrays.
     Raises:
       ValueError: a name is not a recurrent weight, is missing or duplicated; the shapes fit no cell; or `activation`
         contradicts the module.
       TypeError: `state_dict` is neither a state dict nor a recurrent module.
     Warns:
-      UserWarning: the module has `batch_first` or `dropout`, which are not part of the cell.
+      UserWarning: the module has `batch_first`, which is not part of the cell.
 
     Example:
 
@@ -70,6 +71,7 @@ def from_torch(
       >>> cell.hidden_size, params.w_x.shape
       (2, (3, 8))
     """
+    dropout = 0.0
     if is_module(state_dict):
         config = config_of(state_dict, prefix)
         found = read(state_dict.state_dict(), prefix)
@@ -78,7 +80,12 @@ def from_torch(
             made = f"a {config.kind}" + (f" of {config.activation}" if config.activation else "")
             raise ValueError(f"activation is {activation!r}, but the module is {made}; leave `activation` out.")
         activation = config.activation  # type: ignore[assignment]
-        _warn(config.batch_first, config.dropout)
+        dropout = config.dropout
+        if config.batch_first:
+            warnings.warn(
+                "the PyTorch module has batch_first=True: rnnjax takes time first, so pass `xs.swapaxes(0, 1)`",
+                stacklevel=2,
+            )
     elif isinstance(state_dict, Mapping) and all([isinstance(key, str) for key in state_dict]):
         found = read(state_dict, prefix)
         if activation not in (None, "tanh") and found.kind != "RNN":
@@ -98,7 +105,7 @@ def from_torch(
     if len(converted) == 1:
         return converted[0]
     cells, params = zip(*converted, strict=True)
-    return Stack(cells), params
+    return Stack(cells, dropout), params
 
 
 def to_torch(params: PyTree, *, prefix: str = "") -> dict[str, np.ndarray]:
@@ -201,18 +208,6 @@ def _to_one(params: Any) -> Weights:
 def _shown(params: Any) -> str:
     bias = " without bias" if params.b is None else ""
     return f"{type(params).__name__}{bias} with w_h {list(np.shape(params.w_h))}"
-
-
-def _warn(batch_first: bool, dropout: float) -> None:
-    remarks = []
-    if batch_first:
-        remarks.append("batch_first=True: rnnjax takes time first, so pass `xs.swapaxes(0, 1)`")
-    if dropout:
-        remarks.append(
-            f"dropout={dropout} between its layers, which a Stack does not have: the result is that of eval()"
-        )
-    if remarks:
-        warnings.warn(f"the PyTorch module has {'; and '.join(remarks)}", stacklevel=3)
 
 
 def _transposed(matrix: Any) -> Any:

@@ -19,7 +19,7 @@ class ModuleConfig(NamedTuple):
 
     Attributes:
       activation: the `nonlinearity` of an RNN; `None` for an LSTM or a GRU.
-      batch_first, dropout: settings that are not visible in the weights and that rnnjax's cells do not have.
+      batch_first, dropout: settings that are not visible in the weights; rnnjax has no `batch_first`.
     """
 
     kind: Kind

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
@@ -92,10 +91,6 @@ class Wrapper:
     def replaced(self, params: PyTree, inner: PyTree) -> PyTree:
         """The parameters with those of the cell replaced."""
         return inner
-
-
-def dtype_of(params: PyTree) -> jnp.dtype:
-    return next(leaf.dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 def hidden_of(carry: PyTree) -> Array:

@@ -9,17 +9,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import DTypeLike
 
-from rnnjax._unroll import Noise, output_size
+from rnnjax._unroll import Noise, dtype_of, keep, output_size
 from rnnjax.cell import PyTree
-from rnnjax.wrappers.base import Step, Wrapper, dtype_of, hidden_of, parameter_of, with_hidden, with_parameters
-
-
-def keep(key: Array, rate: float, shape: tuple[int, ...], steps: int, tied: bool, dtype: DTypeLike) -> Array:
-    """[T, *shape]: 1 with probability 1 - rate, else 0; the same at all steps if tied."""
-    kept = jax.random.bernoulli(key, 1 - rate, shape if tied else (steps, *shape)).astype(dtype)
-    return jnp.broadcast_to(kept, (steps, *shape)) if tied else kept
+from rnnjax.wrappers.base import Step, Wrapper, hidden_of, parameter_of, with_hidden, with_parameters
 
 
 @dataclasses.dataclass(frozen=True)

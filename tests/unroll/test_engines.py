@@ -142,11 +142,12 @@ def test_one_step_of_time_is_one_step(name, reverse):
         if isinstance(cell, rnnjax.Bidirectional):
             one, y_one = one_step(cell.forward, params.forward, carry.forward, x)
             other, y_other = one_step(cell.backward, params.backward, carry.backward, x)
-            return rnnjax.BothWays(one, other), jnp.concatenate([y_one, y_other], axis=-1)
+            merged = y_one * y_other if cell.merge == "product" else jnp.concatenate([y_one, y_other], axis=-1)
+            return rnnjax.BothWays(one, other), merged
         if isinstance(cell, rnnjax.Stack) and name == "stack_of_bidirectional":
             bottom, x = one_step(cell.cells[0], params[0], carry[0], x)
-            top, x = one_step(cell.cells[1], params[1], carry[1], x)
-            return (bottom, top), x
+            top, y = one_step(cell.cells[1], params[1], carry[1], x)
+            return (bottom, top), x + y
         return cell.step(params, carry, x)
 
     new_carry, y = one_step(CELLS[name], params, carry, xs[0])
