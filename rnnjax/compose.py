@@ -17,6 +17,7 @@ from rnnjax._unroll import (
     Composite,
     Masks,
     Noise,
+    Noisy,
     Run,
     apart,
     draw_noise,
@@ -130,20 +131,23 @@ class Stack:
         _check_parts("params", params, len(self.cells))
         return tuple(cell.initial_carry(p, batch_shape) for cell, p in zip(self.cells, params, strict=True))
 
-    def step(self, params: PyTree, carry: PyTree, x: Array) -> tuple[tuple[PyTree, ...], PyTree]:
+    def step(self, params: PyTree, carry: PyTree, x: Array | Noisy) -> tuple[tuple[PyTree, ...], PyTree]:
         """One step of every layer, bottom to top: maps `(carry_{t-1}, x_t)` to `(carry_t, y_t)`, y_t of the top layer.
 
+        Args:
+          params, carry: one entry per layer.
+          x: `[*batch, D]`, or a `Noisy` with the noise of this step.
         Raises:
           TypeError: a layer has no single step because it needs the whole sequence (`Bidirectional`).
         """
-        x, (*noises, kept) = apart(x, len(self.cells) + 1)
+        given, (*noises, kept) = apart(x, len(self.cells) + 1)
 
         def layer(index: int, cell: Any, params: PyTree, carry: PyTree, x: Array) -> tuple[PyTree, PyTree]:
             if not hasattr(cell, "step"):
                 raise TypeError(f"{cell!r} needs the whole sequence and has no single step; use `rnnjax.unroll`.")
             return one_step(cell, params, carry, x, noises[index])
 
-        return self._through(layer, params, carry, x, kept)
+        return self._through(layer, params, carry, given, kept)
 
     def unroll_parts(
         self, run: Run, params: PyTree, carry: PyTree, xs: Array, masks: Masks

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from rnnjax._unroll.arguments import as_array
@@ -84,4 +85,8 @@ class Embedding:
             )
         limits = jnp.iinfo(tokens.dtype)  # clipped, since an index that overflows would wrap into the table
         tokens = jnp.clip(tokens, max(-1, limits.min), min(self.vocabulary, limits.max))
-        return params.table.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        own = jax.typeof(tokens).sharding  # has axes only on an explicit mesh, where a gather must be told its result's
+        cut = NamedSharding(own.mesh, PartitionSpec(*own.spec, None)) if any(own.spec) else None
+        return params.table.at[tokens].get(
+            mode="fill", fill_value=jnp.nan, wrap_negative_indices=False, out_sharding=cut
+        )

@@ -69,6 +69,19 @@ jax.config.update("jax_enable_x64", True)
 explicit = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Explicit,))
 manual = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
 rows, over_time = P("rows"), P(None, "rows")
+def same(outputs, params, given, placed, specs, out):
+    mapped = jax.shard_map(outputs, mesh=manual, in_specs=(P(), *specs), out_specs=out)
+    wanted = (0, 1) if jnp.issubdtype(given[0].dtype, jnp.floating) else 0
+    def both(outputs):
+        loss = lambda params, xs, *times: (jnp.sin(outputs(params, xs, *times)) ** 2).sum()
+        return jax.jit(lambda *given: (outputs(*given), jax.grad(loss, argnums=wanted)(*given)))
+    want = both(outputs)(params, *given)
+    with jax.set_mesh(explicit):
+        found = both(outputs)(params, *placed)
+    assert found[0].sharding.spec in (out, P(*out, None)), found[0].sharding
+    without_context = jax.jit(outputs)(params, *placed)  # for the gradient JAX itself asks for `jax.set_mesh`
+    for got, expected in ((found, want), (both(mapped)(params, *given), want), (without_context, want[0])):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), got, expected)
 rng = np.random.default_rng(0)
 xs, resets = jnp.asarray(rng.normal(size=(4, 4, 2))), jnp.asarray(rng.random((4, 4)) < 0.3)
 given, specs = (xs, jnp.array([4, 0, 3, 2]), resets), (over_time, rows, over_time)
@@ -81,17 +94,16 @@ for name, options in {
     params = normal(jax.eval_shape(lambda key: cell.init(key, 2), jax.random.key(0)), name)
     def outputs(params, xs, lengths, resets):
         return rnnjax.unroll(cell, params, xs, lengths=lengths, resets=resets, **options)[1]
-    mapped = jax.shard_map(outputs, mesh=manual, in_specs=(P(), *specs), out_specs=over_time)
-    def both(outputs):
-        loss = lambda params, xs, *times: (jnp.sin(outputs(params, xs, *times)) ** 2).sum()
-        return jax.jit(lambda *given: (outputs(*given), jax.grad(loss, argnums=(0, 1))(*given)))
-    want = both(outputs)(params, *given)
-    with jax.set_mesh(explicit):
-        found = both(outputs)(params, *placed)
-    assert found[0].sharding.spec in (over_time, P(None, "rows", None)), found[0].sharding
-    without_context = jax.jit(outputs)(params, *placed)  # for the gradient JAX itself asks for `jax.set_mesh`
-    for got, expected in ((found, want), (both(mapped)(params, *given), want), (without_context, want[0])):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), got, expected)
+    same(outputs, params, given, placed, specs, over_time)
+embedding, pooling = rnnjax.Embedding(9, 3), rnnjax.AttentionPooling(2)
+params = embedding.init(jax.random.key(0)), pooling.init(jax.random.key(1), 3)
+def pooled(params, tokens, lengths, mask):
+    ys, times = embedding(params[0], tokens), {"lengths": lengths, "mask": mask}
+    ways = rnnjax.pool_last(ys, **times), rnnjax.pool_mean(ys, **times), pooling(params[1], ys, **times)
+    return jnp.concatenate(ways, axis=-1)
+tokens = jnp.arange(16).reshape(4, 4) % 9
+placed[0] = jax.device_put(tokens, NamedSharding(explicit, over_time))
+same(pooled, params, (tokens, *given[1:]), placed, specs, rows)
 print("done")
 """
 
