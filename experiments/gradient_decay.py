@@ -16,9 +16,15 @@ N(0, scale²/H). The input is real: standardized daily log returns of stocks. `-
 `--data my.csv` a file of yours: a row per step, a column per feature, with or without a header. Columns without numbers
 are ignored; each column is standardized unless `--raw`.
 
+`--cells` takes any names of `rnnjax.cells.catalogue()`, or `all`. W2 is whatever multiplies the carry in a cell's
+equations (`rnnjax.wrappers.recurrent_weights`): matrices, which are redrawn if they consist of square blocks, and
+vectors or eigenvalues, which stay as the cell draws them; the scale multiplies all of them. If nothing can be redrawn,
+the kind is `own`. Cells without such a weight, or whose constraint forbids a scale, have a knob in its place: `scale`
+then multiplies the odds of keeping the state, or the generator of an orthogonal matrix, as the figures say.
+
 Your own cell joins with `--cell package.module:MyCell`: a cell, or a class or function that makes one when called with
-`hidden_size=H`. The matrices called `w_h` among its parameters are the ones redrawn. All scales, seeds and lengths of a
-cell run in one compiled program; in a finished folder, a new scale, seed or length is computed alone.
+`hidden_size=H`. All scales, seeds and lengths of a cell run in one compiled program; in a finished folder, a new scale,
+seed or length is computed alone.
 """
 
 import functools
@@ -41,19 +47,20 @@ import rnnjax
 from experiments import lab
 from rnnjax.gradients import theory
 from rnnjax.initializers import Normal, Orthogonal, per_gate
+from rnnjax.wrappers import ScaledParams, ScaledRecurrence, recurrent_weights
 
 CELLS: dict[str, Callable[[int], rnnjax.Cell]] = {
     "linear": lambda hidden_size: rnnjax.Elman(hidden_size, activation="linear"),
     "tanh": lambda hidden_size: rnnjax.Elman(hidden_size, activation="tanh"),
     "relu": lambda hidden_size: rnnjax.Elman(hidden_size, activation="relu"),
-    "lstm": lambda hidden_size: rnnjax.LSTM(hidden_size),
-    "gru": lambda hidden_size: rnnjax.GRU(hidden_size),
+    **rnnjax.cells.catalogue(),
 }
 INITIALIZERS = {"orthogonal": Orthogonal(), "gain": Normal()}
 LAG = 50  # of the lecture's powers [steps]: a network of 51 copies has 50 factors W2 between its first and its last
 STABLE_DECADES = 1.0  # a gradient is called stable while it stays within a tenth and ten times
 VERDICTS = ("vanishing", "stable", "exploding", "zero", "overflow")
 AT_ONCE = 40  # networks in one call of the program, so that memory does not grow with the sweep
+WIDE = 8  # panels side by side; of more cells only one kind is drawn
 FLOAT32_DECADES = (-63 * math.log10(2), 64 * math.log10(2))  # entries beyond these square to 0 or to inf
 
 
@@ -69,12 +76,16 @@ def _expanded(values: Any) -> tuple[float, ...]:
     return tuple(numbers)
 
 
+def _all_or_named(names: Any) -> Any:
+    return tuple(CELLS) if tuple(names) == ("all",) else names
+
+
 @lab.options(quick={"lengths": (5, 10, 20, 50, 100), "seeds": 4, "hidden_size": 32})
 class Options(lab.Options):
     """Gradient decay of recurrent cells over scales of W2, sequence lengths and seeds."""
 
-    cells: tuple[str, ...] = tuple(CELLS)
-    """Built-in cells: linear, tanh, relu (Elman), lstm, gru."""
+    cells: Annotated[tuple[str, ...], BeforeValidator(_all_or_named)] = ("linear", "tanh", "relu", "lstm", "gru")
+    """linear, tanh, relu (Elman networks), or names of the catalogue, such as lstm, gru, lru; `all` for all of them."""
     cell: str | None = None
     """Your own cell as package.module:name, measured beside them."""
     kinds: lab.Distinct[Literal["orthogonal", "gain"]] = ("orthogonal", "gain")
@@ -174,7 +185,7 @@ def resolve(name: str, hidden_size: int) -> rnnjax.Cell:
     """A built-in cell by its name, or a user's own as `package.module:name`, tried out.
 
     Raises:
-      UsageError: it cannot be imported, is not a cell, or has no recurrent weight `w_h` to scale.
+      UsageError: it cannot be imported, is not a cell, or has nothing to scale.
     """
     if name in CELLS:
         return CELLS[name](hidden_size)
@@ -215,36 +226,53 @@ def _try_out(name: str, cell: Any) -> None:
         raise lab.UsageError(f"--cell {name}: its output must be one vector, for a loss to weigh; it is {ys}.")
     if not np.allclose(ys, expected, rtol=1e-9, atol=1e-12):
         raise lab.UsageError(f"--cell {name}: unroll and lax.scan of its step give other numbers; is the step pure?")
-    weights = recurrent_weights(params)
-    if not weights:
-        raise lab.UsageError(f"--cell {name}: none of its parameters is called `w_h`, so there is no W2 to scale.")
-    for w_h in weights:
-        if w_h.ndim != 2 or w_h.shape[1] % w_h.shape[0]:
-            shape = list(w_h.shape)
-            raise lab.UsageError(f"--cell {name}: its `w_h` is {shape}; it can be redrawn if it is [H, gates * H].")
+    try:
+        weights = recurrent_weights(cell, params, xs.shape[-1])
+    except ValueError as error:
+        raise lab.UsageError(f"--cell {name}: {error}") from error
+    if not weights and not getattr(cell, "knob", ""):
+        raise lab.UsageError(
+            f"--cell {name}: none of its parameters multiplies its carry, so there is no W2 to scale; give it a "
+            "`knob`, the name of what its method `with_knob(params, scale)` changes."
+        )
 
 
-def recurrent_weights(params: Any) -> list[Any]:
-    """The leaves called `w_h`, `[H, gates * H]` each, in the order of the tree."""
-    return [leaf for path, leaf in jax.tree.leaves_with_path(params) if _is_recurrent(path)]
+def redrawn(cell: Any, params: Any, input_size: int) -> list[str]:
+    """The paths of the parameters that are redrawn: matrices of square blocks `[..., H, gates * H]` that are W2."""
+    if getattr(cell, "knob", ""):
+        return []
+    found = [w for w in recurrent_weights(cell, params, input_size) if w.is_factor and w.by_matrix]
+    return [w.path for w in found if w.shape[-1] % w.shape[-2] == 0]
 
 
-def _is_recurrent(path: Any) -> bool:
-    last = path[-1] if path else None
-    return "w_h" in (getattr(last, "name", None), getattr(last, "key", None))
+@functools.cache
+def kinds_of(name: str, hidden_size: int, kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """`kinds`, or `own` if nothing of the cell can be redrawn."""
+    cell = resolve(name, hidden_size)
+    params = jax.eval_shape(lambda key: cell.init(key, 3), jax.random.key(0))
+    return kinds if redrawn(cell, params, 3) else ("own",)
 
 
-def redraw(params: Any, key: Array, kind: str) -> Any:
-    """The same parameters with every `w_h` drawn anew at scale 1, one `[H, H]` block (gate) at a time."""
+@functools.cache
+def what_is_scaled(name: str, hidden_size: int) -> str:
+    """W2, or the cell's knob."""
+    return getattr(resolve(name, hidden_size), "knob", "") or "W2"
+
+
+def redraw(params: Any, paths: Sequence[str], key: Array, kind: str) -> Any:
+    """The same parameters with those at `paths` drawn anew at scale 1, one square block (gate) at a time."""
     layers = itertools.count()
 
     def one(path: Any, leaf: Array) -> Array:
-        if not _is_recurrent(path):
+        if jax.tree_util.keystr(path) not in paths:
             return leaf
-        layer = next(layers)
-        own_key = jax.random.fold_in(key, layer) if layer else key  # or all layers of a stack would be equal
-        rows, columns = leaf.shape
-        return per_gate(INITIALIZERS[kind], own_key, (rows, rows), columns // rows, leaf.dtype)
+        rows, columns = leaf.shape[-2:]
+        drawn = []
+        for _ in range(math.prod(leaf.shape[:-2])):
+            layer = next(layers)
+            own_key = jax.random.fold_in(key, layer) if layer else key  # or all layers of a stack would be equal
+            drawn.append(per_gate(INITIALIZERS[kind], own_key, (rows, rows), columns // rows, leaf.dtype))
+        return jnp.stack(drawn).reshape(leaf.shape)
 
     return jax.tree.map_with_path(one, params)
 
@@ -254,7 +282,7 @@ class Networks(NamedTuple):
 
     params: Any
     direction: Any  # [N, *output], the loss's v, of length 1
-    log_spectral_radius: Any  # [N] of the first w_h, NaN where it is not square
+    log_spectral_radius: Any  # [N] of the first W2 that is redrawn, NaN if it has several gates
 
 
 def decay(asked: Sequence[dict[str, Any]], xs: np.ndarray) -> list[dict[str, Any]]:
@@ -268,7 +296,7 @@ def decay(asked: Sequence[dict[str, Any]], xs: np.ndarray) -> list[dict[str, Any
       float32_norm: `[T + 1]` the same norm as plain float32 arithmetic has it: 0 or inf where it dies.
       arrival_lag_steps: where the gradient enters the carry: 0 where the output is part of it, 1 elsewhere.
       finite_steps_count: how many steps of the forward pass stay finite.
-      log_spectral_radius: log ρ of the first `w_h`.
+      log_spectral_radius: log ρ of the first W2 that is redrawn, NaN if it has several gates.
     """
     first = asked[0]
     cell = resolve(first["cell"], first["hidden_size"])
@@ -309,12 +337,14 @@ def _drawn(cell: rnnjax.Cell, kinds: Sequence[str], seeds: int, key: Array, xs: 
 
     def one(key: Array, kind: str) -> Networks:
         key_params, key_recurrent, key_direction = jax.random.split(key, 3)
-        params = redraw(cell.init(key_params, xs.shape[-1], xs.dtype), key_recurrent, kind)
+        params = cell.init(key_params, xs.shape[-1], xs.dtype)
+        paths = redrawn(cell, params, xs.shape[-1])
+        params = redraw(params, paths, key_recurrent, kind)
         outputs = jax.eval_shape(lambda p: rnnjax.unroll(cell, p, xs[:1])[1], params)
         direction = jax.random.normal(key_direction, outputs.shape[1:], xs.dtype)
-        w_h = recurrent_weights(params)[0]
-        square = w_h.shape[0] == w_h.shape[1]
-        log_spectral_radius = theory.linear_rate(w_h) if square else jnp.array(jnp.nan, xs.dtype)
+        drawn = [leaf for path, leaf in jax.tree.leaves_with_path(params) if jax.tree_util.keystr(path) in paths]
+        square = bool(drawn) and drawn[0].ndim == 2 and drawn[0].shape[0] == drawn[0].shape[1]
+        log_spectral_radius = theory.linear_rate(drawn[0]) if square else jnp.array(jnp.nan, xs.dtype)
         return Networks(params, direction / jnp.linalg.norm(direction), log_spectral_radius)
 
     keys = jax.random.split(key, seeds)
@@ -329,9 +359,7 @@ def _measured(
 ) -> tuple[Array, ...]:
     """Every length of one network at one scale; vmapped over networks and scales."""
     params, direction, log_spectral_radius = jax.tree.map(lambda leaf: leaf[network], networks)
-    params = jax.tree.map_with_path(
-        lambda path, leaf: leaf * jnp.asarray(scale, leaf.dtype) if _is_recurrent(path) else leaf, params
-    )
+    cell, params = ScaledRecurrence(cell), ScaledParams(params, scale)
     rows = np.arange(len(lengths))
     same_input = jnp.broadcast_to(xs[:, None], (xs.shape[0], len(lengths), xs.shape[1]))
 
@@ -380,8 +408,9 @@ def measure(options: Options, run: lab.Run) -> list[lab.Row]:
     asked = [
         {"cell": cell, "kind": kind, "scale": scale, "length": length, "index": index} | common
         for cell, kind, scale, length, index in itertools.product(
-            options.names, options.kinds, options.scales, options.lengths, range(options.seeds)
+            options.names, ("own", *options.kinds), options.scales, options.lengths, range(options.seeds)
         )
+        if kind in kinds_of(cell, options.hidden_size, options.kinds)
     ]
     powers = run.rows(scalar_case, [{"w2": w2, "lag": LAG} for w2 in (0.5, 2.0)], "networks of one unit")
     return powers + run.rows(decay, asked, "sequences", together=("cell",), given={"xs": xs})
@@ -396,7 +425,7 @@ def predicted(
       xs: the input `[T, D]`; W1 ~ N(0, 1/D), so the units' drive has variance |x_t|²/D.
       log_radius: mean over networks; the linear cell with a Gaussian W2 is predicted from the drawn matrices.
     """
-    steps = len(xs)
+    steps, cell = len(xs), {"elman": "tanh", "irnn": "relu"}.get(cell, cell)
     if cell == "linear" and kind == "orthogonal":
         return np.full(steps, math.log(scale)), "log scale"
     if cell == "linear":
@@ -498,14 +527,18 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
     for (cell, kind, scale), by_length in groups.items():
         log_radius = float(np.mean(np.array([row["log_spectral_radius"] for row in by_length[longest]], float)))
         growth, source = predicted(cell, kind, scale, xs[:longest], log_radius)
-        lines += [line_by_length(own, growth, source) for own in by_length.values()]
-        lag_lines.append(line_by_lag(by_length[longest], growth))
+        scaled = {"scaled": what_is_scaled(cell, options.hidden_size)}
+        lines += [line_by_length(own, growth, source) | scaled for own in by_length.values()]
+        lag_lines.append(line_by_lag(by_length[longest], growth) | scaled)
         by_lag = np.array([row["log_norm"][::-1] for row in by_length[longest]]) / math.log(10)
         curves[cell, kind, scale] = by_lag, growth
     page.text("Results", _results(lines, powers))
     _decay_figure(page, curves, lag_lines)
-    _map_figure(page, lines)
-    _rates_figure(page, lag_lines)
+    if len(options.names) <= WIDE:
+        _map_figure(page, lines)
+        _rates_figure(page, lag_lines)
+    else:
+        _overview_figure(page, lag_lines)
     columns = {
         "cell": "cell", "kind": "W2", "scale": "scale", "log10_gradient_mean": "log10 gradient, mean",
         "log10_gradient_std": "std", "rate_nats_per_step": "rate [nats per step]",
@@ -523,6 +556,24 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
         "verdict_threshold_decades": STABLE_DECADES,
         "loss": "inner product of the last output with a random unit vector",
     }
+
+
+def _panels(options: Options) -> list[list[tuple[str, str]]]:
+    """Rows of (kind, cell): a row of cells for each kind; of many cells, rows of the first kind alone."""
+
+    def panel(kind: str, cell: str) -> tuple[str, str]:
+        return kind if kind in kinds_of(cell, options.hidden_size, options.kinds) else "own", cell
+
+    if len(options.names) <= WIDE:
+        return [[panel(kind, cell) for cell in options.names] for kind in options.kinds]
+    panels = [panel(options.kinds[0], cell) for cell in options.names]
+    return [panels[start : start + WIDE] for start in range(0, len(panels), WIDE)]
+
+
+def _title(kind: str, cell: str, options: Options) -> str:
+    """The panel's cell and kind, and its knob if it has one."""
+    scaled = what_is_scaled(cell, options.hidden_size)
+    return f"{cell}, {kind}" if scaled == "W2" else f"{cell}: {scaled}"
 
 
 def _results(lines: list[dict[str, Any]], powers: list[dict[str, Any]]) -> list[str]:
@@ -548,11 +599,14 @@ def _decay_figure(page: lab.Page, curves: dict[Any, Any], lag_lines: list[dict[s
     options, height = page.options, 30.0  # decades above and below zero
     death = {(line["cell"], line["kind"], line["scale"]): line["float32_norm_dies_at_lag_steps"] for line in lag_lines}
     cross: Any = {"color": "black", "linestyle": "none", "marker": "x", "markersize": 8, "mew": 2}
-    rows, columns = len(options.kinds), len(options.names)
+    panels = _panels(options)
+    rows, columns = len(panels), len(panels[0])
     fig, axes = style.figures(rows, columns, 2.6 * columns + 1.2, 2.9 * rows + 1.0, sharex=True, sharey=True)
     lags = np.arange(1 + min(max(options.lengths), 2 * LAG))
-    for (row, kind), (column, cell) in itertools.product(enumerate(options.kinds), enumerate(options.names)):
-        ax = axes[row, column]
+    for ax in axes.flat[len(options.names) if len(options.names) > WIDE else rows * columns :]:
+        ax.axis("off")
+    for row, column in [(row, column) for row, line in enumerate(panels) for column in range(len(line))]:
+        ax, (kind, cell) = axes[row, column], panels[row][column]
         ax.axhspan(FLOAT32_DECADES[1], height, color="#e6e6e6", zorder=0)
         ax.axhspan(-height, FLOAT32_DECADES[0], color="#e6e6e6", zorder=0)
         for i, scale in enumerate(_spread_out(options.scales, 5)):
@@ -572,7 +626,7 @@ def _decay_figure(page: lab.Page, curves: dict[Any, Any], lag_lines: list[dict[s
             powers = np.arange(LAG + 1) * math.log10(w2)
             ax.plot(np.arange(LAG + 1), powers, color="#888888", linewidth=5, alpha=0.5, zorder=1)
             ax.annotate(f"${w2:g}^k$", (LAG, powers[-1]), (3, 0), textcoords="offset points", va="center", fontsize=9)
-        ax.set(ylim=(-height, height), xlim=(0, lags[-1]), title=f"{cell}, {kind}")
+        ax.set(ylim=(-height, height), xlim=(0, lags[-1]), title=_title(kind, cell, options))
         ax.set_xlabel("lag T − t [steps]" if row == rows - 1 else "")
         axes[row, 0].set_ylabel("log10 |dL/dh| [decades]")
     style.letters(axes)
@@ -610,12 +664,13 @@ def _map_figure(page: lab.Page, lines: list[dict[str, Any]]) -> None:
 
     norm = TwoSlopeNorm(0, -20, 20)  # decades; the colour map's brightness rises throughout, so it also reads in grey
     kinds, scales, lengths, cells = (getattr(page.options, name) for name in ("kinds", "scales", "lengths", "names"))
+    panels = _panels(page.options)
     found = {(line["kind"], line["cell"], line["scale"], line["length"]): line for line in lines}
     size = 2.9 * len(cells) + 1.0, 0.3 * len(scales) * len(kinds) + 2.0
     fig, axes = style.figures(len(kinds), len(cells), *size, sharex=True, sharey=True)
     image: Any = None
-    for (row, kind), (column, cell) in itertools.product(enumerate(kinds), enumerate(cells)):
-        ax = axes[row, column]
+    for row, column in itertools.product(range(len(kinds)), range(len(cells))):
+        ax, (kind, cell) = axes[row, column], panels[row][column]
         fields = [[found[kind, cell, scale, length] for length in lengths] for scale in scales]
         values = np.array([[field["log10_gradient_mean"] for field in line] for line in fields], float)
         image = ax.imshow(values, norm=norm, cmap="cividis", aspect="auto", origin="lower")
@@ -627,7 +682,8 @@ def _map_figure(page: lab.Page, lines: list[dict[str, Any]]) -> None:
         ax.grid(False)
         ax.set_xticks(range(len(lengths)), [str(length) for length in lengths], rotation=90)
         ax.set_yticks(range(len(scales)), [f"{scale:g}" for scale in scales])
-        ax.set(title=f"{cell}, {kind}", xlabel="length T [steps]" if row == len(kinds) - 1 else "")
+        title = _title(kind, cell, page.options)
+        ax.set(title=title, xlabel="length T [steps]" if row == len(kinds) - 1 else "")
         axes[row, 0].set_ylabel("scale of W2")
     style.letters(axes)
     fig.suptitle("Gradient that reaches step 1")
@@ -647,20 +703,22 @@ def _rates_figure(page: lab.Page, lag_lines: list[dict[str, Any]]) -> None:
 
     options = page.options
     fig, axes = style.figures(1, len(options.kinds), 4.6 * len(options.kinds), 4.4, sharey=True)
-    for ax, kind in zip(axes[0], options.kinds, strict=True):
+    for ax, kind, panels in zip(axes[0], options.kinds, _panels(options), strict=True):
         ax.axhline(0, color="black", linewidth=0.8)
-        for i, cell in enumerate(options.names):
-            own = [line for line in lag_lines if (line["cell"], line["kind"]) == (cell, kind)]
+        for i, (own_kind, cell) in enumerate(panels):
+            own = [line for line in lag_lines if (line["cell"], line["kind"]) == (cell, own_kind)]
             own.sort(key=lambda line: line["scale"])
             names = ("scale", "rate_nats_per_step", "rate_nats_per_step_std", "predicted_rate_nats_per_step")
             scale, mean, std, told = np.array([[line[name] for name in names] for line in own], float).T
-            ax.errorbar(scale, mean, std, **style.markers(i), label=cell)
+            scaled = own[0]["scaled"]
+            label = cell if scaled == "W2" else f"{cell}: {scaled}"
+            ax.errorbar(scale, mean, std, **style.markers(i), label=label)
             if np.isfinite(told).any():
                 ax.plot(scale, told, **style.curve(i), label=f"{cell}, theory")
         ax.set_xscale("log")
         ax.set_xticks(options.scales, [f"{scale:g}" for scale in options.scales], rotation=90)
         ax.minorticks_off()
-        ax.set(title=f"{kind} W2", xlabel="scale of W2")
+        ax.set(title=f"{kind} W2", xlabel="scale of W2, or of the knob named")
     axes[0, 0].set_ylabel("growth per step back [nats]")
     style.letters(axes)
     fig.suptitle("Growth of the gradient per step")
@@ -671,6 +729,49 @@ def _rates_figure(page: lab.Page, lag_lines: list[dict[str, Any]]) -> None:
         alt="Growth of the gradient per step in nats against the scale of W2, markers measured and lines theory.",
         caption="Slope of the log gradient over lags from a tenth of the longest sequence on: mean and standard "
         "deviation over seeds, lines theory. Below 0 the gradient vanishes, above it explodes.",
+    )
+
+
+def _overview_figure(page: lab.Page, lag_lines: list[dict[str, Any]]) -> None:
+    """Growth per step of many cells: cells from the most vanishing to the most exploding, scales to the right."""
+    from matplotlib.colors import TwoSlopeNorm
+
+    from experiments.lab import style
+
+    options = page.options
+    kinds, scales = options.kinds, sorted(options.scales)
+    rates = {(line["cell"], line["kind"], line["scale"]): line["rate_nats_per_step"] for line in lag_lines}
+    middle = min(scales, key=lambda scale: abs(math.log(scale)))
+    tables = []
+    for kind in kinds:
+        own = {cell: kind if (cell, kind, middle) in rates else "own" for cell in options.names}
+        tables.append([[rates[cell, own[cell], scale] for scale in scales] for cell in options.names])
+    values = np.array(tables, float)
+    order = np.argsort(np.nan_to_num(values[0, :, scales.index(middle)], nan=np.inf))
+    labels = [_title("", options.names[i], options).removesuffix(", ") for i in order]
+    norm = TwoSlopeNorm(0, -1, 1)
+    image: Any = None
+    size = 0.55 * len(scales) * len(kinds) + 4.5, 0.2 * len(order) + 2.0
+    fig, axes = style.figures(1, len(kinds), *size, sharey=True)
+    for ax, kind, table in zip(axes[0], kinds, values, strict=True):
+        image = ax.imshow(table[order], norm=norm, cmap="cividis", aspect="auto")
+        for (i, j), value in np.ndenumerate(table[order]):
+            text = "∞" if np.isnan(value) else f"{value:.2f}".replace("-", "−")
+            ink = "black" if np.isnan(value) or norm(value) > 0.55 else "white"
+            ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color=ink)
+        ax.grid(False)
+        ax.set_xticks(range(len(scales)), [f"{scale:g}" for scale in scales], rotation=90)
+        ax.set_yticks(range(len(order)), labels, fontsize=7.5)
+        ax.set(title=f"{kind} W2, where it can be redrawn", xlabel="scale of W2, or of the knob named with the cell")
+    fig.suptitle("Growth of the gradient per step back")
+    fig.colorbar(image, ax=axes, label="growth per step back [nats]", extend="both", pad=0.01)
+    page.figure(
+        "rates",
+        fig,
+        alt="Heat map of the gradient's growth per step: a row per cell, a column per scale.",
+        caption="Slope of the log gradient over lags from a tenth of the longest sequence on, mean over seeds: dark "
+        f"vanishes, bright explodes; cells are ordered by their rate at scale {middle:g}. ∞: no network survives, as "
+        "its state overflows or exactly nothing arrives.",
     )
 
 

@@ -98,6 +98,15 @@ class TextbookCell(Cell[P, C]):
     w_x: Initializer = LeCunNormal()
     w_h: Initializer = Orthogonal()
 
+    @property
+    def knob(self) -> str:
+        """What `with_knob` changes, for cells without a recurrent weight that a scale can multiply; else empty."""
+        return ""
+
+    def with_knob(self, params: P, scale: Array) -> P:
+        """The parameters with the knob multiplied by `scale`; 1 changes nothing."""
+        raise NotImplementedError
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -190,6 +199,16 @@ def _is_weight(leaf: Any) -> bool:
 
 def _is_shape(leaf: Any) -> bool:
     return isinstance(leaf, tuple) and all(isinstance(n, int) for n in leaf)
+
+
+KEEPING = "odds of keeping"
+"""The knob of cells whose only factor of the carry is a gate of the input."""
+
+
+def with_odds(b: Array, scale: Array, block: int, blocks: int) -> Array:
+    """The bias of gates σ(.), with the odds σ/(1-σ) of one block multiplied by `scale`: log(scale) is added."""
+    size = b.shape[-1] // blocks
+    return b.at[..., block * size : (block + 1) * size].add(jnp.log(scale).astype(b.dtype))
 
 
 def affine(x: Array, w: Array, b: Array) -> Array:

@@ -231,6 +231,13 @@ class OrthogonalRNN(TextbookCell[Gated, Array]):
         a = params.w_h - params.w_h.T
         return exponential(a) if self.map == "exponential" else cayley(a)
 
+    @property
+    def knob(self) -> str:
+        return "generator of W2"
+
+    def with_knob(self, params: Gated, scale: Array) -> Gated:
+        return params._replace(w_h=params.w_h * scale.astype(params.w_h.dtype))
+
     def step(self, params: Gated, carry: Array, x: Array) -> tuple[Array, Array]:
         self.check(params, carry, x)
         h = activate(self.activation, affine(x, params.w_x, params.b) + carry @ self.matrix(params))
@@ -282,6 +289,13 @@ class UnitaryRNN(TextbookCell[UnitaryParams, Array]):
         re, im = re - re.T, im + im.T
         a = jnp.concatenate([jnp.concatenate([re, im], axis=1), jnp.concatenate([-im, re], axis=1)])
         return exponential(a) if self.map == "exponential" else cayley(a)
+
+    @property
+    def knob(self) -> str:
+        return "generator of W2"
+
+    def with_knob(self, params: UnitaryParams, scale: Array) -> UnitaryParams:
+        return params._replace(w_h=params.w_h * scale.astype(params.w_h.dtype))
 
     def step(self, params: UnitaryParams, carry: Array, x: Array) -> tuple[Array, Array]:
         self.check(params, carry, x)

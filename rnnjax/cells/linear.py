@@ -16,7 +16,7 @@ from jax.nn import sigmoid
 from jax.typing import DTypeLike
 
 from rnnjax.cell import check_size, per_row
-from rnnjax.textbook import TextbookCell, affine, blocks, state, weight
+from rnnjax.textbook import KEEPING, TextbookCell, affine, blocks, state, weight, with_odds
 
 
 class TRNNParams(NamedTuple):
@@ -38,6 +38,13 @@ class TRNN(TextbookCell[TRNNParams, Array]):
     def weights(self, input_size: int) -> TRNNParams:
         w_x, _, b = self.gated(input_size, 2)
         return TRNNParams(w_x, b)
+
+    @property
+    def knob(self) -> str:
+        return KEEPING
+
+    def with_knob(self, params: TRNNParams, scale: Array) -> TRNNParams:
+        return params._replace(b=with_odds(params.b, scale, 1, 2))
 
     def step(self, params: TRNNParams, carry: Array, x: Array) -> tuple[Array, Array]:
         self.check(params, carry, x)
@@ -65,6 +72,13 @@ class _OfTwoInputs(TextbookCell[PreviousParams, PreviousCarry]):
 
     def states(self, input_size: int) -> PreviousCarry:
         return PreviousCarry(h=state(self.hidden_size), x=state(input_size))
+
+    @property
+    def knob(self) -> str:
+        return KEEPING
+
+    def with_knob(self, params: PreviousParams, scale: Array) -> PreviousParams:
+        return params._replace(b=with_odds(params.b, scale, 1, 3))
 
     def _gates(self, params: PreviousParams, carry: PreviousCarry, x: Array) -> list[Array]:
         return blocks(affine(x, params.w_x, params.b) + carry.x @ params.w_v, 3)
@@ -127,6 +141,13 @@ class MinGRU(TextbookCell[TRNNParams, Array]):
         w_x, _, b = self.gated(input_size, 2)
         return TRNNParams(w_x, b)
 
+    @property
+    def knob(self) -> str:
+        return KEEPING
+
+    def with_knob(self, params: TRNNParams, scale: Array) -> TRNNParams:
+        return params._replace(b=with_odds(params.b, 1 / scale, 0, 2))
+
     def step(self, params: TRNNParams, carry: Array, x: Array) -> tuple[Array, Array]:
         self.check(params, carry, x)
         z, n = blocks(affine(x, params.w_x, params.b), 2)
@@ -152,6 +173,13 @@ class MinLSTM(TextbookCell[TRNNParams, Array]):
     def weights(self, input_size: int) -> TRNNParams:
         w_x, _, b = self.gated(input_size, 3)
         return TRNNParams(w_x, b)
+
+    @property
+    def knob(self) -> str:
+        return KEEPING
+
+    def with_knob(self, params: TRNNParams, scale: Array) -> TRNNParams:
+        return params._replace(b=with_odds(params.b, scale, 0, 3))
 
     def step(self, params: TRNNParams, carry: Array, x: Array) -> tuple[Array, Array]:
         self.check(params, carry, x)
@@ -379,6 +407,13 @@ class RGLRU(TextbookCell[RGLRUParams, Array]):
 
         return RGLRUParams(w_x, b, weight((self.hidden_size,), decay))
 
+    @property
+    def knob(self) -> str:
+        return KEEPING
+
+    def with_knob(self, params: RGLRUParams, scale: Array) -> RGLRUParams:
+        return params._replace(decay=with_odds(params.decay, scale, 0, 1))
+
     def step(self, params: RGLRUParams, carry: Array, x: Array) -> tuple[Array, Array]:
         self.check(params, carry, x)
         r, i, v = blocks(affine(x, params.w_x, params.b), 3)
@@ -437,6 +472,13 @@ class MatrixLSTM(TextbookCell[MatrixLSTMParams, MatrixLSTMCarry]):
     def states(self, input_size: int) -> MatrixLSTMCarry:
         heads, d = self.heads, self.hidden_size // self.heads
         return MatrixLSTMCarry(c=state(heads, d, d), n=state(heads, d), m=state(heads))
+
+    @property
+    def knob(self) -> str:
+        return KEEPING
+
+    def with_knob(self, params: MatrixLSTMParams, scale: Array) -> MatrixLSTMParams:
+        return params._replace(b=params.b.at[-self.heads :].add(jnp.log(scale).astype(params.b.dtype)))
 
     def step(self, params: MatrixLSTMParams, carry: MatrixLSTMCarry, x: Array) -> tuple[MatrixLSTMCarry, Array]:
         self.check(params, carry, x)

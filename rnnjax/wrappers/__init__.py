@@ -13,6 +13,7 @@ from rnnjax.wrappers.carry import LearnedCarry, LearnedCarryParams, WithoutBias
 from rnnjax.wrappers.forms import Constrained, Dale, Precision, Residual, Skip, Sparse
 from rnnjax.wrappers.norms import LayerNorm, LayerNormParams, WeightNorm, WeightNormParams
 from rnnjax.wrappers.random import DropConnect, Dropout, StateNoise, Zoneout
+from rnnjax.wrappers.recurrence import RecurrentWeight, ScaledParams, ScaledRecurrence, recurrent_weights
 
 __all__ = [
     "Constrained",
@@ -24,7 +25,10 @@ __all__ = [
     "LearnedCarry",
     "LearnedCarryParams",
     "Precision",
+    "RecurrentWeight",
     "Residual",
+    "ScaledParams",
+    "ScaledRecurrence",
     "Skip",
     "Sparse",
     "StateNoise",
@@ -34,4 +38,5 @@ __all__ = [
     "WithoutBias",
     "Wrapper",
     "Zoneout",
+    "recurrent_weights",
 ]

@@ -32,6 +32,18 @@ class Readout(rnnjax.Cell):
         return h, 2 * h
 
 
+class Diagonal(Readout):
+    """An independently recurrent network: W2 is a vector."""
+
+    def init(self, key, input_size, dtype=None):
+        w_x, w_h = super().init(key, input_size, dtype)
+        return Params(w_x, w_h[0])
+
+    def step(self, params, carry, x):
+        h = x @ params.w_x + carry * params.w_h
+        return h, 2 * h
+
+
 def two_layers(hidden_size: int) -> rnnjax.Stack:
     """A function that makes a cell."""
     return rnnjax.Stack((rnnjax.GRU(hidden_size), rnnjax.GRU(hidden_size)))
@@ -56,15 +68,11 @@ class Unhashable(Readout):
     __hash__ = None  # type: ignore[assignment]
 
 
-class Diagonal(Readout):
-    """An independently recurrent network: W2 is a vector."""
-
-    def init(self, key, input_size, dtype=None):
-        w_x, w_h = super().init(key, input_size, dtype)
-        return Params(w_x, w_h[0])
+class Forgetful(Readout):
+    """Nothing multiplies its carry, which it does not use."""
 
     def step(self, params, carry, x):
-        h = x @ params.w_x + carry * params.w_h
+        h = x @ params.w_x + 0 * carry
         return h, 2 * h
 
 

@@ -21,13 +21,13 @@ from experiments.gradient_decay import (
     line_by_length,
     predicted,
     read_csv,
-    recurrent_weights,
     redraw,
+    redrawn,
     resolve,
     scalar_case,
     verdict,
 )  # fmt: skip
-from tests.experiments.decay_cells import Readout, two_layers
+from tests.experiments.decay_cells import Diagonal, Readout, two_layers
 
 KINDS = ("orthogonal", "gain")
 CELLS = "tests.experiments.decay_cells"
@@ -92,9 +92,10 @@ def test_layers_of_a_stack_are_drawn_apart():
     """One W2 in every layer would be another network than a stack; the first layer's is a lone layer's."""
     shapes = jax.eval_shape(lambda key: two_layers(8).init(key, 3), jax.random.key(0))
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), shapes)
-    first, second = recurrent_weights(redraw(params, jax.random.key(5), "gain"))
+    paths = redrawn(two_layers(8), params, 3)
+    first, second = (layer.w_h for layer in redraw(params, paths, jax.random.key(5), "gain"))
     assert first.shape == second.shape == (8, 24) and not np.allclose(first, second)
-    (alone,) = recurrent_weights(redraw(params[0], jax.random.key(5), "gain"))
+    alone = redraw(params[0], [".w_h"], jax.random.key(5), "gain").w_h
     np.testing.assert_array_equal(alone, first)
     assert not np.allclose(first[:, :8], first[:, 8:16])
 
@@ -209,6 +210,7 @@ def test_float32_dies_where_half_of_the_seeds_have():
     [
         ("relu", rnnjax.Elman(8, activation="relu")),
         (f"{CELLS}:Readout", Readout(8)),  # a class
+        (f"{CELLS}:Diagonal", Diagonal(8)),  # W2 is a vector
         (f"{CELLS}:two_layers", two_layers(8)),  # a function that makes a cell
         (f"{CELLS}:INSTANCE", rnnjax.LSTM(3)),  # a cell, of a size of its own
     ],
@@ -223,7 +225,7 @@ REFUSED = {
     "math:pi": "called with hidden_size=8, failed",
     f"{CELLS}:NotACell": "has no init, initial_carry, step",
     f"{CELLS}:Unhashable": "unhashable",
-    f"{CELLS}:Diagonal": "its `w_h` is [8]",
+    f"{CELLS}:Forgetful": "none of its parameters multiplies its carry",
     f"{CELLS}:TwoOutputs": "its output must be one vector",
     f"{CELLS}:Float32": "three steps of it in float64 fail",
     f"{CELLS}:Impure": "is the step pure?",
