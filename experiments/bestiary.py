@@ -350,9 +350,12 @@ def _rates_figure(page: lab.Page, lines: Sequence[dict[str, Any]]) -> None:
         ax.set(xscale="log", ylim=(-1.5, 1.0))
         ax.set_xticks(ticks, [f"{scale:g}" for scale in ticks])
         ax.minorticks_off()
-        ax.set_title(line["cell"] + ("" if line["scaled"] == "W2" else " *"), fontsize=8.5)
-    fig.supxlabel("scale of W2 (* of the knob that takes its place)")
-    fig.supylabel("growth per step [nats]")
+        ax.set_title(line["cell"] + ("" if line["scaled"] == "W2" else " *"), fontsize=7.5)
+    for ax in axes[-1]:
+        ax.set_xlabel("scale", fontsize=8.5)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("nats per step", fontsize=8.5)
+    style.letters(axes)
     fig.suptitle("Every cell as it is drawn: growth of its gradient per step back")
     handles = [
         Line2D([], [], color=style.BLUE, label="gradient, per step back"),
@@ -369,7 +372,7 @@ def _rates_figure(page: lab.Page, lines: Sequence[dict[str, Any]]) -> None:
         "exponent of the forward pass (open circles) and theory (grey band: mean field for elman, the largest "
         "eigenvalue for diagonal linear cells), by the scale of whatever multiplies the carry; means over seeds. Below "
         "0 a gradient vanishes, above it explodes. A point is left out where a state overflows or no gradient arrives."
-        + (f" Knobs: {'; '.join(knobs)}." if knobs else ""),
+        + (f" An asterisk marks cells whose knob takes the scale's place: {'; '.join(knobs)}." if knobs else ""),
     )
 
 

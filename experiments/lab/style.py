@@ -6,6 +6,7 @@ colour has its own line style and marker, so that no line is told apart by colou
 
 import contextlib
 import io
+import itertools
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,9 +63,12 @@ def figures(rows: int, columns: int, width: float = 7.0, height: float = 4.0, **
 
 
 def letters(axes: Any) -> None:
-    """Writes (a), (b), ... before the title of each panel, in reading order."""
-    for letter, ax in zip(string.ascii_lowercase, np.ravel(axes), strict=False):
-        ax.set_title(f"({letter}) {ax.get_title(loc='left')}".rstrip(), loc="left")
+    """Writes (a), (b), ..., (z), (aa), ... before the title of each panel that is drawn, in reading order."""
+    one = string.ascii_lowercase
+    names = itertools.chain(one, map("".join, itertools.product(one, repeat=2)))
+    for ax in np.ravel(axes):
+        if ax.axison:
+            ax.set_title(f"({next(names)}) {ax.get_title(loc='left')}".rstrip(), loc="left")
 
 
 def render(fig: Figure) -> tuple[bytes, bytes]:
