@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from rnnjax._unroll.noise import dtype_of
 from rnnjax._unroll.recurrent import find_factors
 from rnnjax.cell import PyTree
-from rnnjax.wrappers.base import Step, Wrapper, dtype_of
+from rnnjax.wrappers.base import Step, Wrapper
 
 
 class ScaledParams(NamedTuple):
