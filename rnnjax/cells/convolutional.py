@@ -59,6 +59,11 @@ class _Convolutional(Cell[ConvParams, C]):
         return ConvParams(kernel(key_x, input_size), kernel(key_h, self.hidden_size), jnp.zeros(width, dtype))
 
     @property
+    def space(self) -> tuple[int, ...]:
+        """The axes of inputs between batch and features."""
+        return self.shape
+
+    @property
     def _blocks(self) -> int:
         raise NotImplementedError
 
