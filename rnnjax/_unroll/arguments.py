@@ -186,8 +186,8 @@ def check_space(name: str, xs: Array, cell: Any, lead: str) -> None:
     least = lead.count(",") + 1 + len(space)  # all axes but the batch
     if space and (xs.ndim < least or xs.shape[-1 - len(space) : -1] != space):
         raise ValueError(
-            f"`{name}` is {list(xs.shape)}, but {cell!r} expects [{lead}, {', '.join(map(str, space))}, D]; resize your "
-            f"data, or make the cell for its shape. For a single feature, pass `{name}[..., None]`."
+            f"`{name}` is {list(xs.shape)}, but {cell!r} expects [{lead}, {', '.join(map(str, space))}, D]; resize "
+            f"your data, or make the cell for its shape. For a single feature, pass `{name}[..., None]`."
         )
 
 
