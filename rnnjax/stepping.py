@@ -13,15 +13,13 @@ from rnnjax._unroll import Noise, Noisy, with_weights
 from rnnjax._unroll.arguments import (
     StepInput,
     as_array,
-    batch_shape_of,
     check_alike,
     check_cell,
-    check_space,
     rows_like,
     select,
     timed_step,
 )
-from rnnjax.cell import C, Cell, P, PyTree
+from rnnjax.cell import C, Cell, P, PyTree, batch_shape_of, check_space
 
 
 def step(
@@ -70,7 +68,7 @@ def step(
     x = as_array("x", x)
     if x.ndim == 0:
         raise ValueError("`x` is a scalar; expected [*batch, D]: for a single feature pass `x[..., None]`.")
-    check_space("x", x, cell, "*batch")
+    check_space("x", x, cell, 0)
     batch_shape = batch_shape_of(cell, x, 0)
     mask = None if mask is None else _flags("mask", mask, x, batch_shape)
     resets = None if resets is None else _flags("resets", resets, x, batch_shape)

@@ -1,6 +1,6 @@
 """Applies a cell over time: one interface (`contract.py`), and several engines that give the same numbers."""
 
-from rnnjax._unroll.arguments import Composite, Masks, Run, is_causal, output_size, space_of
+from rnnjax._unroll.arguments import Composite, Masks, Run, is_causal, output_size
 from rnnjax._unroll.associative import NotLinear
 from rnnjax._unroll.contract import Engine, NotHoistable, unroll
 from rnnjax._unroll.explanation import Explanation, explain
@@ -25,7 +25,6 @@ __all__ = [
     "is_causal",
     "one_step",
     "output_size",
-    "space_of",
     "unroll",
     "with_weights",
 ]

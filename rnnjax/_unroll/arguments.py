@@ -15,7 +15,7 @@ carry and output are discarded after it (`timed_step`).
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -28,7 +28,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from rnnjax._unroll.noise import Noise, draw_noise, one_step, with_weights
-from rnnjax.cell import C, Cell, P, PyTree
+from rnnjax.cell import C, Cell, P, PyTree, batch_shape_of, check_space, held_cells, space_of
 
 
 @jax.tree_util.register_dataclass
@@ -151,46 +151,6 @@ def check_cell(cell: Any) -> None:
         _check_step(held)
 
 
-def held_cells(cell: Any) -> Iterator[Any]:
-    """A cell, and recursively the cells in its fields."""
-    if isinstance(cell, tuple | list):
-        for each in cell:
-            yield from held_cells(each)
-    elif hasattr(cell, "initial_carry") and not isinstance(cell, type):
-        yield cell
-        if dataclasses.is_dataclass(cell):
-            for field in dataclasses.fields(cell):
-                yield from held_cells(getattr(cell, field.name, None))
-
-
-def space_of(cell: Any) -> tuple[int, ...]:
-    """The sizes of the axes between batch and features in a cell's inputs; none for most cells.
-
-    A convolutional cell declares them as `space`. Those of a cell that holds others are those of the first that does.
-    """
-    return next((held.space for held in held_cells(cell) if hasattr(held, "space")), ())
-
-
-def batch_shape_of(cell: Any, xs: Any, first: int = 1) -> tuple[int, ...]:
-    """The batch axes of `xs` `[T, *batch, *space, D]`, which begin at `first`: 0 in the input of one step."""
-    return xs.shape[first : xs.ndim - 1 - len(space_of(cell))]
-
-
-def check_space(name: str, xs: Array, cell: Any, lead: str) -> None:
-    """Raises ValueError unless the axes of the space have the sizes that the cell declares.
-
-    Args:
-      lead: the axes of `xs` before the space, for the message.
-    """
-    space = space_of(cell)
-    least = lead.count(",") + 1 + len(space)  # all axes but the batch
-    if space and (xs.ndim < least or xs.shape[-1 - len(space) : -1] != space):
-        raise ValueError(
-            f"`{name}` is {list(xs.shape)}, but {cell!r} expects [{lead}, {', '.join(map(str, space))}, D]; resize "
-            f"your data, or make the cell for its shape. For a single feature, pass `{name}[..., None]`."
-        )
-
-
 def _check_step(cell: Any) -> None:
     """Raises for a class that defines the methods of earlier versions (`gate`, ...) instead of a step."""
     owners = type(cell).__mro__
@@ -248,7 +208,7 @@ def checked_xs(xs: ArrayLike, cell: Any) -> Array:
         )
     if xs.shape[0] == 0:
         raise ValueError(f"`xs` is {list(xs.shape)}: it has no time steps; T must be at least 1.")
-    check_space("xs", xs, cell, "T, *batch")
+    check_space("xs", xs, cell)
     return xs
 
 

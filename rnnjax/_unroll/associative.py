@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from rnnjax._unroll.arguments import Masks, batch_shape_of, select
+from rnnjax._unroll.arguments import Masks, select
 from rnnjax._unroll.equations import Equation, Program, Value, evaluate, needed_for, traced, value_in
-from rnnjax.cell import Cell, PyTree
+from rnnjax.cell import Cell, PyTree, batch_shape_of
 
 
 class NotLinear(ValueError):

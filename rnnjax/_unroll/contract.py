@@ -26,7 +26,6 @@ from rnnjax._unroll.arguments import (
     Part,
     Run,
     StepInput,
-    batch_shape_of,
     check_carry,
     explicit_axes,
     is_causal,
@@ -53,7 +52,7 @@ from rnnjax._unroll.remat import (
     share_of_budget,
 )
 from rnnjax._unroll.scan import unroll_loop, unroll_scan
-from rnnjax.cell import C, Cell, P, PyTree, over_time
+from rnnjax.cell import C, Cell, P, PyTree, batch_shape_of, over_time
 
 Engine = Literal["auto", "loop", "scan", "hoisted", "associative"]
 

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.typing import ArrayLike
 
-from rnnjax._unroll.arguments import Composite, Part, batch_shape_of, is_causal, is_layer, make_whole, shapes_of
+from rnnjax._unroll.arguments import Composite, Part, is_causal, is_layer, make_whole, shapes_of
 from rnnjax._unroll.contract import Engine, Options, choose_engine, on_engines
 from rnnjax._unroll.equations import bytes_of
 from rnnjax._unroll.remat import Checkpoint, Cut, cuts_of, footprint_of, parts_of, share_of_budget
-from rnnjax.cell import Cell, PyTree, over_time
+from rnnjax.cell import Cell, PyTree, batch_shape_of, over_time
 
 
 @dataclasses.dataclass(frozen=True)

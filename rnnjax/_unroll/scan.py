@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from rnnjax._unroll.arguments import Masks, StepInput, batch_shape_of, timed_step
-from rnnjax.cell import Cell, PyTree
+from rnnjax._unroll.arguments import Masks, StepInput, timed_step
+from rnnjax.cell import Cell, PyTree, batch_shape_of
 
 
 def unroll_scan(

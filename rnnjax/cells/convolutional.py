@@ -116,11 +116,12 @@ class ConvLSTM(_Convolutional[ConvLSTMCarry]):
 
     Example:
 
+      >>> import rnnjax
       >>> cell = ConvLSTM(4, shape=(8, 8))
       >>> params = cell.init(jax.random.key(0), input_size=1)
-      >>> carry, y = cell.step(params, cell.initial_carry(params, (2,)), jnp.ones((2, 8, 8, 1)))
-      >>> y.shape
-      (2, 8, 8, 4)
+      >>> carry, ys = rnnjax.unroll(cell, params, jnp.ones((5, 2, 8, 8, 1)), lengths=jnp.array([5, 3]))
+      >>> ys.shape
+      (5, 2, 8, 8, 4)
     """
 
     forget_bias: float = 1.0

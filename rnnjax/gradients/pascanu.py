@@ -24,8 +24,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from rnnjax._unroll import Composite, space_of
-from rnnjax.cell import Cell, PyTree, over_time
+from rnnjax._unroll import Composite
+from rnnjax.cell import Cell, PyTree, over_time, space_of
 from rnnjax.gradients.adjoint import trajectory_and_adjoint
 from rnnjax.gradients.sequence import Loss, check_no_clipping, in_input_order, only_known, prepare
 from rnnjax.gradients.stages import Stages, linear_product

@@ -32,16 +32,14 @@ from jax.typing import ArrayLike
 
 from rnnjax._unroll.arguments import (
     StepInput,
-    batch_shape_of,
     blank,
     check_carry,
     check_cell,
     checked_xs,
-    held_cells,
     make_masks,
 )
 from rnnjax._unroll.equations import Equation, Value, evaluate, needed_for, traced, value_in
-from rnnjax.cell import Cell, PyTree
+from rnnjax.cell import Cell, PyTree, batch_shape_of, held_cells
 from rnnjax.gradients.adjoint_clipping import ClippedAdjoint
 
 Loss = Callable[[PyTree], Array]

@@ -17,8 +17,8 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from rnnjax._unroll.arguments import batch_shape_of, check_carry, checked_xs
-from rnnjax.cell import Cell, PyTree
+from rnnjax._unroll.arguments import check_carry, checked_xs
+from rnnjax.cell import Cell, PyTree, batch_shape_of
 from rnnjax.gradients.sequence import (
     AccurateCell,
     FiniteSteps,

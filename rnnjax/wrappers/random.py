@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from rnnjax._unroll import Noise, output_size, space_of
-from rnnjax.cell import PyTree
+from rnnjax._unroll import Noise, output_size
+from rnnjax.cell import PyTree, space_of
 from rnnjax.wrappers.base import Step, Wrapper, dtype_of, hidden_of, parameter_of, with_hidden, with_parameters
 
 
