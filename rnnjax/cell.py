@@ -13,7 +13,7 @@ any number of batch axes, including none.
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -46,6 +46,9 @@ class Cell(Protocol[P, C]):
     reads besides its arguments must not change; arrays that it closes over may change. `step` must treat batch rows
     independently, return a carry of the same shapes and dtypes as its input carry, and stay finite at x = 0 (masked
     steps get a zero input).
+
+    Inputs are `[*batch, D]`. A cell of images or the like declares the sizes of their axes as `space`, a tuple; its
+    inputs are `[*batch, *space, D]`. Carries and outputs may have any axes after the batch.
 
     For type checkers, `Cell` is generic in its parameters and carry: `LSTM` is a `Cell[LSTMParams, LSTMCarry]`.
     """
@@ -150,6 +153,41 @@ steps(cell, params, xs, carry=carry)
         return function(*args, **kwargs)
 
     return checked
+
+
+def held_cells(cell: Any) -> Iterator[Any]:
+    """A cell, and recursively the cells in its fields."""
+    if isinstance(cell, tuple | list):
+        for each in cell:  # pyright: ignore[reportUnknownVariableType]
+            yield from held_cells(each)
+    elif hasattr(cell, "initial_carry") and not isinstance(cell, type):
+        yield cell
+        if dataclasses.is_dataclass(cell):
+            for field in dataclasses.fields(cell):
+                yield from held_cells(getattr(cell, field.name, None))
+
+
+def space_of(cell: Any) -> tuple[int, ...]:
+    """The sizes of the axes between batch and features in a cell's inputs; none for most cells.
+
+    A convolutional cell declares them as `space`. Those of a cell that holds others are those of the first that does.
+    """
+    return next((held.space for held in held_cells(cell) if hasattr(held, "space")), ())
+
+
+def batch_shape_of(cell: Any, xs: Any, first: int = 1) -> tuple[int, ...]:
+    """The batch axes of `xs` `[T, *batch, *space, D]`, which begin at `first`: 0 in the input of one step."""
+    return xs.shape[first : xs.ndim - 1 - len(space_of(cell))]
+
+
+def check_space(name: str, xs: Array, cell: Any, first: int = 1) -> None:
+    """Raises ValueError unless `xs`, or one step of it (`first` = 0), has the axes of the cell's space."""
+    space = space_of(cell)
+    if space and (xs.ndim < first + len(space) + 1 or xs.shape[-1 - len(space) : -1] != space):
+        raise ValueError(
+            f"`{name}` is {list(xs.shape)}, but {cell!r} expects [{'T, ' * first}*batch, {', '.join(map(str, space))}, "
+            f"D]; resize your data, or make the cell for its shape. For a single feature, pass `{name}[..., None]`."
+        )
 
 
 def per_row(b: Array, x: Array) -> Array:

@@ -10,8 +10,16 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rnnjax._unroll import Noise, Noisy, with_weights
-from rnnjax._unroll.arguments import StepInput, as_array, check_alike, check_cell, rows_like, timed_step
-from rnnjax.cell import C, Cell, P, PyTree
+from rnnjax._unroll.arguments import (
+    StepInput,
+    as_array,
+    check_alike,
+    check_cell,
+    rows_like,
+    select,
+    timed_step,
+)
+from rnnjax.cell import C, Cell, P, PyTree, batch_shape_of, check_space
 
 
 def step(
@@ -33,7 +41,7 @@ def step(
       cell: a cell with a single step, or a `Stack` or `Readout` of such cells.
       params: its parameters.
       carry: the current carry; `None` for `cell.initial_carry`.
-      x: `[*batch, D]`, with any number of batch axes.
+      x: `[*batch, D]`, with any number of batch axes; `[*batch, *space, D]` for a convolutional cell.
       mask: `[*batch]` booleans, False where a row has no input at this step.
       resets: `[*batch]` booleans, True where the carry is reset to the initial carry before this step, even if masked.
       noise: drawn noise of this step (`rnnjax.draw_noise`, of which each leaf of `steps` is indexed by time).
@@ -60,17 +68,18 @@ def step(
     x = as_array("x", x)
     if x.ndim == 0:
         raise ValueError("`x` is a scalar; expected [*batch, D]: for a single feature pass `x[..., None]`.")
-    mask = None if mask is None else _flags("mask", mask, x)
-    resets = None if resets is None else _flags("resets", resets, x)
-    batch_shape = x.shape[:-1]
+    check_space("x", x, cell, 0)
+    batch_shape = batch_shape_of(cell, x, 0)
+    mask = None if mask is None else _flags("mask", mask, x, batch_shape)
+    resets = None if resets is None else _flags("resets", resets, x, batch_shape)
     start = cell.initial_carry(params, batch_shape)
     if carry is None:
         carry = start
     fix = f"`cell.initial_carry(params, {batch_shape})` makes one that fits `x` {list(x.shape)}"
     check_alike("`carry`", carry, start, fix)
     if mask is not None:
-        x = jnp.where(mask[..., None], x, jnp.zeros_like(x))
-    carry = rows_like(x, carry, 0)
+        x = select(mask, x, jnp.zeros_like(x))
+    carry = rows_like(x, carry, 0, len(batch_shape))
     if noise is not None:
         params = with_weights(cell, params, noise.weights)
     given: Any = x if noise is None or not jax.tree.leaves(noise.steps) else Noisy(x, noise.steps)
@@ -80,12 +89,12 @@ def step(
     return new_carry, y
 
 
-def _flags(name: str, flags: ArrayLike, x: Array) -> Array:
+def _flags(name: str, flags: ArrayLike, x: Array, batch_shape: tuple[int, ...]) -> Array:
     flags = as_array(name, flags)
     if flags.dtype != jnp.bool_:
         raise TypeError(f"`{name}` is {flags.dtype}; it must be boolean: pass `{name}.astype(bool)`.")
-    if flags.shape != x.shape[:-1]:
+    if flags.shape != batch_shape:
         raise ValueError(
-            f"`x` is {list(x.shape)} but `{name}` is {list(flags.shape)}; pass one flag a row, {list(x.shape[:-1])}."
+            f"`x` is {list(x.shape)} but `{name}` is {list(flags.shape)}; pass one flag a row, {list(batch_shape)}."
         )
     return flags

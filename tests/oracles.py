@@ -186,10 +186,14 @@ ROWS: dict[str, RowFunction] = {
 }
 
 
+SPACE_AXES = {"conv_lstm": 1, "conv_gru": 2}
+"""The number of axes between batch and features in the input of a convolutional cell."""
+
+
 def unroll(name: str, params, carry, xs, lengths=None, mask=None, resets=None, reverse=False):
     """What `rnnjax.unroll` must return for the registry cell `name`: `(carry, ys)`, any number of batch axes."""
     params, carry, xs = (map_tree(lambda leaf: np.asarray(leaf, np.float64), tree) for tree in (params, carry, xs))
-    steps, batch_shape = xs.shape[0], xs.shape[1:-1]
+    steps, batch_shape = xs.shape[0], xs.shape[1 : xs.ndim - 1 - SPACE_AXES.get(name, 0)]
     carries, outputs = [], []
     for b in np.ndindex(batch_shape):
         length = steps if lengths is None else int(np.asarray(lengths)[b])

@@ -548,3 +548,28 @@ def mlstm(p, carry, x):
 @of_state
 def echo_state(p, h, x):
     return np.tanh(x @ p.w_x + h @ p.w_h + p.b)
+
+
+def convolved(x, kernel):
+    """x `[*space, D]` * kernel `[*size, D, N]`, with zeros around x; one more of them at the end if a size is even."""
+    size = kernel.shape[:-2]
+    padded = np.pad(x, [*(((k - 1) // 2, k // 2) for k in size), (0, 0)])
+    windows = {at: tuple(slice(i, i + n) for i, n in zip(at, x.shape, strict=False)) for at in np.ndindex(size)}
+    return sum(padded[window] @ kernel[at] for at, window in windows.items())
+
+
+@step
+def conv_lstm(p, carry, x):
+    i, f, g, o = np.split(convolved(x, p.w_x) + convolved(carry.h, p.w_h) + p.b, 4, axis=-1)
+    c = s(f) * carry.c + s(i) * np.tanh(g)
+    h = s(o) * np.tanh(c)
+    return carry._replace(h=h, c=c), h
+
+
+@of_state
+def conv_gru(p, h, x):
+    w_r, w_z, w_n = np.split(p.w_h, 3, axis=-1)
+    x_r, x_z, x_n = np.split(convolved(x, p.w_x) + p.b, 3, axis=-1)
+    r, z = s(x_r + convolved(h, w_r)), s(x_z + convolved(h, w_z))
+    n = np.tanh(x_n + convolved(r * h, w_n))
+    return n + z * (h - n)

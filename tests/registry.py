@@ -30,6 +30,9 @@ FIRST = ("elman", "irnn", "lstm", "gru", "lstm_projected")
 CATALOGUE: dict[str, Any] = {name: make(4) for name, make in rnnjax.cells.catalogue().items() if name not in FIRST}
 """The other cells of the catalogue, under their names there; of 4 units."""
 
+CATALOGUE["conv_lstm"] = rnnjax.cells.ConvLSTM(2, shape=(3,))
+CATALOGUE["conv_gru"] = rnnjax.cells.ConvGRU(2, shape=(2, 3), kernel=2)
+
 WITH_FUNCTIONS = (rnnjax.Elman, rnnjax.LSTM, rnnjax.GRU, rnnjax.LSTMProjected)
 """Cells that have module functions, such as `lstm_step`."""
 
@@ -80,7 +83,7 @@ LINEAR = ["t_rnn", "t_gru", "t_lstm", "min_gru", "min_lstm", "lru", "ssm_zoh", "
 """Cells that are linear in their carry, which the associative engine runs."""
 
 UNITS_MEET = ["step_cell", "layer_norm", "lstm_layer_norm", "lstm_mass_conserving", "scrn", "tau_gru", "unitary"]
-UNITS_MEET += ["clockwork", "lru", "ssm_zoh", "ssm_bilinear", "mlstm"]
+UNITS_MEET += ["clockwork", "lru", "ssm_zoh", "ssm_bilinear", "mlstm", "conv_lstm", "conv_gru"]
 """Cells whose gates are not elementwise between the products."""
 
 FIXED = ["echo_state"]
@@ -113,7 +116,7 @@ class Sample(NamedTuple):
 
     params: PyTree
     carry: PyTree
-    xs: Array  # [T, B, D]
+    xs: Array  # [T, B, D], or [T, B, *space, D]
 
 
 class Times(NamedTuple):
@@ -164,9 +167,14 @@ def sample(name: str, dtype: str = "float64", steps: int = T, batch_shape: tuple
     cell = CELLS[name]
     params = jax.eval_shape(lambda key: cell.init(key, D), jax.random.key(0))
     carry = jax.eval_shape(lambda p: cell.initial_carry(p, batch_shape), params)
-    xs = jax.ShapeDtypeStruct((steps, *batch_shape, D), "float64")
+    xs = jax.ShapeDtypeStruct((steps, *batch_shape, *features(name)), "float64")
     carry = normal(carry, f"{name} carry", dtype)
     return Sample(normal(params, name, dtype, scale=0.6), possible(name, carry), normal(xs, f"{name} xs", dtype))
+
+
+def features(name: str) -> tuple[int, ...]:
+    """The shape of one row's input at one step: `(D,)`, or `(*space, D)` for a convolutional cell."""
+    return (*getattr(CELLS[name], "space", ()), D)
 
 
 def possible(name: str, carry: PyTree) -> PyTree:

@@ -15,7 +15,7 @@ carry and output are discarded after it (`timed_step`).
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -27,8 +27,8 @@ from jax.extend.core import ClosedJaxpr
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
-from rnnjax._unroll.noise import Noise, draw_noise, with_weights
-from rnnjax.cell import C, Cell, P, PyTree
+from rnnjax._unroll.noise import Noise, draw_noise, one_step, with_weights
+from rnnjax.cell import C, Cell, P, PyTree, batch_shape_of, check_space, held_cells, space_of
 
 
 @jax.tree_util.register_dataclass
@@ -113,18 +113,19 @@ def make_whole(
 ) -> Part:
     """Checks the arguments, blanks padding, draws noise, and replaces a carry of `None` by the initial carry."""
     check_cell(cell)
-    xs = checked_xs(xs)
-    masks = make_masks(xs, lengths, mask, resets, reverse)
+    xs = checked_xs(xs, cell)
+    batch_shape = batch_shape_of(cell, xs)
+    masks = make_masks(xs, lengths, mask, resets, reverse, batch_shape)
     if key is not None and noise is not None:
         raise ValueError("both `key` and `noise` are given; pass a key to draw noise, or noise that is drawn already.")
     if key is not None:
-        noise = draw_noise(cell, key, params, xs.shape[0], xs.shape[1:-1], xs.shape[-1])
+        noise = draw_noise(cell, key, params, xs.shape[0], batch_shape, xs.shape[-1])
     if noise is not None:
-        _check_noise(noise, xs.shape[:-1])
+        _check_noise(noise, (xs.shape[0], *batch_shape))
         params = with_weights(cell, params, noise.weights)
         masks = dataclasses.replace(masks, noise=noise.steps)
-    carry = cell.initial_carry(params, xs.shape[1:-1]) if carry is None else carry
-    return Part(cell, params, rows_like(xs, carry, 1), blank(xs, masks), masks)
+    carry = cell.initial_carry(params, batch_shape) if carry is None else carry
+    return Part(cell, params, rows_like(xs, carry, 1, len(batch_shape)), blank(xs, masks), masks)
 
 
 def _check_noise(noise: Any, lead: tuple[int, ...]) -> None:
@@ -148,18 +149,6 @@ def check_cell(cell: Any) -> None:
         )
     for held in held_cells(cell):
         _check_step(held)
-
-
-def held_cells(cell: Any) -> Iterator[Any]:
-    """A cell, and recursively the cells in its fields."""
-    if isinstance(cell, tuple | list):
-        for each in cell:
-            yield from held_cells(each)
-    elif hasattr(cell, "initial_carry") and not isinstance(cell, type):
-        yield cell
-        if dataclasses.is_dataclass(cell):
-            for field in dataclasses.fields(cell):
-                yield from held_cells(getattr(cell, field.name, None))
 
 
 def _check_step(cell: Any) -> None:
@@ -190,7 +179,7 @@ def is_layer(cell: Any) -> bool:
 
 
 def output_size(cell: Any, params: PyTree, input_size: int) -> int:
-    """The width of a cell's outputs for inputs `[..., input_size]`, from the shapes of one step."""
+    """The size of the last axis of a cell's outputs for inputs `[..., input_size]`, from the shapes of one step."""
 
     def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[PyTree, PyTree]:
         if isinstance(cell, Composite):
@@ -199,7 +188,7 @@ def output_size(cell: Any, params: PyTree, input_size: int) -> int:
         return carry, jax.tree.map(lambda leaf: leaf[None], y)
 
     def outputs(params: PyTree) -> Array:
-        xs = jnp.zeros((1, input_size), jax.tree.leaves(params)[0].dtype)
+        xs = jnp.zeros((1, *space_of(cell), input_size), jax.tree.leaves(params)[0].dtype)
         return run(cell, params, cell.initial_carry(params), xs, Masks())[1]
 
     return jax.eval_shape(outputs, params).shape[-1]
@@ -209,8 +198,8 @@ def shapes_of(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), tree)
 
 
-def checked_xs(xs: ArrayLike) -> Array:
-    """`xs` as an array `[T, *batch, D]` with T >= 1; raises ValueError otherwise."""
+def checked_xs(xs: ArrayLike, cell: Any) -> Array:
+    """`xs` as an array `[T, *batch, D]` (`[T, *batch, *space, D]`) with T >= 1; raises ValueError otherwise."""
     xs = as_array("xs", xs)
     if xs.ndim < 2:
         raise ValueError(
@@ -219,6 +208,7 @@ def checked_xs(xs: ArrayLike) -> Array:
         )
     if xs.shape[0] == 0:
         raise ValueError(f"`xs` is {list(xs.shape)}: it has no time steps; T must be at least 1.")
+    check_space("xs", xs, cell)
     return xs
 
 
@@ -246,23 +236,26 @@ class Checked(NamedTuple):
     closes_over: bool  # whether the cell refers to arrays that are not among its arguments
 
 
-def check_carry(cell: Cell, params: PyTree, carry: PyTree, xs: Array) -> Checked:
+def check_carry(cell: Cell, params: PyTree, carry: PyTree, xs: Array, noise: PyTree = None) -> Checked:
     """Raises unless the carry is like the initial carry, and the step returns a carry like its input carry.
 
+    Args:
+      noise: of all steps, leaves `[T, *batch, ...]`.
     Raises:
       ValueError: the tree or a shape differs (a missing batch axis could otherwise broadcast silently).
       TypeError: a dtype differs.
     """
-    batch_shape = xs.shape[1:-1]
+    batch_shape = batch_shape_of(cell, xs)
     start, expected = jax.make_jaxpr(lambda p: cell.initial_carry(p, batch_shape), return_shape=True)(params)
     fix = f"`cell.initial_carry(params, {batch_shape})` makes one that fits `xs` {list(xs.shape)}"
     check_alike("`carry`", carry, expected, fix)
 
-    def first(params: PyTree, carry: PyTree, xs: Array) -> tuple[PyTree, PyTree]:
-        return cell.step(params, carry, lax.index_in_dim(xs, 0, keepdims=False))
+    def first(params: PyTree, carry: PyTree, *over_time: PyTree) -> tuple[PyTree, PyTree]:
+        now = jax.tree.map(lambda leaf: lax.index_in_dim(leaf, 0, keepdims=False), over_time)
+        return one_step(cell, params, carry, *now)
 
     try:
-        step, (new_carry, y) = jax.make_jaxpr(first, return_shape=True)(params, carry, xs)
+        step, (new_carry, y) = jax.make_jaxpr(first, return_shape=True)(params, carry, xs, noise)
     except (TypeError, ValueError) as error:  # the message names the step's `x`; the caller passed `xs`
         message = str(error).replace(f"`x` is {list(xs.shape[1:])}", f"`xs` is {list(xs.shape)}")
         message = message.replace("`x` is", "`xs` is").replace("`x.", "`xs.")
@@ -307,25 +300,28 @@ def make_masks(
     mask: ArrayLike | None = None,
     resets: ArrayLike | None = None,
     reverse: bool = False,
+    batch_shape: tuple[int, ...] | None = None,
 ) -> Masks:
     """Checks the four arguments against `xs` `[T, *batch, D]` and combines them.
 
+    Args:
+      batch_shape: by default, all axes of `xs` but the first and the last.
     Raises:
       TypeError: `lengths` is not integer, `mask` or `resets` not boolean.
       ValueError: a shape does not fit, or `lengths`, when its values are known, is negative or beyond T.
     """
-    inside = None if lengths is None else _inside(lengths, xs)
-    mask = None if mask is None else _flags("mask", mask, xs)
-    resets = None if resets is None else _flags("resets", resets, xs)
+    batch_shape = xs.shape[1:-1] if batch_shape is None else batch_shape
+    inside = None if lengths is None else _inside(lengths, xs, batch_shape)
+    mask = None if mask is None else _flags("mask", mask, xs, batch_shape)
+    resets = None if resets is None else _flags("resets", resets, xs, batch_shape)
     if inside is not None and resets is not None:
         resets = resets & inside
     counts = mask if inside is None else inside if mask is None else inside & mask
     return Masks(inside=inside, counts=counts, resets=resets, reverse=reverse)
 
 
-def _inside(lengths: ArrayLike, xs: Array) -> Array:
-    given, lengths = lengths, as_array("lengths", lengths)
-    steps, batch_shape = xs.shape[0], xs.shape[1:-1]
+def _inside(lengths: ArrayLike, xs: Array, batch_shape: tuple[int, ...]) -> Array:
+    given, lengths, steps = lengths, as_array("lengths", lengths), xs.shape[0]
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"`lengths` is {lengths.dtype}; it must hold integers: pass `lengths.astype('int32')`.")
     if lengths.shape != batch_shape:
@@ -347,9 +343,9 @@ def _inside(lengths: ArrayLike, xs: Array) -> Array:
     return times.reshape(steps, *(1 for _ in batch_shape)) < lengths.astype(times.dtype)[None]
 
 
-def _flags(name: str, flags: ArrayLike, xs: Array) -> Array:
+def _flags(name: str, flags: ArrayLike, xs: Array, batch_shape: tuple[int, ...]) -> Array:
     flags = as_array(name, flags)
-    expected = xs.shape[:-1]
+    expected = (xs.shape[0], *batch_shape)
     if flags.dtype != jnp.bool_:
         raise TypeError(f"`{name}` is {flags.dtype}; it must be boolean: pass `{name}.astype(bool)`.")
     if flags.shape != expected:
@@ -360,8 +356,8 @@ def _flags(name: str, flags: ArrayLike, xs: Array) -> Array:
 
 
 def blank(xs: Array, masks: Masks) -> Array:
-    """`xs` `[T, *batch, D]` with masked steps set to exactly zero."""
-    return xs if masks.counts is None else jnp.where(masks.counts[..., None], xs, jnp.zeros_like(xs))
+    """`xs` `[T, *batch, ...]` with masked steps set to exactly zero."""
+    return xs if masks.counts is None else select(masks.counts, xs, jnp.zeros_like(xs))
 
 
 class StepInput(NamedTuple):
@@ -379,7 +375,8 @@ def timed_step(
 
     def step(carry: PyTree, inputs: StepInput) -> tuple[PyTree, PyTree]:
         if inputs.resets is not None:
-            start = rows_like(jax.tree.leaves(inputs.x)[0], cell.initial_carry(params, batch_shape), 0)
+            start = cell.initial_carry(params, batch_shape)
+            start = rows_like(jax.tree.leaves(inputs.x)[0], start, 0, len(batch_shape))
             carry = select(inputs.resets, start, carry)
         new_carry, y = cell.step(params, carry, inputs.x)
         if inputs.counts is None:
@@ -416,15 +413,15 @@ def typed_mesh(tree: PyTree) -> Any:
     return None
 
 
-def rows_like(xs: Any, carry: PyTree, first: int) -> PyTree:
+def rows_like(xs: Any, carry: PyTree, first: int, batch_ndim: int) -> PyTree:
     """Shards the batch axes of the carry `[*batch, ...]` over an explicit mesh like those of the input.
 
     Args:
-      xs: `[T, *batch, D]`, or one step of it.
+      xs: `[T, *batch, ...]`, or one step of it.
       first: the first batch axis of `xs`, 1 or 0.
     """
-    sharding, batch_shape = jax.typeof(xs).sharding, xs.shape[first:-1]
-    batch = tuple(sharding.spec[first:-1])
+    sharding, end = jax.typeof(xs).sharding, first + batch_ndim
+    batch_shape, batch = xs.shape[first:end], tuple(sharding.spec[first:end])
     if not any(batch):
         return carry
 

@@ -21,7 +21,7 @@ from jax import Array, lax
 
 from rnnjax._unroll.arguments import Masks, select
 from rnnjax._unroll.equations import Equation, Program, Value, evaluate, needed_for, traced, value_in
-from rnnjax.cell import Cell, PyTree
+from rnnjax.cell import Cell, PyTree, batch_shape_of
 
 
 class NotLinear(ValueError):
@@ -150,7 +150,7 @@ def unroll_associative(
     linear: Linear, cell: Cell, params: PyTree, carry: PyTree, xs: Array, masks: Masks
 ) -> tuple[PyTree, tuple[PyTree, PyTree]]:
     """`(carry, (ys, carries))`, in a number of parallel steps that grows like log T."""
-    steps, batch_shape = xs.shape[0], xs.shape[1:-1]
+    steps, batch_shape = xs.shape[0], batch_shape_of(cell, xs)
     counts, resets = masks.counts, masks.resets
     if masks.reverse:
         xs, counts, resets = jax.tree.map(lambda leaf: jnp.flip(leaf, 0), (xs, counts, resets))
@@ -277,7 +277,7 @@ def _summands(
 
     leaves = [jnp.zeros_like(leaf) if i == place else leaf for i, leaf in enumerate(before)]
     run = of_row
-    for _ in xs.shape[:-1]:
+    for _ in xs.shape[: xs.ndim - len(program.inputs[-1].shape)]:
         run = jax.vmap(run)
     return run(leaves, xs)
 

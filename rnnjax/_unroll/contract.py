@@ -52,7 +52,7 @@ from rnnjax._unroll.remat import (
     share_of_budget,
 )
 from rnnjax._unroll.scan import unroll_loop, unroll_scan
-from rnnjax.cell import C, Cell, P, PyTree, over_time
+from rnnjax.cell import C, Cell, P, PyTree, batch_shape_of, over_time
 
 Engine = Literal["auto", "loop", "scan", "hoisted", "associative"]
 
@@ -151,7 +151,8 @@ def unroll(
       cell: a `Cell`, or a composite (`Stack`, `Bidirectional`).
       params: its parameters, from `cell.init` or your own.
       carry: the carry before the first step; `None` for `cell.initial_carry`.
-      xs: `[T, *batch, D]`, time first, with any number of batch axes.
+      xs: `[T, *batch, D]`, time first, with any number of batch axes; `[T, *batch, *space, D]` for a convolutional
+        cell, or a composite of them.
       lengths: `[*batch]` integers in 0..T; steps t >= lengths[b] of row b are masked.
       mask: `[T, *batch]` booleans, False at masked steps (gaps).
       resets: `[T, *batch]` booleans, True where the carry is reset to the initial carry before that step, in scan
@@ -328,10 +329,10 @@ def on_engines(options: Options, kept: bool = False) -> Run:
     def run(cell: Any, params: PyTree, carry: PyTree, xs: Array, masks: Masks) -> tuple[PyTree, PyTree]:
         if not is_layer(cell):
             return cell.unroll_parts(run, params, carry, xs, masks)
-        cell, xs = with_noise(cell, xs, masks.noise)
-        masks = dataclasses.replace(masks, noise=None)
-        if check_carry(cell, params, carry, xs).closes_over and kept:
+        if check_carry(cell, params, carry, xs, masks.noise).closes_over and kept:
             raise ClosesOverArrays
+        cell, xs = with_noise(cell, xs, masks.noise, len(batch_shape_of(cell, xs)))
+        masks = dataclasses.replace(masks, noise=None)
         if typed_mesh((params, carry, xs, masks)) is None:
             return on_engine(cell, params, carry, xs, masks)
         return on_mesh(cell, params, carry, xs, masks)
@@ -348,7 +349,7 @@ def on_engines(options: Options, kept: bool = False) -> Run:
         mesh = typed_mesh((params, carry, xs, masks))
         params, carry, xs, masks = varying_alike((params, carry, xs, masks))
         inputs = StepInput(xs, masks.counts, masks.resets)
-        step = timed_step(cell, params, xs.shape[1:-1])
+        step = timed_step(cell, params, batch_shape_of(cell, xs))
         carry, (new, y) = settled(lambda carry: step(carry, jax.tree.map(lambda leaf: leaf[0], inputs)), carry)
         axes = explicit_axes(mesh)
         if options.engine in ("loop", "scan") or not axes:
@@ -387,13 +388,13 @@ def choose_engine(engine: str, cell: Cell, params: PyTree, carry: PyTree, xs: Ar
         return Choice(engine, "named: a Python loop over the steps, the reference")
     if engine == "scan":
         return Choice(engine, "named: the step as written, inside `jax.lax.scan`")
-    batch_ndim = xs.ndim - 2
-    row, x = _row_of(carry, batch_ndim), _row_of(xs, batch_ndim + 1)
-    found = read(cell, params, row, x, batched=batch_ndim > 0)
+    batch_shape = batch_shape_of(cell, xs)
+    row, x = _row_of(carry, len(batch_shape)), _row_of(xs, len(batch_shape) + 1)
+    found = read(cell, params, row, x, batched=len(batch_shape) > 0)
     obstacle = found.reading.only_scan or found.reading.own_rule
     if engine == "associative":
         return _associative(obstacle, cell, params, row, x)
-    if obstacle is None and engine == "auto" and _is_slower_hoisted(found.reading, xs.shape[1:-1]):
+    if obstacle is None and engine == "auto" and _is_slower_hoisted(found.reading, batch_shape):
         why = f"its gates are not elementwise ({found.reading.why}), and for so many rows a single loop is faster"
         return Choice("scan", f'auto: {why}; engine="hoisted" hoists what it can')
     if obstacle is None:
@@ -448,7 +449,7 @@ def _what_leaves(reading: Reading) -> str:
     )
 
 
-_PRODUCTS = ("matmul", "feature", "dot_general")
+_PRODUCTS = ("matmul", "feature", "dot_general", "conv_general_dilated")
 
 
 class Layered(NamedTuple):

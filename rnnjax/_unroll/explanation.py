@@ -14,7 +14,7 @@ from rnnjax._unroll.arguments import Composite, Part, is_causal, is_layer, make_
 from rnnjax._unroll.contract import Engine, Options, choose_engine, on_engines
 from rnnjax._unroll.equations import bytes_of
 from rnnjax._unroll.remat import Checkpoint, Cut, cuts_of, footprint_of, parts_of, share_of_budget
-from rnnjax.cell import Cell, PyTree, over_time
+from rnnjax.cell import Cell, PyTree, batch_shape_of, over_time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,9 +197,9 @@ def _segmented(options: Options, part: Part, share: float) -> Segmented:
 
 
 def _layer(options: Options, part: Part, at_once: int) -> Layer:
-    cell, (steps, *batch_shape, features), dtype = part.cell, part.xs.shape, part.xs.dtype
+    cell, steps, batch_shape = part.cell, part.xs.shape[0], batch_shape_of(part.cell, part.xs)
     choice = choose_engine(options.engine, cell, part.params, part.carry, part.xs)
-    x = jax.ShapeDtypeStruct((*batch_shape, features), dtype)
+    x = jax.ShapeDtypeStruct(part.xs.shape[1:], part.xs.dtype)
     projected = 0
     if choice.found is not None:
         reading = choice.found.reading
@@ -217,8 +217,8 @@ def _layer(options: Options, part: Part, at_once: int) -> Layer:
 def matmul_flops(function: Callable[..., Any], *args: Any) -> int:
     """2 m n k for every product of an m × k with a k × n matrix; arguments may be `jax.ShapeDtypeStruct`s.
 
-    Elementwise operations do not count, a scan counts once per step, and a conditional counts as its most expensive
-    branch.
+    So is a convolution, with m places and n output channels; products with its padding count. Elementwise operations do
+    not count, a scan counts once per step, and a conditional counts as its most expensive branch.
 
     Example:
 
@@ -235,6 +235,10 @@ def _flops(jaxpr: Jaxpr) -> int:
             (contracted, _), _ = eqn.params["dimension_numbers"]
             depth = math.prod(_shape_of(eqn.invars[0])[axis] for axis in contracted)
             total += 2 * depth * math.prod(_shape_of(eqn.outvars[0]))
+            continue
+        if eqn.primitive.name == "conv_general_dilated":
+            kernel, outputs = _shape_of(eqn.invars[1]), eqn.params["dimension_numbers"].rhs_spec[0]
+            total += 2 * math.prod(kernel) // kernel[outputs] * math.prod(_shape_of(eqn.outvars[0]))
             continue
         inside = [_flops(inner) for inner in _inner(eqn.params.values())]
         if inside:

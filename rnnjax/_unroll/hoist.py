@@ -37,8 +37,9 @@ def unroll_hoisted(
 ) -> tuple[PyTree, PyTree, PyTree]:
     """`(carry, ys, carries)`; merges all batch axes into one, or none for a single row."""
     reading = found.reading
-    steps, batch_shape, features = xs.shape[0], xs.shape[1:-1], xs.shape[-1]
-    size = xs[0, ..., 0].size
+    features = reading.x.shape
+    steps, batch_shape = xs.shape[0], xs.shape[1 : xs.ndim - len(features)]
+    size = math.prod(batch_shape)
     rows = () if size == 1 else (size,)  # a matmul with one row is slower than with a vector
 
     def to_rows(tree: PyTree, lead: tuple[int, ...] = ()) -> PyTree:
@@ -55,7 +56,7 @@ def unroll_hoisted(
     counts, resets = to_rows((masks.counts, masks.resets), (steps,))
     inputs = Inputs(
         reading.fixed_values(params, found.closed_over),
-        xs.reshape(steps, *rows, features),
+        xs.reshape(steps, *rows, *features),
         jax.tree.leaves(to_rows(carry)),
         counts,
         resets,
@@ -78,7 +79,7 @@ class Inputs(NamedTuple):
 
     Attributes:
       fixed: the values of `reading.fixed`.
-      xs: `[T, *rows, D]`.
+      xs: `[T, *rows, D]`, or `[T, *rows, *space, D]`.
       carry: the carry before the first step, each leaf `[*rows, ...]`.
       counts, resets: `[T, *rows]`, or None.
       start: the initial carry to which resets return, or None without resets.
@@ -228,8 +229,9 @@ def _ahead(x: Value, env: dict[Value, Any], xs: Array, equations: list[Equation]
         found = evaluate(equations, {**dict(zip(keys, known, strict=True)), x: row})
         return [found[v] for v in wanted]
 
-    flat = jax.vmap(one, in_axes=(None, 0))(known, xs.reshape(-1, xs.shape[-1]))
-    return [u.reshape(*xs.shape[:-1], *u.shape[1:]) for u in flat]
+    lead = xs.shape[: xs.ndim - len(x.shape)]
+    flat = jax.vmap(one, in_axes=(None, 0))(known, xs.reshape(-1, *x.shape))
+    return [u.reshape(*lead, *u.shape[1:]) for u in flat]
 
 
 def _remembered(reading: Reading) -> tuple[int, ...] | None:

@@ -78,33 +78,35 @@ class WithNoise:
     """A random cell whose noise comes as further features of its input."""
 
     cell: Any
-    features: int
     tree: Any
-    shapes: tuple[tuple[int, ...], ...]
+    shapes: tuple[tuple[int, ...], ...]  # of one row's input, and of each leaf of its noise
+
+    space = ()  # all is on one axis
 
     def init(self, key: Array, input_size: int, dtype: Any = None) -> PyTree:
-        return self.cell.init(key, self.features, dtype)
+        return self.cell.init(key, self.shapes[0][-1], dtype)
 
     def initial_carry(self, params: PyTree, batch_shape: tuple[int, ...] = ()) -> PyTree:
         return self.cell.initial_carry(params, batch_shape)
 
     def step(self, params: PyTree, carry: PyTree, x: Array) -> tuple[PyTree, PyTree]:
-        leaves, start = [], self.features
+        leaves, start = [], 0
         for shape in self.shapes:
             stop = start + math.prod(shape)
             leaves.append(x[..., start:stop].reshape(*x.shape[:-1], *shape))
             start = stop
-        return self.cell.step(params, carry, Noisy(x[..., : self.features], self.tree.unflatten(leaves)))
+        return self.cell.step(params, carry, Noisy(leaves[0], self.tree.unflatten(leaves[1:])))
 
     def __repr__(self) -> str:
         return repr(self.cell)
 
 
-def with_noise(cell: Any, xs: Array, noise: PyTree) -> tuple[Any, Array]:
-    """A cell and an input `[T, *batch, D + noise]` for an engine."""
+def with_noise(cell: Any, xs: Array, noise: PyTree, batch_ndim: int) -> tuple[Any, Array]:
+    """A cell and an input `[T, *batch, D + noise]` for an engine; `xs` is `[T, *batch, ..., D]`."""
     leaves, tree = jax.tree.flatten(noise)
     if not leaves:
         return cell, xs
-    shapes = tuple([leaf.shape[xs.ndim - 1 :] for leaf in leaves])
-    flat = [leaf.reshape(*xs.shape[:-1], math.prod(shape)) for leaf, shape in zip(leaves, shapes, strict=True)]
-    return WithNoise(cell, xs.shape[-1], tree, shapes), jnp.concatenate([xs, *flat], axis=-1)
+    leaves, lead = [xs, *leaves], xs.shape[: 1 + batch_ndim]
+    shapes = tuple([leaf.shape[1 + batch_ndim :] for leaf in leaves])
+    flat = [leaf.reshape(*lead, math.prod(shape)) for leaf, shape in zip(leaves, shapes, strict=True)]
+    return WithNoise(cell, tree, shapes), jnp.concatenate(flat, axis=-1)

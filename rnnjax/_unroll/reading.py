@@ -235,7 +235,9 @@ def _not_read(reason: str) -> Read:
 
 def _as_product(eqn: Equation, colours: Colours) -> Product | None:
     """The equation as a product of one value that needs the carry with fixed values, if it is one."""
-    if eqn.name not in ("matmul", "dot_general") or not jnp.issubdtype(eqn.output.dtype, jnp.inexact):
+    if eqn.name not in ("matmul", "dot_general", "conv_general_dilated") or not jnp.issubdtype(
+        eqn.output.dtype, jnp.inexact
+    ):
         return None
     varying = [v for v in eqn.inputs if not colours.fixed(v)]
     if len(varying) != 1 or any([v.constant is not None for v in eqn.inputs]):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from rnnjax._unroll.arguments import Masks, StepInput, timed_step
-from rnnjax.cell import Cell, PyTree
+from rnnjax.cell import Cell, PyTree, batch_shape_of
 
 
 def unroll_scan(
@@ -35,7 +35,7 @@ def unroll_loop(
 
 def _giving_carries(cell: Cell, params: PyTree, xs: Array):
     """A step that also outputs its carry; XLA removes the carries if they are not used."""
-    step = timed_step(cell, params, xs.shape[1:-1])
+    step = timed_step(cell, params, batch_shape_of(cell, xs))
 
     def both(carry: PyTree, inputs: StepInput):
         carry, y = step(carry, inputs)

@@ -40,6 +40,15 @@ from rnnjax.cells.convolutional import (
     ConvLSTMCarry,
     ConvParams,
 )
+from rnnjax.cells.diagonal import (
+    LRU,
+    RGLRU,
+    ComplexCarry,
+    DiagonalSSM,
+    DiagonalSSMParams,
+    LRUParams,
+    RGLRUParams,
+)
 from rnnjax.cells.elman import (
     Elman,
     ElmanParams,
@@ -49,56 +58,26 @@ from rnnjax.cells.elman import (
 )
 from rnnjax.cells.gru import GRU, GRUParams, gru_init, gru_initial_carry, gru_step
 from rnnjax.cells.gru_family import (
-    ATR,
     BRC,
     CFN,
     DSGU,
-    MGU,
     MUT1,
     MUT2,
     MUT3,
     NBRC,
-    RAN,
-    SCRN,
-    SGRN,
     SGU,
-    STAR,
-    UGRNN,
     BRCParams,
     DSGUParams,
-    IntersectionRNN,
-    LightRU,
-    LiGRU,
-    MinimalRNN,
-    MinimalRNNParams,
-    MiRU1,
-    MiRU2,
-    RecurrentHighway,
-    RecurrentHighwayParams,
     ResetBeforeGRU,
-    SCRNCarry,
-    SCRNParams,
-    TauGRU,
-    TauGRUCarry,
 )
 from rnnjax.cells.linear import (
-    LRU,
-    RGLRU,
     TGRU,
     TLSTM,
     TRNN,
-    ComplexCarry,
-    DiagonalSSM,
-    DiagonalSSMParams,
-    LRUParams,
-    MatrixLSTM,
-    MatrixLSTMCarry,
-    MatrixLSTMParams,
     MinGRU,
     MinLSTM,
     PreviousCarry,
     PreviousParams,
-    RGLRUParams,
     TRNNParams,
 )
 from rnnjax.cells.lstm import (
@@ -137,8 +116,37 @@ from rnnjax.cells.lstm_projected import (
     lstm_projected_initial_carry,
     lstm_projected_step,
 )
+from rnnjax.cells.matrix_lstm import (
+    MatrixLSTM,
+    MatrixLSTMCarry,
+    MatrixLSTMParams,
+)
+from rnnjax.cells.minimal import (
+    ATR,
+    MGU,
+    SGRN,
+    STAR,
+    UGRNN,
+    LightRU,
+    LiGRU,
+    MinimalRNN,
+    MinimalRNNParams,
+    MiRU1,
+    MiRU2,
+)
 from rnnjax.cells.reservoir import (
     EchoState,
+)
+from rnnjax.cells.several_paths import (
+    RAN,
+    SCRN,
+    IntersectionRNN,
+    RecurrentHighway,
+    RecurrentHighwayParams,
+    SCRNCarry,
+    SCRNParams,
+    TauGRU,
+    TauGRUCarry,
 )
 from rnnjax.initializers import Identity as _Identity
 from rnnjax.textbook import Gated, HiddenAndCell, TextbookCell

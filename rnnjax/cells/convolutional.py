@@ -59,6 +59,11 @@ class _Convolutional(Cell[ConvParams, C]):
         return ConvParams(kernel(key_x, input_size), kernel(key_h, self.hidden_size), jnp.zeros(width, dtype))
 
     @property
+    def space(self) -> tuple[int, ...]:
+        """The axes of inputs between batch and features."""
+        return self.shape
+
+    @property
     def _blocks(self) -> int:
         raise NotImplementedError
 
@@ -111,11 +116,12 @@ class ConvLSTM(_Convolutional[ConvLSTMCarry]):
 
     Example:
 
+      >>> import rnnjax
       >>> cell = ConvLSTM(4, shape=(8, 8))
       >>> params = cell.init(jax.random.key(0), input_size=1)
-      >>> carry, y = cell.step(params, cell.initial_carry(params, (2,)), jnp.ones((2, 8, 8, 1)))
-      >>> y.shape
-      (2, 8, 8, 4)
+      >>> carry, ys = rnnjax.unroll(cell, params, jnp.ones((5, 2, 8, 8, 1)), lengths=jnp.array([5, 3]))
+      >>> ys.shape
+      (5, 2, 8, 8, 4)
     """
 
     forget_bias: float = 1.0

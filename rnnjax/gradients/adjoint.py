@@ -126,7 +126,7 @@ def trajectory_and_adjoint(cell: Cell, params: PyTree, sequence: Sequence) -> tu
     last, (carries, ys) = lax.scan(forward, sequence.carry, sequence.inputs)
     dys = gradient_of_outputs(sequence.loss, ys)
     homes = outputs_in_carry(cell, params, sequence.carry, sequence.inputs.x[0])
-    finite = finite_steps(sequence.inputs, carries, last, inexact(ys))
+    finite = finite_steps(sequence, carries, last, inexact(ys))
     known = finite.known(pullback_reads(cell, params, sequence.inputs, sequence.carry, inexact)[0])
     known = known_boundaries(known, sequence.inputs.resets)
     direct = normalise(_in_carry(dys, homes, last, sequence.inputs.counts), batch_ndim + 1)
@@ -232,7 +232,7 @@ def adjoint_by_perturbation(
         first = jax.tree.map(lambda leaf: leaf[0], perturbations)
         rest = jax.tree.map(lambda leaf: leaf[1:], perturbations)
         last, (carries, ys) = lax.scan(perturbed_step, _add(sequence.carry, first), (sequence.inputs, rest))
-        return sequence.loss(ys), finite_steps(sequence.inputs, carries, last, inexact(ys))
+        return sequence.loss(ys), finite_steps(sequence, carries, last, inexact(ys))
 
     found, finite = jax.grad(perturbed_loss, has_aux=True)(zeros)
     known = finite.known(pullback_reads(cell, params, sequence.inputs, sequence.carry, inexact)[0])

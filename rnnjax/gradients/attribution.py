@@ -77,7 +77,7 @@ def attribution(
         if carry is None:
             start = cell.initial_carry(jax.tree.map(lambda leaf: leaf[0], copies), sequence.batch_shape)
         last, (carries, ys) = lax.scan(step, start, (sequence.inputs, copies))
-        return sequence.loss(ys), finite_steps(sequence.inputs, carries, last, inexact(ys))
+        return sequence.loss(ys), finite_steps(sequence, carries, last, inexact(ys))
 
     parts, finite = jax.grad(loss_of_copies, has_aux=True)(copies)
     of_carry, of_params = pullback_reads(cell, params, sequence.inputs, sequence.carry, inexact)

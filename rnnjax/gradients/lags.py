@@ -135,7 +135,7 @@ def attribution_by_lag(
     _, rest = lax.scan(one_lag, start, None, length=lags - 1)
     log_norm, direction = jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, rest)
 
-    finite = finite_steps(sequence.inputs, carries, last, inexact(ys))
+    finite = finite_steps(sequence, carries, last, inexact(ys))
     of_carry, of_params = pullback_reads(cell, params, sequence.inputs, sequence.carry, inexact)
 
     def known(leaf: Array, reads: Reads) -> Array:

@@ -25,7 +25,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from rnnjax._unroll import Composite
-from rnnjax.cell import Cell, PyTree, over_time
+from rnnjax.cell import Cell, PyTree, over_time, space_of
 from rnnjax.gradients.adjoint import trajectory_and_adjoint
 from rnnjax.gradients.sequence import Loss, check_no_clipping, in_input_order, only_known, prepare
 from rnnjax.gradients.stages import Stages, linear_product
@@ -209,7 +209,7 @@ def _check(cell: Any, params: PyTree, xs: ArrayLike, through: Any, floor: Any) -
 def _multiplies_its_carry(cell: Any, params: PyTree, xs: ArrayLike) -> bool:
     if isinstance(cell, Composite) or not hasattr(cell, "step"):
         return False
-    x = jnp.zeros(jnp.shape(xs)[-1:], jnp.result_type(xs))
+    x = jnp.zeros(jnp.shape(xs)[-1 - len(space_of(cell)) :], jnp.result_type(xs))
     try:
         return bool(Stages(cell, params, cell.initial_carry(params), x, 0).products)
     except TypeError:

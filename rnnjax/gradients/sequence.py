@@ -30,9 +30,16 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from rnnjax._unroll.arguments import StepInput, blank, check_carry, check_cell, checked_xs, held_cells, make_masks
+from rnnjax._unroll.arguments import (
+    StepInput,
+    blank,
+    check_carry,
+    check_cell,
+    checked_xs,
+    make_masks,
+)
 from rnnjax._unroll.equations import Equation, Value, evaluate, needed_for, traced, value_in
-from rnnjax.cell import Cell, PyTree
+from rnnjax.cell import Cell, PyTree, batch_shape_of, held_cells
 from rnnjax.gradients.adjoint_clipping import ClippedAdjoint
 
 Loss = Callable[[PyTree], Array]
@@ -46,15 +53,13 @@ class Sequence(NamedTuple):
       carry: the carry before the first step.
       inputs: leaves `[T, *batch, ...]` in scan order.
       loss: a function of the outputs in scan order (the user's loss takes outputs in input order).
+      batch_shape: the batch axes.
     """
 
     carry: PyTree
     inputs: StepInput
     loss: Loss
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return self.inputs.x.shape[1:-1]
+    batch_shape: tuple[int, ...]
 
 
 def prepare(
@@ -75,10 +80,11 @@ def prepare(
       ValueError: as in `rnnjax.unroll`; also, when the loss is called, if it is not a real scalar.
     """
     check_has_step(cell)
-    xs = checked_xs(xs)
-    masks = make_masks(xs, lengths, mask, resets, reverse)
+    xs = checked_xs(xs, cell)
+    batch_shape = batch_shape_of(cell, xs)
+    masks = make_masks(xs, lengths, mask, resets, reverse, batch_shape)
     xs = blank(xs, masks)
-    carry = cell.initial_carry(params, xs.shape[1:-1]) if carry is None else carry
+    carry = cell.initial_carry(params, batch_shape) if carry is None else carry
     check_carry(cell, params, carry, xs)
     check_floating(carry)
     inputs = in_input_order(StepInput(xs, masks.counts, masks.resets), reverse)
@@ -93,7 +99,7 @@ def prepare(
             )
         return value
 
-    return Sequence(carry, inputs, checked_loss)
+    return Sequence(carry, inputs, checked_loss, batch_shape)
 
 
 def check_has_step(cell: Cell) -> None:
@@ -293,15 +299,14 @@ class FiniteSteps(NamedTuple):
         return functools.reduce(jnp.logical_and, flags) if flags else None
 
 
-def finite_steps(inputs: StepInput, carries: PyTree, last: PyTree, ys: list[Array]) -> FiniteSteps:
+def finite_steps(sequence: Sequence, carries: PyTree, last: PyTree, ys: list[Array]) -> FiniteSteps:
     """The finite steps of a trajectory in scan order.
 
     Args:
-      inputs: leaves `[T, *batch, ...]`.
       carries: the carries before each step, leaves `[T, *batch, ...]`; `last`: the carry after the last step.
       ys: floating outputs, `[T, *batch, ...]`.
     """
-    ndim = inputs.x.ndim - 1
+    inputs, ndim = sequence.inputs, 1 + len(sequence.batch_shape)
     before = rows_finite(carries, ndim)
     after = jnp.concatenate([before[1:], rows_finite(last, ndim - 1)[None]])
     if inputs.resets is not None:

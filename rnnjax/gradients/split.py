@@ -57,7 +57,7 @@ def split_of(cell: Cell, params: PyTree, carries: PyTree, inputs: StepInput, dir
     Raises:
       TypeError: the step cannot be split into gates and products.
     """
-    ndim = inputs.x.ndim - 1  # time counts as a batch axis
+    ndim = known.ndim  # time counts as a batch axis
     stages = Stages(cell, params, carries, inputs.x, ndim)
 
     def one(carry: list[Array], x: Array, direction: list[Array]):

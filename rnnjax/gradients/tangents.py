@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from rnnjax._unroll.arguments import check_carry, checked_xs
-from rnnjax.cell import Cell, PyTree
+from rnnjax.cell import Cell, PyTree, batch_shape_of
 from rnnjax.gradients.sequence import (
     AccurateCell,
     FiniteSteps,
@@ -42,6 +42,7 @@ class Flow(NamedTuple):
       step: `(carry, x) -> carry`, with accurate derivatives of saturated units.
       size: n, the size of a row's carry.
       reads: the dependencies of its Jacobian.
+      batch_shape: the batch axes.
     """
 
     carry: PyTree
@@ -49,10 +50,7 @@ class Flow(NamedTuple):
     step: Step
     size: int
     reads: Reads
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        return self.xs.shape[1:-1]
+    batch_shape: tuple[int, ...]
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -73,7 +71,8 @@ def flow_of(cell: Cell, params: PyTree, carry: PyTree | None, xs: ArrayLike) -> 
       ValueError: shapes do not fit, or the input is not finite (if its values are known).
     """
     check_has_step(cell)
-    xs = checked_xs(xs)
+    xs = checked_xs(xs, cell)
+    batch_shape = batch_shape_of(cell, xs)
     if not isinstance(xs, Tracer):
         # in NumPy, because under jit JAX would trace this even for a known input
         finite = np.isfinite(np.asarray(xs)).reshape(xs.shape[0], -1).all(-1)
@@ -83,15 +82,14 @@ def flow_of(cell: Cell, params: PyTree, carry: PyTree | None, xs: ArrayLike) -> 
                 f"`xs` is not finite at {int((~finite).sum())} of {xs.shape[0]} steps, first at step {first}; "
                 "every exponent after it would be NaN: fill or cut out missing values."
             )
-    carry = cell.initial_carry(params, xs.shape[1:-1]) if carry is None else carry
+    carry = cell.initial_carry(params, batch_shape) if carry is None else carry
     check_carry(cell, params, carry, xs)
     check_floating(carry)
-    batch_ndim = xs.ndim - 2
-    size = sum(math.prod(jnp.shape(leaf)[batch_ndim:]) for leaf in jax.tree.leaves(carry))
+    size = sum(math.prod(jnp.shape(leaf)[len(batch_shape) :]) for leaf in jax.tree.leaves(carry))
     step = AccurateCell(cell).step
     x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
     reads = any_reads(derivative_reads(functools.partial(_tangent, cell, params), carry, x, carry))
-    return Flow(carry, xs, lambda carry, x: step(params, carry, x)[0], size, reads)
+    return Flow(carry, xs, lambda carry, x: step(params, carry, x)[0], size, reads, batch_shape)
 
 
 def _tangent(cell: Cell, params: PyTree, carry: PyTree, x: Array, tangent: PyTree) -> PyTree:

@@ -212,7 +212,7 @@ def chunks(data: Callable[..., Batch], steps: int, k1: int) -> Callable[..., Chu
 
 def whole_rows(batch: Batch) -> Chunk:
     """Converts a task's batch to one chunk, with a mask for its lengths and a reset at the first step."""
-    steps, batch_shape = batch.xs.shape[0], batch.xs.shape[1:-1]
+    steps, batch_shape = batch.xs.shape[0], batch.lengths.shape
     at = jnp.arange(steps, dtype=batch.lengths.dtype).reshape(steps, *[1] * len(batch_shape))
     resets = jnp.zeros((steps, *batch_shape), bool).at[0].set(True)
     return Chunk(batch.xs, batch.targets, batch.weights, at < batch.lengths[None], resets)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from rnnjax._unroll import Noise, dtype_of, keep, output_size
-from rnnjax.cell import PyTree
+from rnnjax.cell import PyTree, space_of
 from rnnjax.wrappers.base import Step, Wrapper, hidden_of, parameter_of, with_hidden, with_parameters
 
 
@@ -54,11 +54,11 @@ class Dropout(Wrapper):
     def noise(self, key: Array, params: PyTree, steps: int, batch_shape: tuple[int, ...], input_size: int) -> Noise:
         if self.rate == 0:
             return Noise()
-        shape: tuple[int, ...] = (*batch_shape, input_size)
+        shape: tuple[int, ...] = (*batch_shape, *space_of(self.cell), input_size)
         if self.where == "state":
             shape = jax.eval_shape(lambda p: hidden_of(self.cell.initial_carry(p, batch_shape)), params).shape
         elif self.where == "output":
-            shape = (*batch_shape, output_size(self.cell, params, input_size))
+            shape = (*shape[:-1], output_size(self.cell, params, input_size))
         return Noise(steps=keep(key, self.rate, shape, steps, self.tied, dtype_of(params)) / (1 - self.rate))
 
     def around(self, step: Step, params: PyTree, carry: PyTree, x: Array, noise: PyTree) -> tuple[PyTree, PyTree]:

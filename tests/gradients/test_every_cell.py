@@ -152,7 +152,8 @@ def test_padding_is_inert(name, reverse):
     drawn = sample(name)
     hidden = ~((np.arange(T)[:, None] < COMBINED.lengths) & COMBINED.mask)
     assert hidden.sum() > 3
-    dirty = np.where(hidden[..., None], np.where(np.arange(2) == 0, np.nan, np.inf), drawn.xs)
+    hidden = hidden.reshape(T, B, *(1 for _ in drawn.xs.shape[2:]))
+    dirty = np.where(hidden, np.where(np.arange(2) == 0, np.nan, np.inf), drawn.xs)
     got = program(name, reverse)(drawn._replace(xs=jax.numpy.asarray(dirty)), COMBINED, weights(name))
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(measure(name, "together", reverse)), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()

@@ -12,7 +12,6 @@ from tests.registry import (
     COMBINED,
     LENGTHS_ONLY,
     B,
-    D,
     Sample,
     T,
     Times,
@@ -28,7 +27,7 @@ from tests.registry import (
     sample,
 )
 
-POISON = np.resize([np.nan, np.inf, -np.inf, 1e300], (T, B, D))
+POISON = [np.nan, np.inf, -np.inf, 1e300]
 MASK_ONLY = ALL_COUNT._replace(mask=COMBINED.mask)
 CASES = {"lengths": LENGTHS_ONLY, "mask": MASK_ONLY, "lengths, mask and resets": COMBINED}
 
@@ -39,9 +38,10 @@ def counts(times: Times) -> np.ndarray:
 
 
 def padded_with(padding, drawn: Sample, times: Times) -> Sample:
-    """`drawn` with `padding` at masked steps."""
-    padding = jnp.broadcast_to(jnp.asarray(padding, drawn.xs.dtype), drawn.xs.shape)
-    return drawn._replace(xs=jnp.where(counts(times)[..., None], drawn.xs, padding))
+    """`drawn` with `padding`, a number or several in turn, at masked steps."""
+    padding = jnp.asarray(np.resize(padding, drawn.xs.shape), drawn.xs.dtype)
+    shown = counts(times).reshape(T, B, *(1 for _ in drawn.xs.shape[2:]))
+    return drawn._replace(xs=jnp.where(shown, drawn.xs, padding))
 
 
 @on_every_engine()
