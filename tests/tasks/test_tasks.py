@@ -385,7 +385,7 @@ def test_reber(embedded):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"continual": False}, {"embedded": False}, {"outer_only": True, "continual": False}], ids=str
+    "options", [{}, {"embedded": False, "continual": False}, {"outer_only": True, "continual": False}], ids=str
 )
 def test_the_baseline_of_reber(options):
     """The score of the best constant on a large batch."""
