@@ -98,7 +98,7 @@ def memory(
 def forget_biases(init: str, hidden_size: int, t_max: int, key: Array) -> Array:
     """`[H]`: the number `init` for every unit, or log u with u uniform on [1, T_max - 1] for "chrono"."""
     if init == "chrono":
-        return jnp.log(jax.random.uniform(key, (hidden_size,), "float64", 1.0, t_max - 1.0))
+        return rnnjax.initializers.Chrono(t_max)(key, (hidden_size,), "float64")
     return jnp.full(hidden_size, float(init), "float64")
 
 

@@ -295,3 +295,9 @@ def float_dtype(dtype: DTypeLike | None) -> jnp.dtype:
     if not jnp.issubdtype(resolved, jnp.floating):
         raise TypeError(f"dtype is {resolved}; parameters must be floating point, such as float32 or bfloat16.")
     return resolved
+
+
+def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
+    """`dtype`, or float32 for half precision. (Strict dtype promotion forbids `promote_types`.)"""
+    given = jnp.dtype(dtype)
+    return jnp.dtype("float32") if given.itemsize < 4 else given

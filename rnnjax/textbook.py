@@ -172,20 +172,28 @@ class TextbookCell(Cell[P, C]):
         shapes = {name: weight.shape for name, weight in table._asdict().items()}
         check_params(self, params, type(table), **shapes)
 
-    def gated(self, input_size: int, blocks: int, *, carried: int | None = None, biases: Any = None) -> Gated:
+    def gated(
+        self,
+        input_size: int,
+        blocks: int,
+        *,
+        carried: int | None = None,
+        biases: Callable[..., Array] | tuple[float, ...] | None = None,
+    ) -> Gated:
         """Weights of `Gated` parameters.
 
         Args:
           blocks: blocks of `w_x`, and of `w_h` and `b` unless they differ.
           carried: blocks of `w_h`.
-          biases: the initial value of each block of `b`; zeros if left out.
+          biases: the initial value of each block of `b`, or a function that draws all; zeros if left out.
         """
         size, carried = self.hidden_size, blocks if carried is None else carried
-        biases = (0.0,) * blocks if biases is None else tuple(biases)
+        biases = (0.0,) * blocks if biases is None else biases
+        biased = blocks if callable(biases) else len(biases)
         return Gated(
             w_x=weight((input_size, blocks * size), self.w_x, blocks),
             w_h=weight((size, carried * size), self.w_h, carried),
-            b=weight((len(biases) * size,), biases),
+            b=weight((biased * size,), biases),
         )
 
 

@@ -230,6 +230,8 @@ INITIALIZERS = [
 @pytest.mark.parametrize("initializer", INITIALIZERS, ids=lambda c: c.__name__)
 def test_initializers(initializer):
     """All initialisers except `SpectralRadius` lower for any platform."""
+    if initializer is initializers.Chrono:
+        initializer = functools.partial(initializer, 50)  # whose number has no default
     if initializer is initializers.SpectralRadius:
         platforms = ("cpu",)  # TPUs have no eigenvalues of a non-symmetric matrix; GPUs no serializable call for them
         with pytest.raises((ValueError, NotImplementedError)):

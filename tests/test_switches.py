@@ -132,6 +132,10 @@ TASKS = {
     "perceptual_decision": lambda key: tasks.perceptual_decision(key, 6, (2, 2)),
     "context_integration": lambda key: tasks.context_integration(key, 6, (2, 2)),
     "delayed_match": lambda key: tasks.delayed_match(key, 6, (2, 2)),
+    "pixels": lambda key: tasks.pixels(key, np.ones((3, 2, 2), "uint8"), np.arange(3), (2, 2), permutation_key=key),
+    "reber": lambda key: tasks.reber(key, 6, (2, 2)),
+    "lorenz": lambda key: tasks.lorenz(key, 2, (2, 2), washout=1, substeps=1),
+    "mackey_glass": lambda key: tasks.mackey_glass(key, 2, (2, 2), tau=2.0, washout=1, substeps=1),
 }
 
 

@@ -17,6 +17,7 @@ from jax.nn import sigmoid
 from jax.typing import DTypeLike
 
 from rnnjax.cell import C, Cell, check_size, float_dtype
+from rnnjax.initializers import Chrono, gate_biases
 
 
 class ConvParams(NamedTuple):
@@ -110,7 +111,7 @@ class ConvLSTM(_Convolutional[ConvLSTMCarry]):
       hidden_size: H, channels of the state.
       shape: sizes of the one to three axes of the space.
       kernel: size of the kernel on each axis.
-      forget_bias: the initial bias of the forget gate.
+      forget_bias: the initial bias of the forget gate: a number, or `initializers.Chrono`.
 
     Reference: Shi et al., Convolutional LSTM network, NeurIPS 2015 (arXiv:1506.04214), eq. 3, without its peepholes.
 
@@ -124,16 +125,15 @@ class ConvLSTM(_Convolutional[ConvLSTMCarry]):
       (5, 2, 8, 8, 4)
     """
 
-    forget_bias: float = 1.0
+    forget_bias: float | Chrono = 1.0
 
     @property
     def _blocks(self) -> int:
         return 4
 
     def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> ConvParams:
-        params, size = super().init(key, input_size, dtype), self.hidden_size
-        bias = jnp.asarray(self.forget_bias, params.b.dtype)
-        return params._replace(b=params.b.at[size : 2 * size].set(bias))
+        params = super().init(key, input_size, dtype)
+        return params._replace(b=gate_biases(self.forget_bias, "ifgo", key, params.b.shape, params.b.dtype))
 
     def initial_carry(self, params: ConvParams, batch_shape: tuple[int, ...] = ()) -> ConvLSTMCarry:
         return ConvLSTMCarry(self._zeros(params, batch_shape), self._zeros(params, batch_shape))

@@ -7,7 +7,7 @@ Given the input, the next state is linear in the last: `unroll(engine="associati
 
 import dataclasses
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax.nn import sigmoid
 from jax.typing import DTypeLike
 
 from rnnjax.cell import per_row
+from rnnjax.initializers import Ring
 from rnnjax.textbook import KEEPING, TextbookCell, affine, blocks, state, weight, with_odds
 
 
@@ -38,12 +39,6 @@ def _divided(z: ComplexCarry, re: Array, im: Array) -> ComplexCarry:
     return ComplexCarry((z.re * re + z.im * im) / square, (z.im * re - z.re * im) / square)
 
 
-def _tiny(dtype: DTypeLike) -> float:
-    """The smallest normal number, whose logarithm is finite."""
-    limits: Any = jnp.finfo(dtype)
-    return float(limits.tiny)
-
-
 class LRUParams(NamedTuple):
     w_x: Array  # [D, 2H], B: real and imaginary part
     nu: Array  # [H], log of the decay rate
@@ -64,8 +59,7 @@ class LRU(TextbookCell[LRUParams, ComplexCarry]):
     The complex state is kept as its real and imaginary part, so that all arithmetic is real.
 
     Attributes:
-      low, high: |λ| is drawn from this ring, uniformly by area.
-      phase: the phases of λ are drawn from U(0, phase).
+      low, high, phase: the `initializers.Ring` from which λ is drawn.
 
     Reference: Orvieto et al., Resurrecting recurrent neural networks for long sequences, ICML 2023 (arXiv:2303.06349),
     appendix A; γ starts at sqrt(1 - |λ|²), eq. 7.
@@ -75,21 +69,20 @@ class LRU(TextbookCell[LRUParams, ComplexCarry]):
     high: float = 1.0
     phase: float = 2 * math.pi
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._ring()  # raises if the numbers do not fit
+
+    def _ring(self) -> Ring:
+        return Ring(self.low, self.high, self.phase)
+
     def weights(self, input_size: int) -> LRUParams:
-        size = self.hidden_size
+        size, ring = self.hidden_size, self._ring()
         w_x, _, _ = self.gated(input_size, 2)
-
-        def nu(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-            square = jax.random.uniform(key, shape, dtype, self.low**2, self.high**2)
-            return jnp.log(-0.5 * jnp.log(jnp.maximum(square, _tiny(dtype))))
-
-        def theta(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-            return jnp.log(jnp.maximum(jax.random.uniform(key, shape, dtype, 0.0, self.phase), _tiny(dtype)))
-
         return LRUParams(
             w_x,
-            weight((size,), nu),
-            weight((size,), theta),
+            weight((size,), ring.log_decay),
+            weight((size,), ring.log_phase),
             weight((size,)),
             weight((2 * size, size), self.w_x),
             weight((input_size, size), self.w_x),

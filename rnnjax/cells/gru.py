@@ -23,7 +23,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from rnnjax.cell import Cell, check_input, check_params, check_size, check_state, float_dtype, per_row
-from rnnjax.initializers import Initializer, LeCunNormal, Orthogonal, per_gate
+from rnnjax.initializers import Chrono, Initializer, LeCunNormal, Orthogonal, check_bias, gate_biases, per_gate
 
 
 class GRUParams(NamedTuple):
@@ -40,16 +40,17 @@ def gru_init(
     *,
     w_x: Initializer = LeCunNormal(),  # noqa: B008 (frozen, holds no state)
     w_h: Initializer = Orthogonal(),  # noqa: B008
+    update_bias: float | Chrono = 0.0,
     dtype: DTypeLike | None = None,
 ) -> GRUParams:
-    """Draws `w_x` [D, 3H] and `w_h` [H, 3H] gate by gate; both biases are zero."""
+    """Draws `w_x` [D, 3H] and `w_h` [H, 3H] gate by gate; biases are zero except for the `update_bias`."""
     check_size("input_size", input_size)
     dtype = float_dtype(dtype)
     key_x, key_h = jax.random.split(key)
     return GRUParams(
         w_x=per_gate(w_x, key_x, (input_size, hidden_size), 3, dtype),
         w_h=per_gate(w_h, key_h, (hidden_size, hidden_size), 3, dtype),
-        b=jnp.zeros(3 * hidden_size, dtype),
+        b=gate_biases(update_bias, "rfn", key, (3 * hidden_size,), dtype),  # f, which keeps the state, is z
         b_hn=jnp.zeros(hidden_size, dtype),
     )
 
@@ -94,6 +95,8 @@ class GRU(Cell[GRUParams, Array]):
     Attributes:
       hidden_size: H.
       w_x, w_h: initialisers of each gate's matrices.
+      update_bias: the initial bias of the update gate z: a number, or `initializers.Chrono`. Without input and
+        recurrent weights, the state keeps a share σ(update_bias) per step.
 
     Example:
 
@@ -107,12 +110,15 @@ class GRU(Cell[GRUParams, Array]):
     hidden_size: int
     w_x: Initializer = LeCunNormal()
     w_h: Initializer = Orthogonal()
+    update_bias: float | Chrono = 0.0
 
     def __post_init__(self) -> None:
         check_size("hidden_size", self.hidden_size)
+        check_bias("update_bias", self.update_bias)
 
     def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> GRUParams:
-        return gru_init(key, input_size, self.hidden_size, w_x=self.w_x, w_h=self.w_h, dtype=dtype)
+        w_x, w_h, update_bias = self.w_x, self.w_h, self.update_bias
+        return gru_init(key, input_size, self.hidden_size, w_x=w_x, w_h=w_h, update_bias=update_bias, dtype=dtype)
 
     def initial_carry(self, params: GRUParams, batch_shape: tuple[int, ...] = ()) -> Array:
         check_params(self, params, GRUParams, w_h=(self.hidden_size, "3H"))

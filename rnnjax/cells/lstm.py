@@ -15,7 +15,6 @@ Sutskever, An empirical exploration of recurrent network architectures, ICML 201
 # pyright: reportUnknownMemberType=false
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import jax
@@ -24,7 +23,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from rnnjax.cell import Cell, check_input, check_params, check_size, check_state, float_dtype, per_row
-from rnnjax.initializers import Initializer, LeCunNormal, Orthogonal, per_gate
+from rnnjax.initializers import Chrono, Initializer, LeCunNormal, Orthogonal, check_bias, gate_biases, per_gate
 
 
 class LSTMParams(NamedTuple):
@@ -43,19 +42,22 @@ def lstm_init(
     input_size: int,
     hidden_size: int,
     *,
-    forget_bias: float = 1.0,
+    forget_bias: float | Chrono = 1.0,
     w_x: Initializer = LeCunNormal(),  # noqa: B008 (frozen, holds no state)
     w_h: Initializer = Orthogonal(),  # noqa: B008
     dtype: DTypeLike | None = None,
 ) -> LSTMParams:
-    """Draws `w_x` [D, 4H] and `w_h` [H, 4H] gate by gate; `b` [4H] is zero except for the `forget_bias`."""
+    """Draws `w_x` [D, 4H] and `w_h` [H, 4H] gate by gate; `b` [4H] is zero except for the `forget_bias`.
+
+    A `Chrono` forget bias also sets the biases of the input gate.
+    """
     check_size("input_size", input_size)
     dtype = float_dtype(dtype)
     key_x, key_h = jax.random.split(key)
     return LSTMParams(
         w_x=per_gate(w_x, key_x, (input_size, hidden_size), 4, dtype),
         w_h=per_gate(w_h, key_h, (hidden_size, hidden_size), 4, dtype),
-        b=jnp.zeros(4 * hidden_size, dtype).at[hidden_size : 2 * hidden_size].set(jnp.asarray(forget_bias, dtype)),
+        b=gate_biases(forget_bias, "ifgo", key, (4 * hidden_size,), dtype),
     )
 
 
@@ -97,8 +99,8 @@ class LSTM(Cell[LSTMParams, LSTMCarry]):
 
     Attributes:
       hidden_size: H.
-      forget_bias: the initial bias of the forget gate. Without input and recurrent weights, the gradient of the cell
-        state shrinks by a factor σ(forget_bias) per step.
+      forget_bias: the initial bias of the forget gate: a number, or `initializers.Chrono`. Without input and recurrent
+        weights, the gradient of the cell state shrinks by a factor σ(forget_bias) per step.
       w_x, w_h: initialisers of each gate's matrices.
 
     Example:
@@ -111,14 +113,13 @@ class LSTM(Cell[LSTMParams, LSTMCarry]):
     """
 
     hidden_size: int
-    forget_bias: float = 1.0
+    forget_bias: float | Chrono = 1.0
     w_x: Initializer = LeCunNormal()
     w_h: Initializer = Orthogonal()
 
     def __post_init__(self) -> None:
         check_size("hidden_size", self.hidden_size)
-        if not math.isfinite(self.forget_bias):
-            raise ValueError(f"forget_bias is {self.forget_bias}; it must be a finite number.")
+        check_bias("forget_bias", self.forget_bias)
 
     def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> LSTMParams:
         forget_bias, w_x, w_h = self.forget_bias, self.w_x, self.w_h

@@ -7,6 +7,8 @@ stacked on the last axis in the order that each docstring gives, usually input i
 # pyright: reportUnknownMemberType=false
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,23 +17,22 @@ from jax import Array
 from jax.nn import sigmoid
 
 from rnnjax.cell import P, per_row
-from rnnjax.initializers import Initializer, LeCunNormal
+from rnnjax.initializers import Chrono, Initializer, LeCunNormal, gate_biases
 from rnnjax.textbook import Gated, HiddenAndCell, TextbookCell, affine, blocks, state, weight
 
 
 @dataclasses.dataclass(frozen=True)
 class _WithForgetBias(TextbookCell[P, Any]):
-    """Attributes: forget_bias: the initial bias of the forget gate."""
+    """Attributes: forget_bias: the initial bias of the forget gate: a number, or `initializers.Chrono`."""
 
-    forget_bias: float = 1.0
+    forget_bias: float | Chrono = 1.0
 
     def states(self, input_size: int) -> Any:
         return HiddenAndCell(h=state(self.hidden_size), c=state(self.hidden_size))
 
-    @property
-    def _biases(self) -> tuple[float, ...]:
-        """Of the blocks i, f, g, o."""
-        return (0.0, self.forget_bias, 0.0, 0.0)
+    def _biases(self, gates: str = "ifgo") -> Callable[..., Array]:
+        """Draws the biases of these blocks."""
+        return functools.partial(gate_biases, self.forget_bias, gates)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ class CoupledLSTM(_WithForgetBias[Gated]):
     """
 
     def weights(self, input_size: int) -> Gated:
-        return self.gated(input_size, 3, biases=(self.forget_bias, 0.0, 0.0))
+        return self.gated(input_size, 3, biases=self._biases("fgo"))
 
     def step(self, params: Gated, carry: HiddenAndCell, x: Array) -> tuple[HiddenAndCell, Array]:
         self.check(params, carry, x)
@@ -113,7 +114,7 @@ class PeepholeLSTM(_WithForgetBias[PeepholeLSTMParams]):
     """
 
     def weights(self, input_size: int) -> PeepholeLSTMParams:
-        w_x, w_h, b = self.gated(input_size, 4, biases=self._biases)
+        w_x, w_h, b = self.gated(input_size, 4, biases=self._biases())
         return PeepholeLSTMParams(w_x, w_h, weight((3 * self.hidden_size,)), b)
 
     def step(self, params: PeepholeLSTMParams, carry: HiddenAndCell, x: Array) -> tuple[HiddenAndCell, Array]:
@@ -153,7 +154,7 @@ class LayerNormLSTM(_WithForgetBias[LayerNormLSTMParams]):
 
     def weights(self, input_size: int) -> LayerNormLSTMParams:
         size = self.hidden_size
-        w_x, w_h, b = self.gated(input_size, 4, biases=self._biases)
+        w_x, w_h, b = self.gated(input_size, 4, biases=self._biases())
         gain = weight((4 * size,), (1.0,))
         return LayerNormLSTMParams(w_x, w_h, b, gain, gain, weight((size,), (1.0,)), weight((size,)))
 
@@ -180,17 +181,17 @@ class JANET(TextbookCell[Gated, Array]):
 
     Attributes:
       beta: β; more than zero lets more in than is forgotten.
-      forget_bias: the initial bias of the forget gate.
+      forget_bias: the initial bias of the forget gate: a number, or `initializers.Chrono`.
 
     Reference: van der Westhuizen and Lasenby, The unreasonable effectiveness of the forget gate, 2018
     (arXiv:1804.04849), section 3.
     """
 
     beta: float = 1.0
-    forget_bias: float = 1.0
+    forget_bias: float | Chrono = 1.0
 
     def weights(self, input_size: int) -> Gated:
-        return self.gated(input_size, 2, biases=(self.forget_bias, 0.0))
+        return self.gated(input_size, 2, biases=functools.partial(gate_biases, self.forget_bias, "fg"))
 
     def step(self, params: Gated, carry: Array, x: Array) -> tuple[Array, Array]:
         self.check(params, carry, x)
@@ -221,7 +222,7 @@ class MultiplicativeLSTM(_WithForgetBias[MultiplicativeLSTMParams]):
     def weights(self, input_size: int) -> MultiplicativeLSTMParams:
         size = self.hidden_size
         w_x, w_h, _ = self.gated(input_size, 5, carried=1)
-        w_m, b = weight((size, 4 * size), self.w_h, 4), weight((4 * size,), self._biases)
+        w_m, b = weight((size, 4 * size), self.w_h, 4), weight((4 * size,), self._biases())
         return MultiplicativeLSTMParams(w_x, w_h, w_m, b)
 
     def step(self, params: MultiplicativeLSTMParams, carry: HiddenAndCell, x: Array) -> tuple[HiddenAndCell, Array]:
@@ -284,7 +285,7 @@ class WorkingMemoryLSTM(_WithForgetBias[WorkingMemoryLSTMParams]):
 
     def weights(self, input_size: int) -> WorkingMemoryLSTMParams:
         size = self.hidden_size
-        w_x, w_h, b = self.gated(input_size, 4, biases=self._biases)
+        w_x, w_h, b = self.gated(input_size, 4, biases=self._biases())
         w_c, b_c = weight((size, 3 * size), self.w_h, 3), weight((3 * size,))
         return WorkingMemoryLSTMParams(w_x, w_h, w_c, b, b_c)
 
@@ -326,7 +327,7 @@ class ResidualLSTM(_WithForgetBias[ResidualLSTMParams]):
 
     def weights(self, input_size: int) -> ResidualLSTMParams:
         size = self.hidden_size
-        w_x, w_h, b = self.gated(input_size, 4, biases=self._biases)
+        w_x, w_h, b = self.gated(input_size, 4, biases=self._biases())
         w_p, w_r = weight((size, size), self.w_p), weight((input_size, size), self.w_p)
         return ResidualLSTMParams(w_x, w_h, weight((3 * size,)), w_p, w_r, b)
 
@@ -423,7 +424,7 @@ class ScalarLSTM(_WithForgetBias[Gated]):
     """
 
     def weights(self, input_size: int) -> Gated:
-        return self.gated(input_size, 4, biases=self._biases)
+        return self.gated(input_size, 4, biases=self._biases())
 
     def states(self, input_size: int) -> ScalarLSTMCarry:
         return ScalarLSTMCarry(*[state(self.hidden_size)] * 4)

@@ -13,7 +13,6 @@ acoustic modeling, Interspeech 2014.
 # pyright: reportUnknownMemberType=false
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import jax
@@ -22,7 +21,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from rnnjax.cell import Cell, check_input, check_params, check_size, check_state, float_dtype, per_row
-from rnnjax.initializers import Initializer, LeCunNormal, Orthogonal, per_gate
+from rnnjax.initializers import Chrono, Initializer, LeCunNormal, Orthogonal, check_bias, gate_biases, per_gate
 
 
 class LSTMProjectedParams(NamedTuple):
@@ -43,7 +42,7 @@ def lstm_projected_init(
     hidden_size: int,
     projection_size: int,
     *,
-    forget_bias: float = 1.0,
+    forget_bias: float | Chrono = 1.0,
     w_x: Initializer = LeCunNormal(),  # noqa: B008 (frozen, holds no state)
     w_h: Initializer = Orthogonal(),  # noqa: B008
     w_p: Initializer = LeCunNormal(),  # noqa: B008
@@ -56,7 +55,7 @@ def lstm_projected_init(
     return LSTMProjectedParams(
         w_x=per_gate(w_x, key_x, (input_size, hidden_size), 4, dtype),
         w_h=per_gate(w_h, key_h, (projection_size, hidden_size), 4, dtype),
-        b=jnp.zeros(4 * hidden_size, dtype).at[hidden_size : 2 * hidden_size].set(jnp.asarray(forget_bias, dtype)),
+        b=gate_biases(forget_bias, "ifgo", key, (4 * hidden_size,), dtype),
         w_p=w_p(key_p, (hidden_size, projection_size), dtype),
     )
 
@@ -110,7 +109,7 @@ class LSTMProjected(Cell[LSTMProjectedParams, LSTMProjectedCarry]):
     Attributes:
       hidden_size: H, units of the cell state.
       projection_size: P, units of the hidden state and the output.
-      forget_bias: the initial bias of the forget gate.
+      forget_bias: the initial bias of the forget gate: a number, or `initializers.Chrono`.
       w_x, w_h, w_p: initialisers of each gate's matrices, and of the projection.
 
     Example:
@@ -124,7 +123,7 @@ class LSTMProjected(Cell[LSTMProjectedParams, LSTMProjectedCarry]):
 
     hidden_size: int
     projection_size: int
-    forget_bias: float = 1.0
+    forget_bias: float | Chrono = 1.0
     w_x: Initializer = LeCunNormal()
     w_h: Initializer = Orthogonal()
     w_p: Initializer = LeCunNormal()
@@ -132,8 +131,7 @@ class LSTMProjected(Cell[LSTMProjectedParams, LSTMProjectedCarry]):
     def __post_init__(self) -> None:
         check_size("hidden_size", self.hidden_size)
         check_size("projection_size", self.projection_size)
-        if not math.isfinite(self.forget_bias):
-            raise ValueError(f"forget_bias is {self.forget_bias}; it must be a finite number.")
+        check_bias("forget_bias", self.forget_bias)
 
     def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> LSTMProjectedParams:
         return lstm_projected_init(

@@ -5,6 +5,7 @@ Every task is a pure function `(key, ...) -> Batch`, so it can be jitted, vmappe
 
 # pyright: reportUnknownMemberType=false
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -49,6 +50,12 @@ def last_step(steps: int, batch_shape: tuple[int, ...], dtype: jnp.dtype) -> Arr
 def whole_rows(steps: int, batch_shape: tuple[int, ...]) -> Array:
     """Lengths `[*batch]` of rows that fill all T steps."""
     return jnp.full(batch_shape, steps, jnp.int32)
+
+
+def check_noise(noise: float) -> None:
+    """Raises if a standard deviation is negative or not finite."""
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise is {noise}; it must be a finite standard deviation, 0 or more.")
 
 
 def check_steps(steps: int, least: int, why: str) -> None:

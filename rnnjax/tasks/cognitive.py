@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from rnnjax.cell import check_size, float_dtype
-from rnnjax.tasks.batch import Baseline, Batch, check_steps, last_step, whole_rows
+from rnnjax.tasks.batch import Baseline, Batch, check_noise, check_steps, last_step, whole_rows
 
 
 def flip_flop(
@@ -46,8 +46,8 @@ def flip_flop(
 
     Reference: Sussillo and Barak, Opening the black box, Neural Computation 25 (2013), 626-649, section 3.3.
     """
-    check_size("bits", bits)
-    check_steps(steps, 1, "there must be a step")
+    for name, size in (("steps", steps), ("bits", bits)):
+        check_size(name, size)
     if not 0 < probability <= 1:
         raise ValueError(f"probability is {probability}; it must be more than 0 and at most 1.")
     dtype = float_dtype(dtype)
@@ -108,9 +108,8 @@ def perceptual_decision(
     Reference: Britten, Shadlen, Newsome and Movshon, The analysis of visual motion, J. Neuroscience 12 (1992),
     4745-4765; for networks: Song, Yang and Wang, PLOS Computational Biology 12 (2016), e1004792.
     """
-    check_steps(steps, 1, "there must be a step")
-    if not 0 <= noise < math.inf:
-        raise ValueError(f"noise is {noise}; it must be a finite standard deviation, 0 or more.")
+    check_size("steps", steps)
+    check_noise(noise)
     dtype = float_dtype(dtype)
     key_class, key_noise = jax.random.split(key)
     classes = jax.random.bernoulli(key_class, 0.5, batch_shape).astype(jnp.int32)
@@ -212,8 +211,7 @@ def delayed_match(
     check_steps(steps, 2, "the sample and the test are two of them")
     if isinstance(stimuli, bool) or stimuli < 2:
         raise ValueError(f"stimuli is {stimuli}; there must be at least 2.")
-    if not 0 <= noise < math.inf:
-        raise ValueError(f"noise is {noise}; it must be a finite standard deviation, 0 or more.")
+    check_noise(noise)
     dtype = float_dtype(dtype)
     key_sample, key_other, key_match, key_noise = jax.random.split(key, 4)
     sample = jax.random.randint(key_sample, batch_shape, 0, stimuli, jnp.int32)

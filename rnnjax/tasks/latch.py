@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from rnnjax.cell import check_size, float_dtype
-from rnnjax.tasks.batch import Baseline, Batch, check_steps, last_step, whole_rows
+from rnnjax.tasks.batch import Baseline, Batch, check_noise, check_steps, last_step, whole_rows
 
 
 def latch(
@@ -49,8 +49,7 @@ def latch(
     """
     check_size("signal_steps", signal_steps)
     check_steps(steps, signal_steps + 1, f"at least one step must follow the {signal_steps} signal steps")
-    if not 0 <= noise < math.inf:
-        raise ValueError(f"noise is {noise}; it must be a finite standard deviation, 0 or more.")
+    check_noise(noise)
     dtype = float_dtype(dtype)
     key_class, key_noise = jax.random.split(key)
     classes = jax.random.bernoulli(key_class, 0.5, batch_shape).astype(jnp.int32)

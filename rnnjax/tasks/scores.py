@@ -30,11 +30,7 @@ def squared_error(predictions: Array, batch: Batch) -> Array:
       >>> round(float(squared_error(jnp.ones_like(batch.targets), batch)), 1)      # the constant predictor: 1/6
       0.2
     """
-    if predictions.shape != batch.targets.shape:
-        raise ValueError(
-            f"`predictions` is {list(predictions.shape)} and `batch.targets` {list(batch.targets.shape)}; "
-            "pass one number for each target: [T, *batch, K]."
-        )
+    _check_predictions(predictions, batch)
     scored = batch.weights > 0
     error = jnp.where(scored[..., None], predictions - batch.targets, 0)
     return _mean(jnp.mean(error**2, axis=-1), batch)
@@ -82,10 +78,40 @@ def accuracy(logits: Array, batch: Batch) -> Array:
     return _mean(right.astype(batch.weights.dtype), batch)
 
 
+def set_accuracy(predictions: Array, batch: Batch) -> Array:
+    """The share of scored steps (by weight) whose predictions are above 1/2 at exactly the targets that are 1.
+
+    Args:
+      predictions: `[T, *batch, K]`, usually in (0, 1); `batch.targets` is `[T, *batch, K]` of 0 and 1.
+    Returns:
+      `[]`.
+    Raises:
+      ValueError: the shapes differ.
+
+    Example: the Reber grammar, whose next symbol is usually one of two.
+
+      >>> from rnnjax.tasks import reber
+      >>> batch = reber(jax.random.key(0), 8, (4,))
+      >>> float(set_accuracy(0.9 * batch.targets, batch)), float(set_accuracy(jnp.zeros((8, 4, 7)), batch))
+      (1.0, 0.0)
+    """
+    _check_predictions(predictions, batch)
+    right = (predictions > 0.5) == (batch.targets > 0.5)
+    return _mean(right.all(axis=-1).astype(batch.weights.dtype), batch)
+
+
 def _mean(values: Array, batch: Batch) -> Array:
     weights = batch.weights.astype(values.dtype)
     total = jnp.sum(weights)
     return jnp.sum(jnp.where(weights > 0, values * weights, 0)) / jnp.where(total > 0, total, 1)
+
+
+def _check_predictions(predictions: Array, batch: Batch) -> None:
+    if predictions.shape != batch.targets.shape:
+        raise ValueError(
+            f"`predictions` is {list(predictions.shape)} and `batch.targets` {list(batch.targets.shape)}; "
+            "pass one number for each target: [T, *batch, K]."
+        )
 
 
 def _check_logits(logits: Array, batch: Batch) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 from typing import Any
 
 import jax
@@ -13,6 +14,8 @@ from rnnjax import tasks
 
 KEY = jax.random.key(0)
 SERIES = np.cumsum(np.random.default_rng(0).normal(size=60)).astype(np.float32)
+IMAGES = np.random.default_rng(1).integers(0, 256, (30, 4, 3)).astype(np.uint8)
+LABELS = np.arange(30)
 B = 64
 
 CALLS: dict[str, Any] = {
@@ -30,6 +33,11 @@ CALLS: dict[str, Any] = {
     "perceptual_decision": lambda key, shape=(): tasks.perceptual_decision(key, 9, shape, coherence=1.0, noise=0.5),
     "context_integration": lambda key, shape=(): tasks.context_integration(key, 9, shape, coherence=1.0, noise=0.5),
     "delayed_match": lambda key, shape=(): tasks.delayed_match(key, 6, shape, stimuli=3, noise=0.0),
+    "pixels": lambda key, shape=(): tasks.pixels(key, IMAGES, LABELS, shape),
+    "reber": lambda key, shape=(): tasks.reber(key, 60, shape),
+    "reber_last": lambda key, shape=(): tasks.reber(key, 60, shape, continual=False, outer_only=True),
+    "lorenz": lambda key, shape=(): tasks.lorenz(key, 4, shape, washout=2),
+    "mackey_glass": lambda key, shape=(): tasks.mackey_glass(key, 4, shape, washout=2),
 }
 every_task = pytest.mark.parametrize("name", CALLS)
 
@@ -312,3 +320,97 @@ def test_bad_arguments_of_cognitive_tasks():
     ):
         with pytest.raises(ValueError, match=r"(probability|noise|steps|stimuli) is"):
             wrong()
+
+
+def test_pixels(drawn):
+    xs, targets, weights, _ = drawn["pixels"]
+    index = {image.tobytes(): n for n, image in enumerate(IMAGES.reshape(30, 12))}
+    chosen = np.array([index[row.tobytes()] for row in np.rint(255 * xs[..., 0]).astype(np.uint8).T])
+    np.testing.assert_allclose(xs[..., 0], IMAGES.reshape(30, 12)[chosen].T / 255, rtol=1e-15)
+    assert (targets[-1] == LABELS[chosen]).all() and len(set(chosen)) > 20 and (weights[-1] == 1).all()
+    order = jax.random.permutation(jax.random.key(5), 12)
+    for key in (KEY, jax.random.key(1)):  # the same order in every batch
+        plain, permuted = (
+            tasks.pixels(key, IMAGES, LABELS, (B,), permutation_key=k) for k in (None, jax.random.key(5))
+        )
+        np.testing.assert_allclose(permuted.xs, plain.xs[order], rtol=1e-15)
+        np.testing.assert_array_equal(permuted.targets, plain.targets)
+    colours = IMAGES.reshape(15, 2, 4, 3) / np.float32(2)
+    batch = jax.jit(tasks.pixels)(KEY, colours, LABELS[:15])  # floats are not scaled, channels are features
+    np.testing.assert_array_equal(batch.xs, colours[int(batch.targets[-1])].reshape(8, 3))
+    assert tasks.pixels_baseline(4) == (np.log(4), 0.25)
+
+
+ENDED = "(?:PXT*V)*(?:PS|V)E"
+INNER = f"B(?:TS*X(?:SE|XT*V{ENDED})|PT*V{ENDED})"
+STRINGS = {False: INNER, True: f"B(?:T{INNER}T|P{INNER}P)E"}
+ENDS = {string[i:] for string in ("BTXSE", "BTXXVVE", "BPVPSE", "BPVVE") for i in range(len(string) + 1)}
+"""A shortest way from every node of Reber's graph to its end."""
+
+
+@functools.cache
+def follow(string, embedded):
+    """The symbols after which `string` can still become one of the language, given by a regular expression."""
+    ends = {end + outer for end in ENDS for outer in ("TE", "PE")} | {"E", ""} if embedded else ENDS
+    ends |= {symbol + end for symbol in "TP" for end in ends} | {"TBTXSETE", "PBTXSEPE"} if embedded else set()
+    possible = [any(re.fullmatch(STRINGS[embedded], string + s + end) for end in ends) for s in "BTPSXVE"]
+    return np.array(possible)
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_reber(embedded):
+    """Each symbol may follow what was read, and the targets are all that may; two are equally frequent."""
+    draw = functools.partial(tasks.reber, KEY, 60, (12,), embedded=embedded)
+    drawn = draw(), draw(continual=False), draw(outer_only=embedded)
+    stream, single, outer = jax.tree.map(np.asarray, drawn)
+    np.testing.assert_array_equal(single.xs, stream.xs)
+    assert (stream.xs.sum(-1) == 1).all() and (stream.weights == 1).all() and (stream.lengths == 60).all()
+    firsts = []
+    for row in range(12):
+        string, length, possible = "", 60, follow("", embedded)
+        for t, symbol in enumerate(stream.xs[:, row].argmax(-1)):
+            assert possible[symbol]
+            if possible.sum() == 2:
+                firsts.append(possible.argmax() == symbol)
+            string += "BTPSXVE"[symbol]
+            if re.fullmatch(STRINGS[embedded], string):
+                string, length = "", min(length, t)
+            possible = follow(string, embedded)
+            np.testing.assert_array_equal(stream.targets[t, row], possible)
+            before_outer = embedded and re.fullmatch(f"B[TP]{INNER}", string)
+            assert outer.weights[t, row] == (1 if not embedded or before_outer else 0)
+        assert single.lengths[row] == length
+        np.testing.assert_array_equal(single.weights[:, row], np.arange(60) < length)
+    assert abs(np.mean(firsts) - 0.5) < 2.5 / np.sqrt(len(firsts))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"embedded": False, "continual": False}, {"outer_only": True, "continual": False}], ids=str
+)
+def test_the_baseline_of_reber(options):
+    """The score of the best constant on a large batch."""
+    batch = jax.jit(lambda key: tasks.reber(key, 20, (4000,), **options))(KEY)
+    mean = jnp.broadcast_to(batch.targets[batch.weights > 0].mean(0), batch.targets.shape)
+    np.testing.assert_allclose(tasks.squared_error(mean, batch), tasks.reber_baseline(20, **options).loss, rtol=0.01)
+
+
+def test_what_does_not_fit_the_new_tasks():
+    for error, says, wrong in (
+        (TypeError, "`images` is int64; pass uint8", lambda: tasks.pixels(KEY, IMAGES.astype("int64"), LABELS)),
+        (TypeError, "`labels` is float64", lambda: tasks.pixels(KEY, IMAGES, LABELS / 2)),
+        (ValueError, r"`images` is \[12\]", lambda: tasks.pixels(KEY, IMAGES[0].ravel(), LABELS)),
+        (ValueError, "pass one label per image", lambda: tasks.pixels(KEY, IMAGES, LABELS[:3])),
+        (ValueError, "steps is 0", lambda: tasks.reber(KEY, 0)),
+        (ValueError, "pass embedded=True", lambda: tasks.reber(KEY, 9, embedded=False, outer_only=True)),
+        (ValueError, "one number for each target", lambda: tasks.set_accuracy(jnp.zeros((9, 6)), tasks.reber(KEY, 9))),
+    ):
+        with pytest.raises(error, match=says):
+            wrong()
+
+
+def test_set_accuracy_by_hand():
+    """Of four steps, one with weight 0: a right set (3), a symbol too many (1), NaN (2)."""
+    targets = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
+    batch = tasks.Batch(jnp.zeros((4, 1)), targets, jnp.array([3.0, 1.0, 2.0, 0.0]), jnp.array(4))
+    outputs = jnp.array([[0.9, 0.1], [0.6, 0.8], [jnp.nan, 0.9], [0.9, 0.1]])
+    assert float(tasks.set_accuracy(outputs, batch)) == 0.5

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import rnnjax
-from rnnjax.initializers import Orthogonal
+from rnnjax.initializers import Chrono, Orthogonal
 from rnnjax.training import CheckpointError, architecture, load_model, manifest, save_model
 
 MODEL = rnnjax.Readout(rnnjax.Stack((rnnjax.GRU(3, w_h=Orthogonal(0.9)), rnnjax.LSTM(4))), 5)
@@ -34,7 +34,7 @@ def test_is_what_was_saved(saved: Path) -> None:
     assert load_model(saved, model=MODEL).model == MODEL
 
 
-@pytest.mark.parametrize("cell", [rnnjax.LSTM(3), rnnjax.Bidirectional(rnnjax.GRU(2), rnnjax.Elman(2))])
+@pytest.mark.parametrize("cell", [rnnjax.LSTM(3, Chrono(9)), rnnjax.Bidirectional(rnnjax.GRU(2), rnnjax.Elman(2))])
 def test_any_cell_is_a_model(tmp_path: Path, cell: Any) -> None:
     params = cell.init(jax.random.key(0), 2)
     found = load_model(save_model(tmp_path / "model", cell, params, input_size=2))
