@@ -1,4 +1,4 @@
-"""The peers: Flax linen, Flax nnx, Haiku, Equinox, Keras on JAX, and PyTorch, each with the weights of a problem.
+"""The peers: Flax linen, Flax nnx, Haiku, Equinox, Keras on JAX, PyTorch and torchrecurrent, with a problem's weights.
 
 A JAX library is its forward pass and its `layout`, see `problems.programs`. A library that is not installed, or has no
 such cell or lengths, raises `LeftOut`.
@@ -16,8 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import contest
-from benchmarks.problems import GATES, Problem, programs, read
+from benchmarks.problems import Problem, programs, read
 from experiments.lab import machine
+from rnnjax import cells
+from rnnjax.converters import to_torchrecurrent
+from rnnjax.converters.torchrecurrent import _LAYOUTS  # pyright: ignore[reportPrivateUsage]
 
 Programs = dict[str, contest.Program]
 _SETTLE_S = 0.1  # PyTorch's OpenMP threads go on spinning for a while after their work
@@ -32,6 +35,13 @@ def require(package: str) -> None:
         raise contest.LeftOut("not installed; pip install 'rnnjax[peers]'")
 
 
+def _kind(problem: Problem, **kinds: Any) -> Any:
+    """What a library has for the cell of the problem; raises `LeftOut` where it has none."""
+    if problem.cell not in kinds:
+        raise contest.LeftOut("has no such cell")
+    return kinds[problem.cell]
+
+
 def _reordered(weight: Any, order: str) -> Any:
     """A weight with its gates in another order: "igfo" of an LSTM's i, f, g, o, "zrn" of a GRU's r, z, n."""
     places = ["ifgo".index(gate) if len(order) == 4 else "rzn".index(gate) for gate in order]
@@ -40,18 +50,21 @@ def _reordered(weight: Any, order: str) -> Any:
 
 
 def flax_linen(problem: Problem, *, ours: bool = False) -> Programs:
-    """`nn.RNN` over `OptimizedLSTMCell`, `GRUCell` or `SimpleCell`, time-major, with `seq_lengths`.
+    """`nn.RNN` over `OptimizedLSTMCell`, `GRUCell`, `SimpleCell` or `MGUCell`, time-major, with `seq_lengths`.
 
-    With `ours` the same model with `rnnjax.flax.linen.RNN` in its place: the one-line change of a user of Flax.
+    Without its reset gate, `MGUCell` is a UGRNN. With `ours` the same model with `rnnjax.flax.linen.RNN` in its place:
+    the one-line change of a user of Flax.
     """
     require("flax")
     from flax import linen as nn
 
     import rnnjax.flax
 
-    cell = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell, "elman": nn.SimpleCell}[problem.cell]
-    model = (rnnjax.flax.linen.RNN if ours else nn.RNN)(cell(problem.point.H), time_major=True)
-    gates = {"lstm": "ifgo", "gru": "rzn", "elman": [""]}[problem.cell]
+    ugrnn = functools.partial(nn.MGUCell, reset_gate=False)
+    cell = _kind(problem, lstm=nn.OptimizedLSTMCell, gru=nn.GRUCell, elman=nn.SimpleCell, ugrnn=ugrnn)
+    cell = cell(problem.point.H, param_dtype=problem.xs.dtype)
+    model = (rnnjax.flax.linen.RNN if ours else nn.RNN)(cell, time_major=True)
+    gates = {"lstm": "ifgo", "gru": "rzn", "elman": [""], "ugrnn": "nf"}[problem.cell]
     biased = "h" if problem.cell == "lstm" else "i"
 
     def forward(params: Any, xs: Any, lengths: Any) -> Any:
@@ -82,14 +95,15 @@ def flax_nnx(problem: Problem, *, ours: bool = False) -> Programs:
     import rnnjax.flax
 
     _, _, D, H = problem.point
-    cell = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell, "elman": nnx.SimpleCell}[problem.cell]
-    model = (rnnjax.flax.nnx.RNN if ours else nnx.RNN)(cell(D, H, rngs=nnx.Rngs(0)), time_major=True)
+    kind = _kind(problem, lstm=nnx.OptimizedLSTMCell, gru=nnx.GRUCell, elman=nnx.SimpleCell)
+    cell = kind(D, H, rngs=nnx.Rngs(0), dtype=problem.xs.dtype, param_dtype=problem.xs.dtype)
+    model = (rnnjax.flax.nnx.RNN if ours else nnx.RNN)(cell, time_major=True)
     graph, drawn, rest = nnx.split(model, nnx.Param, ...)
 
     def forward(params: Any, xs: Any, lengths: Any) -> Any:
         state = jax.tree.map(lambda leaf: leaf, drawn)
         nnx.replace_by_pure_dict(state, {"cell": params})
-        h = jnp.zeros((xs.shape[1], H))
+        h = jnp.zeros((xs.shape[1], H), xs.dtype)
         carry = (h, h) if problem.cell == "lstm" else h
         return nnx.merge(graph, state, rest)(xs, initial_carry=carry, seq_lengths=lengths)
 
@@ -102,14 +116,20 @@ def flax_nnx(problem: Problem, *, ours: bool = False) -> Programs:
 
 
 def haiku(problem: Problem) -> Programs:
-    """`hk.dynamic_unroll` over `hk.LSTM`, `hk.GRU` or `hk.VanillaRNN`, time-major."""
+    """`hk.dynamic_unroll` over `hk.LSTM`, `hk.GRU` or `hk.VanillaRNN`, time-major.
+
+    Its GRU, which resets before the product, has 1 - z in place of z.
+    """
     require("haiku")
     if problem.lengths is not None:
         raise contest.LeftOut("Haiku has neither lengths nor a mask")
     import haiku as hk
 
+    H = problem.point.H
+    kind = _kind(problem, lstm=hk.LSTM, gru=hk.GRU, gru_reset_before=hk.GRU, elman=hk.VanillaRNN, irnn=hk.VanillaRNN)
+
     def unrolled(xs: Any) -> Any:
-        core = {"lstm": hk.LSTM, "gru": hk.GRU, "elman": hk.VanillaRNN}[problem.cell](problem.point.H, name="core")
+        core = kind(H, name="core")
         return hk.dynamic_unroll(core, xs, core.initial_state(xs.shape[1]))[0]
 
     model = hk.without_apply_rng(hk.transform(unrolled))
@@ -117,11 +137,12 @@ def haiku(problem: Problem) -> Programs:
     def layout(weights: Mapping[str, Any]) -> dict[str, Any]:
         w_x, w_h, b = (weights[name] for name in ("w_x", "w_h", "b"))
         if problem.cell == "lstm":
-            forget = jnp.repeat(jnp.array([0.0, 0.0, 1.0, 0.0]), problem.point.H)  # its step adds one to this gate
+            forget = jnp.repeat(jnp.array([0.0, 0.0, 1.0, 0.0]), H)  # its step adds one to this gate
             joined = _reordered(jnp.concatenate([w_x, w_h]), "igfo")
             return {"core/linear": {"w": joined, "b": _reordered(b, "igfo") - forget}}
-        if problem.cell == "gru":
-            return {"core": {k: _reordered(w, "zrn") for k, w in (("w_i", w_x), ("w_h", w_h), ("b", b))}}
+        if kind is hk.GRU:
+            sign = jnp.repeat(jnp.array([-1.0 if problem.cell == "gru_reset_before" else 1.0, 1.0, 1.0]), H)
+            return {"core": {k: sign * _reordered(w, "zrn") for k, w in (("w_i", w_x), ("w_h", w_h), ("b", b))}}
         return {"core/linear": {"w": w_x, "b": b}, "core/linear_1": {"w": w_h, "b": jnp.zeros_like(b)}}
 
     return programs(problem, lambda params, xs, lengths: model.apply(params, xs), layout)
@@ -130,14 +151,12 @@ def haiku(problem: Problem) -> Programs:
 def equinox(problem: Problem) -> Programs:
     """A cell in `jax.lax.scan` over one row, under `jax.vmap` over the batch, as its documentation writes it."""
     require("equinox")
-    if problem.cell == "elman":
-        raise contest.LeftOut("Equinox has no Elman cell")
     if problem.lengths is not None:
         raise contest.LeftOut("Equinox has neither lengths nor a mask")
     import equinox as eqx
 
     _, _, D, H = problem.point
-    drawn = {"lstm": eqx.nn.LSTMCell, "gru": eqx.nn.GRUCell}[problem.cell](D, H, key=jax.random.key(0))
+    drawn = _kind(problem, lstm=eqx.nn.LSTMCell, gru=eqx.nn.GRUCell)(D, H, key=jax.random.key(0))
     bias_n = ["bias_n"] if problem.cell == "gru" else []
 
     def layout(weights: Mapping[str, Any]) -> list[Any]:
@@ -152,7 +171,7 @@ def equinox(problem: Problem) -> Programs:
             return carry, carry[0] if problem.cell == "lstm" else carry
 
         def row(xs: Any) -> Any:
-            h = jnp.zeros(H)
+            h = jnp.zeros(H, xs.dtype)
             return jax.lax.scan(step, (h, h) if problem.cell == "lstm" else h, xs)[1]
 
         return jax.vmap(row, in_axes=1, out_axes=1)(xs)
@@ -169,8 +188,17 @@ def keras(problem: Problem) -> Programs:
     if keras.backend.backend() != "jax":
         raise contest.LeftOut(f"Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=jax")
     B, T, D, H = problem.point
-    kind = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU, "elman": keras.layers.SimpleRNN}[problem.cell]
-    layer = kind(H, return_sequences=True)
+    layers = keras.layers
+    irnn, before = {"activation": "relu"}, {"reset_after": False}
+    kind, options = _kind(
+        problem,
+        lstm=(layers.LSTM, {}),
+        gru=(layers.GRU, {}),
+        gru_reset_before=(layers.GRU, before),
+        elman=(layers.SimpleRNN, {}),
+        irnn=(layers.SimpleRNN, irnn),
+    )
+    layer = kind(H, return_sequences=True, dtype=problem.xs.dtype.name, **options)
     layer.build((B, T, D))
     state = [variable.value for variable in layer.non_trainable_variables]
 
@@ -180,51 +208,36 @@ def keras(problem: Problem) -> Programs:
 
     def layout(weights: Mapping[str, Any]) -> list[Any]:
         params = [jnp.asarray(weights[name]) for name in ("w_x", "w_h", "b")]
-        if problem.cell != "gru":
+        if kind is not layers.GRU:
             return params
         w_x, w_h, b = (_reordered(param, "zrn") for param in params)
+        if problem.cell == "gru_reset_before":
+            return [w_x, w_h, b]
         recurrent = jnp.concatenate([jnp.zeros(2 * H), weights["b_hn"]])
         return [w_x, w_h, jnp.stack([b, recurrent])]  # a row of biases for the input, one for the carry
 
     return programs(problem, forward, layout, weighted=True, batch_major=True)
 
 
-def pytorch(problem: Problem) -> Programs:
-    """`torch.nn.LSTM`, `GRU` and `RNN`, time-major; padded batches as packed sequences.
-
-    It runs where JAX runs: on the CPU with all cores, or on a GPU.
-    """
+def _torch() -> tuple[Any, Any]:
+    """PyTorch, and the device on which JAX runs: the CPU with all cores, or a GPU."""
     require("torch")
     import torch
-    from torch.nn.utils import rnn
 
     torch.set_num_threads(machine.cores())
     on_gpu = jax.default_backend() != "cpu"
     if on_gpu and not torch.cuda.is_available():
         raise contest.LeftOut(f"JAX runs on {jax.default_backend()}, and this PyTorch has the CPU only")
     torch.backends.cudnn.allow_tf32 = False  # as all here: float32 proper
-    device = torch.device("cuda" if on_gpu else "cpu")
-    _, T, D, H = problem.point
+    return torch, torch.device("cuda" if on_gpu else "cpu")
 
-    def layout(weights: Mapping[str, Any]) -> dict[str, Any]:
-        inner = jnp.zeros(GATES[problem.cell] * H)
-        if problem.cell == "gru":
-            inner = inner.at[2 * H :].set(weights["b_hn"])
-        biases = {"bias_ih_l0": weights["b"], "bias_hh_l0": inner}
-        return {"weight_ih_l0": weights["w_x"].T, "weight_hh_l0": weights["w_h"].T, **biases}
 
-    model = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "elman": torch.nn.RNN}[problem.cell](D, H)
-    model.load_state_dict({name: torch.tensor(np.array(value)) for name, value in layout(problem.weights).items()})
-    model, xs = model.to(device), torch.tensor(problem.xs, device=device)
+def _torch_programs(problem: Problem, model: Any, unrolled: Any, read_gradients: Any) -> Programs:
+    """Forward pass and training step of a module; `unrolled(xs)` gives its outputs."""
+    torch, device = _torch()
+    xs = torch.tensor(problem.xs, device=device)
     watched = torch.tensor(problem.xs, device=device, requires_grad=True)
-    lengths = None if problem.lengths is None else torch.tensor(problem.lengths, dtype=torch.int64)
-
-    def unrolled(xs: Any) -> Any:
-        if lengths is None:
-            return model(xs)[0]
-        packed = rnn.pack_padded_sequence(xs, lengths, enforce_sorted=False)
-        return rnn.pad_packed_sequence(model(packed)[0], total_length=T)[0]
-
+    on_gpu = device.type == "cuda"
     finish = torch.cuda.synchronize if on_gpu else (lambda: None)
 
     def forward() -> Any:
@@ -239,15 +252,120 @@ def pytorch(problem: Problem) -> Programs:
         return loss, finish()
 
     def gradients(result: Any) -> dict[str, Any]:
-        grads = {name: jnp.asarray(parameter.grad.numpy(force=True)) for name, parameter in model.named_parameters()}
-        found = read(layout, problem.weights, grads)
+        found = read_gradients({name: p.grad.numpy(force=True) for name, p in model.named_parameters()})
         return {**found, "xs": watched.grad.numpy(force=True), "loss": result[0].numpy(force=True)}
 
     def outputs(result: Any) -> dict[str, Any]:
         return {"ys": result[0].numpy(force=True)}
 
     program = functools.partial(contest.Program, settle_s=0.0 if on_gpu else _SETTLE_S)
-    return {
-        "forward": program(forward, outputs),
-        "train": program(train, gradients),
-    }
+    return {"forward": program(forward, outputs), "train": program(train, gradients)}
+
+
+def pytorch(problem: Problem) -> Programs:
+    """`torch.nn.LSTM`, also with `proj_size`, `GRU` and `RNN`, time-major; padded batches as packed sequences."""
+    torch, device = _torch()
+    from torch.nn.utils import rnn
+
+    _, T, D, H = problem.point
+    kind, options = _kind(
+        problem,
+        lstm=(torch.nn.LSTM, {}),
+        lstm_projected=(torch.nn.LSTM, {"proj_size": max(1, H // 2)}),
+        gru=(torch.nn.GRU, {}),
+        elman=(torch.nn.RNN, {}),
+        irnn=(torch.nn.RNN, {"nonlinearity": "relu"}),
+    )
+
+    def layout(weights: Mapping[str, Any]) -> dict[str, Any]:
+        inner = jnp.zeros_like(weights["b"])
+        if problem.cell == "gru":
+            inner = inner.at[2 * H :].set(weights["b_hn"])
+        made = {"weight_ih_l0": weights["w_x"].T, "weight_hh_l0": weights["w_h"].T}
+        made |= {"bias_ih_l0": weights["b"], "bias_hh_l0": inner}
+        return made | ({"weight_hr_l0": weights["w_p"].T} if "w_p" in weights else {})
+
+    model = kind(D, H, dtype=getattr(torch, problem.xs.dtype.name), **options)
+    model.load_state_dict({name: torch.tensor(np.array(value)) for name, value in layout(problem.weights).items()})
+    model = model.to(device)
+    lengths = None if problem.lengths is None else torch.tensor(problem.lengths, dtype=torch.int64)
+
+    def unrolled(xs: Any) -> Any:
+        if lengths is None:
+            return model(xs)[0]
+        packed = rnn.pack_padded_sequence(xs, lengths, enforce_sorted=False)
+        return rnn.pad_packed_sequence(model(packed)[0], total_length=T)[0]
+
+    return _torch_programs(problem, model, unrolled, functools.partial(read, layout, problem.weights))
+
+
+_OTHER_NAMES: dict[type, str] = {
+    cells.CoRNN: "coRNNCell",
+    cells.TauGRU: "tauGRUCell",
+    cells.BRC: "BRCell",
+    cells.NBRC: "NBRCell",
+    cells.NASCell: "NASCell",
+    cells.ResidualLSTM: "ResLSTMCell",
+    cells.WorkingMemoryLSTM: "WMCLSTMCell",
+    cells.Antisymmetric: "AntisymmetricRNNCell",
+    cells.GatedAntisymmetric: "GatedAntisymmetricRNNCell",
+}
+TORCHRECURRENT: dict[type, str] = {kind: _OTHER_NAMES.get(kind, f"{kind.__name__}Cell") for kind in _LAYOUTS}
+"""Its name of each of our cells that it has."""
+
+_OPTIONS: dict[type, dict[str, Any]] = {
+    cells.IndRNN: {"nonlinearity": "relu"},
+    cells.FastGRNN: {"nonlinearity": "sigmoid"},  # of the gate; theirs is tanh unless said
+    cells.CoRNN: {"dt": 0.05, "gamma": 1.0, "epsilon": 1.0},
+    cells.UnICORNN: {"dt": 0.1, "alpha": 1.0},
+    cells.Antisymmetric: {"epsilon": 0.1, "gamma": 0.01},
+    cells.GatedAntisymmetric: {"epsilon": 0.1, "gamma": 0.01},
+}
+
+
+def torchrecurrent(problem: Problem) -> Programs:
+    """A cell of torchrecurrent in a Python loop over time, as its documentation writes it."""
+    torch, device = _torch()
+    require("torchrecurrent")
+    import torchrecurrent as theirs
+
+    cell = cells.catalogue()[problem.cell](problem.point.H)
+    kind = type(cell)
+    if kind not in TORCHRECURRENT:
+        raise contest.LeftOut("has no such cell")
+    if problem.lengths is not None:
+        raise contest.LeftOut("torchrecurrent has neither lengths nor a mask")
+    made, layout = getattr(theirs, TORCHRECURRENT[kind]), _LAYOUTS[kind]
+    model = made(
+        problem.point.D, problem.point.H, dtype=getattr(torch, problem.xs.dtype.name), **_OPTIONS.get(kind, {})
+    )
+    state = to_torchrecurrent(cell, type(cell.weights(problem.point.D))(**problem.weights))
+    model.load_state_dict({name: torch.tensor(array) for name, array in state.items()}, strict=False)
+    model = model.to(device)
+
+    def unrolled(xs: Any) -> Any:
+        ys, state = [], None
+        delayed = [xs.new_zeros(xs.shape[1], problem.point.H)] * 4  # a TauGRU also reads an earlier state
+        for x in xs:
+            if kind is cells.TauGRU:
+                y = model(x, delayed[-1], delayed[-3])
+                delayed.append(y)
+            else:
+                found = model(x) if state is None else model(x, state)
+                y = found[0] if isinstance(found, tuple) else found
+                state = found[1] if kind in (cells.TLSTM, cells.IntersectionRNN) else found
+            ys.append(y)
+        return torch.stack(ys)
+
+    def gradients(grads: Mapping[str, Any]) -> dict[str, Any]:
+        """Of several biases that are added up, each has the gradient of their sum."""
+        found: dict[str, Any] = {}
+        for field, name, order in layout.matrices:
+            found[field] = np.concatenate([layout.block(grads, name, k).T for k in order], axis=-1)
+        for field, sums in layout.vectors:
+            found[field] = np.concatenate([layout.block(grads, *places[0]) for places in sums])
+        if "w_h2" in found:
+            found["w_h"] = np.concatenate([found["w_h"], found.pop("w_h2")])
+        return found
+
+    return _torch_programs(problem, model, unrolled, gradients)

@@ -11,11 +11,8 @@ from jax.sharding import Mesh
 
 import rnnjax
 from benchmarks import contest
-from benchmarks.problems import Problem, programs
-from rnnjax import sharding
-
-CELLS: dict[str, tuple[type, type]] = {"lstm": (rnnjax.LSTM, rnnjax.LSTMParams), "gru": (rnnjax.GRU, rnnjax.GRUParams)}
-CELLS |= {"elman": (rnnjax.Elman, rnnjax.ElmanParams)}
+from benchmarks.problems import Problem, params_of, programs
+from rnnjax import cells, sharding
 
 FAST_ENGINES = ("hoisted",)
 """Engines for every cell, beside scan and loop; "associative" is for cells that are linear in their carry."""
@@ -43,10 +40,10 @@ def contestant(
       last: the loss of a training step depends on the last output alone, not on every one.
       compiling: see `problems.programs`.
     """
-    cell_type, params_type = CELLS[problem.cell]
+    params_type = type(params_of(problem.cell, problem.point.D, problem.point.H))
 
     def unrolled(params: Any, xs: Array, lengths: Array | None) -> tuple[Any, Array]:
-        cell = cell_type(problem.point.H)
+        cell = cell_of(problem)
         if generic:
             cell = rnnjax.StepCell(step_function=cell.step, initial_carry_function=cell.initial_carry)
         unroll: Callable = rnnjax.unroll
@@ -71,7 +68,7 @@ def contestant(
 
 
 def cell_of(problem: Problem) -> Any:
-    return CELLS[problem.cell][0](problem.point.H)
+    return cells.catalogue()[problem.cell](problem.point.H)
 
 
 def mesh(devices: int, count: int, what: str) -> Mesh:

@@ -17,11 +17,22 @@ from jax import Array
 from pydantic import AfterValidator
 
 from benchmarks import contest
+from rnnjax.cells import catalogue
 
 CellName = Literal["lstm", "gru", "elman"]
 
 GATES: dict[str, int] = {"lstm": 4, "gru": 3, "elman": 1}
 """How many gates a cell has."""
+
+
+def _catalogued(name: str) -> str:
+    if name not in catalogue():
+        raise ValueError("name a cell of rnnjax.cells.catalogue(), for example mgu")
+    return name
+
+
+AnyCell = Annotated[str, AfterValidator(_catalogued)]
+"""The name of any cell of the catalogue."""
 
 
 class Point(NamedTuple):
@@ -62,8 +73,9 @@ class Problem:
     """One cell at one point, with the numbers to run it on.
 
     Attributes:
-      weights: `w_x` [D, GH], `w_h` [H, GH], `b` [GH], and of a GRU `b_hn` [H]; gates in rnnjax's and PyTorch's order.
-      xs: `[T, B, D]` float32.
+      weights: rnnjax's parameters by name: `w_x` [D, GH], `w_h` [H, GH], `b` [GH], of a GRU `b_hn` [H], and what other
+        cells have; gates in rnnjax's order, which is PyTorch's.
+      xs: `[T, B, D]`, of the weights' dtype.
       lengths: `[B]` int32, or None where every step counts.
     """
 
@@ -86,8 +98,7 @@ class Problem:
 
         A training step has three times as many: the gradient of each factor is another matmul of the same size.
         """
-        _, _, D, H = self.point
-        return 2.0 * float(self.counts.sum()) * (D + H) * GATES[self.cell] * H
+        return 2.0 * float(self.counts.sum()) * sum(w.size for w in self.weights.values() if w.ndim == 2)
 
 
 def make_problem(cell: str, point: Point, *, padded: bool = False, seed: int = 0) -> Problem:
@@ -96,17 +107,21 @@ def make_problem(cell: str, point: Point, *, padded: bool = False, seed: int = 0
     `b_hn` is zero, so that a GRU without this bias (Flax nnx) computes the same.
     """
     B, T, D, H = point
-    gates, scale = GATES[cell], H**-0.5
-    random, shapes = np.random.default_rng(seed), {"w_x": (D, gates * H), "w_h": (H, gates * H), "b": (gates * H,)}
-    weights = {k: random.uniform(-scale, scale, shape).astype(np.float32) for k, shape in shapes.items()}
-    if cell == "gru":
-        weights["b_hn"] = np.zeros(H, np.float32)
+    random, scale = np.random.default_rng(seed), H**-0.5
+    weights = {name: np.zeros(array.shape, np.float32) for name, array in params_of(cell, D, H)._asdict().items()}
+    for name in [name for name in weights if name != "b_hn"]:
+        weights[name] = random.uniform(-scale, scale, weights[name].shape).astype(np.float32)
     xs = random.normal(size=(T, B, D)).astype(np.float32)
     if not padded:
         return Problem(cell, point, weights, xs, None)
     lengths = random.integers(max(1, T // 4), T, B, endpoint=True).astype(np.int32)
     lengths[0] = T
     return Problem(cell, point, weights, xs, lengths)
+
+
+def params_of(cell: str, D: int, H: int) -> Any:
+    """rnnjax's parameters of a cell, as shapes."""
+    return jax.eval_shape(lambda key: catalogue()[cell](H).init(key, D), jax.random.key(0))
 
 
 Run = Callable[[Any, Array, Array | None], Array]  # (params, xs, lengths) to ys
@@ -143,7 +158,7 @@ def programs(
 
     weights = {name: jnp.asarray(value) for name, value in problem.weights.items() if name != without}
     counts = natural(problem.counts)[..., None]
-    weigh = jnp.asarray(counts, jnp.float32) if weighted and problem.lengths is not None else None
+    weigh = jnp.asarray(counts, problem.xs.dtype) if weighted and problem.lengths is not None else None
     lengths = None if problem.lengths is None else jnp.asarray(problem.lengths)
     arguments = place(layout(weights), jnp.asarray(natural(problem.xs)), lengths)
 

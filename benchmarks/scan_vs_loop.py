@@ -2,16 +2,19 @@
 
 Question: when is a Python loop over time good enough, and what do `scan` and the hoisted engine save?
 Command: python -m benchmarks.scan_vs_loop --json benchmarks/results/scan_vs_loop.json --figures benchmarks/results
-Minutes: about 60 on two cores, most of it in compiling unrolled loops and in the largest size; with --quick 2.
+Minutes: about 70 on two cores, most of it in compiling unrolled loops and in the largest size; with --quick 2.
 Expected: at T = 1,000 a jitted loop compiles at least 50 times longer than a scan (its forward pass half a minute, its
 training step minutes at T = 100 already), and an eager loop runs hundreds of times longer where a step is small; where
-a step takes 100 us or more, the matmuls are most of the time. Scan and hoisted compile in the same time at every T.
+a step takes 100 us or more, the matmuls are most of the time. Scan and hoisted compile in the same time at every T. For
+small cells that are linear in their carry, a parallel scan over time is faster than a loop once T is long.
 
 Contestants, all of them `rnnjax.unroll`, all giving the same outputs and gradients:
   eager loop    a Python loop as written, one operation at a time
   jitted loop   the same under `jax.jit`: T copies of the step in one program
   scan, scan×4, scan×16    `jax.lax.scan`, with 1, 4 or 16 steps in the body
   and every other engine there is, on one device and with the batch split over --devices.
+The engine "associative" is for cells that are linear in their carry: these have a contest of their own, of scan,
+hoisted and associative.
 Not every one can be run at every length; the result says which were left out where, and why.
 """
 
@@ -22,12 +25,13 @@ from pydantic import PositiveFloat, PositiveInt
 
 from benchmarks import contest, harness, ours
 from benchmarks.harness import number
-from benchmarks.problems import CellName, Point, Problem, SizeText, make_problem
+from benchmarks.problems import AnyCell, CellName, Point, Problem, SizeText, make_problem
 from experiments import lab
 from experiments.lab import style
 
 _QUICK = {"sizes": ("4,16,32",), "steps": (10, 100, 300), "rounds": 3}
 _QUICK |= {"eager_steps": 100, "jitted_steps": 100, "jitted_train_steps": 10}
+_QUICK |= {"linear_cells": ("min_gru",), "linear_steps": (100, 1000, 10000)}
 
 
 @lab.options(quick=_QUICK)
@@ -46,6 +50,12 @@ class Options(harness.Options):
     """The jitted loop's forward pass is left out beyond this length: it compiles for minutes [steps]."""
     jitted_train_steps: int = 100
     """The jitted loop's training step is left out beyond this length: it compiles for minutes [steps]."""
+    linear_cells: lab.Distinct[AnyCell] = ("min_gru", "rg_lru", "lru")
+    """The cells that are linear in their carry."""
+    linear_size: SizeText = "4,16,32"
+    """B,D,H of these cells."""
+    linear_steps: lab.Distinct[PositiveInt] = (100, 1000, 10000, 100000)
+    """Lengths T of these cells [steps]."""
     train_seconds: PositiveFloat = 10.0
     """A size is left out at lengths whose matmuls alone would take longer than this at 100 GFLOP/s [s]."""
 
@@ -61,6 +71,15 @@ def measure(options: Options, run: harness.Run) -> None:
                 run.add({**where, "left_out": f"its matmuls alone take about {seconds:.0f} s, more than {limit}"})
             else:
                 run.add(run.contest(where, contestants(problem, options), problem.forward_flops))
+    for cell in options.linear_cells:
+        for T in options.linear_steps:
+            problem = make_problem(cell, Point.of_size(options.linear_size, T), seed=options.seed)
+            where = {"contest": f"{cell}, {options.linear_size}", "cell": cell, "size": options.linear_size, "T": T}
+            made = [
+                ours.contestant(engine, problem, engine, limit_bytes=options.limit_bytes)
+                for engine in ("scan", *ours.FAST_ENGINES, "associative")
+            ]
+            run.add(run.contest(where, made, problem.forward_flops))
 
 
 def contestants(problem: Problem, options: Options) -> list[contest.Contestant]:
@@ -89,23 +108,28 @@ def contestants(problem: Problem, options: Options) -> list[contest.Contestant]:
 
 
 def draw(result: Mapping[str, Any], page: Any) -> None:
-    """A figure per size: time of a training step, compile time and memory against T."""
-    panels = {  # task and key, y label, and the contestant whose last mark says how many times scan's it is
-        "Training step": (("train", "median_ms"), "time [ms]", "eager loop"),
-        "Compilation, forward pass": (("forward", "compile_total_s"), "time [s]", "jitted loop"),
-        "Temporary memory, training step": (("train", "temp_mib"), "memory [MiB]", "jitted loop"),
-    }
-    for size in dict.fromkeys(point["size"] for point in result["points"] if "left_out" not in point):
-        points = [point for point in result["points"] if point["size"] == size and "left_out" not in point]
+    """A figure per size and cell: time of a training step, compile or forward time, and memory against T."""
+    points = [point for point in result["points"] if "left_out" not in point]
+    for cell, size, linear in dict.fromkeys((p["cell"], p["size"], "contest" in p) for p in points):
+        chosen = [p for p in points if (p["cell"], p["size"], "contest" in p) == (cell, size, linear)]
+        eager, jitted = ("associative",) * 2 if linear else ("eager loop", "jitted loop")
+        panels = {  # task and key, y label, and the contestant whose last mark says how many times scan's it is
+            "Training step": (("train", "median_ms"), "time [ms]", eager),
+            "Compilation, forward pass": (("forward", "compile_total_s"), "time [s]", jitted),
+            "Forward pass": (("forward", "median_ms"), "time [ms]", eager),
+            "Temporary memory, training step": (("train", "temp_mib"), "memory [MiB]", jitted),
+        }
+        del panels["Compilation, forward pass" if linear else "Forward pass"]
         fig, axes = style.figures(1, 3, 10.5, 4.4, sharex=True)
         for ax, (title, (column, label, said)) in zip(axes[0], panels.items(), strict=True):
-            harness.plot_lines(ax, points, "T", *column, harness.names(points))
+            harness.plot_lines(ax, chosen, "T", *column, harness.names(chosen))
             ax.set(xlabel="length T [steps]", ylabel=label, title=title)
-            _say_factor(ax, points, said, column)
+            _say_factor(ax, chosen, said, column)
         B, D, H = size.split(",")
-        title = f"{points[0]['cell'].upper()}, batch {B}, {D} features, {H} hidden units"
-        alt = "Time of a training step, compile time and memory against length for eager loop, jitted loop and scan"
-        harness.save(page, f"scan_vs_loop-{size.replace(',', '-')}", fig, axes, title, alt, 4)
+        title = f"{cell if linear else cell.upper()}, batch {B}, {D} features, {H} hidden units"
+        name = f"scan_vs_loop-{f'{cell}-' * linear}{size.replace(',', '-')}"
+        alt = f"Time, compile time and memory against length for {', '.join(harness.names(chosen))}"
+        harness.save(page, name, fig, axes, title, alt, 4)
 
 
 def _say_factor(ax: Any, points: list[Mapping[str, Any]], name: str, column: tuple[str, str]) -> None:
@@ -117,7 +141,14 @@ def _say_factor(ax: Any, points: list[Mapping[str, Any]], name: str, column: tup
         T, value, factor = known[-1]
         look = {"ha": {points[0]["T"]: "left"}.get(T, "right"), "va": "bottom"}
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
-        ax.annotate(f"{factor:,.0f}× scan", (T, value), (0, 12), textcoords="offset points", bbox=box, **look)
+        ax.annotate(
+            f"{factor:,.0f}× scan" if factor >= 10 else f"{factor:.2g}× scan",
+            (T, value),
+            (0, 12),
+            textcoords="offset points",
+            bbox=box,
+            **look,
+        )
 
 
 benchmark = harness.Benchmark(Options, measure, draw)

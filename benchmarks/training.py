@@ -29,9 +29,11 @@ import rnnjax
 from benchmarks import contest, harness, ours
 from benchmarks.harness import divided, number
 from benchmarks.libraries import require
+from benchmarks.problems import GATES
 from experiments import lab
 from experiments.lab import style
 from rnnjax import tasks, training
+from rnnjax.cells import catalogue
 from rnnjax.training.steps import data_key
 
 LOOP, FIT = "Flax + Optax loop", "rnnjax fit"
@@ -57,8 +59,8 @@ class Setting(NamedTuple):
             setting = cls(task, cell, *(int(size) for size in sizes))
         except (TypeError, ValueError):
             raise ValueError("write task,cell,B,T,H, for example adding,lstm,32,100,64") from None
-        if task not in TASKS or cell not in ours.CELLS or min(setting.B, setting.H) < 1 or setting.T < 10:
-            raise ValueError(f"tasks are {', '.join(TASKS)}, cells are {', '.join(ours.CELLS)}, and T is 10 or more")
+        if task not in TASKS or cell not in GATES or min(setting.B, setting.H) < 1 or setting.T < 10:
+            raise ValueError(f"tasks are {', '.join(TASKS)}, cells are {', '.join(GATES)}, and T is 10 or more")
         return setting
 
     def data(self, key: Array, step: Array) -> tasks.Batch:
@@ -113,7 +115,7 @@ def our_model(setting: Setting) -> Model:
     """The same weights in rnnjax's layout, and the same loss."""
     from rnnjax.flax import from_linen
 
-    score, cell = TASKS[setting.task][1], ours.CELLS[setting.cell][0](setting.H)
+    score, cell = TASKS[setting.task][1], catalogue()[setting.cell](setting.H)
     tree = dict(flax_model(setting)[0]["params"])
     readout = tree.pop("readout")
     (rnn,) = tree.values()  # Flax names it after the cell

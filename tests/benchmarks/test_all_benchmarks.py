@@ -22,13 +22,13 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 RECORDED = sorted(path for path in RESULTS.glob("*.json") if not path.name.startswith("profile"))
 TINY = {
-    "scan_vs_loop": "--cell elman --sizes 2,1,2 --steps 2 --jitted-train-steps 2",
+    "scan_vs_loop": "--cell elman --sizes 2,1,2 --steps 2 --jitted-train-steps 2 --linear-cells lru --linear-steps 3",
     "memory": "--cell elman --size 1,1,2 --steps 4 7 --every 3 --losses last --jitted-steps 7",
     "observatory": "--hidden 4 --shares 1 --intervals 2 --gains 2 --seeds 1 --steps 8 --few 1 --processes 1",
     "sweep": "--hidden 2 --scales 2 --seeds 1 --lengths 3 --few 1 --engine scan",
     "tried": "--cells elman --points 2,5,1,4",
     "training": "--settings temporal_order,elman,2,10,2 --updates 10",
-    "peers": "--cells gru --points 2,3,2,4 --batches padded --generic --doors",
+    "peers": "--cells gru --points 2,3,2,4 --others ugrnn --others-point 2,3,4,4 --batches padded --generic --doors",
 }
 FAST = ["--quick", "--rounds", "1", "--sample-ms", "0.001", "--devices", "2"]
 NOT_IN_TINY = {"scan_vs_loop": {"jitted loop (train)", "jitted loop (forward)"}}
@@ -36,7 +36,7 @@ NOT_IN_TINY |= {"observatory": {"one program, N at once, N processes", "the prod
 WRONG = ["scan_vs_loop --rounds 0", "scan_vs_loop --json .", "scan_vs_loop --sizes 8,32", "peers --points 8,0,32,64"]
 WRONG += ["sweep --lengths 50 25", "observatory --intervals 2", "training --settings copy,lstm,1,20,1"]
 WRONG.append("training --updates 15")
-MAY_BE_LEFT_OUT = "devices are asked for|nothing plans its memory|not installed|neither lengths nor a mask"
+MAY_BE_LEFT_OUT = "devices are asked for|nothing plans its memory|not installed|neither lengths nor a mask|no such cell"
 
 
 def benchmark(name: str) -> harness.Benchmark:
@@ -95,6 +95,7 @@ def test_peers_in_a_process_of_its_own_on_two_devices(tmp_path: Path) -> None:
     assert result["machine"]["device_count"] == 2 and result["machine"]["process"]["cpu_devices"] == 2
     rows, ratios = harness.by_name(result["points"][0]), result["points"][0]["ratios"]["train"]
     assert rows["rnnjax, split"]["tasks"] and rows["Flax nnx"]["checked"].endswith("has no b_hn")
+    assert result["points"][1]["ratios"]["train"]["fastest_peer"] == "Flax linen"
     assert ratios["fastest_peer"] and ratios["rnnjax in linen_vs_flax"] > 0 and ratios["rnnjax in nnx_vs_flax"] > 0
 
 
