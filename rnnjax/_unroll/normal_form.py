@@ -2,7 +2,7 @@
 
     concatenate([x, h]) @ w       becomes  x @ w[:D] + h @ w[D:]
     w @ h, einsum, h @ w.T        becomes  h @ w
-    h @ w_r, h @ w_z              becomes  one product h @ [w_r, w_z], then split; the same for x
+    h @ w_r, h @ w_z              becomes  one product h @ [w_r, w_z], then split; the same for x, and for casts of both
     (x @ w_x + h @ w_h) + b       becomes  (x @ w_x + b) + h @ w_h: terms without the carry are added first
     h @ w_h + b                   becomes  one product with a bias, also if the bias is added to one gate only
     σ(x)                          becomes  ½ + ½ tanh(x / 2); if all blocks of an array go through σ or tanh, one tanh
@@ -74,7 +74,7 @@ def normalise(
     """Rewrites the equations of one row's step; inputs and outputs do not change."""
     colours = Colours(program, n_params, n_carry)
     equations = needed_for(program.outputs, program.equations)
-    outputs = program.outputs
+    equations, outputs = _one_cast_of_each_value(equations, list(program.outputs))
     equations = _plain_products(equations, colours)
     equations = _one_product_for_one_left_side(equations, colours)
     equations = _sums_without_carry_first(equations, colours, outputs)
@@ -85,6 +85,18 @@ def normalise(
     if together:
         equations, outputs, activations = _activations_together(equations, colours, outputs)
     return Program(needed_for(outputs, equations), program.inputs, program.closed_over, outputs), colours, activations
+
+
+def _one_cast_of_each_value(equations: Sequence[Equation], outputs: list[Value]) -> tuple[list[Equation], list[Value]]:
+    """Merges equal casts: in mixed precision, each product of a state may cast it anew."""
+    casts: dict[tuple[Value, str], Value] = {}
+    names: dict[Value, Value] = {}
+    for eqn in equations:
+        if eqn.name == "convert_element_type":
+            first = casts.setdefault((eqn.inputs[0], str(eqn.params)), eqn.output)
+            if first is not eqn.output:
+                names[eqn.output] = first
+    return _rename([eqn for eqn in equations if eqn.output not in names], outputs, names)
 
 
 def _plain_products(equations: Sequence[Equation], colours: Colours) -> list[Equation]:
@@ -379,8 +391,8 @@ def _sums_of_whole_products(
         free = [next((v for v in eqn.inputs if not colours.carried(v)), None) for eqn in adds]
         if len(adds) < 2 or any([v is None or v.shape != eqn.output.shape for v, eqn in zip(free, adds, strict=True)]):
             continue
-        new = _joined_or_whole([v for v in free if v is not None], made, colours)
-        total = add(new[-1].output, product.output)
+        new, terms = _joined_or_whole([v for v in free if v is not None], made, colours)
+        total = add(terms, product.output)
         new += [total, cut(total.output, [eqn.output for eqn in adds])]
         colours.see(new)
         first = min([found.index(eqn) for eqn in adds])
@@ -389,17 +401,25 @@ def _sums_of_whole_products(
     return found
 
 
-def _joined_or_whole(values: list[Value], made: dict[Value, Equation], colours: Colours) -> list[Equation]:
-    """Concatenates blocks; blocks of one product with something added to each become that product and one sum."""
+def _joined_or_whole(
+    values: list[Value], made: dict[Value, Equation], colours: Colours
+) -> tuple[list[Equation], Value]:
+    """Concatenates blocks; all blocks of one product, or their sums with fixed values, are that product, or one sum."""
+
+    def whole(blocks: list[Value]) -> Value | None:
+        split = made.get(blocks[0])
+        return split.inputs[0] if split and split.name == "split" and list(split.outputs) == blocks else None
+
     eqns = [made.get(v) for v in values]
     if all([eqn is not None and eqn.name == "add" and len(eqn.inputs) == 2 for eqn in eqns]):
-        pairs = [sorted(eqn.inputs, key=colours.fixed) for eqn in eqns if eqn is not None]
-        split = made.get(pairs[0][0])
-        whole = split is not None and split.name == "split" and list(split.outputs) == [pair[0] for pair in pairs]
-        if split is not None and whole and all([colours.fixed(pair[1]) for pair in pairs]):
-            bias = joined([pair[1] for pair in pairs], axis=0)
-            return [bias, add(split.inputs[0], bias.output)]
-    return [joined(values, axis=0)]
+        blocks, biases = zip(*[sorted(eqn.inputs, key=colours.fixed) for eqn in eqns if eqn is not None], strict=True)
+        product = whole(list(blocks))
+        if product is not None and all(map(colours.fixed, biases)):
+            bias = joined(biases, axis=0)
+            total = add(product, bias.output)
+            return [bias, total], total.output
+    product, together = whole(values), joined(values, axis=0)
+    return ([], product) if product is not None else ([together], together.output)
 
 
 def _activations_together(

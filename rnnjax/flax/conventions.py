@@ -3,7 +3,6 @@
     Flax                                              rnnjax
     inputs [*batch, T, D], or time first              xs [T, *batch, D]
     seq_lengths [*batch]                              lengths, clipped to 0..T
-    carry (c, h)                                      LSTMCarry(h, c)
     reverse: outputs in scan order,                   outputs in input order
       with keep_order in input order
 
@@ -22,12 +21,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from rnnjax._unroll import Checkpoint, Engine
 from rnnjax._unroll import unroll as unroll_over_time
 from rnnjax._unroll.arguments import make_masks, select
 from rnnjax.cell import Cell, PyTree
-from rnnjax.cells import LSTMCarry
-from rnnjax.flax.recurrence import Hyperparameters, Kind, recurrence
+from rnnjax.cells import ElmanParams, GRUParams, LSTMParams
+
+_CELLS = {LSTMParams: "an LSTMCell or OptimizedLSTMCell", GRUParams: "a GRUCell", ElmanParams: "a SimpleCell"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,58 +136,27 @@ class Call:
             return jnp.zeros(self.step_shape, self.inputs.dtype)
         return jax.lax.index_in_dim(self.inputs, 0, self.time_axis, keepdims=False)
 
-    def check_carry(self, hyperparameters: Hyperparameters, carry: Any) -> None:
-        """Raises if `initial_carry` does not fit the cell and these inputs."""
-        expected = (*self.batch_shape, hyperparameters.size)
-        if hyperparameters.kind == "lstm":
-            if not isinstance(carry, tuple | list) or len(carry) != 2:
-                raise ValueError(f"`initial_carry` is a {type(carry).__name__}; an LSTM's carry is a pair (c, h).")
-            named = {"`initial_carry[0]` (c)": carry[0], "`initial_carry[1]` (h)": carry[1]}
-        else:
-            named = {"`initial_carry`": carry}
-        for name, leaf in named.items():
-            if jnp.shape(leaf) != expected:
-                raise ValueError(
-                    f"{name} is {list(jnp.shape(leaf))} but `inputs` is {list(self.inputs.shape)} and the cell has "
-                    f"{hyperparameters.size} units; expected {list(expected)}."
-                )
-
-    def run(
-        self,
-        hyperparameters: Hyperparameters,
-        params: PyTree,
-        carry: PyTree,
-        start: PyTree | None,
-        *,
-        engine: Engine,
-        checkpoint: Checkpoint,
-        chunk: int | None,
-        unroll: int,
-    ) -> tuple[PyTree, Array]:
-        """`(carry, outputs)` as Flax's RNN would return them.
+    def check_params(self, kind: type, units: int, params: PyTree) -> None:
+        """Raises if the parameters of one of Flax's own cells do not fit it, where they could broadcast silently.
 
         Args:
-          params: in rnnjax's layout.
-          carry: the carry before the first step, in Flax's layout.
-          start: the carry to which `resets` return, in Flax's layout; `None` for zero.
-          engine, checkpoint, chunk, unroll: as in `rnnjax.unroll`.
+          kind, units: the kind of parameters that the cell has in rnnjax, and its size.
+          params: the parameters in rnnjax's layout, or their shapes.
         Raises:
-          ValueError: the parameters belong to another kind or size of cell, or to another input width.
+          ValueError: they belong to another kind or size of cell, or to another input width.
         """
-        hyperparameters.check_params(self.cell, params)
-        width = params.w_x.shape[0]
+        (width, _), (size, _) = params.w_x.shape, params.w_h.shape
+        if type(params) is not kind or size != units:
+            raise ValueError(
+                f"`cell` is a {self.cell} of {units} units, but its parameters are those of {_CELLS[type(params)]} of "
+                f"{size} units (recurrent weights {list(params.w_h.shape)}); load the checkpoint into the cell that it "
+                "was saved from."
+            )
         if self.features != (width,):
             raise ValueError(
                 f"`inputs` is {list(self.inputs.shape)}, but the parameters of this {self.cell} were made for {width} "
                 "features, on the last axis."
             )
-        kind = hyperparameters.kind
-        carry = jax.tree.map(jnp.asarray, from_flax_carry(kind, carry))
-        start = None if start is None or self.resets is None else from_flax_carry(kind, start)
-        cell, params, inputs = recurrence(hyperparameters, params, carry, self.inputs, start, len(self.batch_shape))
-        options = {"engine": engine, "checkpoint": checkpoint, "chunk": chunk, "unroll": unroll}
-        carry, ys = self.unrolled(cell, params, carry, inputs, **options)
-        return to_flax_carry(kind, carry), ys
 
     def unrolled(self, cell: Cell, params: PyTree, carry: PyTree, inputs: Array, **options: Any) -> tuple[PyTree, Any]:
         """`(carry, outputs)` of an rnnjax cell, with outputs in the caller's layout."""
@@ -257,16 +225,6 @@ class Call:
                     message = message.replace(word, theirs)
                 error.args = (message, *error.args[1:])
             raise
-
-
-def from_flax_carry(kind: Kind, carry: PyTree) -> PyTree:
-    """Converts `(c, h)` to `LSTMCarry(h, c)`; carries of GRU and Elman cells are the same in both."""
-    return LSTMCarry(h=carry[1], c=carry[0]) if kind == "lstm" else carry
-
-
-def to_flax_carry(kind: Kind, carry: PyTree) -> PyTree:
-    """Converts `LSTMCarry(h, c)` to `(c, h)`; carries of GRU and Elman cells are the same in both."""
-    return (carry.c, carry.h) if kind == "lstm" else carry
 
 
 def in_scan_order(ys: Array, lengths: Array | None) -> Array:

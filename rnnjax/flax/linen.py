@@ -7,9 +7,8 @@ Both modules derive from Flax's, with the same fields, names and parameter tree,
 `OptimizedLSTMCell`, `GRUCell`, `SimpleCell`, re-exported here), which draw the parameters. Only the loop over time
 differs:
 
-    the four cells above                                          run as rnnjax's built-in cells
-    other cells: `MGUCell`, `ConvLSTMCell`, your subclasses,      run their own step, from which rnnjax hoists what it
-      `nn.remat(cell)`, `nn.map_variables(cell, ...)`               can out of the loop
+    Flax's cells, your subclasses, `nn.remat(cell)`,              run their own step, from which rnnjax hoists what it
+      `nn.map_variables(cell, ...)`                                 can out of the loop
     cells with collections besides `params`, random numbers       run in Flax's own loop, with a warning that says why
       in a step, or custom lifting options
 
@@ -24,6 +23,7 @@ does not support them. Differences from Flax:
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -32,20 +32,19 @@ from flax.core.scope import in_filter
 from flax.errors import InvalidRngError
 from flax.linen import GRUCell, LSTMCell, OptimizedLSTMCell, SimpleCell
 from jax import Array
-from jax.nn.initializers import zeros
 from jax.typing import ArrayLike
 
 from rnnjax._unroll import Checkpoint, Engine
 from rnnjax.cell import PyTree
+from rnnjax.cells import ElmanParams, GRUParams, LSTMParams
 from rnnjax.flax.both_ways import run_both_ways
 from rnnjax.flax.conventions import Call
 from rnnjax.flax.linen_params import from_linen
 from rnnjax.flax.own_step import StepOfModule, check_own_carry, run_by_flax, run_by_own_step, why_not_by_rows
-from rnnjax.flax.recurrence import Hyperparameters, Kind
 
 __all__ = ["RNN", "Bidirectional", "GRUCell", "LSTMCell", "OptimizedLSTMCell", "SimpleCell"]
 
-_KINDS: dict[type, Kind] = {OptimizedLSTMCell: "lstm", LSTMCell: "lstm", GRUCell: "gru", SimpleCell: "elman"}
+_KINDS = {OptimizedLSTMCell: LSTMParams, LSTMCell: LSTMParams, GRUCell: GRUParams, SimpleCell: ElmanParams}
 
 
 class RNN(nn.RNN):
@@ -122,11 +121,6 @@ class RNN(nn.RNN):
         )
         with_carry = _or(return_carry, self.return_carry)
         key = jax.random.key(0) if init_key is None else init_key
-        hyperparameters = Hyperparameters.known(self.cell, _KINDS, nn.Module)
-        why = _why_lifted(self)
-        if hyperparameters is not None and why is None:
-            carry, outputs = self._run_known(call, hyperparameters, initial_carry, key)
-            return (carry, outputs) if with_carry else outputs
         start = None
         if initial_carry is None or resets is not None:
             start = self.cell.initialize_carry(key, call.step_shape)
@@ -136,6 +130,9 @@ class RNN(nn.RNN):
         if initial_carry is not None:
             own: Any = module
             check_own_carry(call, carry, lambda: own.initialize_carry(jax.random.key(0), call.step_shape))
+        why = _why_lifted(self)
+        if why is None and variables.get("params") and _is_plain(module):
+            call.check_params(_KINDS[type(module)], module.features, jax.eval_shape(from_linen, variables["params"]))
         why = why or _why_by_flax(module, variables, call, carry, list(scope.rngs))
         if why is not None:
             carry, outputs = run_by_flax(call, super().__call__, why, carry, return_carry=with_carry)
@@ -144,32 +141,18 @@ class RNN(nn.RNN):
             self.cell(carry, call.first_step)  # draws the parameters, as in Flax
             variables = self.cell.variables
         step, params = LinenStep(module, call.features), variables.get("params", {})
-        carry, outputs = run_by_own_step(call, step, params, carry, start, unroll=self.unroll, **self._options())
-        return (carry, outputs) if with_carry else outputs
-
-    def _run_known(
-        self, call: Call, hyperparameters: Hyperparameters, initial_carry: PyTree | None, key: Array
-    ) -> tuple[PyTree, Array]:
-        """Runs one of the four cells with a built-in counterpart."""
-        if initial_carry is not None:
-            call.check_carry(hyperparameters, initial_carry)
-        start = None
-        if initial_carry is None or (call.resets is not None and self.cell.carry_init is not zeros):
-            start = self.cell.initialize_carry(key, call.step_shape)
-        carry = start if initial_carry is None else initial_carry
-        if not self.cell.variables.get("params"):
-            self.cell(carry, call.first_step)  # draws the parameters, as in Flax
-        return call.run(
-            hyperparameters,
-            from_linen(self.cell.variables["params"]),
+        carry, outputs = run_by_own_step(
+            call,
+            step,
+            params,
             carry,
-            None if self.cell.carry_init is zeros else start,
+            start,
+            engine=self.engine,
+            checkpoint=self.checkpoint,
+            chunk=self.chunk,
             unroll=self.unroll,
-            **self._options(),
         )
-
-    def _options(self) -> dict[str, Any]:
-        return {"engine": self.engine, "checkpoint": self.checkpoint, "chunk": self.chunk}
+        return (carry, outputs) if with_carry else outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +165,20 @@ class LinenStep(StepOfModule):
     def call(self, params: PyTree, carry: PyTree, inputs: Array) -> tuple[PyTree, PyTree]:
         module: Any = self.module
         return module.apply({"params": params}, carry, inputs)
+
+
+def _shapes_after(step: LinenStep, *arrays: Any) -> tuple[PyTree, PyTree]:
+    """The shapes of a step's results, traced once for equal steps."""
+    try:
+        hash(step)
+    except TypeError:  # with an array among the module's fields
+        return jax.eval_shape(step.call, *arrays)
+    return _call.eval_shape(step, *arrays)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _call(step: LinenStep, params: PyTree, carry: PyTree, inputs: Array) -> tuple[PyTree, PyTree]:
+    return step.call(params, carry, inputs)
 
 
 class Bidirectional(nn.Bidirectional):
@@ -243,6 +240,12 @@ def _or(given: bool | None, field: bool) -> bool:
     return field if given is None else given
 
 
+def _is_plain(cell: nn.Module) -> bool:
+    """Whether a cell is one of Flax's four, without activations that have parameters of their own."""
+    functions = [getattr(cell, name, None) for name in ("gate_fn", "activation_fn")]
+    return type(cell) in _KINDS and not any([isinstance(function, nn.Module) for function in functions])
+
+
 def _why_lifted(rnn: nn.RNN) -> str | None:
     """The reason if `nn.scan` would not share `params` among all steps."""
     shared = in_filter(rnn.variable_broadcast, "params") and not in_filter(rnn.variable_carry, "params")
@@ -272,9 +275,7 @@ def _why_by_flax(module: Any, variables: Any, call: Call, carry: PyTree, streams
     if more:
         return f"it keeps the collections {', '.join(more)} besides its parameters"
     try:
-        after, y = jax.eval_shape(
-            lambda params: module.apply({"params": params}, carry, x), dict(variables).get("params", {})
-        )
+        after, y = _shapes_after(LinenStep(module, call.features), dict(variables).get("params", {}), carry, x)
     except InvalidRngError:
         return "its step draws random numbers"
     return why_not_by_rows(call, carry, after, y)

@@ -6,8 +6,7 @@
 Both modules derive from Flax's and have the same state, including random streams. They use Flax's cells (`LSTMCell`,
 `OptimizedLSTMCell`, `GRUCell`, `SimpleCell`, re-exported here). Only the loop over time differs:
 
-    the four cells above                                          run as rnnjax's built-in cells
-    other cells: your subclasses, cells with a replaced or        run their own step, from which rnnjax hoists what it
+    Flax's cells, your subclasses, cells with a replaced or       run their own step, from which rnnjax hoists what it
       reconfigured layer (LoRA, precision), ...                     can out of the loop
     cells whose step changes state (dropout, running              run in Flax's own loop, with a warning that says why
       statistics), or that need `state_axes`, `broadcast_rngs`
@@ -27,21 +26,20 @@ from typing import Any, cast
 import jax
 from flax import nnx
 from flax.nnx import GRUCell, LSTMCell, OptimizedLSTMCell, SimpleCell
-from jax.nn.initializers import zeros
 from jax.typing import ArrayLike
 
 from rnnjax._unroll import Checkpoint, Engine
 from rnnjax.cell import PyTree
+from rnnjax.cells import ElmanParams, GRUParams, LSTMParams
 from rnnjax.flax.both_ways import run_both_ways
 from rnnjax.flax.conventions import Call
 from rnnjax.flax.nnx_params import from_nnx
-from rnnjax.flax.nnx_step import as_step, kernels_of
+from rnnjax.flax.nnx_step import as_step
 from rnnjax.flax.own_step import check_own_carry, run_by_flax, run_by_own_step
-from rnnjax.flax.recurrence import Hyperparameters, Kind
 
 __all__ = ["RNN", "Bidirectional", "GRUCell", "LSTMCell", "OptimizedLSTMCell", "SimpleCell"]
 
-_KINDS: dict[type, Kind] = {OptimizedLSTMCell: "lstm", LSTMCell: "lstm", GRUCell: "gru", SimpleCell: "elman"}
+_KINDS = {OptimizedLSTMCell: LSTMParams, LSTMCell: LSTMParams, GRUCell: GRUParams, SimpleCell: ElmanParams}
 
 Randomness = nnx.Rngs | nnx.RngStream
 
@@ -153,25 +151,18 @@ class RNN(nnx.RNN):
             "chunk": self.chunk,
             "unroll": self.unroll,
         }
-        hyperparameters = Hyperparameters.known(cell, _KINDS, nnx.Module)
-        kernels = {} if hyperparameters is None else kernels_of(cell)
-        hyperparameters = hyperparameters if kernels else None
-        why = _why_by_axes(self)
-        if hyperparameters is not None and initial_carry is not None:
-            call.check_carry(hyperparameters, initial_carry)
-        starts_at_zero = hyperparameters is not None and (cell.carry_init is None or cell.carry_init is zeros)
         start = None
-        if initial_carry is None or (resets is not None and not starts_at_zero):
+        if initial_carry is None or resets is not None:
             rngs = self.rngs if rngs is None else rngs
             rngs = rngs.carry.fork() if isinstance(rngs, nnx.Rngs) else rngs
             start = cell.initialize_carry(call.step_shape, rngs)
         carry = start if initial_carry is None else initial_carry
-        if hyperparameters is not None and why is None:
-            start = None if starts_at_zero else start
-            carry, outputs = call.run(hyperparameters, from_nnx(kernels), carry, start, **options)
-            return (carry, outputs) if with_carry else outputs
         if initial_carry is not None:
             check_own_carry(call, carry, lambda: cell.initialize_carry(call.step_shape, nnx.Rngs(0)))
+        why = _why_by_axes(self)
+        if why is None and _is_plain(cell):
+            params = nnx.state(cell, nnx.Param)
+            call.check_params(_KINDS[type(cell)], cell.hidden_features, jax.eval_shape(from_nnx, params))
         step, params, why_by_flax = as_step(cell, call, carry)
         why = why or why_by_flax
         if why is None:
@@ -238,6 +229,12 @@ class Bidirectional(nnx.Bidirectional):
 
 def _or(given: bool | None, field: bool) -> bool:
     return field if given is None else given
+
+
+def _is_plain(cell: nnx.Module) -> bool:
+    """Whether a cell is one of Flax's four, with their own layers, and no activation with parameters."""
+    parts = [part for part in vars(cell).values() if isinstance(part, nnx.Module)]
+    return type(cell) in _KINDS and all([type(part) is nnx.Linear for part in parts])
 
 
 def _why_by_axes(rnn: nnx.RNN) -> str | None:

@@ -1,4 +1,4 @@
-"""Reads an nnx cell: the arrays of Flax's four standard cells, or the step of any other cell as a pure function."""
+"""Reads the step of an nnx cell as a pure function."""
 
 import dataclasses
 from typing import Any
@@ -7,36 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from flax.nnx import GRUCell, LSTMCell, OptimizedLSTMCell, SimpleCell
-from flax.nnx.nn.dtypes import promote_dtype
 from jax import Array
 
 from rnnjax.cell import PyTree
 from rnnjax.flax.conventions import Call
 from rnnjax.flax.own_step import StepOfModule, why_not_by_rows
-
-_LAYERS: dict[type, tuple[str, ...]] = {
-    OptimizedLSTMCell: ("dense_i", "dense_h"),
-    LSTMCell: ("ii", "if_", "ig", "io", "hi", "hf", "hg", "ho"),
-    GRUCell: ("dense_i", "dense_h"),
-    SimpleCell: ("dense_i", "dense_h"),
-}
-
-
-def kernels_of(cell: Any) -> dict[str, dict[str, Any]]:
-    """The arrays of a cell's layers, if the layers are Flax's unmodified ones; else empty."""
-    if cell.promote_dtype is not promote_dtype:
-        return {}
-    tree = {}
-    for name in _LAYERS[type(cell)]:
-        layer = getattr(cell, name)
-        own = {"precision": None, "preferred_element_type": None, "dot_general": jax.lax.dot_general}
-        own |= {"promote_dtype": promote_dtype, "dtype": cell.dtype}
-        if type(layer) is not nnx.Linear or any([getattr(layer, key, None) is not own[key] for key in own]):
-            return {}
-        leaves = {"kernel": layer.kernel, "bias": layer.bias}
-        tree[name] = {leaf: value for leaf, value in leaves.items() if value is not None}
-    return tree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,11 @@ qualifies unless it keeps state between steps, draws random numbers, or has a ca
 the batch axes. Other cells run in Flax's own RNN, with one warning that says why.
 """
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from rnnjax._unroll.arguments import select
-from rnnjax.cell import PyTree
-from rnnjax.flax.cells import Started, StartingFrom
+from rnnjax.cell import Cell, PyTree
 from rnnjax.flax.conventions import Call
 
 
@@ -44,6 +44,41 @@ class StepOfModule:
         return self.call(params, carry, x if len(self.features) == 1 else x.reshape(*x.shape[:-1], *self.features))
 
 
+class Started(NamedTuple):
+    """Parameters, and the carry to which resets return."""
+
+    params: PyTree
+    start: PyTree  # leaves [*batch, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class StartingFrom:
+    """A cell whose initial carry is given as arrays for each row, since Flax's `carry_init` may be random.
+
+    Attributes:
+      batch_ndim: the number of batch axes of these arrays.
+    """
+
+    cell: Cell
+    batch_ndim: int
+
+    def init(self, key: Array, input_size: int, dtype: DTypeLike | None = None) -> Started:
+        params = self.cell.init(key, input_size, dtype)
+        return Started(params, self.cell.initial_carry(params))
+
+    def initial_carry(self, params: Started, batch_shape: tuple[int, ...] = ()) -> PyTree:
+        def shaped(leaf: Array) -> Array:
+            rows = leaf.shape[: self.batch_ndim]
+            if math.prod(batch_shape) != math.prod(rows):
+                raise ValueError(f"the initial carry for resets is given for {list(rows)} rows, and cannot be reshaped")
+            return leaf.reshape(*batch_shape, *leaf.shape[self.batch_ndim :])
+
+        return jax.tree.map(shaped, params.start)
+
+    def step(self, params: Started, carry: PyTree, x: Array) -> tuple[PyTree, PyTree]:
+        return self.cell.step(params.params, carry, x)
+
+
 def run_by_own_step(
     call: Call, step: StepOfModule, params: PyTree, carry: PyTree, start: PyTree | None, **options: Any
 ) -> tuple[PyTree, PyTree]:
@@ -54,7 +89,7 @@ def run_by_own_step(
       start: the carry to which `resets` return; `None` without resets.
     """
     carry = jax.tree.map(jnp.asarray, carry)
-    start = carry if start is None else jax.tree.map(jnp.asarray, start)
+    start = carry if start is None else jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), start, carry)
     cell = StartingFrom(step, len(call.batch_shape))
     return call.unrolled(cell, Started(params, start), carry, call.inputs, **options)
 
@@ -71,15 +106,11 @@ def check_own_carry(call: Call, carry: PyTree, make: Callable[[], PyTree]) -> No
         expected = jax.eval_shape(make)
     except Exception:
         return
-    wanted, tree = jax.tree.flatten_with_path(expected)
-    if jax.tree.structure(carry) != tree:
-        raise ValueError(f"`initial_carry` is {jax.tree.structure(carry)}, but {call.cell} makes {tree}.")
-    for (path, leaf), given in zip(wanted, jax.tree.leaves(carry), strict=True):
-        if jnp.shape(given) != leaf.shape:
-            raise ValueError(
-                f"`initial_carry`{jax.tree_util.keystr(path)} is {list(jnp.shape(given))}, but {call.cell} makes "
-                f"{list(leaf.shape)} of `inputs` {list(call.inputs.shape)}."
-            )
+    given, wanted = (jax.tree.map(lambda leaf: list(jnp.shape(leaf)), tree) for tree in (carry, expected))
+    if jax.tree.flatten(given) != jax.tree.flatten(wanted):
+        raise ValueError(
+            f"`initial_carry` is {given}, but {call.cell} makes {wanted} of `inputs` {list(call.inputs.shape)}."
+        )
 
 
 def why_not_by_rows(call: Call, carry: PyTree, after: PyTree, y: PyTree) -> str | None:

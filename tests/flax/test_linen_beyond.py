@@ -138,6 +138,17 @@ def test_dtypes_are_inferred_as_flax_does():
     assert_close(*promoted)
 
 
+def test_resets_in_another_dtype_than_the_cell_s_own_carry():
+    """A reset returns to the cell's initial carry, in the dtype of the given one."""
+    rnn = our_linen.RNN(linen_cell("simple", "float32", dtype=jnp.bfloat16), return_carry=True)
+    x, carry = inputs("float32"), carry_of("simple", "bfloat16")
+    with jax.numpy_dtype_promotion("standard"):
+        results = jax.eval_shape(
+            lambda: rnn.init_with_output(KEY, x, initial_carry=carry, resets=flags((ALL, 3))),
+        )[0]
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(results)} == {"bfloat16"}
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -18,7 +18,7 @@ import rnnjax.flax
 from tests.registry import assert_close, normal
 from tests.unroll.loop_products import Loops, Product, loops_of
 from tests.unroll.random_steps import quickly
-from tests.unroll.textbook_cells import HOISTED, LAYER_NORM, PROJECTED, H, mgu_of_flax
+from tests.unroll.textbook_cells import HOISTED, LAYER_NORM, PROJECTED, H
 
 D, B, T = 7, 11, 13
 OF_INPUT = {D, D + H, D + PROJECTED}
@@ -141,21 +141,43 @@ def test_layer_norm_runs_and_says_what_left_the_loop():
     assert not of_the_input(program(by_unroll, "layer_norm").loops)
 
 
-def test_flax_through_the_door():
-    """`rnnjax.flax.linen.RNN` of Flax's minimal gated unit equals Flax's RNN, and is hoisted."""
-    ours, flax = (library.RNN(mgu_of_flax(), return_carry=True) for library in (rnnjax.flax.linen, nn))
-    xs = jnp.swapaxes(given("mgu_of_flax").xs, 0, 1)
+OF_FLAX = {"OptimizedLSTMCell": 1, "LSTMCell": 1, "GRUCell": 1, "SimpleCell": 1, "MGUCell": 2}
+"""Flax's cells, and their products with the carry."""
+
+
+def through_the_door(name: str, dtype: str, compute: str | None = None) -> tuple[Program, Program, Any]:
+    """The programs of `rnnjax.flax.linen.RNN` and of Flax's own, and the cell's parameters."""
+    cell = getattr(nn, name)(H, param_dtype=jnp.dtype(dtype), dtype=compute)
+    ours, flax = (library.RNN(cell, return_carry=True) for library in (rnnjax.flax.linen, nn))
+    xs = normal(jax.ShapeDtypeStruct((B, T, D), dtype), "door xs")
     params = normal(jax.eval_shape(flax.init, jax.random.key(0), xs)["params"], "door", scale=0.5)
 
     def run(module: Any, of: Any):
         return module.apply({"params": of[0]}, of[1])
 
     got, right = (compiled(functools.partial(run, module), (params, xs)) for module in (ours, flax))
+    return got, right, params
+
+
+@pytest.mark.parametrize("name", OF_FLAX)
+def test_flax_through_the_door(name):
+    """`rnnjax.flax.linen.RNN` of a cell of Flax equals Flax's RNN, and is hoisted."""
+    got, right, params = through_the_door(name, "float64")
     assert_close(jax.tree.leaves(got.outputs), jax.tree.leaves(right.outputs), 1e-12)
     assert_close(got.gradient, right.gradient, 1e-10)
     assert of_the_input(right.loops) and of_a_gradient(right.loops)
-    assert got.loops.count >= 2 and got.loops.products
-    assert not of_the_input(got.loops) and not of_a_gradient(got.loops)
+    assert got.loops.count >= 2 and 0 < len(got.loops.products) <= 2 * OF_FLAX[name]
+    assert not of_the_input(got.loops) and not of_a_gradient(got.loops) and not accumulated(got.loops, params)
+
+
+@pytest.mark.parametrize("name", ["OptimizedLSTMCell", "LSTMCell", "GRUCell"])
+def test_mixed_precision_is_hoisted(name):
+    """Each gate casts the state for its own product, and they still are one product."""
+    with jax.numpy_dtype_promotion("standard"):
+        got, right, params = through_the_door(name, "float32", "bfloat16")
+    assert_close(jax.tree.leaves(got.outputs), jax.tree.leaves(right.outputs), 5e-2)
+    assert got.loops.count >= 2 and 0 < len(got.loops.products) <= 2 * OF_FLAX[name]
+    assert not of_the_input(got.loops) and not of_a_gradient(got.loops) and not accumulated(got.loops, params)
 
 
 HLO = """
