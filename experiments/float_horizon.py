@@ -87,7 +87,7 @@ def gradient_curves(
 
     def draw(key: Array) -> tuple[Any, Array]:
         key_params, key_recurrent, key_direction = jax.random.split(key, 3)
-        params = redraw(cell.init(key_params, INPUT_SIZE, xs.dtype), key_recurrent, "orthogonal")
+        params = redraw(cell.init(key_params, INPUT_SIZE, xs.dtype), [".w_h"], key_recurrent, "orthogonal")
         direction = jax.random.normal(key_direction, (hidden_size,), xs.dtype)
         return params._replace(w_h=params.w_h * scale), direction / jnp.linalg.norm(direction)
 

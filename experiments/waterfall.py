@@ -92,7 +92,7 @@ def networks(asked: list[dict[str, Any]], mesh: Mesh | None = None) -> list[dict
 
     def draw(key: Array, scale: float) -> Model:
         key_cell, key_recurrent, key_out = jax.random.split(key, 3)
-        params = redraw(cell.init(key_cell, INPUT_SIZE, "float64"), key_recurrent, "orthogonal")
+        params = redraw(cell.init(key_cell, INPUT_SIZE, "float64"), [".w_h"], key_recurrent, "orthogonal")
         w_out = jax.random.normal(key_out, (first["hidden_size"], 1), "float64") / first["hidden_size"] ** 0.5
         return Model(params._replace(w_h=params.w_h * scale), w_out, jnp.zeros(1, "float64"))
 

@@ -198,7 +198,7 @@ def shapes_of(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), tree)
 
 
-def checked_xs(xs: ArrayLike, cell: Any) -> Array:
+def checked_xs(xs: ArrayLike, cell: Any = None) -> Array:
     """`xs` as an array `[T, *batch, D]` (`[T, *batch, *space, D]`) with T >= 1; raises ValueError otherwise."""
     xs = as_array("xs", xs)
     if xs.ndim < 2:
