@@ -119,7 +119,7 @@ def test_convolutions_without_the_carry_leave_the_loop(name, products):
         return convolutions_in_loops(jax.make_jaxpr(gradient)(params).jaxpr, False)
 
     assert inside("hoisted") == 2 * sum(products)
-    assert inside("scan") > 4 * sum(products)
+    assert inside("scan") >= 4 * sum(products)
 
 
 def convolutions_in_loops(jaxpr, inside):
