@@ -52,8 +52,9 @@ def _run_with_slopes(layer: "Layer", inputs: "Inputs") -> tuple[list[Array], Pri
     reading, structure, (fixed, xs, carry, counts, resets, start) = layer.reading, layer.structure, inputs
     loop = reading.in_loop
     pieces = layer.pieces(fixed, xs)
-    read = set(structure.mixed) | {leaf for leaf, k in enumerate(structure.carry_outs) if k in layer.stacked}
-    elsewhere = [k for k in sorted({*layer.stacked, *_lefts(structure)}) if k not in structure.carry_outs]
+    needed = {*layer.stacked, *_lefts(structure)}
+    read = set(structure.mixed) | {leaf for leaf, k in enumerate(structure.carry_outs) if k in needed}
+    elsewhere = [k for k in sorted(needed) if k not in structure.carry_outs]
     rs = [p.out for p in reading.products]
     wanted = [*structure.outs, *reading.us, *rs]
     step = layer.stepper(fixed, [*loop.late, *reading.inside], loop.pieces, wanted)

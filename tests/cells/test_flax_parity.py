@@ -1,6 +1,7 @@
 """Parity with Flax linen, with our weights converted by hand.
 
-Flax's LSTM and GRU have one kernel per gate (`ii`, `hf`, ...), so this also checks the order of our gates.
+Flax's LSTM and GRU have one kernel per gate (`ii`, `hf`, ...), so this also checks the order of our gates. Gradients
+are compared in `tests/parity`.
 """
 
 import flax.linen as nn
@@ -97,22 +98,3 @@ def test_flax_agrees_on_reverse_with_lengths():
     inside = np.arange(T)[:, None] < LENGTHS
     assert_close((carry, ys), (flax_carry, jnp.where(inside[..., None], flax_ys, 0.0)))
     assert ys.shape == (T, B, 3)
-
-
-@pytest.mark.parametrize("peer", ["OptimizedLSTMCell", "GRUCell"])
-def test_flax_agrees_on_gradients(peer):
-    """Gradients with respect to parameters and inputs, in x64 at 1e-12."""
-    name, _, weights, _ = PEERS[peer]
-    drawn = sample(name)
-
-    def ours(params, xs):
-        return jnp.sum(jnp.sin(rnnjax.unroll(CELLS[name], params, xs, carry=drawn.carry)[1]))
-
-    def theirs(params, xs):
-        return jnp.sum(jnp.sin(in_flax(peer, drawn._replace(params=params, xs=xs))[1]))
-
-    params_gradient, xs_gradient = jax.jit(jax.grad(ours, argnums=(0, 1)))(drawn.params, drawn.xs)
-    with jax.numpy_dtype_promotion("standard"):
-        expected, expected_xs = jax.jit(jax.grad(theirs, argnums=(0, 1)))(drawn.params, drawn.xs)
-    assert_close(weights(params_gradient), weights(expected))
-    assert_close(xs_gradient, expected_xs)

@@ -186,6 +186,7 @@ LARGE = {
     "other activations": (lstm_of(own_activations), D),
     "products in stages": (lstm_of(in_two_stages), D),
     "shared blocks": (lstm_of(lambda p, *of: shared_blocks(p._replace(b=jnp.zeros(4 * H)), *of)), D),
+    "a product of a new state": (rnnjax.cells.LEM(H), D),
 }
 
 
