@@ -35,8 +35,11 @@ hypothesis.settings.load_profile("rnnjax")
 CORE = ("elman_tanh", "lstm", "gru")
 """Cells whose properties are tested on every Python; for other cells, the test's name selects one of the two."""
 
-ONE_IN = 32
+ONE_IN = 64
 """Of the pairs of a property and a cell of the catalogue, so many are tested once, unless --whole."""
+
+ONLY_WHOLE = ("collapse",)
+"""Experiments whose smallest run takes a minute; tested only with --whole."""
 
 AROUND = ("benchmarks", "experiments", "flax", "training")
 """Folders whose tests run on only one of the two Pythons."""
@@ -47,6 +50,7 @@ TESTS = pathlib.Path(__file__).parent
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "one_python: tested on one of the two Pythons, unless --whole")
+    config.addinivalue_line("markers", "one_in(n): one in n of its parameters is tested, unless --whole")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -81,7 +85,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         halved = (of_cell and name not in CORE) or apart or item.get_closest_marker("one_python")
         by = _group(item) if item.path.name == "test_all_experiments.py" else item.nodeid.partition("@")[0]
         chance = zlib.crc32(by.encode())
-        if (halved and chance % 2 != here) or (of_cell and name in CATALOGUE and chance // 2 % ONE_IN):
+        sampled = item.get_closest_marker("one_in")
+        one_in = sampled.args[0] if sampled else ONE_IN if of_cell and name in CATALOGUE else 1
+        too_long = item.path.name == "test_all_experiments.py" and name in ONLY_WHOLE
+        if (halved and chance % 2 != here) or chance // 2 % one_in or too_long:
             left_out.append(item)
     if left_out and not config.getoption("--whole"):
         config.hook.pytest_deselected(items=left_out)

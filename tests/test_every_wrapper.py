@@ -74,6 +74,7 @@ def check_engines(cell):
     assert_close(jax.jit(jax.grad(loss, has_aux=True))(params, xs), expected, 1e-11)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("name", "outer", "inner"), SAMPLE)
 def test_any_two_wrappers_over_any_cell(name, outer, inner):
     check_engines(WRAPPERS[outer](WRAPPERS[inner](TEN[name])))

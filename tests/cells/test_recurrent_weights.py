@@ -41,6 +41,7 @@ def given(name):
     return cell, params, carry, normal(jnp.zeros((B, D)), "x")
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", sorted(set(ALL) - KNOBS - COMPUTED))
 def test_the_scale_multiplies_these_parameters(name):
     """It is the step with these parameters multiplied; with scale 1 it is the cell."""
