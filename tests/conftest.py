@@ -9,6 +9,7 @@ import os
 import pathlib
 import sys
 import zlib
+from typing import Any
 
 # Most of the time goes into compiling programs that run once, so XLA uses little optimisation. `test_sharding` and the
 # benchmark of peers run in processes of their own with XLA's defaults; `XLA_FLAGS= pytest` uses them for all tests.
@@ -35,8 +36,8 @@ hypothesis.settings.load_profile("rnnjax")
 CORE = ("elman_tanh", "lstm", "gru")
 """Cells whose properties are tested on every Python; for other cells, the test's name selects one of the two."""
 
-ONE_IN = 64
-"""Of the pairs of a property and a cell of the catalogue, so many are tested once, unless --whole."""
+ONE_IN = 32
+"""Of the pairs of a property and a cell of the catalogue, one in so many is tested, unless --whole."""
 
 ONLY_WHOLE = ("collapse",)
 """Experiments whose smallest run takes a minute; tested only with --whole."""
@@ -55,6 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole", action="store_true", help="every property of every cell, on this Python")
+    parser.addoption("--every-variant", action="store_true", help="--whole, and cells of the catalogue on every engine")
 
 
 def _group(item: pytest.Item) -> str:
@@ -74,25 +76,50 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
+def _variants(items: list[pytest.Item], here: int) -> list[pytest.Item]:
+    """All but one variant (engine, direction, masks, ...) of each property of each cell of the catalogue.
+
+    Engines are compared with each other for every cell; with 63 cells, each property is tested on all of them.
+    """
+    found: dict[Any, list[pytest.Item]] = {}
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        if params.get("name") in CATALOGUE and "engine" not in _name_of(item):
+            found.setdefault((item.path, _name_of(item), params["name"]), []).append(item)
+    left_out = []
+    for (_, function, name), variants in found.items():
+        kept = (zlib.crc32(f"{function} {name}".encode()) + here) % len(variants)
+        left_out += variants[:kept] + variants[kept + 1 :]
+    return left_out
+
+
+def _name_of(item: pytest.Item) -> str:
+    return getattr(item, "originalname", item.name)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out tests that run on the other Python, unless `--whole`; tests of one experiment stay together."""
     here = sys.version_info[:2] >= (3, 12)
-    left_out = []
-    for item in items:
+    if config.getoption("--every-variant"):
+        return
+    left_out = _variants(items, here)
+    for item in [] if config.getoption("--whole") else items:
         name = getattr(getattr(item, "callspec", None), "params", {}).get("name")
         of_cell = isinstance(name, str) and name in CELLS
         apart = item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).parts[0] in AROUND
         halved = (of_cell and name not in CORE) or apart or item.get_closest_marker("one_python")
-        by = _group(item) if item.path.name == "test_all_experiments.py" else item.nodeid.partition("@")[0]
+        whole_group = item.path.name == "test_all_experiments.py"
+        by = _group(item) if whole_group else item.nodeid.partition("@")[0]
+        if of_cell and name in CATALOGUE:
+            by = f"{_name_of(item)} {name}"  # whichever variant is tested here
         chance = zlib.crc32(by.encode())
         sampled = item.get_closest_marker("one_in")
         one_in = sampled.args[0] if sampled else ONE_IN if of_cell and name in CATALOGUE else 1
-        too_long = item.path.name == "test_all_experiments.py" and name in ONLY_WHOLE
-        if (halved and chance % 2 != here) or chance // 2 % one_in or too_long:
+        if (halved and chance % 2 != here) or chance // 2 % one_in or (whole_group and name in ONLY_WHOLE):
             left_out.append(item)
-    if left_out and not config.getoption("--whole"):
-        config.hook.pytest_deselected(items=left_out)
+    if left_out:
         gone = set(left_out)
+        config.hook.pytest_deselected(items=list(gone))
         items[:] = [item for item in items if item not in gone]
 
 
