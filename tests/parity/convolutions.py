@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -49,14 +48,7 @@ def scanned(conv: Any, problem: Problem) -> Programs:
 
 
 def from_paper(conv: Any, problem: Problem) -> Programs:
-    """Row by row."""
-
-    def run(params: Any, xs: Any, lengths: Any) -> Any:
-        step = jax.vmap(functools.partial(STEPS[problem.cell], params))
-        return lax.scan(step, conv.initial_carry(params, (xs.shape[1],)), xs)[1]
-
-    with paper.in_jax():
-        return _programs(problem, run, _params)
+    return paper.unrolled(problem, STEPS[problem.cell], conv, _params)
 
 
 def _swapped(weight: Any) -> Any:

@@ -1,17 +1,17 @@
 """The papers' equations as a library: `tests.paper_steps` and `tests.oracles`, differentiated by JAX.
 
-Their NumPy is replaced by `jax.numpy` while they run. Those of the catalogue run one operation and one row at a time,
-as some have conditions, or eigenvalues, which may not be in a jitted time loop.
+Their NumPy is replaced by `jax.numpy` while they run.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from benchmarks import ours
 from benchmarks.libraries import Programs
@@ -61,27 +61,36 @@ def conv_gru(p: Any, h: Any, x: Any) -> tuple[Any, Any]:
 STEPS = {**FIRST, **paper_steps.STEPS}
 
 
+EAGER = ("lstm_mass_conserving", "mlstm", "orthogonal", "orthogonal_cayley", "unitary")
+"""Steps with conditions, or with eigenvalues and inverses, which may not be in a jitted time loop."""
+
+
 def paper(problem: Problem) -> Programs:
     """The paper's equations of a cell of the catalogue."""
     params_type = type(params_of(problem.cell, problem.point.D, problem.point.H))
-    step, cell = STEPS[problem.cell], ours.cell_of(problem)
+    return unrolled(problem, STEPS[problem.cell], ours.cell_of(problem), lambda weights: params_type(**weights))
 
-    def run(params: Any, xs: Any, lengths: Any) -> Any:
+
+def unrolled(problem: Problem, step: Callable, cell: Any, layout: Callable) -> Programs:
+    """The step of one row, over rows and time; `ys` is `[T, B, -1]`."""
+
+    def scanned(params: Any, xs: Any, lengths: Any) -> Any:
+        over_rows = jax.vmap(functools.partial(step, params))
+        ys = lax.scan(over_rows, cell.initial_carry(params, (xs.shape[1],)), xs)[1]
+        return ys.reshape(*ys.shape[:2], -1)
+
+    def looped(params: Any, xs: Any, lengths: Any) -> Any:
         rows = []
-        with in_jax():
-            for b in range(xs.shape[1]):
-                carry, ys = jax.tree.map(lambda leaf: leaf[0], cell.initial_carry(params, (1,))), []
-                for x in xs[:, b]:
-                    carry, y = step(params, carry, x)
-                    ys.append(y)
-                rows.append(jnp.stack(ys))
+        for b in range(xs.shape[1]):
+            carry, ys = jax.tree.map(lambda leaf: leaf[0], cell.initial_carry(params, (1,))), []
+            for x in xs[:, b]:
+                carry, y = step(params, carry, x)
+                ys.append(y)
+            rows.append(jnp.stack(ys))
         return jnp.stack(rows, axis=1)
 
-    return programs(problem, run, lambda weights: params_type(**weights), jit=False)
+    def run(*arguments: Any) -> Any:
+        with mock.patch.object(oracles, "np", jnp), mock.patch.object(paper_steps, "np", jnp):
+            return (looped if problem.cell in EAGER else scanned)(*arguments)
 
-
-@contextlib.contextmanager
-def in_jax() -> Iterator[None]:
-    """The oracles' NumPy is `jax.numpy`."""
-    with mock.patch.object(oracles, "np", jnp), mock.patch.object(paper_steps, "np", jnp):
-        yield
+    return programs(problem, run, layout, jit=problem.cell not in EAGER)
