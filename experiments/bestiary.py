@@ -18,7 +18,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,17 @@ def _all_or_named(names: Any) -> Any:
     return tuple(CATALOGUE) if tuple(names) == ("all",) else names
 
 
-@lab.options(quick={"cells": TEN, "steps": 50, "scales": (0.5, 1.0, 2.0), "seeds": 1, "updates": 100, "length": 20})
+@lab.options(
+    quick={
+        "cells": TEN,
+        "steps": 50,
+        "scales": (0.5, 1.0, 2.0),
+        "seeds": 1,
+        "updates": 100,
+        "length": 20,
+        "tasks": ("adding",),
+    }
+)
 class Options(lab.Options):
     """Every cell of the catalogue: gradient, learning, cost."""
 
@@ -61,6 +71,8 @@ class Options(lab.Options):
     """Networks for each point."""
     parameters: PositiveInt = 4000
     """At most so many in a network that learns, its readout included."""
+    tasks: lab.Distinct[Literal["adding", "copy"]] = ("adding", "copy")
+    """What networks learn: the adding problem, copy memory."""
     length: Annotated[int, Ge(10)] = 50
     """T of the adding problem; copy memory has a delay of half of it [steps]."""
     updates: PositiveInt = 600
@@ -252,7 +264,7 @@ def measure(options: Options, run: lab.Run) -> list[lab.Row]:
     runs = [
         {"cell": cell, "task": task, "index": index} | fitted
         for cell in options.cells
-        for task in ("adding", "copy")
+        for task in options.tasks
         for index in range(options.seeds)
     ]
     rows = run.rows(gradient, points, "gradients", together=("cell",))
@@ -275,7 +287,7 @@ def lines_of(rows: Sequence[lab.Row]) -> list[dict[str, Any]]:
             line[name] = [_mean(values) for values in by_scale]
         middle = min(range(len(scales)), key=lambda i: abs(math.log(scales[i])))
         line["rate_as_drawn"] = line["rate"][middle]
-        for task in ("adding", "copy"):
+        for task in dict.fromkeys(row["task"] for row in runs):
             found = [row["success"] for row in runs if row["task"] == task]
             line |= {
                 f"{task}_success": float(np.mean(found)),
@@ -298,11 +310,9 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
     _rates_figure(page, lines)
     _learning_figure(page, lines)
     _cost_figure(page, lines)
-    columns = {
-        "cell": "cell", "scaled": "scaled", "rate_as_drawn": "rate as drawn [nats per step]",
-        "adding_success": "adding, success", "copy_success": "copy, success", "hidden_size": "H",
-        "parameters": "parameters", "ratio_to_elman": "cost of an update, Elman = 1",
-    }  # fmt: skip
+    columns = {"cell": "cell", "scaled": "scaled", "rate_as_drawn": "rate as drawn [nats per step]"}
+    columns |= {f"{task}_success": f"{task}, success" for task in page.options.tasks}
+    columns |= {"hidden_size": "H", "parameters": "parameters", "ratio_to_elman": "cost of an update, Elman = 1"}
     page.table(lines, columns, "Every cell, as it is drawn (scale 1)")
     page.summary |= {"lines": lines}
 
@@ -383,10 +393,10 @@ def _learning_figure(page: lab.Page, lines: Sequence[dict[str, Any]]) -> None:
     """Success on both tasks, cells ordered by their sum; on the right the gradient's rate as drawn."""
     from experiments.lab import style
 
-    ordered = sorted(lines, key=lambda line: line["adding_success"] + line["copy_success"])
+    ordered = sorted(lines, key=lambda line: sum(line[f"{task}_success"] for task in page.options.tasks))
     at = np.arange(len(ordered))
     fig, axes = style.figures(1, 2, 9.0, 0.19 * len(ordered) + 2.0, sharey=True)
-    for i, task in enumerate(("adding", "copy")):
+    for i, task in enumerate(page.options.tasks):
         low, middle, high = (
             np.array([line[f"{task}_{name}"] for line in ordered]) for name in ("lowest", "success", "highest")
         )
@@ -406,7 +416,7 @@ def _learning_figure(page: lab.Page, lines: Sequence[dict[str, Any]]) -> None:
     page.figure(
         "learning",
         fig,
-        alt="Left, success on adding and copy memory for each cell; right, its gradient's rate as drawn.",
+        alt="Left, success on each task for each cell; right, its gradient's rate as drawn.",
         caption=f"Success after {page.options.updates} updates of networks with at most {page.options.parameters} "
         "parameters: mean over seeds, bars from the lowest to the highest. Right: the gradient's rate at scale 1.",
     )
@@ -415,8 +425,9 @@ def _learning_figure(page: lab.Page, lines: Sequence[dict[str, Any]]) -> None:
 def _cost_figure(page: lab.Page, lines: Sequence[dict[str, Any]]) -> None:
     from experiments.lab import style
 
-    fig, axes = style.figures(1, 2, 12.0, 6.0, sharex=True, sharey=True)
-    for ax, task in zip(axes[0], ("adding", "copy"), strict=True):
+    count = len(page.options.tasks)
+    fig, axes = style.figures(1, count, 6.0 * count, 6.0, sharex=True, sharey=True)
+    for ax, task in zip(axes[0], page.options.tasks, strict=True):
         x, y = (np.array([line[name] for line in lines]) for name in ("ratio_to_elman", f"{task}_success"))
         ax.plot(x, y, **style.markers(0), markersize=4)
         for line, *at in zip(lines, x, y, strict=True):
@@ -429,7 +440,7 @@ def _cost_figure(page: lab.Page, lines: Sequence[dict[str, Any]]) -> None:
     page.figure(
         "cost",
         fig,
-        alt="Success on adding and copy memory against the measured time of an update, one point per cell.",
+        alt="Success on each task against the measured time of an update, one point per cell.",
         caption=f"Success after equal updates against the time of one update, both of networks with at most "
         f"{page.options.parameters} parameters. Times are medians of ratios to the Elman network, timed in turn, on "
         f"one machine: {page.options.batch} sequences of {page.options.length} steps.",
