@@ -50,6 +50,7 @@ def given(name: str) -> tuple[Any, Any]:
 
 
 @EVERY
+@pytest.mark.one_in(2)
 def test_engines_agree_in_values_and_gradients(name):
     """With lengths, gaps, resets, and noise if there is any; in segments and chunks too."""
     cell, (params, xs) = COMPOSED[name], given(name)
@@ -143,6 +144,7 @@ def test_flops_count_convolutions():
 
 
 @WITHOUT_NOISE
+@pytest.mark.one_in(2)
 def test_instruments(name):
     """The two adjoints agree; exponents, Jacobians and splits have one row for each of the batch."""
     cell, (params, xs) = COMPOSED[name], given(name)

@@ -24,8 +24,8 @@ _LEARNING = {"cells": ("elman",), "clipping": (True,), "seeds": 1, "hidden_size"
 SMALL: dict[str, dict[str, Any]] = {
     "adding": _LEARNING | {"steps": 5},
     "bestiary": {
-        "cells": ("elman", "lru"), "scales": (0.5,), "hidden_size": 4, "seeds": 1, "steps": 20, "updates": 2,
-        "parameters": 60, "length": 10, "batch": 2,
+        "cells": ("lru",), "scales": (0.5,), "hidden_size": 4, "seeds": 1, "steps": 20, "updates": 2,
+        "parameters": 60, "length": 10, "batch": 2, "tasks": ("adding",),
     },
     "cliff": {"points": 5, "updates": 3, "starts": 2, "steps": 8},
     "collapse": {"lengths": (10,), "seeds": 1, "updates": 2, "hidden_size": 4},
