@@ -36,7 +36,7 @@ hypothesis.settings.load_profile("rnnjax")
 CORE = ("elman_tanh", "lstm", "gru")
 """Cells whose properties are tested on every Python; for other cells, the test's name selects one of the two."""
 
-ONE_IN = 32
+ONE_IN = 64
 """Of the pairs of a property and a cell of the catalogue, one in so many is tested, unless --whole."""
 
 ONLY_WHOLE = ("bestiary", "collapse")
