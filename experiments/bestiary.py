@@ -29,23 +29,19 @@ import numpy as np
 import optax
 from annotated_types import Ge
 from jax import Array
-from pydantic import BeforeValidator, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 import rnnjax
 from experiments import lab
 from rnnjax import tasks
 from rnnjax.gradients import adjoint, leading_exponent, theory
 from rnnjax.training import FitOptions, clip_by_global_norm, fit_many
-from rnnjax.wrappers import ScaledParams, ScaledRecurrence
+from rnnjax.wrappers import ScaledParams, ScaledRecurrence, knob_of
 
 CATALOGUE = rnnjax.cells.catalogue()
 TEN = ("elman", "lstm", "gru", "mgu", "indrnn", "antisymmetric", "orthogonal", "lem", "min_gru", "lru")
 SYMBOLS, MEMORY = 4, 3  # of copy memory
 BEST_OF = 5  # rounds of timing
-
-
-def _all_or_named(names: Any) -> Any:
-    return tuple(CATALOGUE) if tuple(names) == ("all",) else names
 
 
 @lab.options(
@@ -62,7 +58,7 @@ def _all_or_named(names: Any) -> Any:
 class Options(lab.Options):
     """Every cell of the catalogue: gradient, learning, cost."""
 
-    cells: Annotated[tuple[str, ...], BeforeValidator(_all_or_named)] = tuple(CATALOGUE)
+    cells: tuple[str, ...] = tuple(CATALOGUE)
     """Names of the catalogue."""
     scales: lab.Distinct[PositiveFloat] = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
     """Scales of W2, or of the knob [dimensionless]."""
@@ -120,7 +116,7 @@ def gradient(asked: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "rate_nats_per_step": float(np.polyfit(lags[early:], curve, 1)[0]) if finite else math.nan,
                 "exponent_nats_per_step": float(found),
                 "theory_nats_per_step": _theory(each["cell"], cell, drawn[each["index"]], each["scale"]),
-                "scaled": getattr(cell, "knob", "") or "W2",
+                "scaled": knob_of(cell) or "W2",
             }
         )
     return rows

@@ -47,7 +47,7 @@ import rnnjax
 from experiments import lab
 from rnnjax.gradients import theory
 from rnnjax.initializers import Normal, Orthogonal, per_gate
-from rnnjax.wrappers import ScaledParams, ScaledRecurrence, recurrent_weights
+from rnnjax.wrappers import ScaledParams, ScaledRecurrence, knob_of, recurrent_weights
 
 CELLS: dict[str, Callable[[int], rnnjax.Cell]] = {
     "linear": lambda hidden_size: rnnjax.Elman(hidden_size, activation="linear"),
@@ -227,10 +227,10 @@ def _try_out(name: str, cell: Any) -> None:
     if not np.allclose(ys, expected, rtol=1e-9, atol=1e-12):
         raise lab.UsageError(f"--cell {name}: unroll and lax.scan of its step give other numbers; is the step pure?")
     try:
-        weights = recurrent_weights(cell, params, xs.shape[-1])
+        scalable = knob_of(cell) or recurrent_weights(cell, params, xs.shape[-1])
     except ValueError as error:
         raise lab.UsageError(f"--cell {name}: {error}") from error
-    if not weights and not getattr(cell, "knob", ""):
+    if not scalable:
         raise lab.UsageError(
             f"--cell {name}: none of its parameters multiplies its carry, so there is no W2 to scale; give it a "
             "`knob`, the name of what its method `with_knob(params, scale)` changes."
@@ -239,7 +239,7 @@ def _try_out(name: str, cell: Any) -> None:
 
 def redrawn(cell: Any, params: Any, input_size: int) -> list[str]:
     """The paths of the parameters that are redrawn: matrices of square blocks `[..., H, gates * H]` that are W2."""
-    if getattr(cell, "knob", ""):
+    if knob_of(cell):
         return []
     found = [w for w in recurrent_weights(cell, params, input_size) if w.is_factor and w.by_matrix]
     return [w.path for w in found if w.shape[-1] % w.shape[-2] == 0]
@@ -256,7 +256,7 @@ def kinds_of(name: str, hidden_size: int, kinds: tuple[str, ...]) -> tuple[str, 
 @functools.cache
 def what_is_scaled(name: str, hidden_size: int) -> str:
     """W2, or the cell's knob."""
-    return getattr(resolve(name, hidden_size), "knob", "") or "W2"
+    return knob_of(resolve(name, hidden_size)) or "W2"
 
 
 def redraw(params: Any, paths: Sequence[str], key: Array, kind: str) -> Any:

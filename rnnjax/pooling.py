@@ -181,11 +181,8 @@ def _weights(params: AttentionPoolingParams, ys: Array, masks: Masks) -> Array:
     scores = jnp.tanh(ys @ params.w + per_row(params.b, ys)) @ params.v
     if masks.counts is None:
         return jax.nn.softmax(scores, axis=0)
-    scores = jnp.where(masks.counts, scores, -jnp.inf)
-    largest = jax.lax.stop_gradient(scores.max(axis=0, keepdims=True))
-    scaled = jnp.exp(scores - jnp.where(jnp.isneginf(largest), 0, largest))  # -inf if no step is valid
-    total = scaled.sum(axis=0, keepdims=True)
-    return scaled / jnp.where(total == 0, 1, total)
+    none = ~masks.counts.any(axis=0, keepdims=True)  # such a row has no softmax; its weights are zeros
+    return jnp.where(masks.counts, jax.nn.softmax(scores, axis=0, where=masks.counts | none), 0)
 
 
 def _checked(ys: ArrayLike, lengths: ArrayLike | None, mask: ArrayLike | None) -> tuple[Array, Masks]:

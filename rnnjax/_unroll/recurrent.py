@@ -2,10 +2,10 @@
 
 A factor is a value of parameters alone, in a product with a value that depends on the carry, on a path from the carry
 back to itself. A chain of products that is linear in the carry, as in h U V, has one factor, its first; after a
-nonlinear function the next product has another one, as each depth of a recurrent highway cell. If some factors are
-parameters, or linear in one (a slice, W - Wᵀ, a masked W), only these are factors, and the parameter is what can be
-scaled; otherwise values computed from parameters are, as the eigenvalues exp(-exp(ν) + i exp(θ)) of a linear recurrent
-unit.
+nonlinear function the next product has another one, as each depth of a recurrent highway cell. If some factors of a
+state are parameters, or linear in one (a slice, W - Wᵀ, a masked W), only these count, and the parameter is what can be
+scaled; otherwise values computed from parameters do, as the eigenvalues exp(-exp(ν) + i exp(θ)) of a linear recurrent
+unit. States that depend on each other count as one, the layers of a stack do not.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,8 @@ from rnnjax.cell import PyTree
 PRODUCTS = ("dot_general", "mul", "conv_general_dilated")
 _AS_IT_IS = LAYOUT | {"transpose", "convert_element_type", "copy", "copy_p", "stop_gradient", "rev", "pvary"}
 _LINEAR = _AS_IT_IS | {"add", "sub", "neg", "reduce_sum", "select_n", "dynamic_slice", "gather", "cumsum"}
-_CONTROL = ("scan", "while", "cond")
+_HIDDEN = ("scan", "while", "cond", "custom_jvp_call", "custom_vjp_call")
+"""What has equations of its own inside, which are not read."""
 
 _COPY, _LINEAR_IN_ONE, _COMPUTED = range(3)
 
@@ -33,12 +34,14 @@ class Factor(NamedTuple):
       weight: its operand that depends on parameters alone.
       leaves: the leaves of the parameters that `weight` depends on.
       kind: how: the leaf itself up to its layout, linear in it, or computed from several or nonlinearly.
+      states: the leaves of the carry that it multiplies and to which the product returns.
     """
 
     equation: Equation
     weight: Value
     leaves: frozenset[int]
     kind: int
+    states: frozenset[int]
 
     @property
     def is_copy(self) -> bool:
@@ -82,7 +85,7 @@ def find_factors(step: Callable[..., PyTree], params: PyTree, carry: PyTree, x: 
     """Reads the factors of `step(params, carry, x)`.
 
     Raises:
-      ValueError: a product with the carry may be inside of a loop or branch of the step, where it cannot be found.
+      ValueError: a product with the carry may be inside of a loop, a branch or a function with a derivative of its own.
     """
     program, closed_over, result, _ = traced(step, params, carry, x)
     n_params, n_carry = len(jax.tree.leaves(params)), len(jax.tree.leaves(carry))
@@ -105,23 +108,25 @@ def find_factors(step: Callable[..., PyTree], params: PyTree, carry: PyTree, x: 
         weights = [v for v in eqn.inputs if v in fixed]
         leaves = frozenset().union(*[carried[v] for v in through])
         inside = any([v in in_product for v in through])
-        if eqn.name in _CONTROL and weights:
+        if eqn.name in _HIDDEN and weights:
             raise ValueError(
                 f"`{eqn.name}` in the step gets both parameters and the carry, so the products in it cannot be found; "
-                "write the loop in Python, or give the cell a `knob`."
+                "write it without (a loop in Python, for example), or give the cell a `knob`."
             )
         if eqn.name in PRODUCTS and len(through) == 1 and weights:
-            back = [reaches[j] & leaves for j, need in enumerate(needs) if eqn.output in need]
-            if not inside and any(back):
-                found.append(Factor(eqn, weights[0], *fixed[weights[0]]))
+            back = frozenset().union(*[reaches[j] & leaves for j, need in enumerate(needs) if eqn.output in need])
+            if back and not inside:
+                found.append(Factor(eqn, weights[0], *fixed[weights[0]], back))
             inside = True
         elif eqn.name not in _LINEAR and (len(through) > 1 or eqn.name not in (*PRODUCTS, "div")):
             inside = False
         carried.update(dict.fromkeys(eqn.outputs, leaves))
         if inside:
             in_product.update(eqn.outputs)
-    simple = [factor for factor in found if factor.kind < _COMPUTED]
-    return Factors(program, closed_over, result, simple or found)
+    scalable = frozenset().union(*[factor.states for factor in found if factor.kind < _COMPUTED])
+    scalable = scalable.union(*[reaches[i] & {j for j in range(n_carry) if i in reaches[j]} for i in scalable])
+    factors = [factor for factor in found if factor.kind < _COMPUTED or scalable.isdisjoint(factor.states)]
+    return Factors(program, closed_over, result, factors)
 
 
 def _follow(eqn: Equation, fixed: dict[Value, tuple[frozenset[int], int]]) -> None:

@@ -13,7 +13,7 @@ from rnnjax.wrappers.carry import LearnedCarry, LearnedCarryParams, WithoutBias
 from rnnjax.wrappers.forms import Constrained, Dale, Precision, Residual, Skip, Sparse
 from rnnjax.wrappers.norms import LayerNorm, LayerNormParams, WeightNorm, WeightNormParams
 from rnnjax.wrappers.random import DropConnect, Dropout, StateNoise, Zoneout
-from rnnjax.wrappers.recurrence import RecurrentWeight, ScaledParams, ScaledRecurrence, recurrent_weights
+from rnnjax.wrappers.recurrence import RecurrentWeight, ScaledParams, ScaledRecurrence, knob_of, recurrent_weights
 
 __all__ = [
     "Constrained",
@@ -38,5 +38,6 @@ __all__ = [
     "WithoutBias",
     "Wrapper",
     "Zoneout",
+    "knob_of",
     "recurrent_weights",
 ]

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from rnnjax._unroll.noise import dtype_of
 from rnnjax._unroll.recurrent import find_factors
-from rnnjax.cell import PyTree
+from rnnjax.cell import PyTree, held_cells
 from rnnjax.wrappers.base import Step, Wrapper
 
 
@@ -39,11 +39,13 @@ class ScaledRecurrence(Wrapper):
     cell; where the parameters only determine such a factor, it is the factor itself, such as the eigenvalues of an
     `LRU`, whose moduli are multiplied. `recurrent_weights` lists them.
 
+    In a stack, every layer is scaled.
+
     A cell whose gates depend on the input alone, or whose constraint forbids a scale, has a `knob` that takes its
     place: the name of what `with_knob(params, scale)` changes. A cell of your own may have one.
 
     Raises:
-      ValueError: nothing multiplies the carry, and the cell has no knob.
+      ValueError: nothing multiplies the carry, and the cell has no knob; or it holds a cell with a knob.
 
     Example: one linear unit, with the lecture's W2 = 2.
 
@@ -67,20 +69,38 @@ class ScaledRecurrence(Wrapper):
         return params._replace(cell=inner)
 
     def around(self, step: Step, params: ScaledParams, carry: PyTree, x: Array, noise: PyTree) -> tuple[PyTree, PyTree]:
+        scale = jnp.asarray(params.scale)
         if knob_of(self.cell):
-            return step(self.cell.with_knob(params.cell, params.scale), carry, x)
+            return step(self.cell.with_knob(params.cell, scale), carry, x)
         found = find_factors(step, params.cell, carry, x)
         if not found.factors:
             raise ValueError(
                 f"no parameter of {self.cell!r} multiplies its carry, so there is no recurrent weight to scale; give "
                 "it a `knob`, the name of what its method `with_knob(params, scale)` changes."
             )
-        return found.scaled([*jax.tree.leaves((params.cell, carry)), x], params.scale)
+        return found.scaled([*jax.tree.leaves((params.cell, carry)), x], scale)
 
 
-def knob_of(cell: object) -> str:
-    """The name of what takes the place of the scale, or an empty string."""
-    return getattr(cell, "knob", "")
+def knob_of(cell: PyTree) -> str:
+    """The name of what takes the place of the scale of W2 in a cell, or an empty string.
+
+    Raises:
+      ValueError: the cell is not the one with a knob, but holds one that has it.
+
+    Example:
+
+      >>> from rnnjax.cells import MinGRU
+      >>> knob_of(MinGRU(4))
+      'odds of keeping'
+    """
+    knob = getattr(cell, "knob", "")
+    held = next((each for each in held_cells(cell) if getattr(each, "knob", "")), None)
+    if held is not None and not knob:
+        raise ValueError(
+            f"{cell!r} holds {held!r}, whose {held.knob} would have to be scaled; wrap this cell itself: "
+            f"ScaledRecurrence({type(held).__name__}(...))."
+        )
+    return knob
 
 
 class RecurrentWeight(NamedTuple):
@@ -90,14 +110,12 @@ class RecurrentWeight(NamedTuple):
       path: its place in the parameters, such as ".w_h".
       shape: its shape.
       is_factor: whether it multiplies the carry as it is, and not through W - Wᵀ, an exponential or the like.
-      products: in how many products.
       by_matrix: whether these are products with a matrix.
     """
 
     path: str
     shape: tuple[int, ...]
     is_factor: bool
-    products: int
     by_matrix: bool
 
 
@@ -118,7 +136,6 @@ def recurrent_weights(cell: PyTree, params: PyTree, input_size: int) -> list[Rec
             jax.tree_util.keystr(path),
             leaf.shape,
             all([f.is_copy for f in own]),
-            len(own),
             all([f.equation.name == "dot_general" for f in own]),
         )
         for i, (path, leaf) in enumerate(jax.tree.leaves_with_path(params))

@@ -100,6 +100,41 @@ def test_what_is_recurrent_is_read_and_not_named():
     assert [weight.path for weight in found] == [".rnn[0].w_h", ".rnn[1].w_h"]
 
 
+def test_every_layer_is_scaled_whether_by_its_parameters_or_its_eigenvalues():
+    """A parameter in one layer does not hide the eigenvalues of another."""
+    cell = rnnjax.Stack((rnnjax.cells.LRU(H), rnnjax.Elman(H, "linear")))
+    params = cell.init(jax.random.key(0), D)
+    carry = normal(cell.initial_carry(params, ()), "carry")
+    step = ScaledRecurrence(cell).step
+
+    def own(scale):  # how each layer's state depends on itself
+        new = jax.jacobian(lambda c: step(ScaledParams(params, jnp.array(scale)), c, jnp.ones(D))[0])(carry)
+        return new[0].re[0].re, new[1][1]
+
+    assert_close(own(1.7), jax.tree.map(lambda a: 1.7 * a, own(1.0)))
+
+
+def test_a_knob_inside_of_another_cell_is_refused():
+    for cell in (
+        rnnjax.Stack((rnnjax.GRU(H), rnnjax.cells.MinGRU(H))),
+        rnnjax.wrappers.Dropout(rnnjax.cells.MinGRU(H), 0.1),
+    ):
+        params = cell.init(jax.random.key(0), D)
+        with pytest.raises(ValueError, match=r"holds MinGRU.*ScaledRecurrence\(MinGRU"):
+            rnnjax.unroll(ScaledRecurrence(cell), ScaledParams(params, jnp.array(1.0)), jnp.ones((5, D)))
+
+
+def test_products_that_cannot_be_read_are_refused():
+    @jax.custom_jvp
+    def own(w, h):
+        return h @ w
+
+    own.defjvp(lambda primals, tangents: (own(*primals), tangents[1] @ primals[0] + primals[1] @ tangents[0]))
+    cell = rnnjax.StepCell(lambda w, h, x: (own(w, h) + x, h), lambda _, rows: jnp.zeros((*rows, H)))
+    with pytest.raises(ValueError, match="custom_jvp_call"):
+        recurrent_weights(cell, jnp.eye(H), H)
+
+
 def test_a_cell_without_any_is_refused():
     cell = rnnjax.StepCell(lambda params, h, x: (0.5 * h + x @ params, h), lambda _, rows: jnp.zeros((*rows, H)))
     with pytest.raises(ValueError, match=r"no parameter of .* multiplies its carry"):
