@@ -36,13 +36,10 @@ def initialize(
     """Within the block, this process is number `index` of `count`, and `jax.devices()` has the devices of all
     processes.
 
-    Enter the block once per process, before anything else uses JAX. It calls `jax.distributed.initialize` with a
-    heartbeat of ten seconds, selects Gloo for collectives on a CPU, turns off JAX's preemption service (which would
-    swallow SIGTERM), calls `setup_process(device_count)`, and starts a thread that detects the death of a peer.
-
-    If a peer dies, this process writes one line to standard error, with the number of the dead process and what to do,
-    and exits with `LOST_STATUS`, whatever it was doing. Checkpoints on disk are kept. If an error leaves the block, the
-    process exits at once with its traceback and status 1, because waiting for the peers at exit could take minutes.
+    Enter it once per process, before anything else uses JAX. It calls `jax.distributed.initialize` with Gloo for
+    collectives on a CPU and without JAX's preemption service, which would swallow SIGTERM, and watches the peers. If
+    one dies, this process writes its number and what to do to standard error, and exits with `LOST_STATUS`, whatever it
+    was doing. An error that leaves the block ends the process at once, since waiting for the peers could take minutes.
 
     Args:
       coordinator: `host:port` of process 0, the same in every process. The port must be free there. None: JAX discovers
@@ -51,8 +48,7 @@ def initialize(
       index: the number of this process, from 0. Process 0 is the coordinator.
       device_count: the number of devices on this process's CPU. None: unchanged.
       resume: the instruction in the message about a lost peer.
-      start_seconds: how long to wait for the other processes to start; after that, this process exits with
-        `LOST_STATUS`.
+      start_seconds: how long to wait for the other processes to start, before exiting with `LOST_STATUS`.
     Raises:
       ValueError: the arguments are inconsistent, or nothing was discovered.
       OSError: the port is in use.
@@ -90,7 +86,7 @@ def initialize(
             traceback.print_exception(error)
         with contextlib.suppress(Exception):
             sys.stdout.flush()
-        status = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "code", 1)
+        status = error.code if isinstance(error, SystemExit) else 130 if isinstance(error, KeyboardInterrupt) else 1
         os._exit(status if isinstance(status, int) else int(status is not None))
     watch.say_bye()
     jax.distributed.shutdown()  # waits for all processes
@@ -105,27 +101,28 @@ def _connect(place: dict[str, Any], seconds: int) -> None:
     patience = threading.Timer(seconds, end_process, [told])  # JAX itself would abort with a page of log
     patience.daemon = True
     patience.start()
-    jax.distributed.initialize(
-        **place,
-        cluster_detection_method="deactivate" if place else None,
-        initialization_timeout=seconds + 60,
-        heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-        shutdown_timeout_seconds=_HEARTBEAT_SECONDS * 30,
-    )
-    patience.cancel()
+    try:
+        jax.distributed.initialize(
+            **place,
+            cluster_detection_method="deactivate" if place else None,
+            initialization_timeout=seconds + 60,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=_HEARTBEAT_SECONDS * 30,
+        )
+    finally:
+        patience.cancel()
 
 
 @contextlib.contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
     """Redirects standard output: Gloo prints a line there at the first collective."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError, ValueError):  # there may be no standard output
-            sys.stdout.flush()
-            kept = os.dup(1)
-            stack.callback(os.close, kept)
-            os.dup2(2, 1)
-            stack.callback(os.dup2, kept, 1)
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
         yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _start(watch: Watch, host: str | None, seconds: float) -> None:

@@ -45,12 +45,7 @@ def flatten(state: PyTree) -> tuple[dict[str, Any], dict[str, list[Any]]]:
 def unflatten(template: PyTree, arrays: dict[str, Any]) -> PyTree:
     """Puts the arrays into the structure of `template`, on the devices to which its leaves are committed."""
     names = iter(leaf_names(template))
-
-    def put(leaf: Any) -> jax.Array:
-        made = _like(leaf, arrays[next(names)])
-        return jax.device_put(made, leaf.sharding) if getattr(leaf, "committed", False) else made
-
-    return jax.tree.map(put, template)
+    return jax.tree.map(lambda leaf: _like(leaf, arrays[next(names)], getattr(leaf, "committed", False)), template)
 
 
 def local(state: PyTree) -> PyTree:
@@ -94,6 +89,6 @@ def _data(leaf: Any) -> Any:
     return leaf if isinstance(leaf, jax.ShapeDtypeStruct) or is_shared(leaf) else np.asarray(leaf)
 
 
-def _like(leaf: Any, array: Any) -> jax.Array:
-    array = jnp.asarray(array)
+def _like(leaf: Any, array: Any, committed: bool = False) -> jax.Array:
+    array = jax.device_put(array, leaf.sharding) if committed else jnp.asarray(array)
     return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else array

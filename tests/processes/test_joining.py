@@ -1,5 +1,7 @@
 """Errors before anything starts, and a single process. For two processes see tests/training."""
 
+import socket
+
 import pytest
 
 from rnnjax import processes
@@ -15,6 +17,13 @@ def test_an_address_is_a_host_and_a_port(coordinator):
 def test_a_number_is_below_the_count(index):
     with pytest.raises(ValueError, match="from 0 to 1"), processes.initialize("127.0.0.1:9911", 2, index):
         pass
+
+
+def test_a_port_in_use_is_told_before_jax_starts():
+    with socket.create_server(("", 0)) as server:
+        joined = processes.initialize(f"127.0.0.1:{server.getsockname()[1]}", 2, 0)
+        with pytest.raises(OSError, match="in use"), joined:
+            pass
 
 
 def test_one_process_alone_agrees_with_itself():

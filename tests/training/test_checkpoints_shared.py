@@ -14,7 +14,7 @@ import pytest
 from rnnjax import processes, training
 from rnnjax.processes import sharing
 from rnnjax.training.checkpoints import steps as steps_in
-from tests.training import peers_killed, toy
+from tests.training import peers_killed, sharded_peers, toy
 
 
 @pytest.fixture
@@ -81,3 +81,8 @@ def test_all_leave_when_one_is_asked_to(two, tmp_path, monkeypatch):
 @pytest.mark.skipif("RNNJAX_SLOW" not in os.environ, reason="ten processes that compile: set RNNJAX_SLOW=1")
 def test_a_killed_peer_ends_the_run_which_then_goes_on():
     assert peers_killed.main([1, 0]) == 0
+
+
+@pytest.mark.skipif("RNNJAX_SLOW" not in os.environ, reason="two processes: set RNNJAX_SLOW=1")
+def test_a_state_sharded_over_processes_returns_to_its_devices():
+    assert sharded_peers.main() == 0
