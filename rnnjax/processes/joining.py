@@ -88,7 +88,7 @@ def initialize(
             sys.stdout.flush()
         status = error.code if isinstance(error, SystemExit) else 130 if isinstance(error, KeyboardInterrupt) else 1
         os._exit(status if isinstance(status, int) else int(status is not None))
-    watch.say_bye()
+    watch.tell("bye\n")
     jax.distributed.shutdown()  # waits for all processes
     watch.close()
 

@@ -32,15 +32,15 @@ def orbax(*, together: bool = False) -> tuple[Any, Any]:
     return checkpoint, checkpoint.options.MultiprocessingOptions(**({} if together else alone))
 
 
+def stored_as(arrays: Mapping[str, Any]) -> dict[str, str]:
+    """Names on disk that no file format misinterprets."""
+    return {name: f"leaf-{i}" for i, name in enumerate(sorted(arrays))}
+
+
 def to_save(arrays: Mapping[str, Any]) -> Any:
-    """Orbax's arguments for the arrays, with names that no file format misinterprets; it rejects empty arrays."""
+    """Orbax's arguments for the arrays that are not empty, which it rejects."""
     stored = stored_as(arrays)
     return orbax()[0].args.StandardSave({stored[name]: array for name, array in arrays.items() if array.size})
-
-
-def stored_as(arrays: Mapping[str, Any]) -> dict[str, str]:
-    """The names on disk."""
-    return {name: f"leaf-{i}" for i, name in enumerate(sorted(arrays))}
 
 
 def load(path: Path, like: Mapping[str, Any], stored: Mapping[str, str]) -> dict[str, Any]:
@@ -86,10 +86,10 @@ def check(folder: Path) -> tuple[dict[str, Any], list[str]]:
     if content.get("format", 1) > FORMAT:
         raise CheckpointError(f"{folder} was written by a later rnnjax; update rnnjax, or use another folder.")
     listed: dict[str, str] = content.pop("files")
-    problems = [f"{name} is missing" for name in sorted(listed.keys() - found.keys())]
-    problems += [f"{name} was not there when it was written" for name in sorted(found.keys() - listed.keys())]
-    bad = [name for name in sorted(found.keys() & listed.keys()) if found[name] != listed[name]]
-    return content, problems + [f"{name} has other bytes than were written" for name in bad]
+    ways = {(False, True): "is missing", (True, False): "was not there when it was written"}
+    names = [name for name in sorted(found.keys() | listed.keys()) if found.get(name) != listed.get(name)]
+    why = [ways.get((name in found, name in listed), "has other bytes than were written") for name in names]
+    return content, [f"{name} {each}" for name, each in zip(names, why, strict=True)]
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -59,7 +59,7 @@ def test_process_0_that_dies_is_noticed_by_all(team):
 
 def test_who_says_goodbye_is_not_lost(team):
     for each in team:
-        each.say_bye()
+        each.tell("bye\n")
     time.sleep(0.05)
     for each in team:
         each.close()
@@ -73,7 +73,7 @@ def test_process_0_names_the_lost_one_to_the_others(monkeypatch):
     monkeypatch.setattr(watch, "end_process", ended.append)
     (ours, theirs), (lost, _) = socket.socketpair(), socket.socketpair()
     leader = Watch(0, 3, "again")
-    leader._links = {1: ours, 2: lost}
+    leader._links = {1: (ours, ours.makefile()), 2: (lost, lost.makefile())}
     leader._lost(2)
     assert theirs.recv(99) == b"2\n" and "process 2 of 3 is gone" in ended[0]
 
@@ -82,8 +82,8 @@ def test_a_line_in_pieces_is_one_line():
     """As may happen on a network."""
     ours, theirs = socket.socketpair()
     follower = Noted(1, 30, "again")
-    follower._links = {0: theirs}
-    follower._listen(0, theirs.makefile())
+    follower._links = {0: (theirs, theirs.makefile())}
+    follower.listen()
     ours.sendall(b"1")
     ours.sendall(b"2\n")
     assert eventually(lambda: follower.noted == 12)
