@@ -32,6 +32,13 @@ def orbax(*, together: bool = False) -> tuple[Any, Any]:
     return checkpoint, checkpoint.options.MultiprocessingOptions(**({} if together else alone))
 
 
+def disk(*, together: bool = False) -> Any:
+    """Orbax's `Checkpointer`, to be used in a `with` block."""
+    checkpoint, options = orbax(together=together)
+    handler = checkpoint.StandardCheckpointHandler(multiprocessing_options=options)
+    return checkpoint.Checkpointer(handler, multiprocessing_options=options)
+
+
 def stored_as(arrays: Mapping[str, Any]) -> dict[str, str]:
     """Names on disk that no file format misinterprets."""
     return {name: f"leaf-{i}" for i, name in enumerate(sorted(arrays))}
@@ -45,7 +52,7 @@ def to_save(arrays: Mapping[str, Any]) -> Any:
 
 def load(path: Path, like: Mapping[str, Any], stored: Mapping[str, str]) -> dict[str, Any]:
     """Loads arrays of the shapes and dtypes of `like`, in one process, or in all if an array is sharded over them."""
-    checkpoint, options = orbax(together=any(map(is_shared, like.values())))
+    checkpoint, _ = orbax()
     wanted, found = {}, {}
     for name, leaf in like.items():
         found[name] = np.empty(leaf.shape, leaf.dtype)
@@ -53,8 +60,8 @@ def load(path: Path, like: Mapping[str, Any], stored: Mapping[str, str]) -> dict
             shards = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) if is_shared(leaf) else None
             wanted[stored.get(name, name)] = shards or found[name]
     path = path / "state" if (path / "state").is_dir() else path  # as format 1 has it
-    with checkpoint.Checkpointer(checkpoint.StandardCheckpointHandler(), multiprocessing_options=options) as disk:
-        arrays = disk.restore(path, args=checkpoint.args.StandardRestore(wanted))
+    with disk(together=any(map(is_shared, like.values()))) as opened:
+        arrays = opened.restore(path, args=checkpoint.args.StandardRestore(wanted))
     return {name: arrays.get(stored.get(name, name), empty) for name, empty in found.items()}
 
 

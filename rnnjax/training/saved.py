@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from rnnjax import processes
 from rnnjax._unroll import unroll
 from rnnjax.cell import PyTree, check_size, over_time
 from rnnjax.training import architecture, manifest
@@ -48,7 +49,7 @@ def save_model(
     *,
     input_size: int,
 ) -> Path:
-    """Writes a model atomically, replacing an existing one.
+    """Writes a model atomically, replacing an existing one. With several processes, process 0 writes it.
 
     Args:
       folder: created with its parents.
@@ -88,14 +89,15 @@ def save_model(
         "stored_as": manifest.stored_as(arrays),
     }
     check_fit(leaves, flatten(_template(model, input_size, dtypes[0]))[1], "this set of parameters")
+    if not processes.is_coordinator():
+        return folder
     aside, old = (folder.parent / f".{folder.name}.{rest}" for rest in ("aside", "old"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         for rest in (aside, old):
             shutil.rmtree(rest, ignore_errors=True)
         aside.mkdir()
-        orbax, alone = manifest.orbax()
-        with orbax.Checkpointer(orbax.StandardCheckpointHandler(), multiprocessing_options=alone) as disk:
+        with manifest.disk() as disk:
             disk.save(aside / "arrays", args=manifest.to_save(arrays))
         manifest.write(aside, content)
         if folder.exists():

@@ -1,6 +1,9 @@
 """Errors before anything starts, and a single process. For two processes see tests/training."""
 
+import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -30,3 +33,16 @@ def test_one_process_alone_agrees_with_itself():
     assert processes.is_coordinator()
     assert processes.from_coordinator(b"") == b"" and processes.from_all(b"a") == [b"a"] and processes.largest(15) == 15
     processes.assert_equal({"seed": 1})
+
+
+@pytest.mark.skipif("RNNJAX_SLOW" not in os.environ, reason="two processes: set RNNJAX_SLOW=1")
+def test_slurm_is_discovered():
+    code = "from rnnjax import processes\nwith processes.initialize(): print(processes.largest(7))"
+    env = os.environ | {"SLURM_JOB_ID": "4242", "SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": os.uname().nodename}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=env | {"SLURM_PROCID": i, "SLURM_LOCALID": i}, stdout=subprocess.PIPE
+        )
+        for i in "01"
+    ]
+    assert [process.communicate(timeout=120)[0] for process in both] == [b"7\n", b"7\n"]

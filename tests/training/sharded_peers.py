@@ -28,6 +28,7 @@ def peer(folder: Path, port: str, index: int) -> None:
         import numpy as np
         import optax
 
+        import rnnjax
         from rnnjax import training
 
         mesh = sharding.make_mesh()
@@ -52,6 +53,11 @@ def peer(folder: Path, port: str, index: int) -> None:
             np.testing.assert_array_equal(one.addressable_data(0), other.addressable_data(0))
         names = sorted(path.name for path in folder.glob("step*"))
         assert names == ["step_000000001", "step_000000002"], names
+        cell, place = rnnjax.GRU(3), folder / "model"
+        training.save_model(place, cell, cell.init(jax.random.key(0), 2), input_size=2)
+        processes.from_coordinator(b"it is written")
+        for _ in range(1 + index):  # each process may load it at any time
+            assert training.load_model(place).model == cell
         print(f"process {index}: the shards are as they were saved", flush=True)
 
 
