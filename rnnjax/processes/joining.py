@@ -77,10 +77,8 @@ def initialize(
     try:
         yield
     except BaseException as error:
-        # a collective failed: if a dead peer is the cause, the watch ends this process meanwhile. Gloo raises a
-        # ValueError if it notices the failure before the call returns.
-        if isinstance(error, jax.errors.JaxRuntimeError) or (isinstance(error, ValueError) and "Gloo " in str(error)):
-            time.sleep(_VERDICT_SECONDS)
+        if _may_be_of_a_peer(error):
+            time.sleep(_VERDICT_SECONDS)  # if a dead peer caused the error, the watch ends this process meanwhile
         watch.close()
         if not isinstance(error, (SystemExit, KeyboardInterrupt)):
             traceback.print_exception(error)
@@ -91,6 +89,11 @@ def initialize(
     watch.tell("bye\n")
     jax.distributed.shutdown()  # waits for all processes
     watch.close()
+
+
+def _may_be_of_a_peer(error: BaseException) -> bool:
+    """Whether a collective failed. Gloo raises a ValueError if it notices the failure before the call returns."""
+    return isinstance(error, jax.errors.JaxRuntimeError) or (isinstance(error, ValueError) and "Gloo " in str(error))
 
 
 def _connect(place: dict[str, Any], seconds: int) -> None:
