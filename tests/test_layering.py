@@ -8,6 +8,7 @@ one package only. A new file or folder of `rnnjax/` needs a floor here.
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,6 +142,29 @@ def test_no_circle_of_imports():
     while ends := {module for module, further in arrows.items() if not further}:
         arrows = {module: further - ends for module, further in arrows.items() if module not in ends}
     assert not arrows, "in a circle, or leading to one"
+
+
+def private(source: str) -> list[str]:
+    """The private names of other packages that `source` imports, and whatever it reads through a `_src`."""
+    outside = [name for name in imports(source, "rnnjax.cell") if not name.startswith(("rnnjax.", "__future__."))]
+    found = [name for name in outside if re.search(r"(^|\.)_", name)]
+    return found + [
+        ast.unparse(n) for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Attribute) and n.attr == "_src"
+    ]
+
+
+@pytest.mark.parametrize("path", files("rnnjax", "experiments", "benchmarks"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_private_name_of_another_package(path):
+    """Such names change without notice: the next release may break them."""
+    assert not private(path.read_text())
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["from jax._src import core", "import jax\njax._src.core", "from optax import _src", "import jax._src.core as c"],
+)
+def test_a_private_name_is_found(source):
+    assert private(source) and not private("import jax\nfrom rnnjax._unroll import scan\nfrom jax import lax")
 
 
 def test_every_part_has_a_floor():

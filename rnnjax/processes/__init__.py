@@ -4,12 +4,12 @@
         mesh = rnnjax.sharding.make_mesh()                                   # the devices of all processes
         ...                                                                  # every process runs the same program
 
-Every process holds the same parameters, draws the same batches, and keeps its own rows of each batch. Only process 0,
-the coordinator, writes files. Collectives use Gloo on CPUs and NCCL on GPUs.
+Without arguments, as under SLURM, `jax.distributed` discovers the processes. Every process draws the same batches and
+keeps its own rows. Process 0 is the coordinator. Collectives use Gloo on CPUs and NCCL on GPUs.
 """
 
-from rnnjax.processes.joining import initialize, is_coordinator, several
-from rnnjax.processes.sharing import assert_equal, from_all, from_coordinator, largest
+from rnnjax.processes.joining import initialize
+from rnnjax.processes.sharing import assert_equal, from_all, from_coordinator, is_coordinator, largest, several
 from rnnjax.processes.watch import LOST_STATUS
 
 __all__ = [

@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
@@ -24,9 +25,9 @@ _VERDICT_SECONDS = 15.0  # keep-alive takes ten seconds to detect that a machine
 
 @contextlib.contextmanager
 def initialize(
-    coordinator: str,
-    count: int,
-    index: int,
+    coordinator: str | None = None,
+    count: int | None = None,
+    index: int | None = None,
     *,
     device_count: int | None = None,
     resume: str = RESUME,
@@ -35,136 +36,59 @@ def initialize(
     """Within the block, this process is number `index` of `count`, and `jax.devices()` has the devices of all
     processes.
 
-    Enter the block once per process, before anything else uses JAX. It calls `jax.distributed.initialize` with a
-    heartbeat of ten seconds, selects Gloo for collectives on a CPU, turns off JAX's preemption service (which would
-    swallow SIGTERM), calls `setup_process(device_count)`, and starts a thread that detects the death of a peer.
-
-    If a peer dies, this process writes one line to standard error, with the number of the dead process and what to do,
-    and exits with `LOST_STATUS`, whatever it was doing. Checkpoints on disk are kept. If an error leaves the block, the
-    process exits at once with its traceback and status 1, because waiting for the peers at exit could take minutes.
+    Enter it once per process, before anything else uses JAX. It calls `jax.distributed.initialize` with Gloo for
+    collectives on a CPU and without JAX's preemption service, which would swallow SIGTERM, and watches the peers. If
+    one dies, this process writes its number and what to do to standard error, and exits with `LOST_STATUS`, whatever it
+    was doing. An error that leaves the block ends the process at once, since waiting for the peers could take minutes.
 
     Args:
-      coordinator: `host:port` of process 0, the same in every process. The port must be free there.
+      coordinator: `host:port` of process 0, the same in every process. The port must be free there. None: JAX discovers
+        it, `count` and `index`, as under SLURM or Open MPI.
       count: the number of processes.
       index: the number of this process, from 0. Process 0 is the coordinator.
       device_count: the number of devices on this process's CPU. None: unchanged.
       resume: the instruction in the message about a lost peer.
-      start_seconds: how long to wait for the other processes to start; after that, this process exits with
-        `LOST_STATUS`.
+      start_seconds: how long to wait for the other processes to start, before exiting with `LOST_STATUS`.
     Raises:
-      ValueError: the arguments are inconsistent.
-      RuntimeError: JAX or the port is already in use.
+      ValueError: the arguments are inconsistent, or nothing was discovered.
+      OSError: the port is in use.
+      RuntimeError: JAX is in use.
     """
-    host, _ = _address(coordinator)
-    if not 0 <= index < count:
-        raise ValueError(f"index is {index} for count = {count}; number the processes from 0 to {count - 1}.")
+    host, port, place = None, "", {}
+    if coordinator is not None:
+        host, _, port = coordinator.rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+            raise ValueError(f"coordinator is {coordinator!r}; give host:port of process 0, such as '10.0.0.1:9911'.")
+        if count is None or index is None or not 0 <= index < count:
+            raise ValueError(
+                f"index is {index} for count = {count}; number the processes from 0 to {(count or 1) - 1}."
+            )
+        place = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
     setup_process(device_count)
     if count == 1:
         yield
         return
-    _connect(coordinator, count, index, start_seconds)
+    if index == 0 and port:
+        socket.create_server(("", int(port))).close()  # raises if the port is taken; JAX would abort
+    _connect(place, start_seconds)
+    watch = Watch(jax.process_index(), jax.process_count(), resume)
     with _stdout_to_stderr():
-        watch = _watching(host, count, index, resume, float(start_seconds))
+        _start(watch, host, float(start_seconds))
     try:
         yield
     except BaseException as error:
         if _may_be_of_a_peer(error):
             time.sleep(_VERDICT_SECONDS)  # if a dead peer caused the error, the watch ends this process meanwhile
-        _end(watch, error)
-    watch.say_bye()
+        watch.close()
+        if not isinstance(error, (SystemExit, KeyboardInterrupt)):
+            traceback.print_exception(error)
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        status = error.code if isinstance(error, SystemExit) else 130 if isinstance(error, KeyboardInterrupt) else 1
+        os._exit(status if isinstance(status, int) else int(status is not None))
+    watch.tell("bye\n")
     jax.distributed.shutdown()  # waits for all processes
     watch.close()
-
-
-def is_coordinator() -> bool:
-    """Whether this process is the coordinator: number 0, or the only process. Only the coordinator writes files.
-
-    Example:
-
-      >>> is_coordinator()
-      True
-    """
-    return jax.process_index() == 0
-
-
-def several() -> bool:
-    """Whether JAX runs over more than one process.
-
-    Example:
-
-      >>> several()
-      False
-    """
-    return jax.process_count() > 1
-
-
-def _connect(coordinator: str, count: int, index: int, seconds: int) -> None:
-    if index == 0:
-        _check_free(coordinator)
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_enable_preemption_service", False)
-    message = (
-        f"error: process {index} of {count} could not connect to the others at {coordinator} within {seconds} s; "
-        f"start all {count} processes within that time, with the same coordinator and numbers 0 to {count - 1}.\n"
-    )
-    patience = threading.Timer(seconds, end_process, [message])  # JAX itself would abort with a page of log
-    patience.daemon = True
-    patience.start()
-    jax.distributed.initialize(
-        coordinator,
-        count,
-        index,
-        cluster_detection_method="deactivate",
-        initialization_timeout=seconds + 60,
-        heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-        shutdown_timeout_seconds=_HEARTBEAT_SECONDS * 30,
-    )
-    patience.cancel()
-
-
-def _check_free(coordinator: str) -> None:
-    """Raises if the port is taken; JAX would abort the process without a Python error."""
-    _, port = _address(coordinator)
-    try:
-        with socket.create_server(("", port)):
-            pass
-    except OSError as error:
-        raise RuntimeError(f"port {port} of process 0 cannot be used ({error.strerror}); choose another.") from error
-
-
-@contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Redirects standard output: Gloo prints a line there at the first collective."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError, ValueError):  # there may be no standard output
-            sys.stdout.flush()
-            kept = os.dup(1)
-            stack.callback(os.close, kept)
-            os.dup2(2, 1)
-            stack.callback(os.dup2, kept, 1)
-        yield
-
-
-def _watching(host: str, count: int, index: int, resume: str, seconds: float) -> Watch:
-    """Connects every process to process 0, at a port that the processes exchange through JAX."""
-    watch = Watch(index, count, resume)
-    if index == 0:
-        family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
-        with socket.create_server((host, 0), family=family, backlog=count) as server:
-            token = secrets.token_hex(16)
-            from_coordinator(f"{server.getsockname()[1]} {token}".encode())
-            watch.lead(server, token, seconds)
-    else:
-        port, token = from_coordinator(b"").decode().split()
-        watch.follow(host, int(port), token, seconds)
-    return watch
-
-
-def _address(coordinator: str) -> tuple[str, int]:
-    host, colon, port = coordinator.rpartition(":")
-    if not (colon and host and port.isdecimal() and 0 < int(port) < 2**16):
-        raise ValueError(f"coordinator is {coordinator!r}; give host:port of process 0, such as '10.0.0.1:9911'.")
-    return host.strip("[]"), int(port)
 
 
 def _may_be_of_a_peer(error: BaseException) -> bool:
@@ -172,16 +96,47 @@ def _may_be_of_a_peer(error: BaseException) -> bool:
     return isinstance(error, jax.errors.JaxRuntimeError) or (isinstance(error, ValueError) and "Gloo " in str(error))
 
 
-def _end(watch: Watch, error: BaseException) -> None:
-    """Releases the peers, and exits as the error would."""
-    watch.close()
-    status = 1
-    if isinstance(error, SystemExit):
-        status = error.code if isinstance(error.code, int) else int(error.code is not None)
-    elif isinstance(error, KeyboardInterrupt):
-        status = 130
-    else:
-        traceback.print_exception(error)
-    with contextlib.suppress(Exception):
-        print(end="", flush=True)
-    os._exit(status)
+def _connect(place: dict[str, Any], seconds: int) -> None:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", False)
+    told = f"error: could not connect to the other processes within {seconds} s ({place or 'discovered'}); start all "
+    told += "of them within that time, with the same coordinator and count, and numbers from 0 to count - 1.\n"
+    patience = threading.Timer(seconds, end_process, [told])  # JAX itself would abort with a page of log
+    patience.daemon = True
+    patience.start()
+    try:
+        jax.distributed.initialize(
+            **place,
+            cluster_detection_method="deactivate" if place else None,
+            initialization_timeout=seconds + 60,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=_HEARTBEAT_SECONDS * 30,
+        )
+    finally:
+        patience.cancel()
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Redirects standard output: Gloo prints a line there at the first collective."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _start(watch: Watch, host: str | None, seconds: float) -> None:
+    """Connects every process to process 0, at an address that the processes exchange through JAX."""
+    host = (host or socket.gethostname()).strip("[]")
+    if jax.process_index() > 0:
+        host, port, token = from_coordinator(b"").decode().split()
+        watch.follow(host, int(port), token, seconds)
+        return
+    family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+    with socket.create_server((host, 0), family=family, backlog=jax.process_count()) as server:
+        token = secrets.token_hex(16)
+        from_coordinator(f"{host} {server.getsockname()[1]} {token}".encode())
+        watch.lead(server, token, seconds)

@@ -1,14 +1,15 @@
 """Checkpoints: a run that is killed at any moment resumes from its last good step, bit for bit.
 
-    folder/step_000000300/arrays/            the `TrainState`, written by Orbax
-    folder/step_000000300/manifest.json      its leaves, the run's config, and the SHA-256 of every file
-    folder/lock                              locked while a run uses the folder
+    folder/step_000000300/     the `TrainState` and the run's config, laid out as in `manifest.py`
+    folder/lock                locked while a run uses the folder
 
-A step is written to a temporary folder and then renamed, so it is either complete or absent. Loading compares the
-hashes: corrupt steps are reported and skipped, since Orbax alone would silently load wrong numbers.
+Orbax's `CheckpointManager` writes a step to a temporary folder, renames it, and removes the oldest. The manifest comes
+last; a step without one is unfinished. Loading compares the hashes: corrupt steps are reported and skipped, since Orbax
+alone would silently load wrong numbers.
 
-With several processes, only process 0 reads and writes. It sends what it read to the others, so all resume from the
-same step without a shared disk. Before a step is written, all processes must hold the same state.
+With several processes, process 0 alone writes and reads a state that every process holds, and sends what it read to the
+others, without a shared disk. If an array is sharded over processes, all of them write and read together on a shared
+disk.
 """
 
 import contextlib
@@ -23,18 +24,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from rnnjax import processes
 from rnnjax.cell import check_size
 from rnnjax.training import manifest
-from rnnjax.training.arrays import load_arrays, save_arrays, stored_as
-from rnnjax.training.flat import CheckpointError, check_fit, describe, flatten, local, unflatten
+from rnnjax.training.flat import CheckpointError, check_fit, flatten, is_shared, unflatten
 from rnnjax.training.state import TrainState
-
-_ARRAYS = "arrays"
-_ASIDE = ".aside_"
 
 
 class CheckpointWarning(UserWarning):
@@ -65,146 +59,63 @@ class Checkpoints:
         json.dumps(dict(self.config), sort_keys=True, allow_nan=False)
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator["Store"]:
-        """Locks the folder for one run.
+    def opened(self) -> Iterator["Checkpoints"]:
+        """Locks the folder for one run, which may then `save` and `load`; with several processes, all make each call.
 
         Raises:
           CheckpointError: the folder cannot be created or written to, or another run uses it.
         """
-        if not processes.several():
-            with self._held() as folder:
-                yield Store(folder, self)
-            return
         with contextlib.ExitStack() as stack:
-            folder = _of_process_0(lambda: str(stack.enter_context(self._held())))
-            yield SharedStore(Path(folder), self)
-
-    @contextlib.contextmanager
-    def _held(self) -> Iterator[Path]:
-        """Creates and locks the folder."""
-        import fcntl  # not available on every system
-
-        folder = Path(self.folder).absolute()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise CheckpointError(f"cannot keep checkpoints in {folder}: {error.strerror}.") from error
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                owner = os.pread(lock, 32, 0).decode(errors="replace").strip()
-                raise CheckpointError(
-                    f"{folder} is in use by another run (process {owner}); wait for it, or use another folder."
-                ) from None
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, str(os.getpid()).encode(), 0)
-            _sweep(folder)
-            yield folder
-        finally:
-            os.close(lock)  # also releases the lock; so does the end of the process
-
-
-class Store:
-    """A locked folder of checkpoints; created by `Checkpoints.opened`."""
-
-    def __init__(self, folder: Path, options: Checkpoints) -> None:
-        self._folder, self._options = folder, options
+            _in_process_0(lambda: stack.enter_context(_locked(Path(self.folder).absolute())))
+            yield self
 
     def due(self, before: int, now: int) -> bool:
         """Whether (before, now] contains a multiple of `every`."""
-        return now // self._options.every > before // self._options.every
+        return now // self.every > before // self.every
 
     def save(self, state: TrainState) -> Path:
         """Writes a step atomically, and removes the oldest.
 
         Raises:
           CheckpointError: the step could not be written; earlier steps are unchanged.
+          ValueError: the processes hold different states.
         """
-        arrays, keys = flatten(state)
-        final = self._folder / _name(int(state.step))
-        aside = self._folder / f"{_ASIDE}{final.name}"
-        try:
-            aside.mkdir()
-            save_arrays(aside / _ARRAYS, arrays)
-            content = {
-                "step": int(state.step),
-                "config": dict(self._options.config),
-                "leaves": describe(arrays, keys),
-                "stored_as": stored_as(arrays),
-                "versions": {"jax": jax.__version__, "numpy": np.__version__},
-            }
-            manifest.write(aside, content)
-            if final.exists():  # it is corrupt, or the run would have resumed from it
-                final.rename(self._folder / f"{_ASIDE}old_{final.name}")
-            aside.rename(final)
-            manifest.sync(self._folder)
-        except Exception as error:  # Orbax and the file system raise many types
-            _sweep(self._folder)
-            there = steps(self._folder)
-            left = f"the newest on the disk is step {there[-1]}" if there else "there is none on the disk"
-            where = f"step {int(state.step)} could not be saved in {self._folder}"
-            reason = str(error).partition(" [tensorstore_spec")[0]  # a page of JSON follows
-            raise CheckpointError(f"{where}: {reason}; {left}.") from error
-        for step in steps(self._folder)[: -self._options.keep]:
-            (self._folder / _name(step)).rename(self._folder / f"{_ASIDE}old_{_name(step)}")
-        _sweep(self._folder)
+        step, (arrays, leaves), folder = int(state.step), flatten(state), Path(self.folder).absolute()
+        final, together = folder / _name(step), any(map(is_shared, arrays.values()))
+        content = {"step": step, "config": dict(self.config), "leaves": leaves, "stored_as": manifest.stored_as(arrays)}
+
+        def write() -> None:
+            orbax, who = manifest.orbax(together=together)
+            options = orbax.CheckpointManagerOptions(
+                max_to_keep=self.keep, step_prefix="step", step_format_fixed_length=9, create=False,
+                save_root_metadata=False, enable_async_checkpointing=False, cleanup_tmp_directories=True,
+                multiprocessing_options=who,
+            )  # fmt: skip
+            try:
+                with orbax.CheckpointManager(folder, options=options) as manager:
+                    manager.save(step, args=orbax.args.Composite(arrays=manifest.to_save(arrays)), force=True)
+                if processes.is_coordinator():
+                    manifest.write(final, content)
+            except Exception as error:  # Orbax and the file system raise many types
+                for rest in folder.glob(f"{final.name}*"):
+                    shutil.rmtree(rest, ignore_errors=True)
+                there = steps(folder)
+                left = f"the newest on the disk is step {there[-1]}" if there else "there is none on the disk"
+                reason = str(error).partition(" [tensorstore_spec")[0]  # a page of JSON follows
+                raise CheckpointError(f"step {step} could not be saved in {folder}: {reason}; {left}.") from error
+
+        if processes.is_coordinator():  # corrupt or unfinished, or the run would have resumed from it
+            for later in filter(lambda later: later >= step, steps(folder)):
+                shutil.rmtree(folder / _name(later), ignore_errors=True)
+        if processes.several():
+            whole = b"".join(array.tobytes() for array in arrays.values() if not is_shared(array))
+            processes.assert_equal({"SHA-256": hashlib.sha256(whole).hexdigest()}, f"state at step {step}")
+        _in_process_0(write, together)
         return final
 
     def load(self, template: TrainState) -> TrainState | None:
-        """Loads the newest good step, or None if there is none; warns of each corrupt step that it skips.
-
-        Raises:
-          CheckpointError: all steps are corrupt, or the good step has another architecture or config.
-        """
-        return load(self._folder, template, config=self._options.config)
-
-
-class SharedStore(Store):
-    """A `Store` for several processes: process 0 reads and writes, and all receive the result."""
-
-    def save(self, state: TrainState) -> Path:
-        state = local(state)  # the following runs in one process
-        mine = _digest(flatten(state)[0])
-        others = [i for i, each in enumerate(processes.from_all(mine)) if each != mine]
-        if others:
-            raise CheckpointError(
-                f"the processes hold different states at step {int(state.step)}: {', '.join(map(str, others))} and "
-                f"{jax.process_index()} differ. Nothing was written. Data and parameters must be the same functions "
-                "of the same keys in every process; start from the last checkpoint."
-            )
-        return Path(_of_process_0(lambda: str(super(SharedStore, self).save(state))))
-
-    def load(self, template: TrainState) -> TrainState | None:
-        def work() -> dict[str, np.ndarray] | None:
-            state = super(SharedStore, self).load(template)
-            return None if state is None else flatten(state)[0]
-
-        arrays = _of_process_0(work)
-        return None if arrays is None else unflatten(template, arrays)
-
-
-def _of_process_0(work: Callable[[], Any]) -> Any:
-    """Runs `work` in process 0, and returns its result, or raises its error, in every process."""
-    result, error = None, None
-    if processes.is_coordinator():
-        try:
-            result = work()
-        except Exception as raised:
-            error = raised
-    result, told = pickle.loads(processes.from_coordinator(pickle.dumps((result, error))))
-    if told is not None:
-        raise error or told
-    return result
-
-
-def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """SHA-256 over names and bytes."""
-    total = hashlib.sha256()
-    for name, array in arrays.items():
-        total.update(f"\0{name}\0{array.dtype}\0{array.shape}\0".encode() + array.tobytes())
-    return total.digest()
+        """`load_checkpoint` from this folder, with the config of this run."""
+        return load(self.folder, template, config=self.config)
 
 
 def load(
@@ -212,36 +123,28 @@ def load(
 ) -> TrainState | None:
     """Loads the newest good step in a folder of checkpoints, without locking or writing.
 
+    With several processes, all must call it; if no array is sharded over them, only process 0 needs the folder.
+
     Args:
       folder: as `Checkpoints.folder`.
-      template: a state of the same shapes and dtypes, such as one from `init_state`.
+      template: a state of the same shapes and dtypes, such as one from `init_state`. What is loaded is put on the
+        devices that its arrays are committed to.
       config: if given, it must equal the checkpoint's config.
     Returns:
-      The state, or None if there is no step.
+      The state, or None if there is no finished step.
     Raises:
-      CheckpointError: all steps are corrupt, or the good step has another architecture or config.
+      CheckpointError: all steps are corrupt; or the good step has another architecture or config, or is of a later
+        version.
       ValueError: two leaves of `template` have the same name (keys of one node with the same `repr`).
     Warns:
       CheckpointWarning: for each corrupt step that is skipped.
     """
-    folder = Path(folder).absolute()
-    arrays, keys = flatten(template)
-    damaged = []
-    for step in reversed(steps(folder)):
-        path = folder / _name(step)
-        content, problems = manifest.check(path)
-        if not problems:
-            _check_config(content["config"], config, path)
-            check_fit(content["leaves"], describe(arrays, keys), str(path))
-            if damaged:
-                told = f"{'; '.join(damaged)}. Training resumes from step {step}, the newest intact one."
-                warnings.warn(told, CheckpointWarning, stacklevel=2)
-            found = load_arrays(path / _ARRAYS, arrays, content.get("stored_as", {}))
-            return unflatten(template, found)
-        damaged.append(f"checkpoint {path} is damaged: {', '.join(problems)}")
-    if damaged:
-        raise CheckpointError(f"no checkpoint in {folder} is intact: {'; '.join(damaged)}. Use another folder.")
-    return None
+    like, leaves = flatten(template)
+    found = _in_process_0(lambda: _newest(Path(folder).absolute(), leaves, config))
+    if found is None:
+        return None
+    together = any(map(is_shared, like.values()))
+    return unflatten(template, _in_process_0(lambda: manifest.load(found[0], like, found[1]), together))
 
 
 def steps(folder: str | os.PathLike[str]) -> list[int]:
@@ -254,19 +157,67 @@ def _name(step: int) -> str:
     return f"step_{step:09d}"
 
 
-def _sweep(folder: Path) -> None:
-    """Removes unfinished writes and removals of a killed run."""
-    for path in folder.glob(f"{_ASIDE}*"):
-        shutil.rmtree(path, ignore_errors=True)
+def _newest(
+    folder: Path, leaves: dict[str, list[Any]], config: Mapping[str, Any] | None
+) -> tuple[Path, dict[str, str]] | None:
+    """The arrays of the newest good step, and their names on disk."""
+    damaged, there = [], steps(folder)
+    for step in reversed(there):
+        path = folder / _name(step)
+        content, problems = manifest.check(path)
+        if not problems:
+            was = content["config"]
+            now = was if config is None else json.loads(json.dumps(dict(config)))  # JSON turns tuples into lists
+            names = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
+            if names:
+                told = "; ".join(f"{name} was {was.get(name)!r}, is {now.get(name)!r}" for name in names)
+                raise CheckpointError(f"{path} belongs to another run: {told}. Use its config, or another folder.")
+            check_fit(content["leaves"], leaves, str(path))
+            if damaged:
+                told = f"{'; '.join(damaged)}. Training resumes from step {step}, the newest intact one."
+                warnings.warn(told, CheckpointWarning, stacklevel=2)
+            return path / "arrays", content.get("stored_as", {})
+        damaged.append(f"checkpoint {path} is damaged: {', '.join(problems)}")
+    if damaged[1:] or any((folder / _name(step) / manifest.SEAL).exists() for step in there):
+        raise CheckpointError(f"no checkpoint in {folder} is intact: {'; '.join(damaged)}. Use another folder.")
+    if damaged:  # a run that is killed during its first save leaves one without a manifest
+        warnings.warn(f"{damaged[0]}. It was not finished; training starts anew.", CheckpointWarning, stacklevel=2)
+    return None
 
 
-def _check_config(saved: Mapping[str, Any], wanted: Mapping[str, Any] | None, path: Path) -> None:
-    if wanted is None:
-        return
-    now: dict[str, Any] = json.loads(json.dumps(dict(wanted)))  # JSON turns tuples into lists
-    names = sorted(name for name in saved.keys() | now.keys() if saved.get(name) != now.get(name))
-    if names:
-        told = "; ".join(f"{name} was {saved.get(name)!r}, is {now.get(name)!r}" for name in names)
-        raise CheckpointError(
-            f"{path} belongs to another run: {told}. Use another folder, or the config that it was made with."
-        )
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    import fcntl  # not available on every system
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a+")
+    except OSError as error:
+        raise CheckpointError(f"cannot keep checkpoints in {folder}: {error.strerror}.") from error
+    with lock:  # closing it, as the end of the process does, releases the lock
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = f"process {lock.read(32)}"
+            told = f"{folder} is in use by another run ({owner}); wait for it, or use another folder."
+            raise CheckpointError(told) from None
+        lock.truncate(0)
+        print(os.getpid(), end="", file=lock, flush=True)
+        yield
+
+
+def _in_process_0(work: Callable[[], Any], together: bool = False) -> Any:
+    """Runs `work` in process 0, or in all if `together`. All get process 0's result, or their own, and its error."""
+    if not processes.several():
+        return work()
+    result, error = None, None
+    if together or processes.is_coordinator():
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+    sent, told = pickle.loads(processes.from_coordinator(pickle.dumps((None if together else result, error))))
+    if error or told:
+        raise error or told
+    return result if together else sent

@@ -1,6 +1,5 @@
-"""Converts a training state to named NumPy arrays and back, and checks that a checkpoint fits a run."""
+"""Converts a training state to named arrays and back, and checks that a checkpoint fits a run."""
 
-import collections
 from typing import Any
 
 import jax
@@ -23,56 +22,56 @@ class CheckpointError(RuntimeError):
     history: Any = ()
 
 
-def flatten(state: PyTree) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """`({name: array}, {name: implementation of a PRNG key})`; a key's array is its data.
+def flatten(state: PyTree) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """`({name: NumPy array}, {name: [shape, dtype, PRNG implementation or ""]})`; a key's array is its data.
+
+    Arrays sharded over several processes, and shapes without values, are returned as they are.
 
     Raises:
       ValueError: two leaves have the same name, so one would be lost.
     """
     names, leaves = leaf_names(state), jax.tree.leaves(state)
-    double = [name for name, times in collections.Counter(names).items() if times > 1]
-    if double:
+    if double := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(
             f"two leaves are named {', '.join(double)}, and only one of them could be saved: give them keys whose "
             "`repr` differs."
         )
-    keys = {name: str(jax.random.key_impl(leaf)) for name, leaf in zip(names, leaves, strict=True) if _is_key(leaf)}
-    return dict(zip(names, map(_as_numpy, leaves), strict=True)), keys
+    impls = [str(jax.random.key_impl(leaf)) if _is_key(leaf) else "" for leaf in leaves]
+    arrays = dict(zip(names, map(_data, leaves), strict=True))
+    both = zip(arrays.items(), impls, strict=True)
+    return arrays, {name: [list(array.shape), array.dtype.name, impl] for (name, array), impl in both}
 
 
-def unflatten(template: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
-    """Puts the arrays into the structure of `template`, bit for bit."""
-    leaves, tree = jax.tree.flatten(template)
-    names = leaf_names(template)
-    return tree.unflatten([_placed(arrays[name], leaf) for name, leaf in zip(names, leaves, strict=True)])
+def unflatten(template: PyTree, arrays: dict[str, Any]) -> PyTree:
+    """Puts the arrays into the structure of `template`, on the devices to which its leaves are committed."""
+    names = iter(leaf_names(template))
+    return jax.tree.map(lambda leaf: _like(leaf, arrays[next(names)], getattr(leaf, "committed", False)), template)
 
 
 def local(state: PyTree) -> PyTree:
-    """Moves a state from several devices to this process's default device, as uncommitted arrays.
+    """Moves arrays that several devices hold whole, as after data-parallel training, to this process's default device,
+    uncommitted; sharded arrays stay."""
 
-    Every array must be fully replicated, as after data-parallel training.
-    """
-    if all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(state)):
-        return state
-    return jax.tree.map(lambda leaf: _placed(_as_numpy(leaf), leaf), state)
+    def whole(leaf: Any) -> bool:
+        return len(leaf.sharding.device_set) > 1 and leaf.is_fully_replicated
+
+    return jax.tree.map(lambda leaf: _like(leaf, _data(leaf)) if whole(leaf) else leaf, state)
 
 
-def describe(arrays: dict[str, np.ndarray], keys: dict[str, str]) -> dict[str, list[Any]]:
-    """`{name: [shape, dtype, PRNG implementation or ""]}`, as JSON."""
-    return {name: [list(a.shape), a.dtype.name, keys.get(name, "")] for name, a in arrays.items()}
+def is_shared(leaf: Any) -> bool:
+    """Whether no process holds the whole array."""
+    return isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
 
 
 def check_fit(saved: dict[str, list[Any]], wanted: dict[str, list[Any]], where: str) -> None:
-    """Checks that a checkpoint has the architecture and optimizer of this run.
+    """Raises a CheckpointError, with both shapes, unless a checkpoint has the leaves of this run."""
 
-    Raises:
-      CheckpointError: leaves differ; the message gives both shapes.
-    """
-    lines = []
-    for name in sorted(saved.keys() | wanted.keys(), key=lambda name: (not name.startswith("params"), name)):
-        has, wants = saved.get(name), wanted.get(name)
-        if has != wants:
-            lines.append(f"{name}: {_told(has)} in the checkpoint, {_told(wants)} in this run")
+    def told(entry: list[Any] | None) -> str:
+        return "absent" if entry is None else f"{entry[0]} {f'{entry[2]} key' if entry[2] else entry[1]}"
+
+    names = sorted(saved.keys() | wanted.keys(), key=lambda name: (not name.startswith("params"), name))
+    both = [(name, saved.get(name), wanted.get(name)) for name in names]
+    lines = [f"{name}: {told(a)} in the checkpoint, {told(b)} in this run" for name, a, b in both if a != b]
     if lines:
         more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
         raise CheckpointError(
@@ -81,21 +80,15 @@ def check_fit(saved: dict[str, list[Any]], wanted: dict[str, list[Any]], where: 
         )
 
 
-def _told(entry: list[Any] | None) -> str:
-    if entry is None:
-        return "absent"
-    shape, dtype, key = entry
-    return f"{shape} {f'{key} key' if key else dtype}"
-
-
 def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _as_numpy(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+def _data(leaf: Any) -> Any:
+    leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) or is_shared(leaf) else np.asarray(leaf)
 
 
-def _placed(array: np.ndarray, like: Any) -> jax.Array:
-    placed = jnp.asarray(array)
-    return jax.random.wrap_key_data(placed, impl=jax.random.key_impl(like)) if _is_key(like) else placed
+def _like(leaf: Any, array: Any, committed: bool = False) -> jax.Array:
+    array = jax.device_put(array, leaf.sharding) if committed else jnp.asarray(array)
+    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else array

@@ -14,7 +14,7 @@ import optax
 
 from rnnjax import processes
 from rnnjax.cell import PyTree
-from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning, Store
+from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning
 from rnnjax.training.faults import NonFiniteError, names
 from rnnjax.training.flat import CheckpointError, local
 from rnnjax.training.interrupts import listening
@@ -147,7 +147,7 @@ def fit(
     return Fitted(local(state), watch.history)
 
 
-def _save(store: Store, state: TrainState, history: list[Line], *, final: bool, saved: int | None) -> int | None:
+def _save(store: Checkpoints, state: TrainState, history: list[Line], *, final: bool, saved: int | None) -> int | None:
     """Saves the state if needed. A failure is a warning, or, at the last save, an error that holds the state."""
     step = int(state.step)
     if step == saved:

@@ -1,7 +1,6 @@
 """Saves a trained model in a self-describing folder, to load and run without the training code.
 
-folder/arrays/            the parameters, written by Orbax
-folder/manifest.json      the architecture, the user's information, and the SHA-256 of every file
+It holds the parameters, the architecture and the user's information, laid out as in `manifest.py`.
 """
 
 import dataclasses
@@ -12,16 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
+from rnnjax import processes
 from rnnjax._unroll import unroll
 from rnnjax.cell import PyTree, check_size, over_time
 from rnnjax.training import architecture, manifest
-from rnnjax.training.arrays import load_arrays, save_arrays, stored_as
-from rnnjax.training.faults import leaf_names
-from rnnjax.training.flat import CheckpointError, check_fit, describe, flatten, unflatten
-
-_ARRAYS, _ASIDE, _OLD = "arrays", ".{}.aside", ".{}.old"
+from rnnjax.training.flat import CheckpointError, check_fit, flatten, unflatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +49,7 @@ def save_model(
     *,
     input_size: int,
 ) -> Path:
-    """Writes a model atomically, replacing an existing one.
+    """Writes a model atomically, replacing an existing one. With several processes, process 0 writes it.
 
     Args:
       folder: created with its parents.
@@ -81,7 +76,7 @@ def save_model(
     """
     check_size("input_size", input_size)
     folder = Path(folder).absolute()
-    arrays, keys = flatten(params)
+    arrays, leaves = flatten(params)
     dtypes = sorted({array.dtype.name for array in arrays.values()})
     if len(dtypes) != 1:
         raise CheckpointError(f"the parameters are {', '.join(dtypes) or 'none'}; a saved model has one dtype.")
@@ -90,18 +85,20 @@ def save_model(
         "dtype": dtypes[0],
         "info": dict(info or {}),
         "input_size": input_size,
-        "leaves": describe(arrays, keys),
-        "stored_as": stored_as(arrays),
-        "versions": {"jax": jax.__version__, "numpy": np.__version__},
+        "leaves": leaves,
+        "stored_as": manifest.stored_as(arrays),
     }
-    check_fit(content["leaves"], _leaves(_template(model, input_size, dtypes[0])), "this set of parameters")
-    aside, old = (folder.parent / name.format(folder.name) for name in (_ASIDE, _OLD))
+    check_fit(leaves, flatten(_template(model, input_size, dtypes[0]))[1], "this set of parameters")
+    if not processes.is_coordinator():
+        return folder
+    aside, old = (folder.parent / f".{folder.name}.{rest}" for rest in ("aside", "old"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         for rest in (aside, old):
             shutil.rmtree(rest, ignore_errors=True)
         aside.mkdir()
-        save_arrays(aside / _ARRAYS, arrays)
+        with manifest.disk() as disk:
+            disk.save(aside / "arrays", args=manifest.to_save(arrays))
         manifest.write(aside, content)
         if folder.exists():
             folder.rename(old)
@@ -137,40 +134,21 @@ def load_model(folder: str | os.PathLike[str], *, model: Any = None, classes: It
     dtype = content["dtype"]
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise CheckpointError(f"the model in {folder} is {dtype}; turn on `jax_enable_x64` to load it.")
-    content = _with_input_size(content, folder)
+    if "input_size" not in content:  # in rnnjax 0.1, it was a field of `Readout`
+        was = content["architecture"]
+        if was["class"] != "Readout":
+            told = f"the model in {folder} was saved by an earlier rnnjax and has no input size, since it is not a "
+            raise CheckpointError(f"{told}`Readout`: save it again with `save_model(..., input_size=D)`.")
+        content["input_size"] = was["fields"].pop("input_size")
     saved, input_size = architecture.decode(content["architecture"], classes), content["input_size"]
     template = _template(saved if model is None else model, input_size, dtype)
-    check_fit(content["leaves"], _leaves(template), str(folder))
+    like, leaves = flatten(template)
+    check_fit(content["leaves"], leaves, str(folder))
     if model is not None and model != saved:
         raise CheckpointError(f"the model in {folder} is {saved!r}, not {model!r}.")
-    like = {name: np.empty(*entry) for name, entry in _shapes(template).items()}
-    found = load_arrays(folder / _ARRAYS, like, content.get("stored_as", {}))
+    found = manifest.load(folder / "arrays", like, content.get("stored_as", {}))
     return SavedModel(saved, unflatten(template, found), content["info"], input_size)
-
-
-def _with_input_size(content: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Converts old content to the current format; rnnjax 0.1 had the input size as a field of `Readout`."""
-    if "input_size" in content:
-        return content
-    saved = content["architecture"]
-    fields = dict(saved.get("fields", {}))
-    if saved.get("class") != "Readout" or "input_size" not in fields:
-        raise CheckpointError(
-            f"the model in {folder} was saved by an earlier rnnjax and has no input size, since it is not a `Readout`: "
-            "save it again with `save_model(..., input_size=D)`."
-        )
-    input_size = fields.pop("input_size")
-    return {**content, "architecture": {**saved, "fields": fields}, "input_size": input_size}
 
 
 def _template(model: Any, input_size: int, dtype: str) -> PyTree:
     return jax.eval_shape(lambda: model.init(jax.random.key(0), input_size, dtype=dtype))
-
-
-def _shapes(template: PyTree) -> dict[str, tuple[tuple[int, ...], Any]]:
-    both = zip(leaf_names(template), jax.tree.leaves(template), strict=True)
-    return {name: (leaf.shape, leaf.dtype) for name, leaf in both}
-
-
-def _leaves(template: PyTree) -> dict[str, list[Any]]:
-    return {name: [list(shape), dtype.name, ""] for name, (shape, dtype) in _shapes(template).items()}

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from rnnjax.processes.watch import Watch, _line
+from rnnjax.processes import watch
+from rnnjax.processes.watch import Watch
 
 TOKEN, COUNT = "token", 3
 
@@ -16,7 +17,7 @@ class Noted(Watch):
 
     noted: int | None = None
 
-    def _end(self, lost):
+    def _lost(self, lost):
         self.noted = lost
 
 
@@ -29,13 +30,13 @@ def team():
     leading.start()
     stray = socket.create_connection(("127.0.0.1", port))  # of another program
     stray.sendall(b"GET / HTTP/1.1\n")
-    for watch in watches[1:]:
-        watch.follow("127.0.0.1", port, TOKEN, 10.0)
+    for each in watches[1:]:
+        each.follow("127.0.0.1", port, TOKEN, 10.0)
     leading.join(10)
     stray.close()
     yield watches
-    for watch in watches:
-        watch.close()
+    for each in watches:
+        each.close()
 
 
 def eventually(condition):
@@ -57,28 +58,34 @@ def test_process_0_that_dies_is_noticed_by_all(team):
 
 
 def test_who_says_goodbye_is_not_lost(team):
-    for watch in team:
-        watch.say_bye()
+    for each in team:
+        each.tell("bye\n")
     time.sleep(0.05)
-    for watch in team:
-        watch.close()
+    for each in team:
+        each.close()
     time.sleep(0.1)
-    assert [watch.noted for watch in team] == [None] * COUNT
+    assert [each.noted for each in team] == [None] * COUNT
 
 
-def test_process_0_names_the_lost_one_to_the_others():
+def test_process_0_names_the_lost_one_to_the_others(monkeypatch):
     """Otherwise survivors would report process 0, which exits right after."""
+    ended = []
+    monkeypatch.setattr(watch, "end_process", ended.append)
+    (ours, theirs), (lost, _) = socket.socketpair(), socket.socketpair()
+    leader = Watch(0, 3, "again")
+    leader._links = {1: (ours, ours.makefile()), 2: (lost, lost.makefile())}
+    leader._lost(2)
+    assert theirs.recv(99) == b"2\n" and "process 2 of 3 is gone" in ended[0]
+
+
+def test_a_line_in_pieces_is_one_line():
+    """As may happen on a network."""
     ours, theirs = socket.socketpair()
-    watch = Watch(0, 3, "again", {1: ours})
-    watch._leaving = True  # it exits with its own error, so the watch does not end the process
-    watch._end(2)
-    assert _line(theirs) == "lost 2\n"
-    follower = Noted(1, 3, "again", {0: theirs})
-    ours2, theirs2 = socket.socketpair()
-    follower._links = {0: theirs2}
-    follower._start()
-    ours2.sendall(b"los")
-    ours2.sendall(b"t 2\n")  # in two pieces, as may happen on a network
-    assert eventually(lambda: follower.noted == 2)
-    for link in (ours, theirs, ours2):
+    follower = Noted(1, 30, "again")
+    follower._links = {0: (theirs, theirs.makefile())}
+    follower.listen()
+    ours.sendall(b"1")
+    ours.sendall(b"2\n")
+    assert eventually(lambda: follower.noted == 12)
+    for link in (ours, theirs):
         link.close()

@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from rnnjax import training
+from rnnjax.training import manifest
 from rnnjax.training.checkpoints import steps as steps_in
 from rnnjax.training.metrics import read
 from tests.training import damage, kills, toy
@@ -39,7 +40,7 @@ def test_retention_and_nothing_left_over(tmp_path):
 
 
 def test_what_a_killed_run_left_is_swept(tmp_path):
-    (tmp_path / ".aside_step_000000050" / "arrays").mkdir(parents=True)
+    (tmp_path / "step_000000050.orbax-checkpoint-tmp" / "arrays").mkdir(parents=True)
     toy.run(toy.steps(10), checkpoints=kept(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "step_000000010"]
 
@@ -89,10 +90,42 @@ def test_lost_and_added_files_are_noticed(tmp_path):
         if name == "added":
             (newest / "arrays" / "stranger").touch()
         else:
-            (newest / ("manifest.json" if name == "manifest" else "arrays/_CHECKPOINT_METADATA")).unlink()
+            (newest / ("manifest.json" if name == "manifest" else "arrays/_METADATA")).unlink()
         with pytest.warns(training.CheckpointWarning, match={"lost": "is missing", "added": "was not there"}.get(name)):
             loaded = training.load_checkpoint(tmp_path / name, toy.start())
         assert loaded is not None and int(loaded.step) == 10
+
+
+def test_a_run_killed_between_the_arrays_and_the_manifest_goes_on(tmp_path):
+    """Even in the first save: a lone step without a manifest is reported, and written again."""
+    for count in (10, 20):
+        toy.run(toy.steps(count), checkpoints=kept(tmp_path))
+        for name in ("manifest.json", "manifest.json.sha256"):
+            (tmp_path / f"step_{count:09d}" / name).unlink()
+        told = "resumes from step 10" if count == 20 else "was not finished; training starts anew"
+        with pytest.warns(training.CheckpointWarning, match=told):
+            fitted = toy.run(toy.steps(count), checkpoints=kept(tmp_path))
+        toy.same_bits(training.load_checkpoint(tmp_path, toy.start()), fitted.state)
+
+
+def test_a_later_version_is_refused(tmp_path, monkeypatch):
+    """Not skipped as if it were damaged, which would lose its progress."""
+    for count, version in ((10, manifest.FORMAT), (20, manifest.FORMAT + 1)):
+        with monkeypatch.context() as later:
+            later.setattr(manifest, "FORMAT", version)
+            toy.run(toy.steps(count), checkpoints=kept(tmp_path))
+    with pytest.raises(training.CheckpointError, match=r"step_000000020 was written by a later rnnjax; update"):
+        toy.run(checkpoints=kept(tmp_path))
+    assert steps_in(tmp_path) == [10, 20]
+
+
+def test_what_is_committed_to_devices_returns_to_them(tmp_path):
+    state, device = toy.start(), jax.devices()[0]
+    with kept(tmp_path).opened() as store:
+        store.save(state)
+        placed = store.load(state._replace(params=jax.device_put(state.params, device)))
+    assert placed is not None and placed.params["w"].committed and not placed.key.committed
+    toy.same_bits(placed, state)
 
 
 def test_nothing_whole_is_an_error_not_a_fresh_start(tmp_path):
@@ -186,7 +219,7 @@ def test_a_full_disk_loses_no_work(tmp_path):
     finally:
         full.__exit__()
     assert int(e.value.state.step) == 50 and e.value.history[-1]["step"] == 50
-    assert steps_in(tmp_path) == [20, 30, 40] and not list(tmp_path.glob(".aside*"))
+    assert steps_in(tmp_path) == [20, 30, 40] and not list(tmp_path.glob("*tmp*"))
 
 
 def test_metrics_on_a_full_disk_end_no_training(tmp_path):
