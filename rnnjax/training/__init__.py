@@ -16,6 +16,7 @@ from rnnjax.training.clipping import (
 from rnnjax.training.faults import NonFiniteError, SkipState, blame, skip_nonfinite
 from rnnjax.training.flat import CheckpointError
 from rnnjax.training.health import adjoint_health
+from rnnjax.training.loader import DataError
 from rnnjax.training.loop import Fitted, fit
 from rnnjax.training.many import FittedMany, fit_many
 from rnnjax.training.parallel import data_parallel
@@ -38,6 +39,7 @@ __all__ = [
     "Checkpoints",
     "Chunk",
     "ClipState",
+    "DataError",
     "FitOptions",
     "Fitted",
     "FittedMany",

@@ -107,7 +107,13 @@ class Checkpoints:
 
 
 class Store:
-    """A locked folder of checkpoints; created by `Checkpoints.opened`."""
+    """A locked folder of checkpoints; created by `Checkpoints.opened`.
+
+    Attributes:
+      position: the position in the data of the step that `load` found, or None.
+    """
+
+    position: str | None = None
 
     def __init__(self, folder: Path, options: Checkpoints) -> None:
         self._folder, self._options = folder, options
@@ -116,8 +122,8 @@ class Store:
         """Whether (before, now] contains a multiple of `every`."""
         return now // self._options.every > before // self._options.every
 
-    def save(self, state: TrainState) -> Path:
-        """Writes a step atomically, and removes the oldest.
+    def save(self, state: TrainState, position: str | None = None) -> Path:
+        """Writes a step atomically, with the position in the data, and removes the oldest.
 
         Raises:
           CheckpointError: the step could not be written; earlier steps are unchanged.
@@ -131,6 +137,7 @@ class Store:
             content = {
                 "step": int(state.step),
                 "config": dict(self._options.config),
+                "position": position,
                 "leaves": describe(arrays, keys),
                 "stored_as": stored_as(arrays),
                 "versions": {"jax": jax.__version__, "numpy": np.__version__},
@@ -158,13 +165,14 @@ class Store:
         Raises:
           CheckpointError: all steps are corrupt, or the good step has another architecture or config.
         """
-        return load(self._folder, template, config=self._options.config)
+        state, self.position = _newest(self._folder, template, self._options.config)
+        return state
 
 
 class SharedStore(Store):
     """A `Store` for several processes: process 0 reads and writes, and all receive the result."""
 
-    def save(self, state: TrainState) -> Path:
+    def save(self, state: TrainState, position: str | None = None) -> Path:
         state = local(state)  # the following runs in one process
         mine = _digest(flatten(state)[0])
         others = [i for i, each in enumerate(processes.from_all(mine)) if each != mine]
@@ -174,14 +182,14 @@ class SharedStore(Store):
                 f"{jax.process_index()} differ. Nothing was written. Data and parameters must be the same functions "
                 "of the same keys in every process; start from the last checkpoint."
             )
-        return Path(_of_process_0(lambda: str(super(SharedStore, self).save(state))))
+        return Path(_of_process_0(lambda: str(super(SharedStore, self).save(state, position))))
 
     def load(self, template: TrainState) -> TrainState | None:
-        def work() -> dict[str, np.ndarray] | None:
+        def work() -> tuple[dict[str, np.ndarray] | None, str | None]:
             state = super(SharedStore, self).load(template)
-            return None if state is None else flatten(state)[0]
+            return None if state is None else flatten(state)[0], self.position
 
-        arrays = _of_process_0(work)
+        arrays, self.position = _of_process_0(work)
         return None if arrays is None else unflatten(template, arrays)
 
 
@@ -224,7 +232,13 @@ def load(
     Warns:
       CheckpointWarning: for each corrupt step that is skipped.
     """
-    folder = Path(folder).absolute()
+    return _newest(Path(folder).absolute(), template, config)[0]
+
+
+def _newest(
+    folder: Path, template: TrainState, config: Mapping[str, Any] | None
+) -> tuple[TrainState | None, str | None]:
+    """The newest good step, and its position in the data."""
     arrays, keys = flatten(template)
     damaged = []
     for step in reversed(steps(folder)):
@@ -235,13 +249,13 @@ def load(
             check_fit(content["leaves"], describe(arrays, keys), str(path))
             if damaged:
                 told = f"{'; '.join(damaged)}. Training resumes from step {step}, the newest intact one."
-                warnings.warn(told, CheckpointWarning, stacklevel=2)
+                warnings.warn(told, CheckpointWarning, stacklevel=3)
             found = load_arrays(path / _ARRAYS, arrays, content.get("stored_as", {}))
-            return unflatten(template, found)
+            return unflatten(template, found), content.get("position")
         damaged.append(f"checkpoint {path} is damaged: {', '.join(problems)}")
     if damaged:
         raise CheckpointError(f"no checkpoint in {folder} is intact: {'; '.join(damaged)}. Use another folder.")
-    return None
+    return None, None
 
 
 def steps(folder: str | os.PathLike[str]) -> list[int]:

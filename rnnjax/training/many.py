@@ -15,11 +15,13 @@ from rnnjax.cell import PyTree
 from rnnjax.sharding import AXIS, padded
 from rnnjax.training.faults import names
 from rnnjax.training.flat import local
+from rnnjax.training.loader import check_pure
 from rnnjax.training.loop import pieces
+from rnnjax.training.losses import with_extras
 from rnnjax.training.metrics import plain
 from rnnjax.training.optimizers import resolve
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState, init_state
-from rnnjax.training.steps import Problem, evaluate_held_out, run_intervals
+from rnnjax.training.steps import Problem, data_key, evaluate_held_out, run_intervals
 
 
 class FittedMany(NamedTuple):
@@ -104,6 +106,8 @@ def fit_many(
 
     state = jax.jit(jax.vmap(start))(params, keys, settings)
     problem = Problem(loss, optimizer, data, gradient, held_out, measure, until, health)
+    first = jax.tree.map(lambda leaf: leaf[0], settings)
+    check_pure(with_extras(data, {"setting": first}), data_key(keys[0], jnp.int32(0)), jnp.int32(0))
 
     def run(state: TrainState, setting: PyTree, intervals: int, every: int) -> tuple[TrainState, Any]:
         state, interval = run_intervals(problem, options, state, setting, intervals, every)

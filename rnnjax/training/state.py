@@ -96,6 +96,7 @@ class FitOptions:
         an optimizer's state already has, is configured with or reports is allowed.
       data_period: the number of consecutive steps that share one data key, such as the chunks of one sequence.
       held_out_batches: the number of batches per evaluation on held-out data.
+      shapes: the number of different shapes that batches of a loader may have; each compiles a program.
     """
 
     steps: int
@@ -104,9 +105,10 @@ class FitOptions:
     nonfinite: Literal["stop", "skip"] = "stop"
     data_period: int = 1
     held_out_batches: int = 1
+    shapes: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "chunk", "data_period", "held_out_batches"):
+        for name in ("steps", "chunk", "data_period", "held_out_batches", "shapes"):
             check_size(name, getattr(self, name))
         if self.metrics_every is not None:
             check_size("metrics_every", self.metrics_every)

@@ -33,7 +33,7 @@ class Problem:
 
     loss: Callable[..., Any]
     optimizer: Any
-    data: Callable[..., PyTree]
+    data: Any  # None: batches come from a loader
     gradient: Callable[..., Any] | None = None
     held_out: Callable[..., PyTree] | None = None
     measure: Callable[..., Any] | None = None
@@ -82,21 +82,30 @@ def run_intervals(
     def interval(state: TrainState, _: None) -> tuple[TrainState, Interval]:
         health = {}
         if problem.health is not None:
-            batch, extras = draw(problem, options, state, setting)
-            health = with_extras(problem.health, extras)(state.params, batch)
-        state, records = lax.scan(lambda s, _: update(problem, options, s, setting), state, None, length=every)
+            health = measured_health(problem, state, draw(problem, options, state, setting), setting)
+        state, records = lax.scan(one, state, None, length=every)
         return state, reduce(records, health)
+
+    def one(state: TrainState, _: None) -> tuple[TrainState, Record]:
+        return update(problem, options, state, draw(problem, options, state, setting), setting)
 
     return lax.scan(interval, state, None, length=intervals)
 
 
-def draw(problem: Problem, options: FitOptions, state: TrainState, setting: PyTree) -> tuple[PyTree, dict[str, Any]]:
-    """The batch of the state's step, and the optional arguments of a loss."""
-    extras: dict[str, Any] = {"carry": state.carry, "setting": setting}
+def draw(problem: Problem, options: FitOptions, state: TrainState, setting: PyTree) -> PyTree:
+    """The batch of the state's step."""
     key = data_key(state.key, state.step // options.data_period)
-    batch = with_extras(problem.data, extras)(key, state.step)
-    extras["key"] = jax.random.fold_in(jax.random.fold_in(state.key, _LOSS), state.step)
-    return batch, extras
+    return with_extras(problem.data, {"carry": state.carry, "setting": setting})(key, state.step)
+
+
+def measured_health(problem: Problem, state: TrainState, batch: PyTree, setting: PyTree) -> Metrics:
+    """The measures of `health` at the present parameters."""
+    return with_extras(problem.health, _extras(state, setting))(state.params, batch)  # pyright: ignore[reportArgumentType]
+
+
+def _extras(state: TrainState, setting: PyTree) -> dict[str, Any]:
+    key = jax.random.fold_in(jax.random.fold_in(state.key, _LOSS), state.step)
+    return {"carry": state.carry, "setting": setting, "key": key}
 
 
 def data_key(key: Array, step: Array) -> Array:
@@ -114,9 +123,11 @@ class Record(NamedTuple):
     finite: Array  # [leaves] bool
 
 
-def update(problem: Problem, options: FitOptions, state: TrainState, setting: PyTree) -> tuple[TrainState, Record]:
+def update(
+    problem: Problem, options: FitOptions, state: TrainState, batch: PyTree, setting: PyTree
+) -> tuple[TrainState, Record]:
     """One update; the parameters do not change if the run is over or something is not finite."""
-    batch, extras = draw(problem, options, state, setting)
+    extras = _extras(state, setting)
     optimizer = resolve(problem.optimizer, setting)
     (value, carry, metrics), gradient = differentiate(problem, state.params, batch, extras)
     params, opt_state = optimizer_update(

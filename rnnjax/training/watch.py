@@ -24,11 +24,13 @@ class Watch:
         self._report, self._file = report, file
         self.history: list[Line] = [] if file is None else list(file.kept)
 
-    def lines(self, before: int, every: int, interval: Interval, held: dict[str, Any], leaves: tuple[str, ...]) -> None:
-        """Reports the lines of one dispatch, which started after `before` updates."""
+    def lines(
+        self, before: int, every: int, interval: Interval, held: dict[str, Any], leaves: tuple[str, ...], most: int
+    ) -> None:
+        """Reports the lines of one dispatch, which started after `before` updates, and ended by update `most`."""
         count = len(interval.counted)
         for i in range(count):
-            line: Line = {"step": before + (i + 1) * every}
+            line: Line = {"step": min(before + (i + 1) * every, most)}
             line |= {name: plain(values[i]) for name, values in interval.means.items()}
             line["gradient_norm_max"] = plain(interval.gradient_norm_max[i])
             line |= {name: plain(values[i]) for name, values in interval.health.items()}
