@@ -20,6 +20,7 @@ from rnnjax.training.loader import DataError
 from rnnjax.training.loop import Fitted, fit
 from rnnjax.training.many import FittedMany, fit_many
 from rnnjax.training.parallel import data_parallel
+from rnnjax.training.rows import Buckets, class_weights, epochs, labelled, pad
 from rnnjax.training.saved import SavedModel, load_model, save_model
 from rnnjax.training.state import FitOptions, TrainState, init_state
 from rnnjax.training.truncated import (
@@ -34,6 +35,7 @@ from rnnjax.training.truncated import (
 )
 
 __all__ = [
+    "Buckets",
     "CheckpointError",
     "CheckpointWarning",
     "Checkpoints",
@@ -53,17 +55,21 @@ __all__ = [
     "adjoint_health",
     "blame",
     "chunks",
+    "class_weights",
     "clip_adaptive",
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_value",
     "clip_states",
     "data_parallel",
+    "epochs",
     "fit",
     "fit_many",
     "init_state",
+    "labelled",
     "load_checkpoint",
     "load_model",
+    "pad",
     "save_model",
     "skip_nonfinite",
     "tbptt",
