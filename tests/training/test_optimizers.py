@@ -143,7 +143,7 @@ def test_extra_arguments():
     rule = optax.chain(optax.identity(), optax.GradientTransformationExtraArgs(init, update))
     start = jnp.array([1.0, 3.0])
     state = training.init_state(start, rule, KEY)
-    _, given = training.fit(cubic, state, rule, lambda key, step: batch, steps(1)).state.opt_state
+    _, given = training.fit(cubic, state, rule, lambda key, step: batch, steps(1), has_key=True).state.opt_state
     np.testing.assert_allclose(given["value"], 2.0 - 27.0)
     np.testing.assert_allclose(given["grad"], 3 * start**2 * batch)
     np.testing.assert_allclose([given["value_fn"], given["obj_fn"]], [16.0 - 64.0] * 2)

@@ -1,6 +1,7 @@
 """A small run with three weights, shared by the training tests to save compilation."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ def data(key, step):
     return xs, xs @ TRUE
 
 
-def start(rule=RULE):
+def start(rule: Any = RULE):
     params = {"w": jnp.zeros(3, jnp.float32), "b": jnp.ones((), jnp.float32)}
     return training.init_state(params, rule, jax.random.key(7))
 
