@@ -108,7 +108,7 @@ def batch_of(rows: Sequences, chosen: Array | None = None) -> Batch:
     xs, labels, lengths = (jnp.asarray(each) for each in rows)
     if chosen is not None:
         xs, labels, lengths = xs[:, chosen], labels[chosen], lengths[chosen]
-    return labelled(xs, labels, lengths)
+    return labelled(xs, lengths, labels)
 
 
 def labelled_problem(parts: Parts, classes: int, batch: int) -> Problem:

@@ -20,7 +20,7 @@ from rnnjax.training.loader import DataError
 from rnnjax.training.loop import Fitted, fit
 from rnnjax.training.many import FittedMany, fit_many
 from rnnjax.training.parallel import data_parallel
-from rnnjax.training.rows import Buckets, class_weights, epochs, labelled, pad
+from rnnjax.training.rows import Buckets, class_weights, epochs, labelled, pad, take
 from rnnjax.training.saved import SavedModel, load_model, save_model
 from rnnjax.training.state import FitOptions, TrainState, init_state
 from rnnjax.training.truncated import (
@@ -72,6 +72,7 @@ __all__ = [
     "pad",
     "save_model",
     "skip_nonfinite",
+    "take",
     "tbptt",
     "truncation_bias",
     "whole_rows",

@@ -50,7 +50,7 @@ def pad(rows: Sequence[Any], steps: int | None = None, dtype: DTypeLike = np.flo
     return xs, np.array([len(row) for row in arrays], np.int32)
 
 
-def labelled(xs: ArrayLike, labels: ArrayLike, lengths: ArrayLike, weights: ArrayLike | None = None) -> Batch:
+def labelled(xs: ArrayLike, lengths: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> Batch:
     """A batch of rows `[T, N, D]` with a class or a target each, scored at their last steps.
 
     Args:
@@ -80,29 +80,37 @@ def class_weights(labels: ArrayLike, classes: int | None = None) -> np.ndarray:
     return (counts.sum() / (len(counts) * np.maximum(counts, 1)) * (counts > 0)).astype(np.float32)
 
 
-def epochs(rows: int, batch: int, seed: int = 0) -> Callable[[ArrayLike], Array]:
-    """Rows without replacement, for a data function: a new order in every epoch, whose last rows % batch are left out.
+def take(batch: Batch, rows: Any) -> Batch:
+    """The rows with these indices, or of this slice."""
+    return Batch(batch.xs[:, rows], batch.targets[:, rows], batch.weights[:, rows], batch.lengths[rows])
 
-    Returns:
-      `step -> [batch]` int32 indices; a pure function.
+
+def epochs(whole: Batch, batch: int, seed: int = 0) -> Callable[[Array, ArrayLike], Batch]:
+    """A data function for `fit` that draws rows without replacement, in a new order in every epoch.
+
+    Args:
+      whole: all rows, such as from `labelled`; the last rows % batch of each order are left out.
+      batch: rows in a batch.
+      seed: of the orders; they do not depend on the key of the run.
 
     Example:
 
-      >>> indices = epochs(rows=6, batch=2)
-      >>> sorted(int(i) for step in range(3) for i in indices(step))
-      [0, 1, 2, 3, 4, 5]
+      >>> data = epochs(labelled(*pad([[[float(i)]] for i in range(6)]), [0] * 6), batch=2)
+      >>> sorted(float(x) for step in range(3) for x in data(None, step).xs[0, :, 0])
+      [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     """
     check_size("batch", batch)
+    rows = whole.lengths.shape[0]
     if batch > rows:
         raise ValueError(f"batch is {batch}, but there are only {rows} rows; make the batch smaller.")
     in_epoch = rows // batch
 
-    def indices(step: ArrayLike) -> Array:
+    def data(key: Any, step: ArrayLike) -> Batch:
         step = jnp.asarray(step, jnp.int32)
         order = jax.random.permutation(jax.random.fold_in(jax.random.key(seed), step // in_epoch), rows)
-        return jax.lax.dynamic_slice_in_dim(order.astype(jnp.int32), step % in_epoch * batch, batch)
+        return take(whole, jax.lax.dynamic_slice_in_dim(order, step % in_epoch * batch, batch))
 
-    return indices
+    return data
 
 
 class Buckets:

@@ -7,7 +7,7 @@ folder/manifest.json      the architecture, the user's information, and the SHA-
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ import numpy as np
 
 from rnnjax._unroll import unroll
 from rnnjax.cell import PyTree, check_size, over_time
+from rnnjax.pooling import pool_last
 from rnnjax.training import architecture, manifest
 from rnnjax.training.arrays import load_arrays, save_arrays, stored_as
 from rnnjax.training.faults import leaf_names
 from rnnjax.training.flat import CheckpointError, check_fit, describe, flatten, unflatten
+from rnnjax.training.rows import pad
 
 _ARRAYS, _ASIDE, _OLD = "arrays", ".{}.aside", ".{}.old"
 
@@ -44,6 +46,11 @@ class SavedModel:
     def __call__(self, xs: Any, *, carry: PyTree | None = None, **time: Any) -> tuple[PyTree, Any]:
         """`rnnjax.unroll(model, params, xs, carry=carry, **time)`: `xs [T, *batch, D]` to `(carry, outputs)`."""
         return unroll(self.model, self.params, xs, carry=carry, **time)
+
+    def predict(self, rows: Sequence[Any]) -> np.ndarray:
+        """The outputs `[N, K]` at the last steps of N rows `[T_n, D]` of unequal length."""
+        xs, lengths = pad(rows, dtype=jax.tree.leaves(self.params)[0].dtype)
+        return np.asarray(pool_last(self(xs, lengths=lengths)[1], lengths=lengths))
 
 
 def save_model(

@@ -21,12 +21,12 @@ def test_pad_and_score_at_the_last_step():
         assert not xs[len(row) :, n].any()
     labels = np.arange(50) % 3 % 2
     weights = training.class_weights(labels)
-    batch = training.labelled(xs, labels, lengths, weights[labels])
+    batch = training.labelled(xs, lengths, labels, weights[labels])
     each = [jax.nn.logsumexp(row[-1]) - row[-1][label] for row, label in zip(ROWS, labels, strict=True)]
     np.testing.assert_allclose(tasks.cross_entropy(batch.xs, batch), np.average(each, weights=weights[labels]), 1e-6)
     np.testing.assert_allclose([weights[labels][labels == k].sum() for k in (0, 1)], [25.0, 25.0], rtol=1e-6)
     steps = RNG.uniform(size=(31, 50))
-    every = training.labelled(xs, labels, lengths, steps)
+    every = training.labelled(xs, lengths, labels, steps)
     np.testing.assert_array_equal(every.weights, np.where(np.arange(31)[:, None] < lengths, steps, 0))
 
 
@@ -46,11 +46,16 @@ def test_rows_that_cannot_be_padded(rows, steps, says):
 
 
 def test_epochs_are_without_replacement_and_differ():
-    indices = jax.jit(training.epochs(50, 8, seed=3))
-    first, second = (np.concatenate([indices(6 * epoch + i) for i in range(6)]) for epoch in range(2))
+    whole = training.labelled(*training.pad(ROWS), np.arange(50))
+    data, key = jax.jit(training.epochs(whole, 8, seed=3)), jax.random.key(0)
+    batch = data(key, 7)
+    for n, label in enumerate(np.asarray(batch.targets[0])):
+        np.testing.assert_allclose(batch.xs[: LENGTHS[label], n], ROWS[label], rtol=1e-6)
+        assert int(batch.lengths[n]) == LENGTHS[label]
+    first, second = (np.concatenate([data(key, 6 * epoch + i).targets[0] for i in range(6)]) for epoch in range(2))
     assert len(set(first.tolist())) == len(set(second.tolist())) == 48 and first.tolist() != second.tolist()
     with pytest.raises(ValueError, match="batch is 51, but there are only 50 rows"):
-        training.epochs(50, 51)
+        training.epochs(whole, 51)
 
 
 def test_buckets_are_of_like_lengths_without_replacement():
