@@ -7,13 +7,11 @@ from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning
 from rnnjax.training.checkpoints import load as load_checkpoint
 from rnnjax.training.clipping import (
     ClipState,
-    clip_adaptive,
     clip_by_global_norm,
-    clip_by_norm,
-    clip_by_value,
     clip_states,
+    counted,
 )
-from rnnjax.training.faults import NonFiniteError, SkipState, blame, skip_nonfinite
+from rnnjax.training.faults import NonFiniteError
 from rnnjax.training.flat import CheckpointError
 from rnnjax.training.health import adjoint_health
 from rnnjax.training.loader import DataError
@@ -47,20 +45,16 @@ __all__ = [
     "FittedMany",
     "NonFiniteError",
     "SavedModel",
-    "SkipState",
     "TrainState",
     "TruncatedBPTT",
     "TruncationBias",
     "Window",
     "adjoint_health",
-    "blame",
     "chunks",
     "class_weights",
-    "clip_adaptive",
     "clip_by_global_norm",
-    "clip_by_norm",
-    "clip_by_value",
     "clip_states",
+    "counted",
     "data_parallel",
     "epochs",
     "fit",
@@ -71,7 +65,6 @@ __all__ = [
     "load_model",
     "pad",
     "save_model",
-    "skip_nonfinite",
     "take",
     "tbptt",
     "truncation_bias",

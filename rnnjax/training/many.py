@@ -22,7 +22,7 @@ from rnnjax.training.metrics import plain
 from rnnjax.training.optimizers import resolve
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState, given_back, init_state, prepared
 from rnnjax.training.steps import Problem, data_key, evaluate_held_out, run_intervals
-from rnnjax.training.watch import progress_bar
+from rnnjax.training.watch import measured, progress_bar
 
 
 class FittedMany(NamedTuple):
@@ -142,11 +142,7 @@ def fit_many(
             interval, held, over = jax.tree.map(lambda leaf: leaf[:runs], seen)
             for i in range(intervals):
                 step += every
-                line: dict[str, Any] = {"step": step}
-                line |= {name: values[:, i] for name, values in interval.means.items()}
-                line["gradient_norm_max"] = interval.gradient_norm_max[:, i]
-                line |= {name: values[:, i] for name, values in interval.health.items()}
-                line["skipped"] = interval.skipped[:, i]
+                line: dict[str, Any] = {"step": step} | measured(interval, (slice(None), i))
                 if i == intervals - 1:
                     line |= {f"held_out_{name}": values for name, values in held.items()}
                 lines.append(line)

@@ -31,11 +31,8 @@ class Watch:
         """Reports the lines of one dispatch, which started after `before` updates, and ended by update `most`."""
         count = len(interval.counted)
         for i in range(count):
-            line: Line = {"step": min(before + (i + 1) * every, most)}
-            line |= {name: plain(values[i]) for name, values in interval.means.items()}
-            line["gradient_norm_max"] = plain(interval.gradient_norm_max[i])
-            line |= {name: plain(values[i]) for name, values in interval.health.items()}
-            line["skipped"] = int(interval.skipped[i])
+            line = {"step": min(before + (i + 1) * every, most)}
+            line |= {name: plain(value) for name, value in measured(interval, i).items()}
             if int(interval.fault_step[i]) != GOING_ON:
                 line["not_finite_step"] = int(interval.fault_step[i])
                 line["not_finite"] = _culprits(interval.fault[i], leaves)
@@ -77,6 +74,12 @@ def progress_bar(wanted: bool, done: int, steps: int) -> Iterator[Callable[[Line
             progress.update(task, completed=line["step"], description=told)
 
         yield show
+
+
+def measured(interval: Interval, at: Any) -> dict[str, Any]:
+    """The metrics of one line."""
+    ends = {"gradient_norm_max": interval.gradient_norm_max, **interval.health, "skipped": interval.skipped}
+    return {name: values[at] for name, values in {**interval.means, **ends}.items()}
 
 
 def first_fault(interval: Interval, leaves: tuple[str, ...]) -> list[str]:

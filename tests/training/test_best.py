@@ -171,7 +171,7 @@ def test_fit_many_has_them_too(multi):
 
 
 def test_every_clip_is_counted():
-    rule = optax.chain(training.clip_by_value(0.1), training.clip_by_global_norm(10.0), optax.sgd(0.1))
+    rule = optax.chain(training.counted(optax.clip(0.1)), training.clip_by_global_norm(10.0), optax.sgd(0.1))
     fitted = training.fit(toy.loss, toy.start(rule), rule, toy.data, options(steps=2))
     assert fitted.history[0]["clipped"] == 1.0 and fitted.history[0]["clipped_2"] == 0.0
     assert fitted.history[0]["gradient_norm_clipped_2"] == fitted.history[0]["gradient_norm_clipped"] <= 0.2
