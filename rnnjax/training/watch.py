@@ -31,7 +31,7 @@ class Watch:
         """Reports the lines of one dispatch, which started after `before` updates, and ended by update `most`."""
         count = len(interval.counted)
         for i in range(count):
-            line = {"step": min(before + (i + 1) * every, most)}
+            line: Line = {"step": min(before + (i + 1) * every, most)}
             line |= {name: plain(value) for name, value in measured(interval, i).items()}
             if int(interval.fault_step[i]) != GOING_ON:
                 line["not_finite_step"] = int(interval.fault_step[i])

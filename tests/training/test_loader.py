@@ -147,10 +147,11 @@ def test_a_loader_that_fails_loses_nothing(tmp_path, fault, says):
 def test_a_fault_of_the_numbers_keeps_the_position(tmp_path):
     """NaN in batch 13: the checkpoint's position is before that batch, although later ones had been drawn."""
     kept = training.Checkpoints(folder=tmp_path, every=100)
+    options = training.FitOptions(steps=40, chunk=20)
     with pytest.raises(training.NonFiniteError, match="step 13"):
-        run(Grain({13: jax.tree.map(lambda a: a * np.float32(np.nan), BATCHES[0])}), checkpoints=kept)
+        run(Grain({13: jax.tree.map(lambda a: a * np.float32(np.nan), BATCHES[0])}), options, checkpoints=kept)
     good = Grain()
-    toy.same_bits(run(good, checkpoints=kept).state, run(Grain()).state)
+    toy.same_bits(run(good, options, checkpoints=kept).state, run(Grain(), options).state)
     assert good.drawn == list(range(13, 40))
 
 
