@@ -272,6 +272,7 @@ def _compiled_steps(problem: Problem, options: FitOptions) -> tuple[Callable[...
     def evaluate(state: TrainState) -> tuple[TrainState, dict[str, Any]]:
         return evaluate_held_out(problem, options, state, None)
 
+    blank = jax.jit(blank, static_argnums=2)  # traces the update once
     return jax.jit(one, donate_argnums=1), jax.jit(health), blank, jax.jit(reduce), jax.jit(evaluate)
 
 
