@@ -179,7 +179,8 @@ def fit(
             if request is not None:  # all processes exit if one received a signal
                 request.signal = processes.largest(request.signal or 0) or None
             leaving = fault != GOING_ON or failed or (request is not None and request.signal is not None)
-            if store is not None and (leaving or store.due(before, now)):
+            alone = failed and processes.several()  # saving would wait for processes whose data goes on
+            if store is not None and not alone and (leaving or store.due(before, now)):
                 saved = _save(store, state, loader, watch.history, final=bool(leaving), saved=saved)
             if failed:
                 then = "go on from error.state" + (" or by the same call, from the checkpoint." if store else ".")

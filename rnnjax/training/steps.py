@@ -292,9 +292,10 @@ def evaluate_held_out(
         assert state.best is not None
         value = metrics[options.best].astype(jnp.float32)
         better = value > state.best.value if options.higher_is_better else value < state.best.value
-        better &= ~done & (state.stopped == GOING_ON)
+        going = ~done & (state.stopped == GOING_ON)
+        better &= going
         new = Best(params, value, state.step, jnp.zeros((), jnp.int32))
-        best = select(better, new, state.best._replace(stale=state.best.stale + 1))
+        best = select(better, new, state.best._replace(stale=state.best.stale + going.astype(jnp.int32)))
         state = state._replace(best=best)
         if options.patience is not None:
             done |= (best.stale >= options.patience) & (state.stopped == GOING_ON)
