@@ -173,3 +173,37 @@ def test_an_impure_data_function_is_refused():
             )  # fmt: skip
     full = lambda key, step: BATCHES[0]  # noqa: E731
     assert np.isfinite(run(full, toy.steps(10)).history[-1]["loss"])
+
+
+class Rows:
+    """The batches as a data set with random access."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        return BATCHES[i]
+
+
+def of_grain():
+    grain: Any = pytest.importorskip("grain")
+    return grain.MapDataset.source(Rows()).shuffle(seed=3).repeat().to_iter_dataset()
+
+
+def of_grain_loader():
+    grain: Any = pytest.importorskip("grain")
+    return grain.DataLoader(data_source=Rows(), sampler=grain.samplers.IndexSampler(40, shuffle=True, seed=3))
+
+
+def of_torch():
+    torch: Any = pytest.importorskip("torch")
+    return torch.utils.data.DataLoader(Rows(), batch_size=None)
+
+
+@pytest.mark.parametrize("make", [of_grain, of_grain_loader, of_torch])
+def test_the_libraries_own(tmp_path, make):
+    """The run in two parts has the bits of the whole, in a shuffled order if the library has a state for it."""
+    whole, kept = run(make()), training.Checkpoints(folder=tmp_path, every=5)
+    run(make(), toy.steps(25), checkpoints=kept)
+    toy.same_bits(run(make(), checkpoints=kept).state, whole.state)
+    assert whole.history[-1]["loss"] < whole.history[0]["loss"] / 10
