@@ -29,7 +29,7 @@ from experiments.lab import style
 from experiments.lab.options import plain
 from experiments.lab.strict_json import strict
 from rnnjax.tasks import Batch, accuracy, cross_entropy
-from rnnjax.training import FitOptions, clip_by_global_norm, fit_many, save_model
+from rnnjax.training import FitOptions, clip_by_global_norm, fit_many, labelled, save_model
 
 CELLS: dict[str, Callable[[int], Any]] = {"elman": rnnjax.Elman, "lstm": rnnjax.LSTM, "gru": rnnjax.GRU}
 """As they draw themselves: orthogonal W2 (gate by gate), W1 of variance 1/D, the LSTM's forget bias 1."""
@@ -108,8 +108,7 @@ def batch_of(rows: Sequences, chosen: Array | None = None) -> Batch:
     xs, labels, lengths = (jnp.asarray(each) for each in rows)
     if chosen is not None:
         xs, labels, lengths = xs[:, chosen], labels[chosen], lengths[chosen]
-    weights = (jnp.arange(xs.shape[0], dtype=lengths.dtype)[:, None] == lengths - 1).astype(xs.dtype)
-    return Batch(xs, jnp.broadcast_to(labels, weights.shape), weights, lengths)
+    return labelled(xs, lengths, labels)
 
 
 def labelled_problem(parts: Parts, classes: int, batch: int) -> Problem:

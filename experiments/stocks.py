@@ -267,6 +267,7 @@ def train(asked: Sequence[dict[str, Any]], mesh: Any = None, models: Path | None
         FitOptions(steps=first["updates"], chunk=max(1, first["updates"] // POINTS)),
         key=key,
         held_out=lambda key, index, setting: windows_before(series, setting, setting["cut"], CURVE_DAYS, steps),
+        has_setting=("data", "held_out"),
         mesh=mesh,
     )
     if models is not None:

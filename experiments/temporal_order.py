@@ -157,6 +157,7 @@ def train(asked: list[dict[str, Any]], mesh: Mesh | None = None) -> list[dict[st
         settings,
         FitOptions(steps=first["updates"], chunk=min(EVALUATE_EVERY, first["updates"])),
         key=key,
+        has_aux=True,
         held_out=lambda key, index: tasks.temporal_order(key, steps, (HELD_OUT,)),
         measure=lambda params, batch: {"accuracy": accuracy(cell, params, batch)},
         until=lambda metrics: metrics["accuracy"] >= ENOUGH,

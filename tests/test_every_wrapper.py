@@ -38,6 +38,7 @@ WRAPPERS: dict[str, Any] = {
     "weight_norm": lambda cell: wrap.WeightNorm(cell, ("w_x",)),
     "precision": lambda cell: wrap.Precision(cell, "float64"),
     "learned_carry": rnnjax.LearnedCarry,
+    "standardized": lambda cell: wrap.Standardized(cell, (0.3,), (2.0,)),
 }
 PAIRS = list(itertools.permutations(WRAPPERS, 2))
 SAMPLE = [(name, *PAIRS[(37 * k + 11) % len(PAIRS)]) for k, name in enumerate([*TEN] * 4)]

@@ -45,7 +45,7 @@ ROOF = 6
 GROUND = "cell"
 """What a cell is (and a `PyTree`): it imports nothing of the house, so that its neighbours on floor 0 may import it."""
 
-DOORS = {"flax": {"flax"}, "training": {"optax", "orbax", "chex"}}
+DOORS = {"flax": {"flax"}, "training": {"optax", "orbax", "chex", "rich"}}
 """External imports that each part may use, besides the standard library and `ANYWHERE`."""
 
 ANYWHERE = {"jax", "numpy", "typing_extensions"}

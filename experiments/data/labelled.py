@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.lab.machine import verified
+from rnnjax.training import pad
 
 FOLDER = Path(__file__).parent
 SHA256 = {
@@ -95,10 +96,8 @@ def vowels() -> Parts:
 
 def padded(rows: Sequence[np.ndarray], labels: Sequence[int] | np.ndarray, steps: int) -> Sequences:
     """Rows `[T_n, D]` of different lengths as one array of T = `steps`, zero beyond their ends."""
-    xs = np.zeros((steps, len(rows), rows[0].shape[1]), np.float32)
-    for n, row in enumerate(rows):
-        xs[: len(row), n] = row
-    return Sequences(xs, np.asarray(labels, np.int32), np.array([len(row) for row in rows], np.int32))
+    xs, lengths = pad(rows, steps)
+    return Sequences(xs, np.asarray(labels, np.int32), lengths)
 
 
 def best_constant(rows: Sequences) -> float:

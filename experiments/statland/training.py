@@ -18,6 +18,7 @@ from jax import Array
 import rnnjax
 from experiments.statland.published import DAYS, GATES, RULES, THREE_DAYS, WEIGHTS, reading
 from rnnjax.sharding import spread
+from rnnjax.training import pad
 
 CURVE_POINTS = 120  # losses kept of each seed, evenly in the logarithm of the step
 DIVERGED_LOSS = 1e6  # a run with a larger loss never comes back
@@ -26,10 +27,7 @@ DIVERGED_LOSS = 1e6  # a run with a larger loss never comes back
 def forward(w: Array, rows: Sequence[Sequence[str]]) -> tuple[Array, Array]:
     """Predictions `[B]` and last hidden states `[B]` of rows of days, perhaps of unequal lengths, in one unroll."""
     params = rnnjax.ElmanParams(w_x=w[0].reshape(1, 1), w_h=w[1].reshape(1, 1), b=w[2].reshape(1))
-    lengths = np.array([len(row) for row in rows])
-    xs = np.zeros((lengths.max(), len(rows), 1), w.dtype)
-    for b, row in enumerate(rows):
-        xs[: len(row), b, 0] = [DAYS[day] for day in row]
+    xs, lengths = pad([[[DAYS[day]] for day in row] for row in rows], dtype=w.dtype)
     h, _ = rnnjax.unroll(rnnjax.Elman(hidden_size=1, activation="relu"), params, jnp.asarray(xs), lengths=lengths)
     return h[:, 0] * w[3] + w[4], h[:, 0]
 

@@ -254,6 +254,7 @@ def train_large(
             init_state(params, rule, jax.random.fold_in(key, 1), first(params)),
             rule,
             options=FitOptions(steps=updates, chunk=every, data_period=period),
+            has_key=True,
             gradient=None if mesh is None else sharded(loss, mesh, asked["batch"]),
             report=report if progress else None,
             log=checkpoints.with_suffix(".jsonl") if checkpoints else None,

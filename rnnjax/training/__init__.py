@@ -7,18 +7,18 @@ from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning
 from rnnjax.training.checkpoints import load as load_checkpoint
 from rnnjax.training.clipping import (
     ClipState,
-    clip_adaptive,
     clip_by_global_norm,
-    clip_by_norm,
-    clip_by_value,
     clip_states,
+    counted,
 )
-from rnnjax.training.faults import NonFiniteError, SkipState, blame, skip_nonfinite
+from rnnjax.training.faults import NonFiniteError
 from rnnjax.training.flat import CheckpointError
 from rnnjax.training.health import adjoint_health
+from rnnjax.training.loader import DataError
 from rnnjax.training.loop import Fitted, fit
 from rnnjax.training.many import FittedMany, fit_many
 from rnnjax.training.parallel import data_parallel
+from rnnjax.training.rows import Buckets, class_weights, epochs, labelled, pad, take
 from rnnjax.training.saved import SavedModel, load_model, save_model
 from rnnjax.training.state import FitOptions, TrainState, init_state
 from rnnjax.training.truncated import (
@@ -33,37 +33,39 @@ from rnnjax.training.truncated import (
 )
 
 __all__ = [
+    "Buckets",
     "CheckpointError",
     "CheckpointWarning",
     "Checkpoints",
     "Chunk",
     "ClipState",
+    "DataError",
     "FitOptions",
     "Fitted",
     "FittedMany",
     "NonFiniteError",
     "SavedModel",
-    "SkipState",
     "TrainState",
     "TruncatedBPTT",
     "TruncationBias",
     "Window",
     "adjoint_health",
-    "blame",
     "chunks",
-    "clip_adaptive",
+    "class_weights",
     "clip_by_global_norm",
-    "clip_by_norm",
-    "clip_by_value",
     "clip_states",
+    "counted",
     "data_parallel",
+    "epochs",
     "fit",
     "fit_many",
     "init_state",
+    "labelled",
     "load_checkpoint",
     "load_model",
+    "pad",
     "save_model",
-    "skip_nonfinite",
+    "take",
     "tbptt",
     "truncation_bias",
     "whole_rows",

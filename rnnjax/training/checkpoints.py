@@ -73,8 +73,8 @@ class Checkpoints:
         """Whether (before, now] contains a multiple of `every`."""
         return now // self.every > before // self.every
 
-    def save(self, state: TrainState) -> Path:
-        """Writes a step atomically, and removes the oldest.
+    def save(self, state: TrainState, position: str | None = None) -> Path:
+        """Writes a step atomically, with the position in the data, and removes the oldest.
 
         Raises:
           CheckpointError: the step could not be written; earlier steps are unchanged.
@@ -82,7 +82,8 @@ class Checkpoints:
         """
         step, (arrays, leaves), folder = int(state.step), flatten(state), Path(self.folder).absolute()
         final, together = folder / _name(step), any(map(is_shared, arrays.values()))
-        content = {"step": step, "config": dict(self.config), "leaves": leaves, "stored_as": manifest.stored_as(arrays)}
+        content = {"step": step, "config": dict(self.config), "position": position, "leaves": leaves}
+        content["stored_as"] = manifest.stored_as(arrays)
 
         def write() -> None:
             orbax, who = manifest.orbax(together=together)
@@ -113,9 +114,9 @@ class Checkpoints:
         _in_process_0(write, together)
         return final
 
-    def load(self, template: TrainState) -> TrainState | None:
-        """`load_checkpoint` from this folder, with the config of this run."""
-        return load(self.folder, template, config=self.config)
+    def load(self, template: TrainState) -> tuple[TrainState | None, str | None]:
+        """`load_checkpoint` from this folder, with the config of this run; and the position in the data."""
+        return _load(self.folder, template, self.config)
 
 
 def load(
@@ -139,12 +140,19 @@ def load(
     Warns:
       CheckpointWarning: for each corrupt step that is skipped.
     """
+    return _load(folder, template, config)[0]
+
+
+def _load(
+    folder: str | os.PathLike[str], template: TrainState, config: Mapping[str, Any] | None
+) -> tuple[TrainState | None, str | None]:
     like, leaves = flatten(template)
     found = _in_process_0(lambda: _newest(Path(folder).absolute(), leaves, config))
     if found is None:
-        return None
+        return None, None
+    path, stored, position = found
     together = any(map(is_shared, like.values()))
-    return unflatten(template, _in_process_0(lambda: manifest.load(found[0], like, found[1]), together))
+    return unflatten(template, _in_process_0(lambda: manifest.load(path, like, stored), together)), position
 
 
 def steps(folder: str | os.PathLike[str]) -> list[int]:
@@ -159,8 +167,8 @@ def _name(step: int) -> str:
 
 def _newest(
     folder: Path, leaves: dict[str, list[Any]], config: Mapping[str, Any] | None
-) -> tuple[Path, dict[str, str]] | None:
-    """The arrays of the newest good step, and their names on disk."""
+) -> tuple[Path, dict[str, str], str | None] | None:
+    """The arrays of the newest good step, their names on disk, and the position in the data."""
     damaged, there = [], steps(folder)
     for step in reversed(there):
         path = folder / _name(step)
@@ -176,7 +184,7 @@ def _newest(
             if damaged:
                 told = f"{'; '.join(damaged)}. Training resumes from step {step}, the newest intact one."
                 warnings.warn(told, CheckpointWarning, stacklevel=2)
-            return path / "arrays", content.get("stored_as", {})
+            return path / "arrays", content.get("stored_as", {}), content.get("position")
         damaged.append(f"checkpoint {path} is damaged: {', '.join(problems)}")
     if damaged[1:] or any((folder / _name(step) / manifest.SEAL).exists() for step in there):
         raise CheckpointError(f"no checkpoint in {folder} is intact: {'; '.join(damaged)}. Use another folder.")

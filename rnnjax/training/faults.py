@@ -2,7 +2,7 @@
 
 import collections
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,7 @@ from jax import Array
 
 from rnnjax.cell import PyTree
 from rnnjax.training.clipping import ClipState
-from rnnjax.training.norms import all_finite, is_inexact
-from rnnjax.training.optimizers import call, transformation
+from rnnjax.training.norms import is_inexact
 
 
 class NonFiniteError(FloatingPointError):
@@ -120,74 +119,3 @@ def memory(opt_state: PyTree) -> PyTree:
 def select(flag: Array, new: PyTree, old: PyTree) -> PyTree:
     """`new` if the flag is set, else `old`, leaf by leaf; NaN in the other one has no effect."""
     return jax.tree.map(lambda a, b: jnp.where(flag, a, b), new, old)
-
-
-class SkipState(NamedTuple):
-    """Counts of `skip_nonfinite`.
-
-    Attributes:
-      inner: the state of the inner optimizer.
-      steps: `[]` int32, updates so far.
-      skipped: `[]` int32, skipped updates.
-      last: `[]` int32, the last skipped update, counted from 0; -1: none.
-      by_leaf: the gradient's tree of `[]` int32, the number of updates in which each leaf was not finite.
-    """
-
-    inner: PyTree
-    steps: Array
-    skipped: Array
-    last: Array
-    by_leaf: PyTree
-
-
-def skip_nonfinite(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Skips every update whose gradient, or whose result of `inner`, is not finite; for loops other than `fit`.
-
-    A skipped update is zero and leaves the optimizer's state unchanged. `SkipState` counts skipped updates by leaf;
-    `blame` formats it as text.
-
-    Args:
-      inner: any Optax transformation; extra arguments of `update` are passed on.
-    Returns:
-      An `optax.GradientTransformationExtraArgs` with a `SkipState`.
-
-    Example:
-
-      >>> rule = skip_nonfinite(optax.sgd(0.1))
-      >>> w = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
-      >>> update, state = rule.update({"a": jnp.array([1.0, jnp.inf]), "b": jnp.ones(1)}, rule.init(w), w)
-      >>> update["b"].tolist(), blame(state)
-      ([0.0], '1 of 1 updates skipped, the last at step 0: a (1)')
-    """
-
-    rule = transformation(inner)
-
-    def init(params: PyTree) -> SkipState:
-        def count(start: int = 0) -> Array:
-            return jnp.full((), start, jnp.int32)
-
-        return SkipState(rule.init(params), count(), count(), count(-1), jax.tree.map(lambda _: count(), params))
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, SkipState]:
-        bad = jax.tree.map(lambda leaf: ~jnp.isfinite(leaf).all(), updates)
-        made, after = call(rule, updates, state.inner, params, extra)
-        kept = [_as_finite(*both) for both in zip(*(_inexact(memory(s)) for s in (after, state.inner)), strict=True)]
-        ok = all_finite(updates) & all_finite(made) & jnp.array([True, *kept]).all()
-        zeros = jax.tree.map(jnp.zeros_like, made)
-        return select(ok, made, zeros), SkipState(
-            inner=select(ok, after, state.inner),
-            steps=state.steps + 1,
-            skipped=state.skipped + (~ok).astype(jnp.int32),
-            last=jnp.where(ok, state.last, state.steps),
-            by_leaf=jax.tree.map(lambda count, was: count + was.astype(jnp.int32), state.by_leaf, bad),
-        )
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-def blame(state: SkipState) -> str:
-    """Describes a concrete `SkipState` in one line."""
-    counts = [(name, int(n)) for name, n in zip(leaf_names(state.by_leaf), jax.tree.leaves(state.by_leaf), strict=True)]
-    culprits = ", ".join(f"{name} ({n})" for name, n in counts if n) or "only in the optimizer's update"
-    total = f"{int(state.skipped)} of {int(state.steps)} updates skipped"
-    return f"{total}, the last at step {int(state.last)}: {culprits}" if int(state.skipped) else total

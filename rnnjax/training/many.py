@@ -1,6 +1,7 @@
 """`fit_many`: whole training runs, vmapped over seeds, learning rates, scales of W2, or any other setting."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +16,13 @@ from rnnjax.cell import PyTree
 from rnnjax.sharding import AXIS, padded
 from rnnjax.training.faults import names
 from rnnjax.training.flat import local
+from rnnjax.training.loader import check_pure
 from rnnjax.training.loop import pieces
 from rnnjax.training.metrics import plain
 from rnnjax.training.optimizers import resolve
-from rnnjax.training.state import GOING_ON, FitOptions, TrainState, init_state
-from rnnjax.training.steps import Problem, evaluate_held_out, run_intervals
+from rnnjax.training.state import GOING_ON, FitOptions, TrainState, given_back, init_state, prepared
+from rnnjax.training.steps import Problem, data_key, evaluate_held_out, run_intervals
+from rnnjax.training.watch import measured, progress_bar
 
 
 class FittedMany(NamedTuple):
@@ -28,6 +31,7 @@ class FittedMany(NamedTuple):
     Attributes:
       state: a `TrainState` with a leading axis `[R]` on every leaf.
       history: name to a NumPy array `[lines, R]`; "step" is `[lines]`. Entries of a finished run are NaN.
+      params: of each run the parameters to use, as for `Fitted`.
       faults: for each run, `(step, ("gradient of w_h", ...))` if it stopped at a non-finite step, else None.
     """
 
@@ -35,16 +39,23 @@ class FittedMany(NamedTuple):
     history: dict[str, np.ndarray]
     faults: list[tuple[int, tuple[str, ...]] | None]
 
+    @property
+    def params(self) -> PyTree:
+        return given_back(self.state)
+
 
 def fit_many(
     loss: Callable[..., Any],
     init: Callable[..., PyTree],
-    optimizer: optax.GradientTransformation | optax.MultiSteps | Callable[[Any], optax.GradientTransformation],
+    optimizer: optax.GradientTransformation | optax.MultiSteps | Callable[[Any], Any],
     data: Callable[..., PyTree],
     settings: PyTree,
     options: FitOptions,
     *,
     key: Array,
+    has_aux: bool = False,
+    has_key: bool = False,
+    has_setting: Sequence[str] = (),
     carry: Callable[..., PyTree] | None = None,
     gradient: Callable[..., Any] | None = None,
     held_out: Callable[..., PyTree] | None = None,
@@ -52,22 +63,25 @@ def fit_many(
     until: Callable[..., Any] | None = None,
     health: Callable[..., dict[str, Any]] | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
+    bar: bool = False,
     mesh: Mesh | None = None,
 ) -> FittedMany:
     """Trains R runs at once, each as `fit` would, in one compiled program.
 
     Args:
-      loss: as for `fit`; it may also have an argument `setting`, the setting of its run.
+      loss, has_aux, has_key: as for `fit`.
       init: `(key, setting) -> params`.
       optimizer: as for `fit`, or a function `setting -> transformation`; learning rates and clipping norms may be
         traced.
-      data: `(key, step) -> batch`, as for `fit`; may have an argument `setting`. Each run has its own key.
+      data: `(key, step) -> batch`, as for `fit`, but no loader. Each run has its own key.
       settings: a tree of arrays with a leading axis `[R]`, such as `{"learning_rate": ..., "scale": ...}`. In a dict, a
         leaf `"key"` of PRNG keys `[R]` sets the key of each run, so that runs may share one.
       options: `FitOptions`. With `nonfinite="stop"`, only the run with NaN or inf stops, and is listed in `faults`.
       key: split into one key per run, unless `settings` contains the keys.
+      has_setting: names of the functions that also take `setting=`, the setting of their run: any of "loss", "data",
+        "gradient", "held_out", "measure", "until", "health".
       carry: `params -> carry`, for a loss with a carry.
-      gradient, held_out, measure, until, health: as for `fit`; each may have an argument `setting`.
+      gradient, held_out, measure, until, health, bar: as for `fit`. Patience stops each run alone.
       report: called with each line of metrics; each value is a list of R numbers.
       mesh: from `rnnjax.sharding.make_mesh`; the runs are sharded over its devices, which may belong to several
         processes. R need not be a multiple of the devices. Only metrics are communicated, after each dispatch.
@@ -100,14 +114,19 @@ def fit_many(
 
     def start(params: PyTree, key: Array, setting: PyTree) -> TrainState:
         first = None if carry is None else carry(params)
-        return init_state(params, resolve(optimizer, setting), key, first)
+        return prepared(init_state(params, resolve(optimizer, setting), key, first), options)
 
     state = jax.jit(jax.vmap(start))(params, keys, settings)
-    problem = Problem(loss, optimizer, data, gradient, held_out, measure, until, health)
+    functions = (gradient, held_out, measure, until, health)
+    problem = Problem(loss, optimizer, data, *functions, has_aux, has_key, tuple(has_setting))
+    if options.best is not None and held_out is None:
+        raise ValueError("the best step is that of a held-out measure: pass `held_out`.")
+    first = jax.tree.map(lambda leaf: leaf[0], settings)
+    check_pure(functools.partial(problem.call, "data", first), data_key(keys[0], jnp.int32(0)), jnp.int32(0))
 
-    def run(state: TrainState, setting: PyTree, intervals: int, every: int) -> tuple[TrainState, Any]:
+    def run(state: TrainState, setting: PyTree, intervals: int, every: int, look: bool) -> tuple[TrainState, Any]:
         state, interval = run_intervals(problem, options, state, setting, intervals, every)
-        state, held = evaluate_held_out(problem, options, state, setting)
+        state, held = evaluate_held_out(problem, options, state, setting) if look else (state, {})
         return state, (interval, held, state.done | (state.stopped != GOING_ON))
 
     program = _program(run, mesh)
@@ -116,25 +135,22 @@ def fit_many(
     faults: list[tuple[int, tuple[str, ...]] | None] = [None] * runs
     lines: list[dict[str, Any]] = []
     step = 0
-    for intervals, every in pieces(0, options):
-        state, seen = program(state, settings, intervals, every)
-        seen = jax.device_get(seen)
-        interval, held, over = jax.tree.map(lambda leaf: leaf[:runs], seen)
-        for i in range(intervals):
-            step += every
-            line: dict[str, Any] = {"step": step}
-            line |= {name: values[:, i] for name, values in interval.means.items()}
-            line["gradient_norm_max"] = interval.gradient_norm_max[:, i]
-            line |= {name: values[:, i] for name, values in interval.health.items()}
-            line["skipped"] = interval.skipped[:, i]
-            if i == intervals - 1:
-                line |= {f"held_out_{name}": values for name, values in held.items()}
-            lines.append(line)
-            if report is not None:
-                report({name: plain(value) for name, value in line.items()})
-        _note_faults(faults, interval, leaves)
-        if over.all():
-            break
+    with progress_bar(bar and jax.process_index() == 0, 0, options.steps) as show:
+        for intervals, every in pieces(0, options):
+            state, seen = program(state, settings, intervals, every, options.evaluates(step, step + intervals * every))
+            seen = jax.device_get(seen)
+            interval, held, over = jax.tree.map(lambda leaf: leaf[:runs], seen)
+            for i in range(intervals):
+                step += every
+                line: dict[str, Any] = {"step": step} | measured(interval, (slice(None), i))
+                if i == intervals - 1:
+                    line |= {f"held_out_{name}": values for name, values in held.items()}
+                lines.append(line)
+                for told in filter(None, (report, show)):
+                    told({name: plain(value) for name, value in line.items()})
+            _note_faults(faults, interval, leaves)
+            if over.all():
+                break
     if mesh is not None:
         whole = jax.jit(lambda state: state, out_shardings=NamedSharding(mesh, P()))(state)
         state = jax.tree.map(lambda leaf: leaf[:runs], local(whole))
@@ -142,10 +158,10 @@ def fit_many(
 
 
 def _program(run: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
-    """`(states, settings, intervals, every) -> (states, metrics)`, over all runs."""
+    """`(states, settings, intervals, every, look) -> (states, metrics)`, over all runs."""
 
-    def program(states: TrainState, settings: PyTree, intervals: int, every: int) -> tuple[TrainState, Any]:
-        runs = jax.vmap(lambda state, setting: run(state, setting, intervals, every))
+    def program(states: TrainState, settings: PyTree, intervals: int, every: int, look: bool) -> tuple[TrainState, Any]:
+        runs = jax.vmap(lambda state, setting: run(state, setting, intervals, every, look))
         if mesh is None:
             return runs(states, settings)
         cut = P(AXIS)
@@ -153,7 +169,7 @@ def _program(run: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
         states, seen = runs(states, settings)
         return states, jax.lax.with_sharding_constraint(seen, NamedSharding(mesh, P()))
 
-    return jax.jit(program, static_argnums=(2, 3))
+    return jax.jit(program, static_argnums=(2, 3, 4))
 
 
 def _drawn(init: Callable[..., PyTree], keys: Array, settings: PyTree) -> PyTree:

@@ -48,12 +48,8 @@ class ScaledNorm(NamedTuple):
     size: Array
 
 
-def scaled_norm(tree: PyTree, axis: int | tuple[int, ...] | None = None) -> ScaledNorm:
+def scaled_norm(tree: PyTree) -> ScaledNorm:
     """The norm over all leaves together. It is zero without leaves, includes both complex parts, and ignores integers.
-
-    Args:
-      tree: array leaves.
-      axis: for a single array, the axes of one norm, kept with size 1; None: all axes.
 
     Example: the square of 1e30 overflows in float32.
 
@@ -62,15 +58,14 @@ def scaled_norm(tree: PyTree, axis: int | tuple[int, ...] | None = None) -> Scal
       (True, 2.0)
     """
     dtype = accumulator(tree)
-    keep = axis is not None
     leaves = [part.astype(dtype) for part in parts(tree)]
     if not leaves:
         return ScaledNorm(jnp.ones((), dtype), jnp.ones((), dtype), jnp.zeros((), dtype))
-    tops = [jnp.max(jnp.abs(leaf), axis=axis, keepdims=keep, initial=0) for leaf in leaves]
+    tops = [jnp.max(jnp.abs(leaf), initial=0) for leaf in leaves]
     largest = functools.reduce(jnp.maximum, tops)
     plain = (largest < jnp.finfo(dtype).tiny) | ~jnp.isfinite(largest)  # XLA flushes subnormals
     scale, unscale = _power_of_two(jnp.where(plain, 1, largest))
-    squares = [jnp.sum(jnp.square(leaf * unscale), axis=axis, keepdims=keep) for leaf in leaves]
+    squares = [jnp.sum(jnp.square(leaf * unscale)) for leaf in leaves]
     size = jnp.sqrt(functools.reduce(jnp.add, squares))
     return ScaledNorm(scale, unscale, jnp.where(jnp.isfinite(largest), size, jnp.nan))
 
@@ -79,11 +74,6 @@ def norm(tree: PyTree) -> Array:
     """‖tree‖ over all leaves together; inf only if the norm itself overflows, NaN if there is NaN or inf."""
     scale, _, size = scaled_norm(tree)
     return scale * size
-
-
-def all_finite(tree: PyTree) -> Array:
-    """Whether no leaf has NaN or inf."""
-    return functools.reduce(jnp.logical_and, [jnp.isfinite(part).all() for part in parts(tree)], jnp.array(True))
 
 
 def _power_of_two(x: Array) -> tuple[Array, Array]:

@@ -119,6 +119,14 @@ def update(
     return joined(moved, params), _like(new, state)
 
 
+def averaged(params: PyTree, average: PyTree, decay: float, step: Any) -> PyTree:
+    """a ← d a + (1 - d) θ, with d = min(decay, (1 + t) / (10 + t)), so that the start is soon forgotten."""
+    with _as_optax_computes():
+        share = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+        moved = optax.incremental_update(trained(params), trained(params, average), share)  # pyright: ignore
+    return joined(_like(moved, trained(params)), params)
+
+
 @contextlib.contextmanager
 def _as_optax_computes() -> Iterator[None]:
     """Allows dtype promotion: Adam, for example, multiplies its integer count with floats."""

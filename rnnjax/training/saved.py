@@ -6,17 +6,20 @@ It holds the parameters, the architecture and the user's information, laid out a
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from rnnjax import processes
 from rnnjax._unroll import unroll
 from rnnjax.cell import PyTree, check_size, over_time
+from rnnjax.pooling import pool_last
 from rnnjax.training import architecture, manifest
 from rnnjax.training.flat import CheckpointError, check_fit, flatten, unflatten
+from rnnjax.training.rows import pad
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,11 @@ class SavedModel:
     def __call__(self, xs: Any, *, carry: PyTree | None = None, **time: Any) -> tuple[PyTree, Any]:
         """`rnnjax.unroll(model, params, xs, carry=carry, **time)`: `xs [T, *batch, D]` to `(carry, outputs)`."""
         return unroll(self.model, self.params, xs, carry=carry, **time)
+
+    def predict(self, rows: Sequence[Any]) -> np.ndarray:
+        """The outputs `[N, K]` at the last steps of N rows `[T_n, D]` of unequal length."""
+        xs, lengths = pad(rows, dtype=jax.tree.leaves(self.params)[0].dtype)
+        return np.asarray(pool_last(self(xs, lengths=lengths)[1], lengths=lengths))
 
 
 def save_model(

@@ -15,6 +15,22 @@ GOING_ON = -1
 """`TrainState.stopped` of a run without non-finite steps."""
 
 
+class Best(NamedTuple):
+    """The best evaluation so far.
+
+    Attributes:
+      params: the parameters that were evaluated.
+      value: `[]` float32, the measure; inf or -inf before the first evaluation.
+      step: `[]` int32, the updates before it; -1: none yet.
+      stale: `[]` int32, evaluations since.
+    """
+
+    params: PyTree
+    value: Array
+    step: Array
+    stale: Array
+
+
 class TrainState(NamedTuple):
     """The complete state of a run: after saving and loading it, training continues bit for bit.
 
@@ -27,6 +43,8 @@ class TrainState(NamedTuple):
       skipped: `[]` int32, updates skipped because they were not finite.
       stopped: `[]` int32, the non-finite step at which the run stopped; -1: none.
       done: `[]` bool, whether the stopping criterion is met.
+      average: the moving average of the parameters, with `FitOptions(average=...)`, else None.
+      best: `Best`, with `FitOptions(best=...)`, else None.
     """
 
     params: PyTree
@@ -37,6 +55,8 @@ class TrainState(NamedTuple):
     skipped: Array
     stopped: Array
     done: Array
+    average: PyTree | None = None
+    best: Best | None = None
 
 
 def init_state(
@@ -74,6 +94,31 @@ def init_state(
     )
 
 
+def prepared(state: TrainState, options: "FitOptions") -> TrainState:
+    """Starts, or leaves out, the moving average and the best step, as the options ask."""
+    average = best = None
+    if options.average is not None:
+        average = jax.tree.map(_own, state.params) if state.average is None else state.average
+    if options.best is not None:
+        worst = jnp.float32(-jnp.inf if options.higher_is_better else jnp.inf)
+        none = jnp.full((), -1, jnp.int32)
+        best = state.best or Best(jax.tree.map(_own, state.params), worst, none, jnp.zeros((), jnp.int32))
+    return state._replace(average=average, best=best)
+
+
+def given_back(state: TrainState) -> PyTree:
+    """The parameters to use: those of the best step, or else the moving average, or else the last."""
+    last = state.params if state.average is None else state.average
+    if state.best is None:
+        return last
+    known = state.best.step >= 0  # [] or [R]
+
+    def of(best: Array, leaf: Array) -> Array:
+        return jnp.where(known.reshape(known.shape + (1,) * (best.ndim - known.ndim)), best, leaf)
+
+    return jax.tree.map(of, state.best.params, last)
+
+
 def _own(leaf: Any) -> Array:
     """A copy with a strong dtype, since weak types, as of `jnp.asarray(0.0)`, are lost in a checkpoint."""
     leaf = jnp.asarray(leaf)
@@ -96,6 +141,15 @@ class FitOptions:
         an optimizer's state already has, is configured with or reports is allowed.
       data_period: the number of consecutive steps that share one data key, such as the chunks of one sequence.
       held_out_batches: the number of batches per evaluation on held-out data.
+      shapes: the number of different shapes that batches of a loader may have; each compiles a program.
+      evaluate_every: updates between evaluations on held-out data, a multiple of `chunk`. None: after every dispatch.
+      best: the held-out measure whose best step is kept and given back, such as "loss"; None: the last step.
+      higher_is_better: of that measure, as for an accuracy. NaN is never better.
+      patience: evaluations without a better one after which training stops; None: it does not.
+      average: the decay of a moving average of the parameters, such as 0.999, which is evaluated and given back instead
+        of the last parameters. At update t it is at most (1 + t) / (10 + t).
+      compute_dtype: mixed precision, such as "bfloat16": the loss gets parameters, batch and carry in this dtype, while
+        parameters, optimizer and gradient keep their own. In the loss, turn outputs into float32 before long sums.
     """
 
     steps: int
@@ -104,16 +158,37 @@ class FitOptions:
     nonfinite: Literal["stop", "skip"] = "stop"
     data_period: int = 1
     held_out_batches: int = 1
+    shapes: int = 1
+    evaluate_every: int | None = None
+    best: str | None = None
+    higher_is_better: bool = False
+    patience: int | None = None
+    average: float | None = None
+    compute_dtype: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "chunk", "data_period", "held_out_batches"):
+        for name in ("steps", "chunk", "data_period", "held_out_batches", "shapes"):
             check_size(name, getattr(self, name))
         if self.metrics_every is not None:
             check_size("metrics_every", self.metrics_every)
             if self.chunk % self.metrics_every:
                 raise ValueError(f"metrics_every is {self.metrics_every}, which does not divide chunk = {self.chunk}.")
+        for name in ("evaluate_every", "patience"):
+            if getattr(self, name) is not None:
+                check_size(name, getattr(self, name))
+        if self.evaluate_every is not None and self.evaluate_every % self.chunk:
+            raise ValueError(f"evaluate_every is {self.evaluate_every}, not a multiple of chunk = {self.chunk}.")
+        if self.patience is not None and self.best is None:
+            raise ValueError("patience waits for a better held-out measure; name it, such as best='loss'.")
+        if self.average is not None and not 0 < self.average < 1:
+            raise ValueError(f"average is {self.average}; the decay is between 0 and 1, such as 0.999.")
         if self.nonfinite not in ("stop", "skip"):
             raise ValueError(f"nonfinite is {self.nonfinite!r}; choose 'stop' or 'skip'.")
+
+    def evaluates(self, before: int, now: int) -> bool:
+        """Whether the dispatch of the updates `before` to `now` ends with an evaluation."""
+        every = self.evaluate_every
+        return every is None or now // every > before // every or now >= self.steps
 
     @property
     def interval(self) -> int:

@@ -12,7 +12,6 @@ trajectories, Neural Computation 2 (1990), 490-501: BPTT(h; h'), h = k2 and h' =
 """
 
 import dataclasses
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -87,10 +86,7 @@ class TruncatedBPTT:
         Args:
           apply: `(params, xs, *, carry, mask, resets) -> (carry, outputs)`, such as `partial(rnnjax.unroll, model)`.
           score: `(outputs, chunk) -> []`, for the k1 steps of the chunk.
-        Raises:
-          TypeError: `apply` does not accept these arguments.
         """
-        _check_apply(apply)
         k1 = self.k1
 
         def loss(params: PyTree, batch: Chunk, carry: Window) -> tuple[Array, Window]:
@@ -274,17 +270,6 @@ def _cut(chunk: Chunk, k1: int) -> Chunk:
     if steps % k1:
         raise ValueError(f"`chunk` has {steps} steps, which is not a multiple of k1 = {k1}.")
     return jax.tree.map(lambda leaf: leaf.reshape(steps // k1, k1, *leaf.shape[1:]), chunk)
-
-
-def _check_apply(apply: Apply) -> None:
-    signature = inspect.signature(apply)
-    try:
-        signature.bind(None, None, carry=None, mask=None, resets=None)
-    except TypeError as error:
-        raise TypeError(
-            f"`apply` takes {signature}, but is called as apply(params, xs, carry=carry, mask=mask, resets=resets): "
-            f"{error}; it must accept these arguments, like `functools.partial(rnnjax.unroll, model)`."
-        ) from error
 
 
 def _check_steps(chunk: Chunk, k1: int) -> None:

@@ -1,6 +1,7 @@
 """Lines of metrics during training: passed to the caller, written to a file, and kept."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,19 +21,18 @@ class Watch:
       history: the lines so far, including lines of earlier sessions from the file.
     """
 
-    def __init__(self, report: Callable[[Line], None] | None, file: JsonLines | None) -> None:
-        self._report, self._file = report, file
+    def __init__(self, reports: Sequence[Callable[[Line], None]], file: JsonLines | None) -> None:
+        self._reports, self._file = reports, file
         self.history: list[Line] = [] if file is None else list(file.kept)
 
-    def lines(self, before: int, every: int, interval: Interval, held: dict[str, Any], leaves: tuple[str, ...]) -> None:
-        """Reports the lines of one dispatch, which started after `before` updates."""
+    def lines(
+        self, before: int, every: int, interval: Interval, held: dict[str, Any], leaves: tuple[str, ...], most: int
+    ) -> None:
+        """Reports the lines of one dispatch, which started after `before` updates, and ended by update `most`."""
         count = len(interval.counted)
         for i in range(count):
-            line: Line = {"step": before + (i + 1) * every}
-            line |= {name: plain(values[i]) for name, values in interval.means.items()}
-            line["gradient_norm_max"] = plain(interval.gradient_norm_max[i])
-            line |= {name: plain(values[i]) for name, values in interval.health.items()}
-            line["skipped"] = int(interval.skipped[i])
+            line: Line = {"step": min(before + (i + 1) * every, most)}
+            line |= {name: plain(value) for name, value in measured(interval, i).items()}
             if int(interval.fault_step[i]) != GOING_ON:
                 line["not_finite_step"] = int(interval.fault_step[i])
                 line["not_finite"] = _culprits(interval.fault[i], leaves)
@@ -50,8 +50,36 @@ class Watch:
         self.history.append(line)
         if self._file is not None:
             self._file.write(line)
-        if self._report is not None:
-            self._report(line)
+        for report in self._reports:
+            report(line)
+
+
+@contextlib.contextmanager
+def progress_bar(wanted: bool, done: int, steps: int) -> Iterator[Callable[[Line], None] | None]:
+    """A function that shows a line of metrics; with several runs, the medians of its losses."""
+    if not wanted:
+        yield None
+        return
+    try:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    except ImportError as error:
+        raise ImportError("bar=True needs rich: pip install 'rnnjax[experiments]', or rich alone.") from error
+    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
+    with Progress(*columns) as progress:
+        task = progress.add_task("", completed=done, total=steps)
+
+        def show(line: Line) -> None:
+            losses = {name: np.median(line[name]) for name in ("loss", "held_out_loss") if name in line}
+            told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+            progress.update(task, completed=line["step"], description=told)
+
+        yield show
+
+
+def measured(interval: Interval, at: Any) -> dict[str, Any]:
+    """The metrics of one line."""
+    ends = {"gradient_norm_max": interval.gradient_norm_max, **interval.health, "skipped": interval.skipped}
+    return {name: values[at] for name, values in {**interval.means, **ends}.items()}
 
 
 def first_fault(interval: Interval, leaves: tuple[str, ...]) -> list[str]:

@@ -10,7 +10,7 @@ your own is a `Wrapper` with `around` and, if it is random, `noise`.
 
 from rnnjax.wrappers.base import Step, Wrapper
 from rnnjax.wrappers.carry import LearnedCarry, LearnedCarryParams, WithoutBias
-from rnnjax.wrappers.forms import Constrained, Dale, Precision, Residual, Skip, Sparse
+from rnnjax.wrappers.forms import Constrained, Dale, Precision, Residual, Skip, Sparse, Standardized
 from rnnjax.wrappers.norms import LayerNorm, LayerNormParams, WeightNorm, WeightNormParams
 from rnnjax.wrappers.random import DropConnect, Dropout, StateNoise, Zoneout
 from rnnjax.wrappers.recurrence import RecurrentWeight, ScaledParams, ScaledRecurrence, knob_of, recurrent_weights
@@ -31,6 +31,7 @@ __all__ = [
     "ScaledRecurrence",
     "Skip",
     "Sparse",
+    "Standardized",
     "StateNoise",
     "Step",
     "WeightNorm",

@@ -4,11 +4,12 @@
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
@@ -37,6 +38,41 @@ class Skip(Wrapper):
     def around(self, step: Step, params: PyTree, carry: PyTree, x: Array, noise: PyTree) -> tuple[PyTree, PyTree]:
         carry, y = step(params, carry, x)
         return carry, jnp.concatenate([y, x], axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardized(Wrapper):
+    """Standardises the input: x_t ← (x_t - mean) / deviation. Both are constants, saved with the model and not trained.
+
+    Attributes:
+      mean, deviation: one number for each feature, or one for all.
+
+    Example:
+
+      >>> import rnnjax
+      >>> rows = [[[1.0, 5.0], [3.0, 5.0]], [[5.0, 5.0]]]
+      >>> Standardized.of(rnnjax.GRU(4), rows).mean
+      (3.0, 5.0)
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    deviation: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def of(cls, cell: Any, rows: Sequence[Any]) -> "Standardized":
+        """With the mean and standard deviation over all steps of rows `[T_n, D]`, 1 for a feature that is constant."""
+        steps = np.concatenate([np.asarray(row, np.float64) for row in rows])
+        deviation = steps.std(axis=0)
+        return cls(cell, tuple(steps.mean(axis=0).tolist()), tuple(np.where(deviation > 0, deviation, 1).tolist()))
+
+    def around(self, step: Step, params: PyTree, carry: PyTree, x: Array, noise: PyTree) -> tuple[PyTree, PyTree]:
+        for name in ("mean", "deviation"):
+            if len(getattr(self, name)) not in (1, x.shape[-1]):
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} numbers, but the input has {x.shape[-1]} features."
+                )
+        mean, deviation = (jnp.array(each, x.dtype) for each in (self.mean, self.deviation))
+        return step(params, carry, (x - mean) / deviation)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -188,17 +188,20 @@ def test_an_optimizer_that_overflows_is_found():
 
 
 @pytest.mark.parametrize(
-    ("loss", "error", "says"),
+    ("loss", "has", "error", "says"),
     [
-        (lambda params, batch: params["w"], ValueError, "must be one number: take its mean"),
-        (lambda params, batch: (params["w"].sum(), 3, 4), TypeError, "returns loss or"),
-        (lambda params, batch: (params["w"].sum(), {"a": params["w"]}), ValueError, "metric 'a' is"),
-        (lambda params, batch, carry: params["w"].sum(), TypeError, "has an argument `carry`"),
+        (lambda p, batch: p["w"], {}, ValueError, r"the loss is \[3\]; it must be one number: take its mean"),
+        (lambda p, batch: (p["w"].sum(), {"a": 0}), {}, ValueError, r"tuple \(for metrics pass has_aux=True\)"),
+        (lambda p, batch: p["w"].sum(), {"has_aux": True}, TypeError, r"must return \(loss, metrics\); got"),
+        (lambda p, batch: (p["w"].sum(), 3), {"has_aux": True}, TypeError, r"\(loss, metrics\); got tuple"),
+        (lambda p, batch: (p["w"].sum(), {"a": p["w"]}), {"has_aux": True}, ValueError, "metric 'a' is"),
+        (lambda p, batch, carry: p["w"].sum(), {"carry": jnp.ones(2)}, TypeError, r"must return \(loss, carry\)"),
     ],
 )
-def test_a_loss_of_another_form_is_refused(loss, error, says):
+def test_a_loss_of_another_form_is_refused(loss, has, error, says):
+    state = training.init_state(toy.start().params, toy.RULE, jax.random.key(7), has.pop("carry", None))
     with pytest.raises(error, match=says):
-        training.fit(loss, toy.start(), toy.RULE, toy.data, training.FitOptions(steps=2, chunk=2))
+        training.fit(loss, state, toy.RULE, toy.data, training.FitOptions(steps=2, chunk=2), **has)
 
 
 @pytest.mark.parametrize(
@@ -220,8 +223,8 @@ def test_a_key_must_be_typed():
         training.init_state({}, toy.RULE, jax.random.PRNGKey(0))
 
 
-def test_key_and_metrics_by_name():
-    """A loss with an argument `key` gets a fresh key at each step, not the data's; its metrics are averaged."""
+def test_key_and_metrics():
+    """With has_key the loss gets a fresh key at each step, not the data's; its metrics are averaged."""
 
     def loss(params, batch, key):
         return jnp.sum(params**2), {"drawn": jax.random.uniform(key), "data": batch}
@@ -230,8 +233,9 @@ def test_key_and_metrics_by_name():
     state = training.init_state(jnp.ones(1), rule, jax.random.key(0))
     data = lambda key, step: jax.random.uniform(key)  # noqa: E731
     _, history = training.fit(
-        loss, state, rule, data, training.FitOptions(steps=6, chunk=6, metrics_every=1, data_period=2)
-    )
+        loss, state, rule, data, training.FitOptions(steps=6, chunk=6, metrics_every=1, data_period=2),
+        has_aux=True, has_key=True,
+    )  # fmt: skip
     drawn, given = ([line[name] for line in history] for name in ("drawn", "data"))
     assert len(set(drawn)) == 6 and not set(drawn) & set(given)
     assert given[0] == given[1] != given[2] == given[3] and len(set(given)) == 3

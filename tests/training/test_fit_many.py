@@ -61,6 +61,7 @@ def test_runs_differ_by_key_and_by_setting():
         {"scale": jnp.array([1.0, 1.0, 0.0], jnp.float32)},
         training.FitOptions(steps=30, chunk=5),
         key=jax.random.key(0),
+        has_setting=("loss",),
         held_out=lambda key, index: toy.data(key, index),
         until=lambda held: held["loss"] == 0,
     )

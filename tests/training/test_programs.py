@@ -156,13 +156,13 @@ def test_truncated_training_of_functions_that_hold_arrays():
     assert fitted.history[-1]["loss"] < fitted.history[0]["loss"]
 
 
-def test_an_argument_that_a_partial_holds_is_not_asked_for():
-    """`fit` passes `key` to a loss with this argument, unless it is already bound."""
+def test_names_of_parameters_mean_nothing():
+    """`fit` passes `key` only if it is asked to, whatever the loss calls its arguments."""
 
     def loss(params, batch, key):
         return jnp.sum(params**2), {"drawn": jax.random.uniform(key)}
 
     bound = functools.partial(loss, key=jax.random.key(3))
     state = training.init_state(jnp.ones(1), optax.sgd(0.0), jax.random.key(0))
-    _, history = training.fit(bound, state, optax.sgd(0.0), lambda key, step: None, OPTIONS)
+    _, history = training.fit(bound, state, optax.sgd(0.0), lambda key, step: None, OPTIONS, has_aux=True)
     assert {line["drawn"] for line in history} == {float(jax.random.uniform(jax.random.key(3)))}

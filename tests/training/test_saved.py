@@ -34,6 +34,21 @@ def test_is_what_was_saved(saved: Path) -> None:
     assert load_model(saved, model=MODEL).model == MODEL
 
 
+def test_predicts_rows_of_unequal_length_with_what_goes_before(tmp_path: Path) -> None:
+    """A scaler, a network and a readout: each row alone, standardised by hand."""
+    rows = [np.asarray(5 + 3 * jax.random.normal(jax.random.key(n), (n, 2))) for n in (4, 1, 7)]
+    model = rnnjax.Readout(rnnjax.wrappers.Standardized.of(rnnjax.LSTM(4), rows), 3)
+    params = model.init(jax.random.key(0), 2)
+    found = load_model(save_model(tmp_path / "model", model, params, input_size=2))
+    steps = np.concatenate(rows)
+    for row, predicted in zip(rows, found.predict(rows), strict=True):
+        scaled = (row - steps.mean(0)) / steps.std(0)
+        expected = rnnjax.unroll(rnnjax.LSTM(4), params.rnn, scaled)[1][-1] @ params.w_out + params.b_out
+        np.testing.assert_allclose(predicted, expected, rtol=1e-10)
+    with pytest.raises(ValueError, match="mean has 2 numbers, but the input has 3 features"):
+        rnnjax.unroll(model, model.init(jax.random.key(0), 3), jnp.ones((4, 3)))
+
+
 @pytest.mark.parametrize("cell", [rnnjax.LSTM(3, Chrono(9)), rnnjax.Bidirectional(rnnjax.GRU(2), rnnjax.Elman(2))])
 def test_any_cell_is_a_model(tmp_path: Path, cell: Any) -> None:
     params = cell.init(jax.random.key(0), 2)

@@ -1,6 +1,7 @@
 """A small run with three weights, shared by the training tests to save compilation."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +26,33 @@ def data(key, step):
     return xs, xs @ TRUE
 
 
-def start(rule=RULE):
+def start(rule: Any = RULE):
     params = {"w": jnp.zeros(3, jnp.float32), "b": jnp.ones((), jnp.float32)}
     return training.init_state(params, rule, jax.random.key(7))
 
 
-def run(options=OPTIONS, state=None, **more):
-    return training.fit(loss, start() if state is None else state, RULE, data, options, **more)
+class Stream:
+    """An endless loader, whose state is that of its generator of random numbers."""
+
+    def __init__(self):
+        self.draw = np.random.default_rng(7)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        xs = self.draw.normal(size=(4, 3)).astype(np.float32)
+        return xs, xs @ TRUE
+
+    def get_state(self):
+        return self.draw.bit_generator.state
+
+    def set_state(self, state):
+        self.draw.bit_generator.state = state
+
+
+def run(options=OPTIONS, state=None, batches=None, **more):
+    return training.fit(loss, start() if state is None else state, RULE, batches or data, options, **more)
 
 
 def steps(count):

@@ -1,0 +1,165 @@
+"""From rows of unequal length to batches: padding, like lengths, epochs without replacement, and weights."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike, DTypeLike
+
+from rnnjax.cell import PyTree, check_size
+from rnnjax.tasks import Batch
+
+
+def pad(rows: Sequence[Any], steps: int | None = None, dtype: DTypeLike = np.float32) -> tuple[np.ndarray, np.ndarray]:
+    """Puts rows of unequal length into one array, with zeros after their ends.
+
+    Args:
+      rows: N arrays `[T_n, ...]`, such as `[T_n, D]`.
+      steps: T; None: the longest row's.
+      dtype: of the result; `np.int32` for tokens.
+    Returns:
+      `(xs [T, N, ...], lengths [N] int32)`.
+    Raises:
+      ValueError: there are no rows; or a row is empty, longer than T, of another width, or has NaN or inf.
+
+    Example:
+
+      >>> xs, lengths = pad([[[1.0], [2.0]], [[3.0]]])
+      >>> xs[:, :, 0].tolist(), lengths.tolist()
+      ([[1.0, 3.0], [2.0, 0.0]], [2, 1])
+    """
+    arrays = [np.asarray(row, dtype) for row in rows]
+    if not arrays:
+        raise ValueError("`rows` is empty; pass at least one row.")
+    longest = max(map(len, arrays)) if steps is None else steps
+    xs = np.zeros((longest, len(arrays), *arrays[0].shape[1:]), dtype)
+    for n, row in enumerate(arrays):
+        if row.shape[1:] != xs.shape[2:] or not 0 < len(row) <= longest:
+            raise ValueError(
+                f"row {n} is {list(row.shape)}; each is [1..{longest}, {', '.join(map(str, xs.shape[2:]))}] here: "
+                "leave out empty rows, cut long ones or pass a larger `steps`."
+            )
+        if not np.isfinite(row).all():
+            raise ValueError(
+                f"row {n} has NaN or inf in step {np.argwhere(~np.isfinite(row))[0][0]}: fill or remove it."
+            )
+        xs[: len(row), n] = row
+    return xs, np.array([len(row) for row in arrays], np.int32)
+
+
+def labelled(xs: ArrayLike, lengths: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> Batch:
+    """A batch of rows `[T, N, D]` with a class or a target each, scored at their last steps.
+
+    Args:
+      labels: `[N]` classes, or `[N, K]` targets.
+      weights: of rows `[N]`, such as `class_weights(labels)[labels]`; or of all steps, `[T, N]`, which are scored as
+        they say.
+    """
+    xs, labels, lengths = jnp.asarray(xs), jnp.asarray(labels), jnp.asarray(lengths)
+    at = jnp.arange(xs.shape[0], dtype=lengths.dtype)[:, None]
+    if weights is None or jnp.ndim(weights) == 1:
+        scored = (at == lengths - 1).astype(xs.dtype)
+        scored = scored if weights is None else scored * jnp.asarray(weights, xs.dtype)
+    else:
+        scored = jnp.where(at < lengths, jnp.asarray(weights, xs.dtype), 0)
+    return Batch(xs, jnp.broadcast_to(labels, (xs.shape[0], *labels.shape)), scored, lengths)
+
+
+def class_weights(labels: ArrayLike, classes: int | None = None) -> np.ndarray:
+    """w_k = N / (K N_k), with which all classes weigh the same; 0 for a class without rows.
+
+    Example:
+
+      >>> class_weights([0, 0, 0, 1], 2)[1:].tolist()
+      [2.0]
+    """
+    counts = np.bincount(np.asarray(labels), minlength=classes or 0)
+    return (counts.sum() / (len(counts) * np.maximum(counts, 1)) * (counts > 0)).astype(np.float32)
+
+
+def take(batch: Batch, rows: Any) -> Batch:
+    """The rows with these indices, or of this slice."""
+    return Batch(batch.xs[:, rows], batch.targets[:, rows], batch.weights[:, rows], batch.lengths[rows])
+
+
+def epochs(whole: Batch, batch: int, seed: int = 0) -> Callable[[Array, ArrayLike], Batch]:
+    """A data function for `fit` that draws rows without replacement, in a new order in every epoch.
+
+    Args:
+      whole: all rows, such as from `labelled`; the last rows % batch of each order are left out.
+      batch: rows in a batch.
+      seed: of the orders; they do not depend on the key of the run.
+
+    Example:
+
+      >>> data = epochs(labelled(*pad([[[float(i)]] for i in range(6)]), [0] * 6), batch=2)
+      >>> sorted(float(x) for step in range(3) for x in data(None, step).xs[0, :, 0])
+      [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    """
+    check_size("batch", batch)
+    rows = whole.lengths.shape[0]
+    if batch > rows:
+        raise ValueError(f"batch is {batch}, but there are only {rows} rows; make the batch smaller.")
+    in_epoch = rows // batch
+
+    def data(key: Any, step: ArrayLike) -> Batch:
+        step = jnp.asarray(step, jnp.int32)
+        order = jax.random.permutation(jax.random.fold_in(jax.random.key(seed), step // in_epoch), rows)
+        return take(whole, jax.lax.dynamic_slice_in_dim(order, step % in_epoch * batch, batch))
+
+    return data
+
+
+class Buckets:
+    """A loader of batches of rows of like lengths, without replacement, whose position is saved with checkpoints.
+
+    Rows are sorted by length into `shapes` groups; every batch comes from one group and has the length of its longest
+    row. So there are `shapes` programs: pass `FitOptions(shapes=...)` too. A group's rows that do not fill a batch are
+    left out of an epoch, others in each.
+
+    Args:
+      lengths: `[N]`, of all rows.
+      batch: rows in a batch.
+      make: `(indices [batch], T) -> batch`, such as a function that calls `pad([rows[i] for i in indices], T)`.
+      shapes: the number of groups.
+      seed: of the orders.
+
+    Example:
+
+      >>> data = Buckets([5, 1, 4, 2], 2, lambda indices, steps: (sorted(indices.tolist()), steps), shapes=2)
+      >>> sorted([next(data), next(data)])
+      [([0, 2], 5), ([1, 3], 2)]
+    """
+
+    def __init__(
+        self, lengths: ArrayLike, batch: int, make: Callable[[np.ndarray, int], PyTree], shapes: int = 4, seed: int = 0
+    ) -> None:
+        self._lengths, self._batch, self._make, self._seed, self._at = np.asarray(lengths), batch, make, seed, 0
+        self._groups = np.array_split(np.argsort(self._lengths, kind="stable"), shapes)
+        if min(map(len, self._groups)) < batch:
+            raise ValueError(
+                f"{len(self._lengths)} rows in {shapes} groups do not fill batches of {batch}: use fewer or smaller."
+            )
+        self._order: tuple[int, Any] = (-1, None)
+
+    def __iter__(self) -> "Buckets":
+        return self
+
+    def __next__(self) -> PyTree:
+        epoch, at = divmod(self._at, sum(len(group) // self._batch for group in self._groups))
+        if epoch != self._order[0]:
+            draw = np.random.default_rng((self._seed, epoch))
+            cut = [(len(g) // self._batch, draw.permutation(g), self._lengths[g].max()) for g in self._groups]
+            batches = [(rows[i * self._batch :][: self._batch], int(most)) for n, rows, most in cut for i in range(n)]
+            self._order = epoch, [batches[i] for i in draw.permutation(len(batches))]
+        self._at += 1
+        return self._make(*self._order[1][at])
+
+    def get_state(self) -> dict[str, int]:
+        return {"batch": self._at}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self._at = state["batch"]
