@@ -39,22 +39,19 @@ class NonFiniteError(FloatingPointError):
 def leaf_names(tree: PyTree) -> list[str]:
     """A name for each leaf, such as `rnn/w_h`, or its whole path if two names would be equal.
 
-    Two leaves share a name only if two keys of one node have the same `repr`.
-
-    Example:
+    Example: two leaves share a name only if two keys of one node have the same `repr`.
 
       >>> leaf_names({"gru/w": 0.0, "gru": {"w": 0.0, "b": 0.0}})
       ['gru/b', "['gru']['w']", "['gru/w']"]
     """
+
+    def told(path: Any, **style: Any) -> str:
+        return jax.tree_util.keystr(path, **style).encode(errors="backslashreplace").decode()
+
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    short = [_utf8(jax.tree_util.keystr(path, simple=True, separator="/") or "params") for path in paths]
+    short = [told(path, simple=True, separator="/") or "params" for path in paths]
     times = collections.Counter(short)
-    both = zip(short, paths, strict=True)
-    return [name if times[name] == 1 else _utf8(jax.tree_util.keystr(path)) for name, path in both]
-
-
-def _utf8(name: str) -> str:
-    return name.encode(errors="backslashreplace").decode()
+    return [name if times[name] == 1 else told(path) for name, path in zip(short, paths, strict=True)]
 
 
 def names(params: PyTree, opt_state: PyTree) -> tuple[str, ...]:
@@ -64,35 +61,31 @@ def names(params: PyTree, opt_state: PyTree) -> tuple[str, ...]:
         both = zip(leaf_names(tree), jax.tree.leaves(tree), strict=True)
         return [name for name, leaf in both if is_inexact(leaf)]
 
-    return (
-        "loss",
-        *(f"gradient of {name}" for name in of(params)),
-        *(f"{name} after the update" for name in of(params)),
-        *(f"optimizer state {name}" for name in of(memory(opt_state))),
-    )
+    ours = of(params)
+    after = [f"{name} after the update" for name in ours]
+    optimizer = [f"optimizer state {name}" for name in of(_memory(opt_state))]
+    return "loss", *(f"gradient of {name}" for name in ours), *after, *optimizer
 
 
-def finite_by_leaf(value: Array, gradient: PyTree, new: PyTree, old: PyTree) -> Array:
+def finite_by_leaf(value: Array, gradient: PyTree, new: tuple[PyTree, PyTree], old: tuple[PyTree, PyTree]) -> Array:
     """`[leaves]` booleans, in the order of `names`, for `(params, opt_state)` before and after the update.
 
     Entries that were inf before may stay inf, such as a clipping bound, or a best value before the first evaluation.
     """
+
+    def fine(new: Array, old: Array) -> Array:
+        return ~((jnp.isnan(new) & ~jnp.isnan(old)) | (jnp.isinf(new) & jnp.isfinite(old))).any()
+
     first = [jnp.isfinite(leaf).all() for leaf in (value, *_inexact(gradient))]
-    after, before = ([*_inexact(params), *_inexact(memory(opt_state))] for params, opt_state in (new, old))
-    return jnp.stack([*first, *map(_as_finite, after, before)])
-
-
-def _as_finite(new: Array, old: Array) -> Array:
-    """Whether no finite entry became inf, and no number became NaN."""
-    worse = (jnp.isnan(new) & ~jnp.isnan(old)) | (jnp.isinf(new) & jnp.isfinite(old))
-    return ~worse.any()
+    after, before = (_inexact((params, _memory(opt_state))) for params, opt_state in (new, old))
+    return jnp.stack([*first, *map(fine, after, before)])
 
 
 def _inexact(tree: PyTree) -> list[Array]:
     return [leaf for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
 
 
-REPORTS: dict[type, tuple[str, ...]] = {
+_REPORTS: dict[type, tuple[str, ...]] = {
     ClipState: ("norm_before", "norm_after"),
     optax.InjectHyperparamsState: ("hyperparams",),
     optax.InjectStatefulHyperparamsState: ("hyperparams", "hyperparams_states"),
@@ -101,21 +94,14 @@ REPORTS: dict[type, tuple[str, ...]] = {
     optax.ScaleByBacktrackingLinesearchState: ("value", "grad", "info"),
     optax.ScaleByZoomLinesearchState: ("value", "grad", "info"),
     optax.SnapshotState: ("measurement",),
-}
-"""Fields with which optimizers are configured or report values, in which an infinity is allowed at any time."""
+}  # fields with which optimizers are configured or report values, in which an infinity is allowed at any time
 
 
-def memory(opt_state: PyTree) -> PyTree:
-    """The state of an optimizer without `REPORTS`."""
+def _memory(opt_state: PyTree) -> PyTree:
+    """The state of an optimizer without `_REPORTS`."""
 
     def of(node: Any) -> Any:
-        if type(node) not in REPORTS:
-            return node
-        return type(node)(*map(memory, node._replace(**dict.fromkeys(REPORTS[type(node)]))))
+        left_out = dict.fromkeys(_REPORTS.get(type(node), ()))
+        return type(node)(*map(_memory, node._replace(**left_out))) if left_out else node
 
-    return jax.tree.map(of, opt_state, is_leaf=lambda node: type(node) in REPORTS)
-
-
-def select(flag: Array, new: PyTree, old: PyTree) -> PyTree:
-    """`new` if the flag is set, else `old`, leaf by leaf; NaN in the other one has no effect."""
-    return jax.tree.map(lambda a, b: jnp.where(flag, a, b), new, old)
+    return jax.tree.map(of, opt_state, is_leaf=lambda node: type(node) in _REPORTS)

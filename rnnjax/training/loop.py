@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,19 +20,10 @@ from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning
 from rnnjax.training.faults import NonFiniteError, names
 from rnnjax.training.flat import CheckpointError, local
 from rnnjax.training.interrupts import listening
+from rnnjax.training.lines import Line, log_to, plain, progress_bar
 from rnnjax.training.loader import DataError, Loader, check_pure
-from rnnjax.training.metrics import JsonLines
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState, given_back, prepared
-from rnnjax.training.steps import (
-    Problem,
-    Record,
-    data_key,
-    evaluate_held_out,
-    reduce,
-    run_intervals,
-    update,
-)
-from rnnjax.training.watch import Line, Watch, first_fault, progress_bar
+from rnnjax.training.steps import Interval, Problem, Record, data_key, dispatch, evaluated, reduced, update
 
 
 class Fitted(NamedTuple):
@@ -135,19 +126,18 @@ def fit(
       >>> round(float(state.params), 3), [line["step"] for line in history], sorted(history[0])[:2]
       (3.0, [50, 100, 150, 200], ['clipped', 'gradient_norm'])
     """
-    loader = None if callable(data) else Loader(data, options.shapes, int(state.step), checkpoints is not None)
-    functions = (gradient, held_out, measure, until, health)
-    problem = Problem(loss, optimizer, None if loader else data, *functions, has_aux, has_key)
     if options.best is not None and held_out is None:
         raise ValueError("the best step is that of a held-out measure: pass `held_out`.")
+    loader = None if callable(data) else Loader(data, options.shapes, int(state.step), checkpoints is not None)
+    functions = (gradient, held_out, measure, until, health)
+    problem = Problem(loss, optimizer, None if loader else data, *functions, has_aux, has_key)  # pyright: ignore
     state = prepared(state, options)
-    make = _compiled if loader is None else functools.partial(_fed, loader)
-    program: Callable[..., Any] = make(
+    program = (functools.partial(_fed, loader) if loader else _compiled)(
         problem, dataclasses.replace(options, steps=1, chunk=1, metrics_every=None, evaluate_every=None)
     )
     leaves = names(state.params, state.opt_state)
     with contextlib.ExitStack() as stack:
-        store = request = None
+        store = request = saved = None
         if checkpoints is not None:
             store = stack.enter_context(checkpoints.opened())
             request = stack.enter_context(listening())
@@ -155,45 +145,66 @@ def fit(
             if found is not None and loader is not None:
                 loader.go_to(position, int(found.step))
             state = found or state
-        if log is not None and not processes.is_coordinator():
-            log = None
-        show = stack.enter_context(progress_bar(bar and processes.is_coordinator(), int(state.step), options.steps))
-        watch = Watch(
-            [each for each in (report, show) if each],
-            None if log is None else JsonLines(log, keep_until=int(state.step)),
-        )
-        stack.callback(watch.close)
-        saved = int(state.step) if store is not None else None
+            saved = int(state.step)
+        first = processes.is_coordinator()
+        show = stack.enter_context(progress_bar(bar and first, int(state.step), options.steps))
+        history, append = stack.enter_context(log_to(log if first else None, int(state.step)))
         for intervals, every in pieces(int(state.step), options):
             before = int(state.step)
             if bool(state.done):
                 break
-            look = options.evaluates(before, before + intervals * every)
-            state, interval, held, failed = program(state, intervals, every, look)
-            interval, held = jax.device_get((interval, held))
+            looks = options.evaluates(before, before + intervals * every)
+            state, interval, measured, failed = program(state, intervals, every, looks)
+            interval, measured = jax.device_get((interval, measured))
             fault, now = int(state.stopped), int(state.step)
-            if not (failed and now == before):
-                watch.lines(before, every, interval, held, leaves, now if failed else options.steps)
+            if not failed or now > before:
+                for line in _lines(before, every, interval, measured, leaves, now if failed else options.steps):
+                    history.append(line)
+                    for told in (append, report, show):
+                        if told is not None:
+                            told(line)
             if fault != GOING_ON:
                 state = state._replace(stopped=jnp.full_like(state.stopped, GOING_ON))
             if request is not None:  # all processes exit if one received a signal
                 request.signal = processes.largest(request.signal or 0) or None
-            leaving = fault != GOING_ON or failed or (request is not None and request.signal is not None)
+            leaving = bool(fault != GOING_ON or failed or (request is not None and request.signal))
             alone = failed and processes.several()  # saving would wait for processes whose data goes on
             if store is not None and not alone and (leaving or store.due(before, now)):
-                saved = _save(store, state, loader, watch.history, final=bool(leaving), saved=saved)
+                saved = _save(store, state, loader, history, final=leaving, saved=saved)
             if failed:
                 then = "go on from error.state" + (" or by the same call, from the checkpoint." if store else ".")
                 error = DataError(f"step {now}: {failed} {then}")
-                error.state, error.history = state, watch.history
+                error.state, error.history = state, history
                 raise error from failed.__cause__
             if fault != GOING_ON:
-                raise NonFiniteError(fault, first_fault(interval, leaves), state, watch.history)
+                where = int(np.argmax(interval.fault_step != GOING_ON))
+                raise NonFiniteError(fault, culprits(interval.fault[where], leaves), state, history)
             if request is not None:
                 request.leave()
         if store is not None:
-            _save(store, state, loader, watch.history, final=True, saved=saved)
-    return Fitted(local(state), watch.history)
+            _save(store, state, loader, history, final=True, saved=saved)
+    return Fitted(local(state), history)
+
+
+def _lines(
+    before: int, every: int, interval: Interval, measured: dict[str, Any], leaves: Sequence[str], most: int
+) -> Iterator[Line]:
+    """The lines of one dispatch, which started after `before` updates, and ended by update `most`."""
+    for i, fault in enumerate(interval.fault_step):
+        line: Line = {"step": min(before + (i + 1) * every, most)}
+        line |= {name: plain(values[i]) for name, values in interval.metrics.items()}
+        if fault != GOING_ON:
+            line |= {"not_finite_step": int(fault), "not_finite": culprits(interval.fault[i], leaves)}
+        if i == len(interval.fault_step) - 1:
+            line |= {f"held_out_{name}": plain(value) for name, value in measured.items()}
+        yield line
+        if fault != GOING_ON and interval.counted[i] + line["skipped"] < every:
+            break  # the run stopped here
+
+
+def culprits(flags: Any, leaves: Sequence[str]) -> list[str]:
+    """The names of the leaves that were not finite."""
+    return [name for name, bad in zip(leaves, flags, strict=True) if bad]
 
 
 def _save(
@@ -201,16 +212,15 @@ def _save(
 ) -> int | None:
     """Saves the state if needed. A failure is a warning, or, at the last save, an error that holds the state."""
     step = int(state.step)
-    if step == saved:
-        return saved
-    try:
-        store.save(state, None if loader is None else loader.position(step))
-    except CheckpointError as error:
-        if final:
-            error.state, error.history = state, history
-            raise
-        warnings.warn(f"{error} Training continues, and will try again.", CheckpointWarning, stacklevel=3)
-        return saved
+    if step != saved:
+        try:
+            store.save(state, None if loader is None else loader.position(step))
+        except CheckpointError as error:
+            if final:
+                error.state, error.history = state, history
+                raise
+            warnings.warn(f"{error} Training continues, and will try again.", CheckpointWarning, stacklevel=3)
+            return saved
     return step
 
 
@@ -229,13 +239,9 @@ def pieces(step: int, options: FitOptions) -> Iterator[tuple[int, int]]:
     while step < options.steps:
         size = min(options.chunk - step % options.chunk, options.steps - step)
         short = min(-step % every, size)  # up to the next line of metrics, if the run starts between two
-        if short:
-            yield 1, short
-        elif size >= every:
-            yield size // every, every
-        else:
-            yield 1, size
-        step += short or size // every * every or size
+        intervals, length = (1, short) if short else (size // every, every) if size >= every else (1, size)
+        yield intervals, length
+        step += intervals * length
 
 
 @functools.lru_cache(maxsize=8)
@@ -245,67 +251,60 @@ def _compiled(problem: Problem, options: FitOptions) -> Callable[..., tuple[Any,
     `recognised` defines equality; two lambdas with the same code are not equal. The cache is small because functions
     may hold data.
     """
+    assert problem.data is not None
     check_pure(problem.data, data_key(jax.random.key(0), jnp.int32(0)), jnp.int32(0))
-
-    def run(state: TrainState, intervals: int, every: int, look: bool) -> tuple[Any, ...]:
-        state, interval = run_intervals(problem, options, state, None, intervals, every)
-        state, held = evaluate_held_out(problem, options, state, None) if look else (state, {})
-        return state, interval, held, None
-
-    return jax.jit(run, static_argnums=(1, 2, 3))
+    program = jax.jit(functools.partial(dispatch, problem.of(None, ()), options), static_argnums=(1, 2, 3))
+    return lambda *args: (*program(*args), None)
 
 
 @functools.lru_cache(maxsize=8)
 def _compiled_steps(problem: Problem, options: FitOptions) -> tuple[Callable[..., Any], ...]:
-    """The parts of `_compiled` for batches from outside: one update, the measure of health, a line, the evaluation."""
+    """The parts of `_compiled` for batches from outside: empty records, one update, the health, a line, evaluation."""
+    problem = problem.of(None, ())
+
+    def blank(state: TrainState, batch: PyTree, every: int) -> Record:
+        _, record = jax.eval_shape(lambda: update(problem, options, state, batch))
+        return jax.tree.map(lambda leaf: jnp.zeros((every, *leaf.shape), leaf.dtype), record)
 
     def one(state: TrainState, records: Record, at: Array, batch: PyTree) -> tuple[TrainState, Record]:
-        state, record = update(problem, options, state, batch, None)
+        state, record = update(problem, options, state, batch)
         return state, jax.tree.map(lambda all, each: all.at[at].set(each), records, record)
 
     def health(state: TrainState, batch: PyTree) -> dict[str, Any]:
-        return {} if problem.health is None else problem.call("health", None, state.params, batch)
-
-    def blank(state: TrainState, batch: PyTree, every: int) -> Record:
-        _, record = jax.eval_shape(lambda: update(problem, options, state, batch, None))
-        return jax.tree.map(lambda leaf: jnp.zeros((every, *leaf.shape), leaf.dtype), record)
-
-    def evaluate(state: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        return evaluate_held_out(problem, options, state, None)
+        return {} if problem.health is None else problem.health(state.params, batch)
 
     blank = jax.jit(blank, static_argnums=2)  # traces the update once
-    return jax.jit(one, donate_argnums=1), jax.jit(health), blank, jax.jit(reduce), jax.jit(evaluate)
+    evaluate = jax.jit(functools.partial(evaluated, problem, options))
+    return blank, jax.jit(one, donate_argnums=1), jax.jit(health), jax.jit(reduced), evaluate
 
 
 def _fed(loader: Loader, problem: Problem, options: FitOptions) -> Callable[..., tuple[Any, ...]]:
     """As `_compiled`, with batches from a loader, one dispatch each; also returns the error of the loader or None."""
-    one, health, blank, line, evaluate = _compiled_steps(problem, options)
+    blank, one, health, line, evaluate = _compiled_steps(problem, options)
 
-    def run(state: TrainState, intervals: int, every: int, look: bool) -> tuple[Any, ...]:
-        lines, records, failed, before = [], None, None, state
-        for left in range(intervals, 0, -1):
-            measured = {}
-            for i in range(every):
-                try:
-                    batch = loader.take()
-                except DataError as error:
-                    failed = error
-                    break
-                if i == 0:
-                    records = blank(state, batch, every)
-                    measured = health(state, batch)
-                before, (state, records) = state, one(state, records, jnp.int32(i), batch)
-                if i + 1 < every or left > 1:
-                    loader.draw_ahead()
-                if int(before.stopped) != GOING_ON:  # waits for the update before this one, which computes meanwhile
-                    break
-            if records is not None:
-                lines.append(line(records, measured))
-            records = None
-            if failed or int(state.stopped) != GOING_ON:
+    def run(state: TrainState, intervals: int, every: int, looks: bool) -> tuple[Any, ...]:
+        lines, records, healthy, failed = [], None, {}, None
+        for t in range(intervals * every):
+            try:
+                batch = loader.take()
+            except DataError as error:
+                failed = error
                 break
-        state, held = (state, {}) if failed or not look else evaluate(state)
+            i = t % every
+            if i == 0:
+                records, healthy = blank(state, batch, every), health(state, batch)
+            before, (state, records) = state, one(state, records, jnp.int32(i), batch)
+            if i + 1 == every:
+                lines.append(line(records, healthy))
+                records = None
+            if t + 1 < intervals * every:
+                loader.draw_ahead()
+            if int(before.stopped) != GOING_ON:  # waits for the update before this one, which computes meanwhile
+                break
+        if records is not None:
+            lines.append(line(records, healthy))
+        state, measured = evaluate(state) if looks and not failed else (state, {})
         stacked = jax.tree.map(lambda *each: np.stack(each), *jax.device_get(lines)) if lines else None
-        return state, stacked, held, failed
+        return state, stacked, measured, failed
 
     return run

@@ -16,13 +16,12 @@ from rnnjax.cell import PyTree
 from rnnjax.sharding import AXIS, padded
 from rnnjax.training.faults import names
 from rnnjax.training.flat import local
+from rnnjax.training.lines import Line, plain, progress_bar
 from rnnjax.training.loader import check_pure
-from rnnjax.training.loop import pieces
-from rnnjax.training.metrics import plain
-from rnnjax.training.optimizers import resolve
+from rnnjax.training.loop import culprits, pieces
+from rnnjax.training.optimizers import transformation
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState, given_back, init_state, prepared
-from rnnjax.training.steps import Problem, data_key, evaluate_held_out, run_intervals
-from rnnjax.training.watch import measured, progress_bar
+from rnnjax.training.steps import Problem, data_key, dispatch
 
 
 class FittedMany(NamedTuple):
@@ -105,71 +104,78 @@ def fit_many(
       >>> fitted.history["loss"].shape, bool(abs(fitted.state.params[0] - 3) < 1e-3), fitted.faults[2] is not None
       ((2, 3), True, True)
     """
-    runs = _runs(settings)
-    shared = isinstance(settings, dict) and "key" in settings
-    keys = settings["key"] if shared else jax.random.split(key, runs)
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(settings)}
+    if len(sizes) != 1 or () in sizes:
+        shapes = [list(jnp.shape(leaf)) for leaf in jax.tree.leaves(settings)]
+        raise ValueError(f"`settings` has leaves {shapes}; each needs the same leading axis, one entry per run.")
+    (runs,) = sizes.pop()
+    if options.best is not None and held_out is None:
+        raise ValueError("the best step is that of a held-out measure: pass `held_out`.")
+    functions = {
+        "loss": loss, "data": data, "gradient": gradient, "held_out": held_out, "measure": measure, "until": until,
+        "health": health,
+    }  # fmt: skip
+    if unknown := [name for name in has_setting if functions.get(name) is None]:
+        raise ValueError(f"has_setting names {', '.join(unknown)}; it may name those given of {', '.join(functions)}.")
+    problem = Problem(**functions, optimizer=optimizer, has_aux=has_aux, has_key=has_key)  # pyright: ignore
+    keys = settings["key"] if isinstance(settings, dict) and "key" in settings else jax.random.split(key, runs)
     if mesh is not None:
         settings, keys = padded((settings, keys), mesh)
-    params = _drawn(init, keys, settings)
 
     def start(params: PyTree, key: Array, setting: PyTree) -> TrainState:
         first = None if carry is None else carry(params)
-        return prepared(init_state(params, resolve(optimizer, setting), key, first), options)
+        return prepared(init_state(params, transformation(optimizer, setting), key, first), options)
 
-    state = jax.jit(jax.vmap(start))(params, keys, settings)
-    functions = (gradient, held_out, measure, until, health)
-    problem = Problem(loss, optimizer, data, *functions, has_aux, has_key, tuple(has_setting))
-    if options.best is not None and held_out is None:
-        raise ValueError("the best step is that of a held-out measure: pass `held_out`.")
-    first = jax.tree.map(lambda leaf: leaf[0], settings)
-    check_pure(functools.partial(problem.call, "data", first), data_key(keys[0], jnp.int32(0)), jnp.int32(0))
+    state = jax.jit(jax.vmap(start))(_drawn(init, keys, settings), keys, settings)
+    one, setting = jax.tree.map(lambda leaf: leaf[0], (state, settings))
+    draw: Any = problem.of(setting, has_setting).data
+    check_pure(draw, data_key(keys[0], jnp.int32(0)), jnp.int32(0))
 
-    def run(state: TrainState, setting: PyTree, intervals: int, every: int, look: bool) -> tuple[TrainState, Any]:
-        state, interval = run_intervals(problem, options, state, setting, intervals, every)
-        state, held = evaluate_held_out(problem, options, state, setting) if look else (state, {})
-        return state, (interval, held, state.done | (state.stopped != GOING_ON))
+    @functools.partial(jax.jit, static_argnums=(2, 3, 4))
+    def program(states: TrainState, settings: PyTree, intervals: int, every: int, looks: bool) -> Any:
+        def run(state: TrainState, setting: PyTree) -> Any:
+            return dispatch(problem.of(setting, has_setting), options, state, intervals, every, looks)
 
-    program = _program(run, mesh)
-    one = jax.tree.map(lambda leaf: leaf[0], state)
+        if mesh is None:
+            return jax.vmap(run)(states, settings)
+        cut = P(AXIS)
+        cut_up = jax.shard_map(jax.vmap(run), mesh=mesh, in_specs=(cut, cut), out_specs=cut, check_vma=False)
+        states, *seen = cut_up(states, settings)
+        return states, *jax.lax.with_sharding_constraint(seen, NamedSharding(mesh, P()))
+
     leaves = names(one.params, one.opt_state)
     faults: list[tuple[int, tuple[str, ...]] | None] = [None] * runs
-    lines: list[dict[str, Any]] = []
+    lines: list[Line] = []
     step = 0
     with progress_bar(bar and jax.process_index() == 0, 0, options.steps) as show:
         for intervals, every in pieces(0, options):
-            state, seen = program(state, settings, intervals, every, options.evaluates(step, step + intervals * every))
-            seen = jax.device_get(seen)
-            interval, held, over = jax.tree.map(lambda leaf: leaf[:runs], seen)
+            looks = options.evaluates(step, step + intervals * every)
+            state, interval, measured = program(state, settings, intervals, every, looks)
+            over = state.done | (state.stopped != GOING_ON)
+            interval, measured, over = jax.tree.map(
+                lambda leaf: leaf[:runs], jax.device_get((interval, measured, over))
+            )
             for i in range(intervals):
                 step += every
-                line: dict[str, Any] = {"step": step} | measured(interval, (slice(None), i))
+                line: Line = {"step": step} | {name: values[:, i] for name, values in interval.metrics.items()}
                 if i == intervals - 1:
-                    line |= {f"held_out_{name}": values for name, values in held.items()}
+                    line |= {f"held_out_{name}": values for name, values in measured.items()}
                 lines.append(line)
-                for told in filter(None, (report, show)):
-                    told({name: plain(value) for name, value in line.items()})
-            _note_faults(faults, interval, leaves)
+                for told in (report, show):
+                    if told is not None:
+                        told({name: plain(value) for name, value in line.items()})
+            for run, at in np.argwhere(interval.fault_step != GOING_ON):
+                found = int(interval.fault_step[run, at]), tuple(culprits(interval.fault[run, at], leaves))
+                faults[run] = faults[run] or found
             if over.all():
                 break
     if mesh is not None:
         whole = jax.jit(lambda state: state, out_shardings=NamedSharding(mesh, P()))(state)
         state = jax.tree.map(lambda leaf: leaf[:runs], local(whole))
-    return FittedMany(state, _stacked(lines, runs), faults)
-
-
-def _program(run: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
-    """`(states, settings, intervals, every, look) -> (states, metrics)`, over all runs."""
-
-    def program(states: TrainState, settings: PyTree, intervals: int, every: int, look: bool) -> tuple[TrainState, Any]:
-        runs = jax.vmap(lambda state, setting: run(state, setting, intervals, every, look))
-        if mesh is None:
-            return runs(states, settings)
-        cut = P(AXIS)
-        runs = jax.shard_map(runs, mesh=mesh, in_specs=(cut, cut), out_specs=(cut, cut), check_vma=False)
-        states, seen = runs(states, settings)
-        return states, jax.lax.with_sharding_constraint(seen, NamedSharding(mesh, P()))
-
-    return jax.jit(program, static_argnums=(2, 3, 4))
+    empty = np.full(runs, np.nan)
+    columns = {name: None for line in lines for name in line if name != "step"}
+    history = {name: np.stack([line.get(name, empty) for line in lines]) for name in columns}
+    return FittedMany(state, {"step": np.array([line["step"] for line in lines])} | history, faults)
 
 
 def _drawn(init: Callable[..., PyTree], keys: Array, settings: PyTree) -> PyTree:
@@ -187,27 +193,3 @@ def _drawn(init: Callable[..., PyTree], keys: Array, settings: PyTree) -> PyTree
 
     runs = [jax.device_get(draw(keys, settings, i)) for i in range(keys.shape[0])]
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *runs)
-
-
-def _runs(settings: PyTree) -> int:
-    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(settings)}
-    if len(sizes) != 1 or () in sizes:
-        shapes = [list(jnp.shape(leaf)) for leaf in jax.tree.leaves(settings)]
-        raise ValueError(f"`settings` has leaves {shapes}; each needs the same leading axis, one entry per run.")
-    return sizes.pop()[0]
-
-
-def _note_faults(faults: list[tuple[int, tuple[str, ...]] | None], interval: Any, leaves: tuple[str, ...]) -> None:
-    for run, steps in enumerate(interval.fault_step):
-        if faults[run] is None and (steps != GOING_ON).any():
-            where = int(np.argmax(steps != GOING_ON))
-            bad = tuple(name for name, flag in zip(leaves, interval.fault[run, where], strict=True) if flag)
-            faults[run] = (int(steps[where]), bad)
-
-
-def _stacked(lines: list[dict[str, Any]], runs: int) -> dict[str, np.ndarray]:
-    columns: dict[str, np.ndarray] = {"step": np.array([line["step"] for line in lines])}
-    for name in {name: None for line in lines for name in line if name != "step"}:
-        empty = np.full(runs, np.nan)
-        columns[name] = np.stack([line.get(name, empty) for line in lines])
-    return columns

@@ -5,15 +5,13 @@
     θ        ← θ + u
 
 g* is the complex conjugate: for z = x + iy `jax.grad` gives ∂L/∂x - i ∂L/∂y, and L decreases fastest along minus its
-conjugate. Optax's optimizers expect g*, and its line searches also g. For real parameters both are equal.
-
-Leaves of θ that are not floating point (integers, booleans, PRNG keys) have no gradient. They are hidden from the
-optimizer, like by `optax.masked`, and stay unchanged.
+conjugate. Leaves of θ that are not floating point (integers, booleans, PRNG keys) have no gradient. They are hidden
+from the optimizer, like by `optax.masked`, and stay unchanged.
 """
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,33 +19,22 @@ import jax.numpy as jnp
 import optax
 
 from rnnjax.cell import PyTree
-from rnnjax.training.norms import is_inexact
+from rnnjax.training.norms import is_inexact, norm
 
 
-def transformation(optimizer: Any) -> optax.GradientTransformationExtraArgs:
-    """Makes the `update` of an Optax transformation, or a similar object, accept extra arguments.
-
-    Raises:
-      TypeError: `optimizer` has no `init` and `update`.
-    """
+def transformation(optimizer: Any, setting: PyTree = None) -> optax.GradientTransformationExtraArgs:
+    """Makes the `update` of a transformation, or of a function's result for a setting, accept extra arguments."""
     if isinstance(optimizer, optax.GradientTransformation):
         return optax.with_extra_args_support(optimizer)
-    if not _looks_like_one(optimizer):
-        raise TypeError(
-            f"`optimizer` is {optimizer!r}, which has no `init` and `update`; pass an Optax transformation, such as "
-            "`optax.adam(1e-3)` (called, with its learning rate)."
-        )
-    return optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)  # such as optax.MultiSteps
-
-
-def resolve(optimizer: Any, setting: PyTree) -> optax.GradientTransformationExtraArgs:
-    """The optimizer itself, or the result of a function of the setting."""
-    return transformation(optimizer if setting is None or _looks_like_one(optimizer) else optimizer(setting))
-
-
-def _looks_like_one(optimizer: Any) -> bool:
-    is_class = isinstance(optimizer, type)
-    return not is_class and callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))
+    methods: list[Any] = [getattr(optimizer, name, None) for name in ("init", "update")]
+    if not isinstance(optimizer, type) and all(map(callable, methods)):
+        return optax.GradientTransformationExtraArgs(*methods)  # such as optax.MultiSteps
+    if setting is not None:
+        return transformation(optimizer(setting))
+    raise TypeError(
+        f"`optimizer` is {optimizer!r}, which has no `init` and `update`; pass an Optax transformation, such as "
+        "`optax.adam(1e-3)` (called, with its learning rate)."
+    )
 
 
 def trained(params: PyTree, tree: PyTree = None) -> PyTree:
@@ -65,8 +52,7 @@ def _is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
-def conjugate(gradient: PyTree) -> PyTree:
-    """g*, the direction in which the loss increases fastest."""
+def _conjugate(gradient: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.conj(leaf) if jnp.iscomplexobj(leaf) else leaf, gradient)
 
 
@@ -75,8 +61,19 @@ def init(optimizer: optax.GradientTransformationExtraArgs, params: PyTree) -> Py
     seen = trained(params)
     with _as_optax_computes():
         state = optimizer.init(seen)
-    nodes = jax.tree.leaves(state, is_leaf=_is_monitor)
-    return _with_measurements(optimizer, state, seen) if any(map(_is_monitor, nodes)) else state
+        nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, optax.MonitorState))
+        if not any(isinstance(node, optax.MonitorState) for node in nodes):
+            return state
+
+        def size(seen: PyTree, *, obj_fn: Any = None, grad_fn: Any = None) -> Any:
+            return norm(seen)
+
+        def first(state: PyTree, seen: PyTree) -> PyTree:
+            return _call(optimizer, seen, state, seen, norm(seen), size, lambda seen, step=None: seen)
+
+        after = jax.eval_shape(lambda *both: first(*both)[1], state, seen)
+    known = dict(jax.tree.leaves_with_path(state))  # `optax.monitor` has no measurements before the first update
+    return jax.tree.map_with_path(lambda path, leaf: known.get(path, jnp.zeros(leaf.shape, leaf.dtype)), after)
 
 
 def update(
@@ -84,37 +81,30 @@ def update(
     gradient: PyTree,
     state: PyTree,
     params: PyTree,
-    *,
     value: Any,
     value_fn: Callable[[PyTree], Any],
     gradient_fn: Callable[[PyTree], PyTree],
 ) -> tuple[PyTree, PyTree]:
-    """`(params, state)` after one update.
-
-    Args:
-      optimizer: from `transformation`.
-      gradient: of the loss with respect to `trained(params)`, from `jax.grad`.
-      state: from `init` or the previous update; leaves keep their dtypes.
-      params: all parameters.
-      value: `[]`, the loss.
-      value_fn: `params -> []`, the loss of this step at other parameters. gradient_fn: its gradient, as `gradient`.
-    Raises:
-      TypeError: the state's structure changes from one update to the next.
-    """
+    """`(params, state)` after one update, from the gradient of `trained(params)`, the loss, and both as functions."""
 
     def value_at(seen: PyTree, *, obj_fn: Any = None, grad_fn: Any = None) -> Any:
-        # a line search passes on extra arguments that it does not know
+        # a line search passes on the arguments that it does not know, if they are named here
         return value_fn(joined(seen, params))
 
     def gradient_at(seen: PyTree, step: Any = None) -> PyTree:
-        whole = conjugate(gradient_fn(joined(seen, params)))
+        whole = _conjugate(gradient_fn(joined(seen, params)))
         return jax.tree.map(lambda node, leaf: node if _is_masked(node) else leaf, seen, whole, is_leaf=_is_masked)
 
-    extra = {"value": value, "grad": gradient, "value_fn": value_at, "obj_fn": value_at, "grad_fn": gradient_at}
     seen = trained(params)
     with _as_optax_computes():
-        change, new = call(optimizer, conjugate(gradient), state, seen, extra)
-        _check_shapes(seen, change)
+        change, new = _call(optimizer, gradient, state, seen, value, value_at, gradient_at)
+        for (path, leaf), step in zip(jax.tree.leaves_with_path(seen), jax.tree.leaves(change), strict=True):
+            if jnp.shape(step) != leaf.shape:  # it would broadcast silently
+                raise ValueError(
+                    f"the optimizer's update of params{jax.tree_util.keystr(path)} {list(leaf.shape)} is "
+                    f"{list(jnp.shape(step))}; optimizers that aggregate per-example gradients, such as "
+                    "`optax.contrib.dpsgd`, are not supported, since they are given the gradient of the loss."
+                )
         moved = optax.apply_updates(seen, change)
     return joined(moved, params), _like(new, state)
 
@@ -134,38 +124,20 @@ def _as_optax_computes() -> Iterator[None]:
         yield
 
 
-def call(
-    optimizer: optax.GradientTransformationExtraArgs,
-    gradient: PyTree,
-    state: PyTree,
-    params: PyTree,
-    extra: Mapping[str, Any],
-) -> tuple[PyTree, PyTree]:
+def _call(optimizer: Any, gradient: PyTree, state: PyTree, params: PyTree, value: Any, value_fn: Any, grad_fn: Any):
     """Calls `update` with the extra arguments that it accepts.
 
-    Optax requires every `update` to accept all of them, but not all do (`optax.contrib.sam` takes only `grad_fn`), and
-    the signature of a chain does not show what its transformations accept.
+    Not all accept all of them (`optax.contrib.sam` takes only `grad_fn`), and the signature of a chain does not show
+    what its transformations accept.
     """
+    extra = {"value": value, "grad": gradient, "value_fn": value_fn, "obj_fn": value_fn, "grad_fn": grad_fn}
     while True:
         try:
-            return optimizer.update(gradient, state, params, **extra)
+            return optimizer.update(_conjugate(gradient), state, params, **extra)
         except TypeError as error:
             refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-            if refused is None or refused[1] not in extra:
+            if refused is None or extra.pop(refused[1], None) is None:
                 raise
-            extra = {name: given for name, given in extra.items() if name != refused[1]}
-
-
-def _check_shapes(params: PyTree, change: PyTree) -> None:
-    """Raises if an update has another shape than its parameter, which would broadcast silently."""
-    paths, leaves = zip(*jax.tree.leaves_with_path(params), strict=True) if jax.tree.leaves(params) else ((), ())
-    for path, leaf, step in zip(paths, leaves, jax.tree.leaves(change), strict=True):
-        if jnp.shape(step) != leaf.shape:
-            raise ValueError(
-                f"the optimizer's update of params{jax.tree_util.keystr(path)} {list(leaf.shape)} is "
-                f"{list(jnp.shape(step))}; optimizers that aggregate per-example gradients, such as "
-                "`optax.contrib.dpsgd`, are not supported, since they are given the gradient of the loss."
-            )
 
 
 def _like(new: PyTree, old: PyTree) -> PyTree:
@@ -176,32 +148,4 @@ def _like(new: PyTree, old: PyTree) -> PyTree:
             f"the optimizer's state has other leaves after `update` (new: {sorted(after - before)}, gone: "
             f"{sorted(before - after)}); a compiled loop needs one structure: let `init` make what `update` does."
         )
-
-    def like(leaf: Any, was: Any) -> Any:
-        leaf = jnp.asarray(leaf)
-        return leaf if leaf.dtype == was.dtype else leaf.astype(was.dtype)
-
-    return jax.tree.map(like, new, old)
-
-
-def _is_monitor(node: Any) -> bool:
-    return isinstance(node, optax.MonitorState)
-
-
-def _with_measurements(optimizer: optax.GradientTransformationExtraArgs, state: PyTree, seen: PyTree) -> PyTree:
-    """Starts the measurements of `optax.monitor` at zero; it has none before the first update."""
-
-    def value_at(seen: PyTree, *, obj_fn: Any = None, grad_fn: Any = None) -> Any:
-        return sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(seen))
-
-    def after(state: PyTree, seen: PyTree) -> PyTree:
-        value, gradient = jax.value_and_grad(value_at)(seen)
-        extra = {"value": value, "grad": gradient, "value_fn": value_at, "obj_fn": value_at}
-        return call(optimizer, gradient, state, seen, {**extra, "grad_fn": lambda seen, step=None: seen})[1]
-
-    with _as_optax_computes():
-        shapes = jax.eval_shape(after, state, seen)
-    known = dict(jax.tree.leaves_with_path(state))
-    return jax.tree.map_with_path(
-        lambda path, shape: known[path] if path in known else jnp.zeros(shape.shape, shape.dtype), shapes
-    )
+    return jax.tree.map(lambda leaf, was: jnp.astype(leaf, was.dtype) if leaf.dtype != was.dtype else leaf, new, old)

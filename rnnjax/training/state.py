@@ -16,13 +16,10 @@ GOING_ON = -1
 
 
 class Best(NamedTuple):
-    """The best evaluation so far.
+    """The best evaluation so far, at `step` (`[]` int32, -1: none yet).
 
-    Attributes:
-      params: the parameters that were evaluated.
-      value: `[]` float32, the measure; inf or -inf before the first evaluation.
-      step: `[]` int32, the updates before it; -1: none yet.
-      stale: `[]` int32, evaluations since.
+    `params` were evaluated, `value` is their measure (`[]` float32; inf or -inf before the first evaluation), and
+    `stale` (`[]` int32) counts the evaluations since.
     """
 
     params: PyTree
@@ -44,7 +41,7 @@ class TrainState(NamedTuple):
       stopped: `[]` int32, the non-finite step at which the run stopped; -1: none.
       done: `[]` bool, whether the stopping criterion is met.
       average: the moving average of the parameters, with `FitOptions(average=...)`, else None.
-      best: `Best`, with `FitOptions(best=...)`, else None.
+      best: the best step, with `FitOptions(best=...)`, else None.
     """
 
     params: PyTree
@@ -65,8 +62,7 @@ def init_state(
     """The state before the first step. Each leaf is a copy in its own buffer, so the state can be donated.
 
     Args:
-      params: the parameters. Real and complex leaves are trained; others (integers, booleans, keys) stay unchanged and
-        are hidden from the optimizer.
+      params: the parameters. Real and complex leaves are trained; others (integers, booleans, keys) stay unchanged.
       optimizer: any Optax transformation, or an object with `init` and `update`, such as `optax.MultiSteps`.
       key: `[]` typed PRNG key (`jax.random.key(seed)`), from which all data and randomness of the run are derived.
       carry: for a loss with a carry (see `fit`).
@@ -82,16 +78,9 @@ def init_state(
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise TypeError(f"`key` is {type(key).__name__}; pass a typed PRNG key, such as `jax.random.key(0)`.")
     params, carry = jax.tree.map(_own, (params, carry))
-    return TrainState(
-        params=params,
-        opt_state=jax.tree.map(_own, init(transformation(optimizer), params)),
-        carry=carry,
-        key=_own(key),
-        step=jnp.zeros((), jnp.int32),
-        skipped=jnp.zeros((), jnp.int32),
-        stopped=jnp.full((), GOING_ON, jnp.int32),
-        done=jnp.array(False),
-    )
+    opt_state = jax.tree.map(_own, init(transformation(optimizer), params))
+    step, skipped, stopped = (jnp.full((), start, jnp.int32) for start in (0, 0, GOING_ON))
+    return TrainState(params, opt_state, carry, _own(key), step, skipped, stopped, jnp.array(False))
 
 
 def prepared(state: TrainState, options: "FitOptions") -> TrainState:
@@ -101,8 +90,7 @@ def prepared(state: TrainState, options: "FitOptions") -> TrainState:
         average = jax.tree.map(_own, state.params) if state.average is None else state.average
     if options.best is not None:
         worst = jnp.float32(-jnp.inf if options.higher_is_better else jnp.inf)
-        none = jnp.full((), -1, jnp.int32)
-        best = state.best or Best(jax.tree.map(_own, state.params), worst, none, jnp.zeros((), jnp.int32))
+        best = state.best or Best(jax.tree.map(_own, state.params), worst, jnp.int32(-1), jnp.int32(0))
     return state._replace(average=average, best=best)
 
 
@@ -169,14 +157,12 @@ class FitOptions:
     def __post_init__(self) -> None:
         for name in ("steps", "chunk", "data_period", "held_out_batches", "shapes"):
             check_size(name, getattr(self, name))
-        if self.metrics_every is not None:
-            check_size("metrics_every", self.metrics_every)
-            if self.chunk % self.metrics_every:
-                raise ValueError(f"metrics_every is {self.metrics_every}, which does not divide chunk = {self.chunk}.")
-        for name in ("evaluate_every", "patience"):
+        for name in ("metrics_every", "evaluate_every", "patience"):
             if getattr(self, name) is not None:
                 check_size(name, getattr(self, name))
-        if self.evaluate_every is not None and self.evaluate_every % self.chunk:
+        if self.chunk % self.interval:
+            raise ValueError(f"metrics_every is {self.metrics_every}, which does not divide chunk = {self.chunk}.")
+        if (self.evaluate_every or 0) % self.chunk:
             raise ValueError(f"evaluate_every is {self.evaluate_every}, not a multiple of chunk = {self.chunk}.")
         if self.patience is not None and self.best is None:
             raise ValueError("patience waits for a better held-out measure; name it, such as best='loss'.")
@@ -187,10 +173,10 @@ class FitOptions:
 
     def evaluates(self, before: int, now: int) -> bool:
         """Whether the dispatch of the updates `before` to `now` ends with an evaluation."""
-        every = self.evaluate_every
-        return every is None or now // every > before // every or now >= self.steps
+        every = self.evaluate_every or 1
+        return now // every > before // every or now >= self.steps
 
     @property
     def interval(self) -> int:
         """Updates per line of metrics."""
-        return self.chunk if self.metrics_every is None else self.metrics_every
+        return self.metrics_every or self.chunk

@@ -1,4 +1,4 @@
-"""One update, and the compiled program of many updates: pure functions from state to state.
+"""One update, and the program of one dispatch: pure functions from state to state.
 
 batch_t    = data(key_t, t)                              key_t = fold_in(key, t): the position is the step number
 g_t        = ∂ loss(params_t, batch_t) / ∂ params
@@ -7,7 +7,7 @@ params_t+1 = params_t + optimizer(g_t)                   unless something is not
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from rnnjax.cell import PyTree
+from rnnjax.training import optimizers
 from rnnjax.training.clipping import clip_states
-from rnnjax.training.faults import finite_by_leaf, select
+from rnnjax.training.faults import finite_by_leaf
 from rnnjax.training.norms import is_inexact, norm
-from rnnjax.training.optimizers import averaged, joined, resolve, trained
-from rnnjax.training.optimizers import update as optimizer_update
+from rnnjax.training.optimizers import joined, trained
 from rnnjax.training.programs import recognised
 from rnnjax.training.state import GOING_ON, Best, FitOptions, TrainState
 
@@ -30,11 +30,11 @@ Metrics = dict[str, Array]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
-    """The functions of a run; `fit` documents their arguments. Equal if the functions are equal (`recognised`)."""
+    """The functions of a run; `fit` documents them. Equal if the functions are (`recognised`)."""
 
     loss: Callable[..., Any]
     optimizer: Any
-    data: Any  # None: batches come from a loader
+    data: Callable[..., PyTree] | None  # None: batches come from a loader
     gradient: Callable[..., Any] | None = None
     held_out: Callable[..., PyTree] | None = None
     measure: Callable[..., Any] | None = None
@@ -42,13 +42,6 @@ class Problem:
     health: Callable[..., Metrics] | None = None
     has_aux: bool = False
     has_key: bool = False
-    has_setting: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        fields = ("loss", "data", "gradient", "held_out", "measure", "until", "health")
-        unknown = [name for name in self.has_setting if getattr(self, name, None) is None or name not in fields]
-        if unknown:
-            raise ValueError(f"has_setting names {', '.join(unknown)}; it may name those given of {', '.join(fields)}.")
 
     @functools.cached_property
     def _recognised(self) -> Hashable:
@@ -60,35 +53,14 @@ class Problem:
     def __hash__(self) -> int:
         return hash(self._recognised)
 
-    def call(self, name: str, setting: PyTree, *args: Any, **named: Any) -> Any:
-        """Calls one of the functions, with its run's setting if `has_setting` names it."""
-        return getattr(self, name)(*args, **named, **({"setting": setting} if name in self.has_setting else {}))
-
-
-class Interval(NamedTuple):
-    """The metrics of the updates of one line, reduced inside the compiled program.
-
-    Attributes:
-      counted: `[]` int32, applied updates.
-      means: name to `[]`: means over the applied updates; NaN if there are none.
-      gradient_norm_max: `[]` over the applied updates.
-      health: name to `[]`, at the first update of the interval.
-      skipped: `[]` int32.
-      fault_step: `[]` int32, the first non-finite update, or -1.
-      fault: `[leaves]` bool, the non-finite leaves of that update.
-    """
-
-    counted: Array
-    means: Metrics
-    gradient_norm_max: Array
-    health: Metrics
-    skipped: Array
-    fault_step: Array
-    fault: Array
+    def of(self, setting: PyTree, names: Sequence[str]) -> "Problem":
+        """The problem of one run of several: the functions with these names get `setting=`."""
+        bound = {name: functools.partial(getattr(self, name), setting=setting) for name in names}
+        return dataclasses.replace(self, optimizer=optimizers.transformation(self.optimizer, setting), **bound)
 
 
 class Record(NamedTuple):
-    """The record of one update."""
+    """One update."""
 
     applied: Array  # [] bool
     tried: Array  # [] bool
@@ -97,24 +69,13 @@ class Record(NamedTuple):
     finite: Array  # [leaves] bool
 
 
-def run_intervals(
-    problem: Problem, options: FitOptions, state: TrainState, setting: PyTree, intervals: int, every: int
-) -> tuple[TrainState, Interval]:
-    """Runs `intervals` times `every` updates as nested scans; leaves of `Interval` get an axis `[intervals]`."""
+class Interval(NamedTuple):
+    """The updates of one line of metrics."""
 
-    def draw(state: TrainState) -> PyTree:
-        key = data_key(state.key, state.step // options.data_period)
-        return problem.call("data", setting, key, state.step)
-
-    def one(state: TrainState, _: None) -> tuple[TrainState, Record]:
-        return update(problem, options, state, draw(state), setting)
-
-    def interval(state: TrainState, _: None) -> tuple[TrainState, Interval]:
-        health = problem.health and problem.call("health", setting, state.params, draw(state))
-        state, records = lax.scan(one, state, None, length=every)
-        return state, reduce(records, health or {})
-
-    return lax.scan(interval, state, None, length=intervals)
+    metrics: Metrics  # name to []: means over the applied updates (NaN: none), the largest norm, health, skipped
+    counted: Array  # [] int32, applied updates
+    fault_step: Array  # [] int32, the first non-finite update, or -1
+    fault: Array  # [leaves] bool, what was not finite in it
 
 
 def data_key(key: Array, step: Array | int) -> Array:
@@ -122,79 +83,99 @@ def data_key(key: Array, step: Array | int) -> Array:
     return jax.random.fold_in(jax.random.fold_in(key, _DATA), step)
 
 
-def update(
-    problem: Problem, options: FitOptions, state: TrainState, batch: PyTree, setting: PyTree
-) -> tuple[TrainState, Record]:
+def dispatch(
+    problem: Problem, options: FitOptions, state: TrainState, intervals: int, every: int, evaluates: bool
+) -> tuple[TrainState, Interval, Metrics]:
+    """Runs `intervals` times `every` updates as nested scans, and evaluates if asked.
+
+    Returns the state, the lines (leaves `[intervals, ...]`), and the measures on held-out data.
+    """
+
+    def draw(state: TrainState) -> PyTree:
+        assert problem.data is not None
+        return problem.data(data_key(state.key, state.step // options.data_period), state.step)
+
+    def one(state: TrainState, _: None) -> tuple[TrainState, Record]:
+        return update(problem, options, state, draw(state))
+
+    def line(state: TrainState, _: None) -> tuple[TrainState, Interval]:
+        health = problem.health(state.params, draw(state)) if problem.health else {}
+        state, records = lax.scan(one, state, None, length=every)
+        return state, reduced(records, health)
+
+    state, lines = lax.scan(line, state, None, length=intervals)
+    state, measured = evaluated(problem, options, state) if evaluates else (state, {})
+    return state, lines, measured
+
+
+def update(problem: Problem, options: FitOptions, state: TrainState, batch: PyTree) -> tuple[TrainState, Record]:
     """One update; the parameters do not change if the run is over or something is not finite."""
     key = jax.random.fold_in(jax.random.fold_in(state.key, _LOSS), state.step)
-    optimizer = resolve(problem.optimizer, setting)
+
+    def value_at(params: PyTree) -> tuple[Array, PyTree, Metrics]:
+        return _unpacked(problem, state, _call(problem.loss, problem, options, state, params, batch, key))
 
     def differentiate(params: PyTree) -> tuple[tuple[Array, PyTree, Metrics], PyTree]:
-        """`((value, carry, metrics), gradient of the trained leaves)`, by `problem.gradient` if given."""
-        if problem.gradient is None:
+        """The result of the loss, and the gradient of the trained leaves."""
+        if problem.gradient is not None:
+            result, gradient = _call(problem.gradient, problem, options, state, params, batch, key)
+            both = trained(params, gradient), trained(params)
+            return _unpacked(problem, state, result), jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), *both)
 
-            def scalar(seen: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
-                value, carry, metrics = evaluate(problem, options, state, joined(seen, params), batch, key, setting)
-                return value, (carry, metrics)
+        def scalar(seen: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
+            value, carry, metrics = value_at(joined(seen, params))
+            return value, (carry, metrics)
 
-            (value, (carry, metrics)), gradient = jax.value_and_grad(scalar, has_aux=True)(trained(params))
-            return (value, carry, metrics), gradient
-        low, named = _arguments(problem, options, state, params, batch, key)
-        result, gradient = problem.call("gradient", setting, *low, **named)
-        gradient = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), trained(params, gradient), trained(params))
-        return _unpacked(problem, state, result), gradient
+        (value, (carry, metrics)), gradient = jax.value_and_grad(scalar, has_aux=True)(trained(params))
+        return (value, carry, metrics), gradient
 
     (value, carry, metrics), gradient = differentiate(state.params)
-    params, opt_state = optimizer_update(
-        optimizer,
-        gradient,
-        state.opt_state,
-        state.params,
-        value=value,
-        value_fn=lambda params: evaluate(problem, options, state, params, batch, key, setting)[0],
-        gradient_fn=lambda params: differentiate(params)[1],
-    )
+    params, opt_state = optimizers.update(
+        problem.optimizer, gradient, state.opt_state, state.params, value,
+        value_fn=lambda params: value_at(params)[0], gradient_fn=lambda params: differentiate(params)[1],
+    )  # fmt: skip
     finite = finite_by_leaf(value, gradient, (trained(params), opt_state), (trained(state.params), state.opt_state))
-    ok = finite.all()
-    going = ~state.done & (state.stopped == GOING_ON)
+    ok, going, stops = finite.all(), _going(state), options.nonfinite == "stop"
     applied = going & ok
-    step = state.step
-    stops = options.nonfinite == "stop"
     tried = applied if stops else going
     average = state.average
     if options.average is not None:
-        average = averaged(params, average, options.average, step)
-    new = {"params": params, "opt_state": opt_state, "carry": lax.stop_gradient(carry), "average": average}
-    metrics = {"loss": value, "gradient_norm": norm(gradient), **clip_metrics(state.opt_state, opt_state), **metrics}
-    state = state._replace(
-        **select(applied, new, {name: getattr(state, name) for name in new}),
-        step=step + tried.astype(step.dtype),
-        skipped=state.skipped + (tried & ~ok).astype(step.dtype),
-        stopped=jnp.where(going & ~ok, step, state.stopped) if stops else state.stopped,
+        average = optimizers.averaged(params, average, options.average, state.step)
+    new = state._replace(params=params, opt_state=opt_state, carry=lax.stop_gradient(carry), average=average)
+    told = {"loss": value, "gradient_norm": norm(gradient)}
+    for i, (was, clip) in enumerate(zip(clip_states(state.opt_state), clip_states(opt_state), strict=True)):
+        number = f"_{i + 1}" if i else ""  # the share of clipped updates, and the norm after each clip
+        told[f"clipped{number}"] = (clip.clipped - was.clipped).astype(clip.norm_after.dtype)
+        told[f"gradient_norm_clipped{number}"] = clip.norm_after
+    after = _select(applied, new, state)._replace(
+        step=state.step + tried.astype(state.step.dtype),
+        skipped=state.skipped + (tried & ~ok).astype(state.step.dtype),
+        stopped=jnp.where(going & ~ok, state.step, state.stopped) if stops else state.stopped,
     )
-    return state, Record(applied, going, step, metrics, finite)
+    return after, Record(applied, going, state.step, told | metrics, finite)
 
 
-def evaluate(
-    problem: Problem, options: FitOptions, state: TrainState, params: PyTree, batch: PyTree, key: Array, setting: PyTree
-) -> tuple[Array, PyTree, Metrics]:
-    """`(value, carry, metrics)` of the loss."""
-    low, named = _arguments(problem, options, state, params, batch, key)
-    return _unpacked(problem, state, problem.call("loss", setting, *low, **named))
+def _going(state: TrainState) -> Array:
+    return ~state.done & (state.stopped == GOING_ON)
 
 
-def _arguments(
-    problem: Problem, options: FitOptions, state: TrainState, params: PyTree, batch: PyTree, key: Array
-) -> tuple[tuple[PyTree, PyTree], dict[str, Any]]:
-    """What a loss or a gradient is called with, in the dtype of the computation."""
+def _select(flag: Array, new: Any, old: Any) -> Any:
+    """`new` if the flag is set, else `old`, leaf by leaf; NaN in the other one has no effect."""
+    return jax.tree.map(lambda a, b: a if a is b else jnp.where(flag, a, b), new, old)
+
+
+def _call(
+    function: Any, problem: Problem, options: FitOptions, state: TrainState, params: PyTree, batch: PyTree, key: Array
+) -> Any:
+    """The result of a loss or a gradient, in the dtype of the computation."""
 
     def cast(leaf: Any) -> Any:
         lowers = options.compute_dtype is not None and is_inexact(leaf) and not jnp.iscomplexobj(leaf)
         return jnp.asarray(leaf, options.compute_dtype) if lowers else leaf
 
     params, batch, carry = jax.tree.map(cast, (params, batch, state.carry))
-    named = {} if state.carry is None else {"carry": carry}
-    return (params, batch), named | ({"key": key} if problem.has_key else {})
+    named = ({} if carry is None else {"carry": carry}) | ({"key": key} if problem.has_key else {})
+    return function(params, batch, **named)
 
 
 def _unpacked(problem: Problem, state: TrainState, result: Any) -> tuple[Array, PyTree, Metrics]:
@@ -204,8 +185,7 @@ def _unpacked(problem: Problem, state: TrainState, result: Any) -> tuple[Array, 
       TypeError: the result does not have the form that `has_aux` and the carry demand.
       ValueError: the value or a metric is not a scalar.
     """
-    has_carry = state.carry is not None
-    form = ["loss"] + ["carry"] * has_carry + ["metrics"] * problem.has_aux
+    form = ["loss"] + ["carry"] * (state.carry is not None) + ["metrics"] * problem.has_aux
     parts: Any = result if len(form) > 1 else (result,)
     metrics = parts[-1] if problem.has_aux and isinstance(parts, tuple) else {}
     if not isinstance(parts, tuple) or len(parts) != len(form) or not isinstance(metrics, Mapping):
@@ -214,36 +194,21 @@ def _unpacked(problem: Problem, state: TrainState, result: Any) -> tuple[Array, 
             f"{type(result).__name__}. With has_aux=True it also returns a dict of scalars to report, and with a carry "
             "in `init_state` the next carry, second."
         )
-    value = jnp.asarray(parts[0]) if not isinstance(parts[0], tuple) else None
-    if value is None or value.shape != ():
-        got = "a tuple (for metrics pass has_aux=True)" if value is None else list(value.shape)
-        raise ValueError(f"the loss is {got}; it must be one number: take its mean.")
-    for name, metric in metrics.items():
-        if jnp.shape(metric) != ():
-            raise ValueError(f"metric {name!r} is {list(jnp.shape(metric))}; it must be one number.")
-    carry = state.carry
-    if has_carry:
+    if isinstance(parts[0], tuple):
+        raise ValueError("the loss is a tuple (for metrics pass has_aux=True); it must be one number: take its mean.")
+    for name, number in {"the loss": parts[0], **{f"metric {name!r}": each for name, each in metrics.items()}}.items():
+        if jnp.shape(number) != ():
+            raise ValueError(f"{name} is {list(jnp.shape(number))}; it must be one number: take its mean.")
+    value, carry = jnp.asarray(parts[0]), state.carry
+    if carry is not None:
         carry = jax.tree.map(lambda new, old: new.astype(old.dtype) if new.dtype != old.dtype else new, parts[1], carry)
-    half = jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4
-    return (
-        value.astype(jnp.float32) if half else value,
-        carry,
-        {name: jnp.asarray(metric) for name, metric in metrics.items()},
-    )
+    if jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4:
+        value = value.astype(jnp.float32)
+    return value, carry, {name: jnp.asarray(metric) for name, metric in metrics.items()}
 
 
-def clip_metrics(before: PyTree, after: PyTree) -> Metrics:
-    """For each clip in the optimizer, the share of clipped updates and the norm after it; later ones are numbered."""
-    found: Metrics = {}
-    for i, (old, new) in enumerate(zip(clip_states(before), clip_states(after), strict=True)):
-        number = f"_{i + 1}" if i else ""
-        found[f"clipped{number}"] = (new.clipped - old.clipped).astype(new.norm_after.dtype)
-        found[f"gradient_norm_clipped{number}"] = new.norm_after
-    return found
-
-
-def reduce(records: Record, health: Metrics) -> Interval:
-    """Reduces the records `[every]` of a scan to one line of metrics."""
+def reduced(records: Record, health: Metrics) -> Interval:
+    """One line of metrics from the records `[every]` of a scan, and the health at its start."""
     counted = records.applied.sum(dtype=jnp.int32)
 
     def mean(values: Array) -> Array:
@@ -253,52 +218,47 @@ def reduce(records: Record, health: Metrics) -> Interval:
 
     bad = records.tried & ~records.finite.all(axis=1)
     first = jnp.argmax(bad)
-    norms = records.metrics["gradient_norm"]
+    largest = jnp.max(jnp.where(records.applied, records.metrics["gradient_norm"], 0))
+    means = {name: mean(values) for name, values in records.metrics.items()}
     return Interval(
+        metrics=means | {"gradient_norm_max": largest} | health | {"skipped": bad.sum(dtype=jnp.int32)},
         counted=counted,
-        means={name: mean(values) for name, values in records.metrics.items()},
-        gradient_norm_max=jnp.max(jnp.where(records.applied, norms, 0)),
-        health=health,
-        skipped=bad.sum(dtype=jnp.int32),
         fault_step=jnp.where(bad.any(), records.step[first], GOING_ON),
         fault=~records.finite[first] & bad.any(),
     )
 
 
-def evaluate_held_out(
-    problem: Problem, options: FitOptions, state: TrainState, setting: PyTree
-) -> tuple[TrainState, Metrics]:
+def evaluated(problem: Problem, options: FitOptions, state: TrainState) -> tuple[TrainState, Metrics]:
     """Means over the held-out batches, the same at every evaluation; the best step so far, and whether to stop."""
-    if problem.held_out is None:
+    held_out = problem.held_out
+    if held_out is None:
         return state, {}
     key = jax.random.fold_in(state.key, _HELD_OUT)
     params = state.params if state.average is None else state.average
 
     def one(_: None, index: Array) -> tuple[None, Metrics]:
         held_key = jax.random.fold_in(key, index)
-        batch = problem.call("held_out", setting, held_key, index)
+        batch = held_out(held_key, index)
         if problem.measure is not None:
-            measured = problem.call("measure", setting, params, batch)
+            measured = problem.measure(params, batch)
             return None, measured if isinstance(measured, dict) else {"loss": measured}
-        value, _, metrics = evaluate(problem, options, state, params, batch, held_key, setting)
+        result = _call(problem.loss, problem, options, state, params, batch, held_key)
+        value, _, metrics = _unpacked(problem, state, result)
         return None, {"loss": value, **metrics}
 
     _, each = lax.scan(one, None, jnp.arange(options.held_out_batches, dtype=jnp.int32))
-    metrics = jax.tree.map(lambda values: jnp.mean(values, axis=0), each)
-    done = state.done
+    metrics, done = jax.tree.map(lambda values: jnp.mean(values, axis=0), each), state.done
     if options.best is not None:
+        assert state.best is not None
         if options.best not in metrics:
             raise ValueError(f"best is {options.best!r}, but the held-out measures are {', '.join(metrics)}.")
-        assert state.best is not None
-        value = metrics[options.best].astype(jnp.float32)
+        value, going = metrics[options.best].astype(jnp.float32), _going(state)
         better = value > state.best.value if options.higher_is_better else value < state.best.value
-        going = ~done & (state.stopped == GOING_ON)
-        better &= going
-        new = Best(params, value, state.step, jnp.zeros((), jnp.int32))
-        best = select(better, new, state.best._replace(stale=state.best.stale + going.astype(jnp.int32)))
+        stale = state.best._replace(stale=state.best.stale + going.astype(jnp.int32))
+        best = _select(better & going, Best(params, value, state.step, jnp.int32(0)), stale)
         state = state._replace(best=best)
         if options.patience is not None:
             done |= (best.stale >= options.patience) & (state.stopped == GOING_ON)
     if problem.until is not None:
-        done |= jnp.asarray(problem.call("until", setting, metrics), bool)
+        done |= jnp.asarray(problem.until(metrics), bool)
     return state._replace(done=done), metrics

@@ -15,7 +15,7 @@ import pytest
 from rnnjax import training
 from rnnjax.training import manifest
 from rnnjax.training.checkpoints import steps as steps_in
-from rnnjax.training.metrics import read
+from rnnjax.training.lines import read
 from tests.training import damage, kills, toy
 
 

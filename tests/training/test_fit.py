@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from rnnjax import training
+from rnnjax.training.lines import read
 from rnnjax.training.loop import pieces
-from rnnjax.training.metrics import read
 from rnnjax.training.steps import data_key
 from tests.training import toy
 
