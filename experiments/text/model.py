@@ -35,7 +35,7 @@ from rnnjax import Readout, ReadoutParams, unroll
 from rnnjax.initializers import Normal
 from rnnjax.sharding import AXIS
 from rnnjax.tasks import cross_entropy
-from rnnjax.training import Checkpoints, Chunk, FitOptions, Window, clip_by_global_norm, fit, init_state, tbptt
+from rnnjax.training import Checkpoints, Chunk, FitOptions, clip_by_global_norm, fit, init_state, tbptt
 
 MEASURE, HELD_OUT = "bits_per_character", "held_out_bits_per_character"
 CURVES = ("loss", "gradient_norm", HELD_OUT)
@@ -127,14 +127,13 @@ def stream(
     return data, period
 
 
-def truncated_loss(model: Readout, steps: int) -> tuple[Any, Any]:
-    """`(loss, initial)` of truncated backpropagation with k1 = k2 = `steps`, for `fit`; the loss in nats."""
+def truncated_loss(model: Readout, steps: int) -> Any:
+    """The loss in nats of truncated backpropagation with k1 = k2 = `steps`, for `fit`."""
 
     def apply(params: Any, xs: Array, *, carry: Any, mask: Array, resets: Array) -> tuple[Any, Array]:
         return unroll(model, params, xs, carry=carry, resets=resets)  # every step of a text counts: no mask
 
-    truncated, score = tbptt(steps), cast(Any, cross_entropy)  # a chunk has the targets and weights of a batch
-    return truncated.loss(apply, score), truncated.initial
+    return tbptt(apply, cast(Any, cross_entropy), steps)  # a chunk has the targets and weights of a batch
 
 
 def dropped(params: ReadoutParams, key: Array, rate: float) -> ReadoutParams:
@@ -158,7 +157,7 @@ def dropped(params: ReadoutParams, key: Array, rate: float) -> ReadoutParams:
     return params._replace(rnn=rnn, w_out=thin(params.w_out, key_out))
 
 
-def sharded(loss: Callable[..., tuple[Array, Window]], mesh: Mesh, batch: int) -> Callable[..., Any]:
+def sharded(loss: Callable[..., tuple[Array, Any]], mesh: Mesh, batch: int) -> Callable[..., Any]:
     """`gradient` for `fit` with the rows of a batch on different devices: `(params, chunk, carry, key)` to
     `((loss, carry), gradient)`.
 
@@ -169,36 +168,30 @@ def sharded(loss: Callable[..., tuple[Array, Window]], mesh: Mesh, batch: int) -
     """
     if batch % mesh.size:
         raise lab.UsageError(f"{batch} rows over {mesh.size} devices; make --large-batch a multiple of {mesh.size}.")
-    cut: Any = Window._make((P(AXIS), P(None, AXIS), P(None, AXIS), P(None, AXIS)))  # carry, xs, mask, resets
-    specs: Any = {"in_specs": (P(), P(None, AXIS), cut, P()), "out_specs": ((P(), P()), P())}
+    specs: Any = {"in_specs": (P(), P(None, AXIS), P(AXIS), P()), "out_specs": ((P(), P()), P())}
     rows = jax.shard_map(functools.partial(own_rows, loss), mesh=mesh, **specs, check_vma=False)
     return lambda params, chunk, carry, key: rows(params, chunk, carry, key)
 
 
 def own_rows(
-    loss: Callable[..., tuple[Array, Window]], params: Any, chunk: Chunk, carry: Window, key: Array
-) -> tuple[tuple[Array, Window], Any]:
+    loss: Callable[..., tuple[Array, Any]], params: Any, chunk: Chunk, carry: Any, key: Array
+) -> tuple[tuple[Array, Any], Any]:
     """One device's part, within the axis `rnnjax.sharding.AXIS`; the result is the same on all devices."""
-    (value, window), gradient = jax.value_and_grad(loss, has_aux=True)(params, chunk, carry, key)
-
-    def whole(axis: int) -> Callable[[Array], Array]:
-        return lambda leaf: lax.all_gather(leaf, AXIS, axis=axis, tiled=True)
-
-    window = Window(jax.tree.map(whole(0), window.carry), *(whole(1)(leaf) for leaf in window[1:]))
+    (value, carry), gradient = jax.value_and_grad(loss, has_aux=True)(params, chunk, carry, key)
+    carry = jax.tree.map(lambda leaf: lax.all_gather(leaf, AXIS, tiled=True), carry)
     value, gradient = lax.pmean((value, gradient), AXIS)
-    return (value, window), gradient
+    return (value, carry), gradient
 
 
-def _prepared(asked: learning.Asked) -> tuple[Readout, Any, Callable[[Any], Window], int, Array, dict[str, Any]]:
-    """Model, loss, first window by parameters, chunks in a pass, test play, and what `fit` and `fit_many` both take."""
+def _prepared(asked: learning.Asked) -> tuple[Readout, Any, Callable[[Any], Any], int, Array, dict[str, Any]]:
+    """Model, loss, first carry by parameters, chunks in a pass, test play, and what `fit` and `fit_many` both take."""
     size, text, look, test = texts(asked["train_characters"], asked["test_characters"])
     model = language_model(asked["cell"], asked["hidden_size"], size)
     data, period = stream(text, size, asked["steps"], asked["batch"], asked.get("restarted", 0.0))
-    loss, initial = truncated_loss(model, asked["steps"])
-    shapes, look = jax.eval_shape(data, jax.random.key(0), jnp.int32(0)), jnp.asarray(look)
+    loss, look = truncated_loss(model, asked["steps"]), jnp.asarray(look)
 
-    def first(params: Any) -> Window:
-        return initial(model.initial_carry(params, (asked["batch"],)), shapes)
+    def first(params: Any) -> Any:
+        return model.initial_carry(params, (asked["batch"],))
 
     def measure(params: Any, tokens: Array) -> dict[str, Array]:
         return {MEASURE: bits(model, params, tokens).mean()}
@@ -232,7 +225,7 @@ def train_large(
     model, undropped, first, period, test, fitting = _prepared(asked)
     updates, every = asked["updates"], max(1, asked["updates"] // LOOKS)
 
-    def loss(params: ReadoutParams, batch: Chunk, carry: Window, key: Array) -> Any:
+    def loss(params: ReadoutParams, batch: Chunk, carry: Any, key: Array) -> Any:
         return undropped(dropped(params, key, asked["dropped"]) if asked["dropped"] else params, batch, carry)
 
     key = jax.random.key(asked["seed"])

@@ -6,6 +6,7 @@ iterated again, such as a list or a `DataLoader`, starts its next epoch when one
 
 import base64
 import collections
+import contextlib
 import json
 import pickle
 from collections.abc import Callable, Iterable
@@ -18,7 +19,6 @@ import numpy as np
 from rnnjax.cell import PyTree
 
 _METHODS = (("get_state", "set_state"), ("state_dict", "load_state_dict"))  # grain's, PyTorch's
-_AHEAD = 3  # batches that may have been drawn when a fault is noticed
 
 
 class DataError(RuntimeError):
@@ -34,29 +34,21 @@ class DataError(RuntimeError):
 
 
 class Loader:
-    """Draws batches, numbered from `first`.
+    """Draws batches of at most `shapes` shapes, numbered from `first`, and notes its position before each if `keeps`.
 
-    Args:
-      data: an iterator, or something that can be iterated again.
-      shapes: how many different shapes its batches may have.
-      first: the number of the first batch.
-      keeps: whether `position` is used; the loader is asked for its state before every batch.
+    `data` is an iterator, or something that can be iterated again.
     """
 
     def __init__(self, data: Iterable[PyTree], shapes: int, first: int, keeps: bool) -> None:
-        self._data, self._shapes, self._keeps = data, shapes, keeps
+        self._data, self._shapes, self._drawn, self._keeps = data, shapes, first, keeps
         self._source: Any = None
-        self._known: list[Any] = []
-        self._drawn = first
+        self._known: list[dict[str, Any]] = []
         self._ahead: PyTree | DataError | None = None
-        self._positions: collections.deque[tuple[int, str | None]] = collections.deque(maxlen=_AHEAD + 1)
+        # up to three batches may have been drawn when a fault is noticed
+        self._positions: collections.deque[tuple[int, str | None]] = collections.deque(maxlen=4)
 
     def take(self) -> PyTree:
-        """The next batch, on the device.
-
-        Raises:
-          DataError: there is none, or it has another shape.
-        """
+        """The next batch, on the device; raises a DataError if there is none, or it has another shape."""
         self.draw_ahead()
         batch, self._ahead = self._ahead, None
         if isinstance(batch, DataError):
@@ -92,14 +84,14 @@ class Loader:
         else:
             of, _, restore = owner
             restore(_decoded(position))
-            self._source = None if of is self._data and self._data is not self._source else self._source
+            if of is self._data and self._data is not self._source:
+                self._source = None  # the restored state applies to the next iterator
         self._drawn, self._ahead = batch, None
         self._positions.clear()
 
     def _next(self) -> PyTree:
         for _ in range(2):  # the rest of this epoch, or a new one
-            if self._source is None:
-                self._source = iter(self._data)
+            self._source = iter(self._data) if self._source is None else self._source
             for batch in self._source:
                 return batch
             if self._source is self._data:
@@ -113,17 +105,14 @@ class Loader:
     def _checked(self, batch: PyTree) -> PyTree:
         batch = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), batch)
         shape = {jax.tree_util.keystr(path): (a.shape, a.dtype) for path, a in jax.tree.leaves_with_path(batch)}
-        wrong = [name for name, (_, dtype) in shape.items() if dtype.hasobject]
-        if wrong:
-            raise DataError(
-                f"batch {self._drawn}{wrong[0]} is no array of numbers; pad rows of unequal length with "
-                "`rnnjax.training.pad`, and"
-            )
+        if wrong := [name for name, (_, dtype) in shape.items() if dtype.hasobject]:
+            told = "is no array of numbers; pad rows of unequal length with `rnnjax.training.pad`, and"
+            raise DataError(f"batch {self._drawn}{wrong[0]} {told}")
         if shape not in self._known:
             if len(self._known) == self._shapes:
-                pairs = {**self._known[0], **shape}
-                name = next(name for name in pairs if self._known[0].get(name) != shape.get(name))
-                had, has = (_told(each.get(name)) for each in (self._known[0], shape))
+                before = self._known[0]
+                name = next(name for name in before | shape if before.get(name) != shape.get(name))
+                had, has = (f"{list(at[name][0])} {at[name][1]}" if name in at else "absent" for at in (before, shape))
                 raise DataError(
                     f"batch {self._drawn}{name} is {has}, but was {had} before, and each shape compiles a program of "
                     "its own: pad the batches, leave out a short last one (drop_last=True in PyTorch), or allow more "
@@ -141,32 +130,24 @@ class Loader:
         return None
 
     def _state(self) -> str | None:
-        if self._source is None:
-            self._source = iter(self._data)
+        """The position as text: JSON if that is exact, or else pickled (resume only from folders that you wrote)."""
+        self._source = iter(self._data) if self._source is None else self._source
         owner = self._owner()
-        return None if owner is None else _encoded(owner[1]())
-
-
-def _encoded(state: Any) -> str:
-    """Text, as JSON if that is exact. Other states are pickled: resume only from folders that you wrote."""
-    try:
-        text = json.dumps(state)
-        if json.loads(text) == state:
-            return text
-    except (TypeError, ValueError):
-        pass
-    return "pickle:" + base64.b64encode(pickle.dumps(state)).decode()
+        if owner is None:
+            return None
+        state = owner[1]()
+        with contextlib.suppress(TypeError, ValueError):
+            text = json.dumps(state)
+            if json.loads(text) == state:
+                return text
+        return "pickle:" + base64.b64encode(pickle.dumps(state)).decode()
 
 
 def _decoded(text: str) -> Any:
     return pickle.loads(base64.b64decode(text[7:])) if text.startswith("pickle:") else json.loads(text)
 
 
-def _told(entry: Any) -> str:
-    return "absent" if entry is None else f"{list(entry[0])} {entry[1]}"
-
-
-def check_pure(data: Callable[..., PyTree], *args: Any, **named: Any) -> None:
+def check_pure(data: Callable[..., PyTree], *args: Any) -> None:
     """Calls a data function twice with equal arguments, and raises if the two batches differ.
 
     In the compiled loop an impure function would be called only once, and every step would get that one batch.
@@ -181,20 +162,18 @@ def check_pure(data: Callable[..., PyTree], *args: Any, **named: Any) -> None:
       Traceback (most recent call last):
       ValueError: `data` gave two different batches for one key and step...
     """
-    try:
-        one, other = [jax.tree.map(_bits, data(*args, **named)) for _ in range(2)]
-        same = jax.tree.structure(one) == jax.tree.structure(other) and jax.tree.leaves(one) == jax.tree.leaves(other)
-    except StopIteration:
-        same = False
-    if not same:
-        raise ValueError(
-            "`data` gave two different batches for one key and step, but it must be a pure function of them: it is "
-            "traced once, so every step would get the same batch. Draw from `key`, or, if it reads from an iterator, "
-            "pass the iterator itself: fit(..., data=iterator)."
-        )
 
+    def bits(leaf: Any) -> tuple[Any, ...]:
+        key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(leaf) if key else leaf)
+        return array.shape, array.dtype.name, array.tobytes()
 
-def _bits(leaf: Any) -> tuple[Any, ...]:
-    key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    array = np.asarray(jax.random.key_data(leaf) if key else leaf)
-    return array.shape, array.dtype.name, array.tobytes()
+    with contextlib.suppress(StopIteration):
+        (one, of_one), (other, of_other) = [jax.tree.flatten(jax.tree.map(bits, data(*args))) for _ in range(2)]
+        if one == other and of_one == of_other:
+            return
+    raise ValueError(
+        "`data` gave two different batches for one key and step, but it must be a pure function of them: it is "
+        "traced once, so every step would get the same batch. Draw from `key`, or, if it reads from an iterator, "
+        "pass the iterator itself: fit(..., data=iterator)."
+    )

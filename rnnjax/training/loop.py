@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array
 
 from rnnjax import processes
 from rnnjax.cell import PyTree
@@ -27,19 +26,14 @@ from rnnjax.training.steps import Interval, Problem, Record, data_key, dispatch,
 
 
 class Fitted(NamedTuple):
-    """The result of `fit`.
-
-    Attributes:
-      state: the `TrainState` after the last update, from which to go on.
-      history: the lines of metrics, oldest first.
-      params: the parameters to use: of the best step if it was kept, or their moving average, or the last.
-    """
+    """The state after the last update, from which to go on, and the lines of metrics, oldest first."""
 
     state: TrainState
     history: list[Line]
 
     @property
     def params(self) -> PyTree:
+        """The parameters to use: of the best step if it was kept, or their moving average, or the last."""
         return given_back(self.state)
 
 
@@ -66,30 +60,25 @@ def fit(
 
         θ_{t+1} = θ_t + optimizer(∇ loss(θ_t, data(key_t, t)))
 
-    A data function of a key and the step is drawn inside the compiled loop, and a run that resumes at step t gets the
-    same data as one that was never interrupted. For a fixed data set, draw indices. An iterator or loader gives a batch
-    per update, which is one dispatch, and the next batch is drawn meanwhile.
+    A data function is called inside the compiled loop, and a resumed run gets the data that it would have had. Batches
+    of an iterator or loader are one dispatch each, and the next is drawn meanwhile.
 
     Args:
       loss: `(params, batch) -> []`. If the state has a carry (`init_state`), `loss(params, batch, carry=)` returns
         `(loss, carry)`, and the carry is passed to the next step without a gradient.
-      has_aux: the loss also returns, last, a dict of scalars to report: `(loss, metrics)` or `(loss, carry, metrics)`.
-      has_key: the loss also takes `key=`, fresh at every step.
       state: from `init_state`, or the state of an earlier `fit`, which continues from its step.
       optimizer: any Optax transformation, or an object with `init` and `update`; put clipping from `rnnjax.training`
-        before it with `optax.chain`, and accumulate gradients over k batches with `optax.MultiSteps`. If it accepts
-        them, its `update` receives `value` (the loss), `grad`, `value_fn` and `obj_fn` (the loss of the same batch and
-        key at other parameters), and `grad_fn` (its gradient). For complex parameters the gradient is the conjugate of
-        `jax.grad`'s, so that the loss decreases, and `grad` is that of `jax.grad`, as Optax expects. docs/optimizers.md
-        lists the supported optimizers.
+        before it with `optax.chain`, and accumulate gradients over k batches with `optax.MultiSteps`. It also gets the
+        loss and the gradient as functions, for line searches; docs/optimizers.md lists what is supported.
       data: `(key, step) -> batch`, any pytree, a pure function; `key` changes every `options.data_period` steps. Or an
         iterator of batches, or an iterable such as a PyTorch `DataLoader`, which starts again when it ends. With
-        `checkpoints`, the state of an iterator or loader with `get_state` and `set_state`, or `state_dict` and
-        `load_state_dict`, is saved and restored; of others, a resumed run draws and drops the batches before its step.
+        `checkpoints`, the state of one with `get_state` and `set_state`, or `state_dict` and `load_state_dict`, is
+        saved and restored; of others, a resumed run draws and drops the batches before its step.
       options: `FitOptions`.
+      has_aux: the loss also returns, last, a dict of scalars to report: `(loss, metrics)` or `(loss, carry, metrics)`.
+      has_key: the loss also takes `key=`, fresh at every step.
       gradient: replaces the differentiation of `loss`: called as `loss` is, `-> (what loss returns, gradient)`, such as
-        `rnnjax.sharding.value_and_grad(...)`, or a function that adds a term to the gradient (for complex parameters in
-        the convention of `jax.grad`).
+        `rnnjax.training.data_parallel(...)`; for complex parameters in the convention of `jax.grad`.
       held_out: `(key, index) -> batch`, the same batches at every evaluation (`options.evaluate_every`).
       measure: `(params, batch) -> []` or a dict of scalars, for held-out batches; the loss if None.
       until: `(held-out metrics) -> bool`, traced; training stops once it is True.
@@ -97,12 +86,9 @@ def fit(
         `rnnjax.training.adjoint_health`.
       report: called with each line of metrics.
       bar: shows progress and the last losses in the terminal, with rich.
-      log: a JSON-lines file for the metrics, written by process 0. Existing lines up to the first step are kept.
       checkpoints: where to save. If the folder has checkpoints, training resumes from the newest good one instead of
         `state`, and gives the same bits as an uninterrupted run. SIGTERM and Ctrl-C save after the current dispatch and
         exit; a second Ctrl-C exits at once.
-    Returns:
-      `Fitted(state, history)`.
     Raises:
       NonFiniteError: a step was not finite, with `nonfinite="stop"`; has the step, the leaf, the last good state and
         the history.
@@ -259,52 +245,43 @@ def _compiled(problem: Problem, options: FitOptions) -> Callable[..., tuple[Any,
 
 @functools.lru_cache(maxsize=8)
 def _compiled_steps(problem: Problem, options: FitOptions) -> tuple[Callable[..., Any], ...]:
-    """The parts of `_compiled` for batches from outside: empty records, one update, the health, a line, evaluation."""
+    """The parts of `_compiled` for batches from outside: one update, the health, a line, the evaluation."""
     problem = problem.of(None, ())
-
-    def blank(state: TrainState, batch: PyTree, every: int) -> Record:
-        _, record = jax.eval_shape(lambda: update(problem, options, state, batch))
-        return jax.tree.map(lambda leaf: jnp.zeros((every, *leaf.shape), leaf.dtype), record)
-
-    def one(state: TrainState, records: Record, at: Array, batch: PyTree) -> tuple[TrainState, Record]:
-        state, record = update(problem, options, state, batch)
-        return state, jax.tree.map(lambda all, each: all.at[at].set(each), records, record)
-
-    def health(state: TrainState, batch: PyTree) -> dict[str, Any]:
-        return {} if problem.health is None else problem.health(state.params, batch)
-
-    blank = jax.jit(blank, static_argnums=2)  # traces the update once
-    evaluate = jax.jit(functools.partial(evaluated, problem, options))
-    return blank, jax.jit(one, donate_argnums=1), jax.jit(health), jax.jit(reduced), evaluate
+    one, evaluate = (functools.partial(function, problem, options) for function in (update, evaluated))
+    health = problem.health or (lambda params, batch: {})
+    return jax.jit(one), jax.jit(health), jax.jit(reduced), jax.jit(evaluate)
 
 
 def _fed(loader: Loader, problem: Problem, options: FitOptions) -> Callable[..., tuple[Any, ...]]:
     """As `_compiled`, with batches from a loader, one dispatch each; also returns the error of the loader or None."""
-    blank, one, health, line, evaluate = _compiled_steps(problem, options)
+    one, health, reduce, evaluate = _compiled_steps(problem, options)
+
+    def line(records: list[Record], healthy: dict[str, Any]) -> Interval:
+        stacked = jax.tree.map(lambda *each: np.stack(each), *jax.device_get(records))
+        return jax.device_get(reduce(stacked, healthy))
 
     def run(state: TrainState, intervals: int, every: int, looks: bool) -> tuple[Any, ...]:
-        lines, records, healthy, failed = [], None, {}, None
-        for t in range(intervals * every):
+        lines, records, healthy, failed = [], [], {}, None
+        for left in range(intervals * every - 1, -1, -1):
             try:
                 batch = loader.take()
             except DataError as error:
                 failed = error
                 break
-            i = t % every
-            if i == 0:
-                records, healthy = blank(state, batch, every), health(state, batch)
-            before, (state, records) = state, one(state, records, jnp.int32(i), batch)
-            if i + 1 == every:
-                lines.append(line(records, healthy))
-                records = None
-            if t + 1 < intervals * every:
+            if not records:
+                healthy = health(state.params, batch)
+            before, (state, record) = state, one(state, batch)
+            records.append(record)
+            if left:
                 loader.draw_ahead()
+            if len(records) == every:
+                lines.append(line(records, healthy))
+                records = []
             if int(before.stopped) != GOING_ON:  # waits for the update before this one, which computes meanwhile
                 break
-        if records is not None:
+        if records:
             lines.append(line(records, healthy))
         state, measured = evaluate(state) if looks and not failed else (state, {})
-        stacked = jax.tree.map(lambda *each: np.stack(each), *jax.device_get(lines)) if lines else None
-        return state, stacked, measured, failed
+        return state, jax.tree.map(lambda *each: np.stack(each), *lines) if lines else None, measured, failed
 
     return run

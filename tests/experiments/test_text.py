@@ -19,7 +19,6 @@ from experiments.lab import UsageError
 from experiments.text import __main__ as main
 from experiments.text import model, ngram, paired, sample
 from rnnjax.sharding import AXIS
-from rnnjax.training import Window
 from tests.experiments.test_all_experiments import SMALL
 
 V = 3
@@ -133,8 +132,7 @@ def test_rows_on_two_devices_are_the_whole_batch() -> None:
     """Two devices, as a mapped axis: value, gradient and carry are those of one device with all rows."""
     data, _ = model.stream(TOKENS, V, 5, 4)
     chunk, key = data(jax.random.key(0), jnp.int32(1)), jax.random.key(2)
-    plain, initial = model.truncated_loss(MODEL, 5)
-    window = initial(jax.random.normal(jax.random.key(1), (4, 4)), chunk)
+    plain, carry = model.truncated_loss(MODEL, 5), jax.random.normal(jax.random.key(1), (4, 4))
 
     def loss(params: Any, batch: Any, carry: Any, key: Any) -> Any:
         return plain(model.dropped(params, key, 0.3), batch, carry)
@@ -142,11 +140,10 @@ def test_rows_on_two_devices_are_the_whole_batch() -> None:
     def cut(axis: int) -> Any:
         return lambda leaf: jnp.stack(jnp.split(leaf, 2, axis))
 
-    (value, after), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(PARAMS, chunk, window, key)
+    (value, after), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(PARAMS, chunk, carry, key)
     both = jax.jit(jax.vmap(functools.partial(model.own_rows, loss), (None, 0, 0, None), axis_name=AXIS))
-    cut_window = Window(cut(0)(window.carry), *map(cut(1), window[1:]))
-    (values, windows), gradients = both(PARAMS, jax.tree.map(cut(1), chunk), cut_window, key)
-    found, expected = (values, windows.carry, gradients), (value, after.carry, gradient)
+    (values, carries), gradients = both(PARAMS, jax.tree.map(cut(1), chunk), cut(0)(carry), key)
+    found, expected = (values, carries, gradients), (value, after, gradient)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, jnp.stack([b, b]), rtol=1e-10), found, expected)
 
 

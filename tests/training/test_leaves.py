@@ -165,31 +165,6 @@ def test_clipping_leaves_integers_alone():
     assert float(state.norm_before) == 5.0 and update["none"] is None
 
 
-def test_truncation_bias_of_complex_parameters():
-    """h_t = z h_{t-1} + x_t gives the same results as with the parts of z as parameters."""
-
-    def apply(z, xs, *, carry, mask, resets):
-        def step(h, x):
-            h = z * h + x[..., 0].astype(complex)
-            return h, h
-
-        return jax.lax.scan(step, carry, xs)
-
-    def score(hs, chunk):
-        return jnp.sum(hs.real**2 + hs.imag**2)
-
-    xs, carry = jnp.ones((6, 1, 1)), jnp.zeros(1, complex)
-    flags = jnp.zeros((6, 1), bool)
-    chunk = training.Chunk(xs, xs, xs[..., 0], ~flags, flags)
-    parts = lambda z, *rest, **more: apply(jax.lax.complex(*z), *rest, **more)  # noqa: E731
-    one = training.truncation_bias(training.tbptt(2), apply, score, jnp.array(0.5 + 0.4j), chunk, carry=carry)
-    two = training.truncation_bias(
-        training.tbptt(2), parts, score, (jnp.array(0.5), jnp.array(0.4)), chunk, carry=carry
-    )
-    np.testing.assert_allclose(one, two, rtol=1e-12)
-    assert one.relative_error > 0.1
-
-
 STATES = {
     "plain": lambda: training.init_state({"w": jnp.zeros(3), "v": jnp.zeros(3)}, toy.RULE, KEY),
     "cached parameters": lambda: training.init_state(

@@ -201,8 +201,6 @@ def test_truncated_training(rule):
 
     xs, flags = jnp.ones((4, 1, 1)), jnp.zeros((4, 1), bool)
     chunk = training.Chunk(xs, 2 * xs, xs[..., 0], ~flags, flags)  # h converges to 2 for a decay of 0.5
-    truncated = training.tbptt(4)
-    first = truncated.initial(jnp.full(1, 2.0), chunk)
-    state = training.init_state(jnp.array(0.2), rule, KEY, first)
-    fitted = training.fit(truncated.loss(apply, score), state, rule, lambda key, step: chunk, steps(40))
+    state = training.init_state(jnp.array(0.2), rule, KEY, jnp.full(1, 2.0))
+    fitted = training.fit(training.tbptt(apply, score, 4), state, rule, lambda key, step: chunk, steps(40))
     np.testing.assert_allclose(fitted.state.params, 0.5, atol=0.02)

@@ -149,10 +149,9 @@ def test_truncated_training_of_functions_that_hold_arrays():
             return jax.lax.scan(step, carry, xs)
 
     score = Frozen(lambda scale, ys, chunk: jnp.mean(scale * (ys - chunk.targets) ** 2), jnp.array(2.0))
-    truncated, rule, key = training.tbptt(4), optax.sgd(0.05), jax.random.key(0)
-    first = truncated.initial(jnp.zeros((2, 1)), rows(key, 0))
-    state = training.init_state(jnp.array(0.1), rule, key, first)
-    fitted = training.fit(truncated.loss(Leaky(jnp.array(0.5)), score), state, rule, rows, OPTIONS)
+    rule, loss = optax.sgd(0.05), training.tbptt(Leaky(jnp.array(0.5)), score, 4)
+    state = training.init_state(jnp.array(0.1), rule, jax.random.key(0), jnp.zeros((2, 1)))
+    fitted = training.fit(loss, state, rule, rows, OPTIONS)
     assert fitted.history[-1]["loss"] < fitted.history[0]["loss"]
 
 

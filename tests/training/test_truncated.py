@@ -1,7 +1,6 @@
 """Truncated backpropagation against an explicit chain rule, and the full gradient for long windows."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +11,15 @@ from jax import lax
 
 import rnnjax
 from rnnjax import tasks, training
+from rnnjax.tasks import Batch
 
 T, W, U = 12, 0.8, 0.5
 XS = np.random.default_rng(0).normal(size=T)
 PARAMS = {"w": jnp.array(W), "u": jnp.array(U)}
-CARRY = jnp.array([0.3])
 
 
 def apply(params, xs, *, carry, mask, resets):
-    """h_t = w h_{t-1} + u x_t, one row."""
+    """h_t = w h_{t-1} + u x_t."""
 
     def step(h, at_t):
         x, counts, reset = at_t
@@ -35,15 +34,14 @@ def score(ys, chunk):
     return jnp.sum(chunk.weights * ys**2) / 2
 
 
-def whole(resets=()):
-    flags = jnp.zeros((T, 1), bool).at[jnp.array(resets, int)].set(True) if resets else jnp.zeros((T, 1), bool)
+def whole(key, step):
     ones = jnp.ones((T, 1))
-    return training.Chunk(jnp.asarray(XS).reshape(T, 1, 1), ones[..., None], ones, ones > 0, flags)
+    return Batch(jnp.asarray(XS).reshape(T, 1, 1), ones[..., None], ones, jnp.full(1, T))
 
 
 def oracle(k1, k2, resets=()):
     """dL/dw and dL/du, term by term: for every output, every earlier step within the window of its chunk."""
-    h, before, after = float(CARRY[0]), [], []
+    h, before, after = 0.0, [], []
     for t in range(T):
         h = 0.0 if t in resets else h
         before.append(h)
@@ -59,42 +57,34 @@ def oracle(k1, k2, resets=()):
     return sum(y**2 for y in after) / 2, dw, du
 
 
-@functools.cache
-def gradient(k1, k2):
-    return jax.jit(training.tbptt(k1, k2).value_and_grad(apply, score))
+def summed(k1, k2, resets=(), carry=9.0):
+    """Value and gradient of a row, summed over its chunks."""
+    data, loss = training.chunks(whole, T, k1, k2), training.tbptt(apply, score, k1)
+    step, found, carry = jax.jit(jax.value_and_grad(loss, has_aux=True)), [], jnp.full(1, carry)
+    for j in range(T // k1):
+        chunk = data(jax.random.key(0), j)
+        for reset in resets:
+            at = reset - ((j + 1) * k1 - k2)
+            chunk = chunk._replace(resets=chunk.resets.at[at].set(True)) if 0 <= at < k2 else chunk
+        (value, carry), gradient = step(PARAMS, chunk, carry)
+        found.append([value, gradient["w"], gradient["u"]])
+    return np.sum(found, axis=0)
 
 
 @pytest.mark.parametrize("resets", [(), (4,), (0, 5, 6)])
 @pytest.mark.parametrize(("k1", "k2"), [(3, 3), (2, 5), (4, 12)])
 def test_equals_the_chain_rule_by_hand(k1, k2, resets):
-    value, found = gradient(k1, k2)(PARAMS, whole(resets), carry=CARRY)
-    expected = oracle(k1, k2, resets)
-    np.testing.assert_allclose([value, found["w"], found["u"]], expected, rtol=1e-12)
+    """Also for the last one of the row before, whose carry ends at the reset of the first step."""
+    np.testing.assert_allclose(summed(k1, k2, resets), oracle(k1, k2, resets), rtol=1e-12)
 
 
 def test_a_window_as_long_as_the_past_is_the_full_gradient():
     def full(params):
-        rows = whole()
-        return score(apply(params, rows.xs, carry=CARRY, mask=rows.mask, resets=rows.resets)[1], rows)
+        rows = training.whole_rows(whole(None, 0))
+        return score(apply(params, rows.xs, carry=jnp.zeros(1), mask=rows.mask, resets=rows.resets)[1], rows)
 
     value, expected = jax.value_and_grad(full)(PARAMS)
-    found = gradient(4, 12)(PARAMS, whole(), carry=CARRY)
-    np.testing.assert_allclose([found[0], found[1]["w"]], [value, expected["w"]], rtol=1e-12)
-
-
-def test_bias_is_measured():
-    """The bias against the explicit terms; it decreases with the window and vanishes at the end."""
-    true = np.array(oracle(4, T)[1:])
-    errors = []
-    for k1, k2 in [(4, 4), (4, 8), (4, 12)]:
-        bias = training.truncation_bias(training.tbptt(k1, k2), apply, score, PARAMS, whole(), carry=CARRY)
-        ours = np.array(oracle(k1, k2)[1:])
-        errors.append(np.linalg.norm(ours - true) / np.linalg.norm(true))
-        np.testing.assert_allclose(bias.relative_error, errors[-1], rtol=1e-9, atol=1e-14)
-        cosine = ours @ true / np.linalg.norm(ours) / np.linalg.norm(true)
-        np.testing.assert_allclose(bias.cosine, cosine, rtol=1e-12)
-        np.testing.assert_allclose([bias.norm_truncated, bias.norm_full], [np.linalg.norm(ours), np.linalg.norm(true)])
-    assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-12
+    np.testing.assert_allclose(summed(4, 12), [value, expected["w"], expected["u"]], rtol=1e-12)
 
 
 def rows(key, step):
@@ -102,8 +92,8 @@ def rows(key, step):
 
 
 def test_chunks_are_the_rows_cut_up():
-    data, key = training.chunks(rows, steps=6, k1=2), jax.random.key(0)
-    batch = rows(key, 0)
+    data, longer = training.chunks(rows, steps=6, k1=2), training.chunks(rows, steps=6, k1=2, k2=3)
+    key, batch = jax.random.key(0), rows(jax.random.key(0), 0)
     pieces = [data(key, step) for step in (3, 4, 5)]  # the second row of the stream
     np.testing.assert_array_equal(jnp.concatenate([piece.xs for piece in pieces]), batch.xs)
     np.testing.assert_array_equal(jnp.concatenate([piece.targets for piece in pieces]), batch.targets)
@@ -114,18 +104,21 @@ def test_chunks_are_the_rows_cut_up():
         [[False] * 2] * 2,
         [[False] * 2] * 2,
     ]
+    for piece, step in zip(pieces, (3, 4, 5), strict=True):  # one step more at the front, which is not scored
+        found = longer(key, step)
+        jax.tree.map(lambda long, short: np.testing.assert_array_equal(long[1:], short), found, piece)
+        assert not found.weights[0].any() and (step > 3 or not found.mask[0].any())
 
 
 @pytest.mark.parametrize("k2", [2, 4])
 def test_fit_hands_the_carry_on(k2):
     """With constant parameters, the losses of the chunks equal those of whole rows; the next row restarts."""
-    truncated, rule, key = training.tbptt(2, k2), optax.sgd(0.0), jax.random.key(0)
-    data = training.chunks(rows, steps=6, k1=2)
+    rule, key = optax.sgd(0.0), jax.random.key(0)
     regress = lambda ys, chunk: jnp.sum(chunk.weights * (ys - chunk.targets.astype(ys.dtype)) ** 2)  # noqa: E731
-    first = truncated.initial(jnp.full(2, 9.0), jax.eval_shape(data, key, jnp.int32(0)))
-    state = training.init_state(PARAMS, rule, key, first)
+    state = training.init_state(PARAMS, rule, key, jnp.full(2, 9.0))
     options = training.FitOptions(steps=6, chunk=6, metrics_every=1, data_period=3)
-    _, history = training.fit(truncated.loss(apply, regress), state, rule, data, options)
+    loss, data = training.tbptt(apply, regress, 2), training.chunks(rows, steps=6, k1=2, k2=k2)
+    _, history = training.fit(loss, state, rule, data, options)
     expected = []
     for row in range(2):
         chunk = training.whole_rows(rows(jax.random.fold_in(jax.random.fold_in(key, 0), row), row))
@@ -137,15 +130,14 @@ def test_fit_hands_the_carry_on(k2):
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: training.tbptt(5, 3), "k2 >= k1"),
-        (lambda: training.tbptt(0), "k1 is 0"),
-        (lambda: training.chunks(rows, steps=7, k1=2), "not a multiple of k1 = 2"),
+        (lambda: training.chunks(rows, steps=6, k1=3, k2=2), "k1 divides steps and is at most k2"),
+        (lambda: training.tbptt(apply, score, 0), "k1 is 0"),
+        (lambda: training.chunks(rows, steps=7, k1=2), "steps is 7, k1 2 and k2 2; k1 divides steps"),
         (lambda: training.chunks(rows, steps=8, k1=2)(jax.random.key(0), 0), "rows of 6 steps, but steps is 8"),
         (
-            lambda: training.tbptt(5).value_and_grad(apply, score)(PARAMS, whole(), carry=CARRY),
-            "not a multiple of k1 = 5",
+            lambda: training.tbptt(apply, score, 5)(PARAMS, training.chunks(rows, 6, 2)(jax.random.key(0), 0), None),
+            "2 steps, but k1 is 5",
         ),
-        (lambda: training.tbptt(5).loss(apply, score)(PARAMS, whole(), None), "12 steps, but k1 is 5"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, says):
@@ -153,22 +145,15 @@ def test_what_does_not_fit_is_refused(call, says):
         call()
 
 
-def test_the_former_order_names_the_new_one():
-    truncated: Any = training.tbptt(4)
-    with pytest.raises(TypeError, match=r"value_and_grad takes \(params, chunk, \*, carry, \.\.\.\)"):
-        truncated.value_and_grad(apply, score)(PARAMS, CARRY, whole())
-    with pytest.raises(TypeError, match=r"score, params, chunk, \*, carry, .*params, chunk, carry=carry\)"):
-        training.truncation_bias(truncated, apply, score, PARAMS, CARRY, whole())  # pyright: ignore[reportCallIssue]
-
-
 def test_a_readout_is_such_a_function():
     """`functools.partial(rnnjax.unroll, model)`: `unroll` as it is."""
     model = rnnjax.Readout(rnnjax.GRU(2), output_size=1)
-    params, truncated = model.init(jax.random.key(0), input_size=1), training.tbptt(4)
-    apply = functools.partial(rnnjax.unroll, model)
+    params, apply = model.init(jax.random.key(0), input_size=1), functools.partial(rnnjax.unroll, model)
     score = lambda ys, chunk: jnp.sum(chunk.weights * ys[..., 0] ** 2) / 2  # noqa: E731
-    carry = model.initial_carry(params, (1,))
-    value, gradient = jax.jit(truncated.value_and_grad(apply, score))(params, whole(), carry=carry)
-    _, ys = apply(params, whole().xs)
-    np.testing.assert_allclose(value, score(ys, whole()), rtol=1e-12)
-    assert jax.tree.structure(gradient) == jax.tree.structure(params)
+    data, loss = training.chunks(whole, T, 4, 8), training.tbptt(apply, score, 4)
+    carry, total = model.initial_carry(params, (1,)), 0.0
+    for j in range(3):
+        value, carry = jax.jit(loss)(params, data(jax.random.key(0), j), carry)
+        total += value
+    batch = whole(None, 0)
+    np.testing.assert_allclose(total, score(apply(params, batch.xs)[1], batch), rtol=1e-12)
