@@ -56,12 +56,13 @@ class Loader:
         return batch
 
     def draw_ahead(self) -> None:
-        """Draws the next batch and starts its transfer, while the device computes."""
+        """Draws the next batch and starts its transfer, if it has to be, while the device computes."""
         if self._ahead is None:
             if self._keeps:
                 self._positions.append((self._drawn, self._state()))
             try:
-                self._ahead = jax.device_put(self._checked(self._next()))
+                batch = self._checked(self._next())
+                self._ahead = batch if jax.default_backend() == "cpu" else jax.device_put(batch)
                 self._drawn += 1
             except DataError as error:
                 self._ahead = error

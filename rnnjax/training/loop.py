@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 
 from rnnjax import processes
 from rnnjax.cell import PyTree
@@ -245,43 +246,49 @@ def _compiled(problem: Problem, options: FitOptions) -> Callable[..., tuple[Any,
 
 @functools.lru_cache(maxsize=8)
 def _compiled_steps(problem: Problem, options: FitOptions) -> tuple[Callable[..., Any], ...]:
-    """The parts of `_compiled` for batches from outside: one update, the health, a line, the evaluation."""
+    """The parts of `_compiled` for batches from outside: empty records, one update, the health, a line, evaluation."""
     problem = problem.of(None, ())
-    one, evaluate = (functools.partial(function, problem, options) for function in (update, evaluated))
-    health = problem.health or (lambda params, batch: {})
-    return jax.jit(one), jax.jit(health), jax.jit(reduced), jax.jit(evaluate)
+    step, evaluate = (functools.partial(function, problem, options) for function in (update, evaluated))
+
+    def blank(state: TrainState, batch: PyTree, every: int) -> Record:
+        record = jax.eval_shape(step, state, batch)[1]
+        return jax.tree.map(lambda leaf: jnp.zeros((every, *leaf.shape), leaf.dtype), record)
+
+    def one(state: TrainState, records: Record, at: Array, batch: PyTree) -> tuple[TrainState, Record]:
+        state, record = step(state, batch)
+        return state, jax.tree.map(lambda all, each: all.at[at].set(each), records, record)
+
+    health = jax.jit(problem.health or (lambda params, batch: {}))
+    blank = jax.jit(blank, static_argnums=2)  # traces the update once
+    return blank, jax.jit(one, donate_argnums=1), health, jax.jit(reduced), jax.jit(evaluate)
 
 
 def _fed(loader: Loader, problem: Problem, options: FitOptions) -> Callable[..., tuple[Any, ...]]:
     """As `_compiled`, with batches from a loader, one dispatch each; also returns the error of the loader or None."""
-    one, health, reduce, evaluate = _compiled_steps(problem, options)
-
-    def line(records: list[Record], healthy: dict[str, Any]) -> Interval:
-        stacked = jax.tree.map(lambda *each: np.stack(each), *jax.device_get(records))
-        return jax.device_get(reduce(stacked, healthy))
+    blank, one, health, line, evaluate = _compiled_steps(problem, options)
 
     def run(state: TrainState, intervals: int, every: int, looks: bool) -> tuple[Any, ...]:
-        lines, records, healthy, failed = [], [], {}, None
-        for left in range(intervals * every - 1, -1, -1):
+        lines, records, healthy, failed = [], None, {}, None
+        for t in range(intervals * every):
             try:
                 batch = loader.take()
             except DataError as error:
                 failed = error
                 break
-            if not records:
-                healthy = health(state.params, batch)
-            before, (state, record) = state, one(state, batch)
-            records.append(record)
-            if left:
+            if records is None:
+                records, healthy = blank(state, batch, every), health(state.params, batch)
+            before, (state, records) = state, one(state, records, np.int32(t % every), batch)
+            if t + 1 < intervals * every:
                 loader.draw_ahead()
-            if len(records) == every:
+            if (t + 1) % every == 0:
                 lines.append(line(records, healthy))
-                records = []
+                records = None
             if int(before.stopped) != GOING_ON:  # waits for the update before this one, which computes meanwhile
                 break
-        if records:
+        if records is not None:
             lines.append(line(records, healthy))
         state, measured = evaluate(state) if looks and not failed else (state, {})
-        return state, jax.tree.map(lambda *each: np.stack(each), *lines) if lines else None, measured, failed
+        stacked = jax.tree.map(lambda *each: np.stack(each), *jax.device_get(lines)) if lines else None
+        return state, stacked, measured, failed
 
     return run
