@@ -89,7 +89,6 @@ _REPORTS: dict[type, tuple[str, ...]] = {
     ClipState: ("norm_before", "norm_after"),
     optax.InjectHyperparamsState: ("hyperparams",),
     optax.InjectStatefulHyperparamsState: ("hyperparams", "hyperparams_states"),
-    optax.MonitorState: ("measurements", "measure_states"),
     optax.MultiStepsState: ("skip_state",),
     optax.ScaleByBacktrackingLinesearchState: ("value", "grad", "info"),
     optax.ScaleByZoomLinesearchState: ("value", "grad", "info"),

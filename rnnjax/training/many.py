@@ -30,7 +30,6 @@ class FittedMany(NamedTuple):
     Attributes:
       state: a `TrainState` with a leading axis `[R]` on every leaf.
       history: name to a NumPy array `[lines, R]`; "step" is `[lines]`. Entries of a finished run are NaN.
-      params: of each run the parameters to use, as for `Fitted`.
       faults: for each run, `(step, ("gradient of w_h", ...))` if it stopped at a non-finite step, else None.
     """
 
@@ -40,6 +39,7 @@ class FittedMany(NamedTuple):
 
     @property
     def params(self) -> PyTree:
+        """The parameters to use of each run, as for `Fitted`."""
         return given_back(self.state)
 
 
@@ -73,8 +73,8 @@ def fit_many(
       optimizer: as for `fit`, or a function `setting -> transformation`; learning rates and clipping norms may be
         traced.
       data: `(key, step) -> batch`, as for `fit`, but no loader. Each run has its own key.
-      settings: a tree of arrays with a leading axis `[R]`, such as `{"learning_rate": ..., "scale": ...}`. In a dict, a
-        leaf `"key"` of PRNG keys `[R]` sets the key of each run, so that runs may share one.
+      settings: a tree of arrays with a leading axis `[R]`, such as `{"learning_rate": ..., "scale": ...}`. The leaf
+        "key" of a dict, PRNG keys `[R]`, sets the key of each run, so that runs may share one.
       options: `FitOptions`. With `nonfinite="stop"`, only the run with NaN or inf stops, and is listed in `faults`.
       key: split into one key per run, unless `settings` contains the keys.
       has_setting: names of the functions that also take `setting=`, the setting of their run: any of "loss", "data",
@@ -84,10 +84,8 @@ def fit_many(
       report: called with each line of metrics; each value is a list of R numbers.
       mesh: from `rnnjax.sharding.make_mesh`; the runs are sharded over its devices, which may belong to several
         processes. R need not be a multiple of the devices. Only metrics are communicated, after each dispatch.
-    Returns:
-      `FittedMany(state, history, faults)`.
     Raises:
-      ValueError: the settings differ in length, or there are none.
+      ValueError: the settings differ in length, or there are none; or as `fit`.
 
     Example: three learning rates, from three starts.
 

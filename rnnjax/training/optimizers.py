@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from rnnjax.cell import PyTree
-from rnnjax.training.norms import is_inexact, norm
+from rnnjax.training.norms import is_inexact
 
 
 def transformation(optimizer: Any, setting: PyTree = None) -> optax.GradientTransformationExtraArgs:
@@ -57,23 +57,9 @@ def _conjugate(gradient: PyTree) -> PyTree:
 
 
 def init(optimizer: optax.GradientTransformationExtraArgs, params: PyTree) -> PyTree:
-    """The optimizer's state before the first update, with the same leaves as after it."""
-    seen = trained(params)
+    """The optimizer's state before the first update."""
     with _as_optax_computes():
-        state = optimizer.init(seen)
-        nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, optax.MonitorState))
-        if not any(isinstance(node, optax.MonitorState) for node in nodes):
-            return state
-
-        def size(seen: PyTree, *, obj_fn: Any = None, grad_fn: Any = None) -> Any:
-            return norm(seen)
-
-        def first(state: PyTree, seen: PyTree) -> PyTree:
-            return _call(optimizer, seen, state, seen, norm(seen), size, lambda seen, step=None: seen)
-
-        after = jax.eval_shape(lambda *both: first(*both)[1], state, seen)
-    known = dict(jax.tree.leaves_with_path(state))  # `optax.monitor` has no measurements before the first update
-    return jax.tree.map_with_path(lambda path, leaf: known.get(path, jnp.zeros(leaf.shape, leaf.dtype)), after)
+        return optimizer.init(trained(params))
 
 
 def update(

@@ -16,16 +16,12 @@ GOING_ON = -1
 
 
 class Best(NamedTuple):
-    """The best evaluation so far, at `step` (`[]` int32, -1: none yet).
+    """The best evaluation so far, `stale` evaluations ago."""
 
-    `params` were evaluated, `value` is their measure (`[]` float32; inf or -inf before the first evaluation), and
-    `stale` (`[]` int32) counts the evaluations since.
-    """
-
-    params: PyTree
-    value: Array
-    step: Array
-    stale: Array
+    params: PyTree  # as evaluated
+    value: Array  # [] float32; inf or -inf before the first evaluation
+    step: Array  # [] int32, -1: none yet
+    stale: Array  # [] int32
 
 
 class TrainState(NamedTuple):
@@ -62,8 +58,8 @@ def init_state(
     """The state before the first step. Each leaf is a copy in its own buffer, so the state can be donated.
 
     Args:
-      params: the parameters. Real and complex leaves are trained; others (integers, booleans, keys) stay unchanged.
-      optimizer: any Optax transformation, or an object with `init` and `update`, such as `optax.MultiSteps`.
+      params: real and complex leaves are trained; others (integers, booleans, keys) stay unchanged.
+      optimizer: any Optax transformation, or an object with `init` and `update`.
       key: `[]` typed PRNG key (`jax.random.key(seed)`), from which all data and randomness of the run are derived.
       carry: for a loss with a carry (see `fit`).
     Raises:
@@ -121,12 +117,10 @@ class FitOptions:
 
     Attributes:
       steps: the total number of updates; a state at step 300 gets `steps - 300` more.
-      chunk: updates per dispatch, in one compiled `lax.scan`. Evaluation, the stopping criterion and checkpoints follow
-        each dispatch.
+      chunk: updates per dispatch, in one compiled `lax.scan`; evaluation, stopping and checkpoints follow each.
       metrics_every: updates per line of metrics, which has their means; divides `chunk`. None: one line per dispatch.
       nonfinite: what to do if a step's loss, gradient or result has NaN or inf: "stop" raises `NonFiniteError` before
-        the update, "skip" skips it and counts it in the metrics. Non-finite updates are never applied. An infinity that
-        an optimizer's state already has, is configured with or reports is allowed.
+        the update, "skip" skips it and counts it. An infinity that an optimizer's state has or reports is allowed.
       data_period: the number of consecutive steps that share one data key, such as the chunks of one sequence.
       held_out_batches: the number of batches per evaluation on held-out data.
       shapes: the number of different shapes that batches of a loader may have; each compiles a program.

@@ -45,10 +45,6 @@ def vectors(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim == 1, tree)
 
 
-def norm(tree: Any) -> Any:
-    return optax.tree.norm(tree)
-
-
 def always(step: Any, **extra_args: Any) -> Any:
     return step >= 0
 
@@ -109,8 +105,6 @@ TRAIN: dict[str, Callable[[], Any]] = {
     "keep_params_nonnegative": lambda: optax.chain(descent(), optax.keep_params_nonnegative()),
     "lbfgs": call("lbfgs"),
     "masked": lambda: optax.chain(optax.masked(optax.clip(1.0), vectors), descent()),
-    "measure_with_ema": lambda: optax.chain(optax.monitor({"norm": optax.measure_with_ema(norm, 0.9)}), descent()),
-    "monitor": lambda: optax.chain(optax.monitor({"norm": norm}), descent()),
     "multi_transform": in_two_groups,
     "named_chain": lambda: optax.named_chain(("clip", optax.clip(1.0)), ("sgd", descent())),
     "noisy_sgd": call("noisy_sgd", learning_rate=0.1, key=0),
@@ -165,6 +159,8 @@ DO_NOT: dict[str, str] = {
     "contrib.dpsgd": "it needs per-example gradients",
     "differentially_private_aggregate": "the old name of `optax.contrib.differentially_private_aggregate`",
     "dpsgd": "the old name of `optax.contrib.dpsgd`",
+    "measure_with_ema": "a part of `optax.monitor`",
+    "monitor": "its state has other leaves after the first update; `fit` reports norms by itself",
     "lookahead": "its parameters are `optax.LookaheadParams`, and the loss takes only one half of them",
 }
 """Names that do not train under `fit`, and why."""

@@ -100,11 +100,12 @@ def test_trains_under_fit_many(first):
     jax.tree.map(lambda leaf, was: np.testing.assert_array_equal(leaf[1], was), many.state.params, params)
 
 
-@pytest.mark.parametrize("name", [name for name in DO_NOT if name.startswith("contrib.") or name == "lookahead"])
+@pytest.mark.parametrize("name", [name for name in DO_NOT if "contrib." in name or name in ("lookahead", "monitor")])
 def test_what_does_not_train_says_so(name):
     rules = {
         "contrib.differentially_private_aggregate": lambda: contrib.differentially_private_aggregate(1.0, 0.1, key=0),
         "contrib.dpsgd": lambda: contrib.dpsgd(0.1, 1.0, 0.1, seed=0),
+        "monitor": lambda: optax.chain(optax.monitor({"norm": optax.tree.norm}), optax.sgd(0.1)),
         "lookahead": lambda: optax.lookahead(optax.sgd(0.1), 5, 0.5),
     }
     with warnings.catch_warnings():
