@@ -1,94 +1,62 @@
 """Converts an architecture to JSON and back: frozen dataclasses of hyperparameters, identified by class name.
 
-    Elman(hidden_size=128, ...)  ⇄  {"class": "Elman", "fields": {"hidden_size": 128, "activation": "tanh", ...}}
+    Elman(hidden_size=128, ...)  ⇄  {"class": "Elman", "hidden_size": 128, "activation": "tanh", ...}
 
-Loading a file never imports code: a name refers to one of rnnjax's cells and initialisers, or to a class that the
-caller passes.
+Loading a file never imports code: a name refers to a class of rnnjax, or to one that the caller passes.
 """
 
 import dataclasses
-import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from rnnjax import cells, compose, initializers, readout, wrappers
+from rnnjax import cells, compose, embedding, initializers, pooling, readout, wrappers
 
-_OURS: dict[str, type] = {
-    name: value
-    for module in (cells, compose, initializers, readout, wrappers)
-    for name, value in vars(module).items()
-    if inspect.isclass(value) and dataclasses.is_dataclass(value)
-}
+_PARTS = (cells, compose, embedding, initializers, pooling, readout, wrappers)
+_OURS = {k: v for part in _PARTS for k, v in vars(part).items() if isinstance(v, type) and dataclasses.is_dataclass(v)}
 
 
-def encode(value: Any) -> Any:
-    """Converts an architecture to JSON.
-
-    Raises:
-      TypeError: a value is not a frozen dataclass, number, string, None or tuple of these; two classes have the same
-        name; or a user's class has the name of an rnnjax class.
+def encode(value: Any, known: dict[str, type] | None = None) -> Any:
+    """JSON of frozen dataclasses, numbers, strings, None and tuples; a TypeError for other values and for equal names.
 
     Example:
 
       >>> encode(initializers.Orthogonal(0.9))
-      {'class': 'Orthogonal', 'fields': {'scale': 0.9}}
+      {'class': 'Orthogonal', 'scale': 0.9}
     """
-    return _encode(value, dict(_OURS))
-
-
-def _encode(value: Any, classes: dict[str, type]) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        name = type(value).__name__
-        if classes.setdefault(name, type(value)) is not type(value):
-            raise TypeError(
-                f"{value!r} is a {_full_name(type(value))}, and would be taken for a {_full_name(classes[name])} when "
-                "it is loaded: give one of the two classes another name."
-            )
-        fields = {f.name: _encode(getattr(value, f.name), classes) for f in dataclasses.fields(value) if f.init}
-        return {"class": name, "fields": fields}
-    if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return {"tuple": [_encode(each, classes) for each in value]}
-    if value is None or type(value) in (bool, int, float, str):
+    known, kind = dict(_OURS) if known is None else known, type(value)
+    if value is None or kind in (bool, int, float, str):
         return value
-    raise TypeError(
-        f"{value!r} is {type(value).__name__}, which cannot be saved; an architecture consists of frozen "
-        "dataclasses, numbers, strings and tuples. (A `StepCell`, or an `Elman` with an activation of your own, holds "
-        "functions: write it as a dataclass with methods.)"
-    )
-
-
-def _full_name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
+    if kind is tuple:
+        return [encode(each, known) for each in value]
+    if not dataclasses.is_dataclass(kind):
+        raise TypeError(
+            f"{value!r} is {kind.__name__}, which cannot be saved; an architecture consists of frozen dataclasses, "
+            "numbers, strings and tuples. (A `StepCell`, or an `Elman` with an activation of your own, holds "
+            "functions: write it as a dataclass with methods.)"
+        )
+    if (other := known.setdefault(kind.__name__, kind)) is not kind:
+        told = f"{value!r} is a {kind}, and would be taken for {other} when it is loaded"
+        raise TypeError(f"{told}: give one of the two classes another name.")
+    fields = [field.name for field in dataclasses.fields(value) if field.init]
+    return {"class": kind.__name__} | {name: encode(getattr(value, name), known) for name in fields}
 
 
 def decode(content: Any, classes: Iterable[type] = ()) -> Any:
-    """Restores an architecture from JSON.
-
-    Args:
-      content: from `encode`.
-      classes: additional dataclasses, identified by their names.
-    Raises:
-      ValueError: a class is unknown, or two classes have the same name.
-      TypeError: the fields of a class have changed.
-    """
+    """The architecture from its JSON, with `classes` besides those of rnnjax. Errors as in `load_model`."""
     known = dict(_OURS)
-    for each in classes:
-        if known.setdefault(each.__name__, each) is not each:
-            other = _full_name(known[each.__name__])
-            raise ValueError(f"`classes` has {_full_name(each)}, and there is {other} of the same name: rename one.")
-    return _decode(content, known)
+    for kind in classes:
+        if (other := known.setdefault(kind.__name__, kind)) is not kind:
+            raise ValueError(f"`classes` has {kind}, and there is {other} of the same name: rename one.")
 
+    def restored(content: Any) -> Any:
+        if not isinstance(content, dict):
+            return tuple(map(restored, content)) if isinstance(content, list) else content
+        name, fields = content["class"], {key: restored(each) for key, each in content.items() if key != "class"}
+        if name not in known:
+            raise ValueError(f"the saved model has a {name}, which is not an rnnjax class: pass classes=({name},).")
+        try:
+            return known[name](**fields)
+        except TypeError as error:
+            raise TypeError(f"the saved {name} has fields {', '.join(fields)}, not those of this version.") from error
 
-def _decode(content: Any, known: Mapping[str, type]) -> Any:
-    if not isinstance(content, Mapping):
-        return content
-    if "tuple" in content:
-        return tuple(_decode(each, known) for each in content["tuple"])
-    name = content["class"]
-    if name not in known:
-        raise ValueError(f"the saved model has a {name}, which is not an rnnjax class: pass classes=({name},).")
-    fields = {field: _decode(each, known) for field, each in content["fields"].items()}
-    try:
-        return known[name](**fields)
-    except TypeError as error:
-        raise TypeError(f"the saved {name} has fields {', '.join(fields)}, which do not fit this version's.") from error
+    return restored(content)
