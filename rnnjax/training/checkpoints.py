@@ -101,17 +101,16 @@ class Checkpoints:
             except Exception as error:  # Orbax and the file system raise many types
                 for rest in folder.glob(f"{final.name}*"):
                     shutil.rmtree(rest, ignore_errors=True)
-                there = list(steps(folder))
-                left = f"the newest on the disk is step {there[-1]}" if there else "there is none on the disk"
                 reason = str(error).partition(" [tensorstore_spec")[0]  # a page of JSON follows
+                left = f"steps on the disk: {', '.join(map(str, steps(folder))) or 'none'}"
                 raise CheckpointError(f"step {step} could not be saved in {folder}: {reason}; {left}.") from error
 
+        if processes.is_coordinator():  # corrupt or unfinished, or the run would have resumed from it
+            for later in [path for later, path in steps(folder).items() if later >= step]:
+                shutil.rmtree(later, ignore_errors=True)
         if processes.several():
             whole = b"".join(array.tobytes() for array in arrays.values() if not is_shared(array))
             processes.assert_equal({"SHA-256": hashlib.sha256(whole).hexdigest()}, f"state at step {step}")
-        for later, path in steps(folder).items() if processes.is_coordinator() else ():
-            if later >= step:  # corrupt or unfinished, or the run would have resumed from it
-                shutil.rmtree(path, ignore_errors=True)
         _in_process_0(write, together)
 
     def load(self, template: TrainState) -> tuple[TrainState | None, str | None]:

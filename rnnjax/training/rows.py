@@ -108,8 +108,7 @@ class Buckets:
     """A loader of batches of rows of like lengths, without replacement, whose position is saved with checkpoints.
 
     Rows are sorted by length into groups; each batch has rows of one group and the length of its longest. So there are
-    `shapes` programs: pass `FitOptions(shapes=...)` too. Of each group, other rows than fill batches are left out of
-    each epoch.
+    `shapes` programs: pass `FitOptions(shapes=...)` too. Each epoch leaves out other rows that do not fill a batch.
 
     Args:
       lengths: `[N]`, of all rows.

@@ -1,4 +1,11 @@
-"""Saves a trained model in a self-describing folder (`manifest.py`), to load and run without the training code."""
+"""Saves a trained model in a self-describing folder (`manifest.py`), to load and run without the training code.
+
+The architecture is saved as JSON of frozen dataclasses of hyperparameters, identified by class name:
+
+    Elman(hidden_size=128, ...)  ⇄  {"class": "Elman", "hidden_size": 128, "activation": "tanh", ...}
+
+Loading never imports code: a name refers to a class of rnnjax, or to one that the caller passes.
+"""
 
 import dataclasses
 import shutil
@@ -9,13 +16,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from rnnjax import processes
+from rnnjax import cells, compose, embedding, initializers, pooling, processes, readout, wrappers
 from rnnjax._unroll import unroll
 from rnnjax.cell import PyTree, check_size, over_time
-from rnnjax.pooling import pool_last
-from rnnjax.training import architecture, manifest
+from rnnjax.training import manifest
 from rnnjax.training.flat import CheckpointError, StrPath, check_fit, flatten, unflatten
 from rnnjax.training.rows import pad
+
+_PARTS = (cells, compose, embedding, initializers, pooling, readout, wrappers)
+_OURS = {k: v for part in _PARTS for k, v in vars(part).items() if isinstance(v, type) and dataclasses.is_dataclass(v)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +33,7 @@ class SavedModel:
 
     Attributes:
       model, params: the architecture, such as a `rnnjax.Readout`, and its parameters.
-      info, input_size: what was saved with it; D.
+      info, input_size: the information that was saved with it, and D.
     """
 
     model: Any
@@ -48,7 +57,7 @@ class SavedModel:
                 jax.eval_shape(lambda xs: self(xs), xs)
             except TypeError:
                 xs, lengths = pad(rows, dtype=np.int32)
-        return np.asarray(pool_last(self(xs, lengths=lengths)[1], lengths=lengths))
+        return np.asarray(pooling.pool_last(self(xs, lengths=lengths)[1], lengths=lengths))
 
 
 def save_model(
@@ -85,7 +94,7 @@ def save_model(
     if len(dtypes) != 1:
         raise CheckpointError(f"the parameters are {', '.join(dtypes) or 'none'}; a saved model has one dtype.")
     check_fit(leaves, flatten(_shapes(model, input_size, dtypes[0]))[1], "`params` are of another architecture")
-    content = {"architecture": architecture.encode(model), "dtype": dtypes[0], "input_size": input_size}
+    content = {"architecture": encode(model), "dtype": dtypes[0], "input_size": input_size}
     content |= {"info": dict(info or {}), "leaves": leaves}
     if not processes.is_coordinator():
         return folder
@@ -127,7 +136,7 @@ def load_model(folder: StrPath, *, model: Any = None, classes: Iterable[type] = 
     dtype, input_size = content["dtype"], content["input_size"]
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise CheckpointError(f"the model in {folder} is {dtype}; turn on `jax_enable_x64` to load it.")
-    saved = architecture.decode(content["architecture"], classes)
+    saved = decode(content["architecture"], classes)
     shapes = _shapes(saved if model is None else model, input_size, dtype)
     like, leaves = flatten(shapes)
     check_fit(content["leaves"], leaves, f"{folder} has another architecture")
@@ -138,3 +147,50 @@ def load_model(folder: StrPath, *, model: Any = None, classes: Iterable[type] = 
 
 def _shapes(model: Any, input_size: int, dtype: str) -> PyTree:
     return jax.eval_shape(lambda: model.init(jax.random.key(0), input_size, dtype=dtype))
+
+
+def encode(value: Any, known: dict[str, type] | None = None) -> Any:
+    """JSON of frozen dataclasses, numbers, strings, None and tuples; a TypeError for other values and for equal names.
+
+    Example:
+
+      >>> encode(initializers.Orthogonal(0.9))
+      {'class': 'Orthogonal', 'scale': 0.9}
+    """
+    known, kind = dict(_OURS) if known is None else known, type(value)
+    if value is None or kind in (bool, int, float, str):
+        return value
+    if kind is tuple:
+        return [encode(each, known) for each in value]
+    if not dataclasses.is_dataclass(kind):
+        raise TypeError(
+            f"{value!r} is {kind.__name__}, which cannot be saved; an architecture consists of frozen dataclasses, "
+            "numbers, strings and tuples. (A `StepCell`, or an `Elman` with an activation of your own, holds "
+            "functions: write it as a dataclass with methods.)"
+        )
+    if (other := known.setdefault(kind.__name__, kind)) is not kind:
+        told = f"{value!r} is a {kind}, and would be taken for {other} when it is loaded"
+        raise TypeError(f"{told}: give one of the two classes another name.")
+    fields = [field.name for field in dataclasses.fields(value) if field.init]
+    return {"class": kind.__name__} | {name: encode(getattr(value, name), known) for name in fields}
+
+
+def decode(content: Any, classes: Iterable[type] = ()) -> Any:
+    """The architecture from its JSON, with `classes` besides those of rnnjax. Errors as in `load_model`."""
+    known = dict(_OURS)
+    for kind in classes:
+        if (other := known.setdefault(kind.__name__, kind)) is not kind:
+            raise ValueError(f"`classes` has {kind}, and there is {other} of the same name: rename one.")
+
+    def restored(content: Any) -> Any:
+        if not isinstance(content, dict):
+            return tuple(map(restored, content)) if isinstance(content, list) else content
+        name, fields = content["class"], {key: restored(each) for key, each in content.items() if key != "class"}
+        if name not in known:
+            raise ValueError(f"the saved model has a {name}, which is not an rnnjax class: pass classes=({name},).")
+        try:
+            return known[name](**fields)
+        except TypeError as error:
+            raise TypeError(f"the saved {name} has fields {', '.join(fields)}, not those of this version.") from error
+
+    return restored(content)

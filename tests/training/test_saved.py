@@ -11,7 +11,8 @@ import pytest
 
 import rnnjax
 from rnnjax.initializers import Chrono, Orthogonal
-from rnnjax.training import CheckpointError, architecture, load_model, save_model
+from rnnjax.training import CheckpointError, load_model, save_model
+from rnnjax.training.saved import decode, encode
 
 MODEL = rnnjax.Readout(rnnjax.Stack((rnnjax.GRU(3, w_h=Orthogonal(0.9)), rnnjax.LSTM(4))), 5)
 PARAMS = MODEL.init(jax.random.key(0), 2)
@@ -164,18 +165,18 @@ def test_classes_of_one_name_are_refused(tmp_path: Path) -> None:
             save_model(tmp_path / "model", model, model.init(jax.random.key(0), 2), input_size=2)
     for classes in ((GRU,), (Own, Other)):
         with pytest.raises(ValueError, match=r"of the same name: rename one"):
-            architecture.decode(architecture.encode(rnnjax.GRU(2)), classes)
-    assert architecture.decode(architecture.encode(Own(2)), (Own, rnnjax.GRU, Own)) == Own(2)
+            decode(encode(rnnjax.GRU(2)), classes)
+    assert decode(encode(Own(2)), (Own, rnnjax.GRU, Own)) == Own(2)
 
 
 def test_what_has_no_json_is_refused() -> None:
     step = rnnjax.StepCell(lambda p, h, x: (h, h), lambda p, shape: jnp.zeros(shape))
     with pytest.raises(TypeError, match="holds functions"):
-        architecture.encode(rnnjax.Readout(step, 1))
+        encode(rnnjax.Readout(step, 1))
     with pytest.raises(TypeError, match="activation of your own"):
-        architecture.encode(rnnjax.Elman(3, jnp.sin))
-    content = architecture.encode(rnnjax.Elman(3))
-    assert architecture.decode(content) == rnnjax.Elman(3)
+        encode(rnnjax.Elman(3, jnp.sin))
+    content = encode(rnnjax.Elman(3))
+    assert decode(content) == rnnjax.Elman(3)
     content["older"] = 1
     with pytest.raises(TypeError, match=r"saved Elman has fields .*older"):
-        architecture.decode(content)
+        decode(content)
