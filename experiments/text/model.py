@@ -250,7 +250,6 @@ def train_large(
             has_key=True,
             gradient=None if mesh is None else sharded(loss, mesh, asked["batch"]),
             report=report if progress else None,
-            log=checkpoints.with_suffix(".jsonl") if checkpoints else None,
             checkpoints=Checkpoints(folder=checkpoints, every=every, keep=2, config=asked) if checkpoints else None,
             **fitting,
         )

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,11 +15,10 @@ from jax import Array
 
 from rnnjax import processes
 from rnnjax.cell import PyTree
-from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning
+from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning, Line
 from rnnjax.training.faults import NonFiniteError, names
 from rnnjax.training.flat import CheckpointError, local
 from rnnjax.training.interrupts import listening
-from rnnjax.training.lines import Line, log_to, plain, progress_bar
 from rnnjax.training.loader import DataError, Loader, check_pure
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState, given_back, prepared
 from rnnjax.training.steps import Interval, Problem, Record, data_key, dispatch, evaluated, reduced, update
@@ -54,7 +52,6 @@ def fit(
     health: Callable[..., dict[str, Any]] | None = None,
     report: Callable[[Line], None] | None = None,
     bar: bool = False,
-    log: str | os.PathLike[str] | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> Fitted:
     """Trains for `options.steps` updates, many per dispatch.
@@ -85,11 +82,11 @@ def fit(
       until: `(held-out metrics) -> bool`, traced; training stops once it is True.
       health: `(params, batch) -> dict of scalars`, at the first update of each line of metrics, such as
         `rnnjax.training.adjoint_health`.
-      report: called with each line of metrics.
+      report: called with each line of metrics, a dict of numbers, such as `lambda line: print(json.dumps(line))`.
       bar: shows progress and the last losses in the terminal, with rich.
       checkpoints: where to save. If the folder has checkpoints, training resumes from the newest good one instead of
-        `state`, and gives the same bits as an uninterrupted run. SIGTERM and Ctrl-C save after the current dispatch and
-        exit; a second Ctrl-C exits at once.
+        `state`, and gives the same bits and history as an uninterrupted run. SIGTERM and Ctrl-C save after the
+        current dispatch and exit; a second Ctrl-C exits at once.
     Raises:
       NonFiniteError: a step was not finite, with `nonfinite="stop"`; has the step, the leaf, the last good state and
         the history.
@@ -125,17 +122,16 @@ def fit(
     leaves = names(state.params, state.opt_state)
     with contextlib.ExitStack() as stack:
         store = request = saved = None
+        history: list[Line] = []
         if checkpoints is not None:
             store = stack.enter_context(checkpoints.opened())
             request = stack.enter_context(listening())
-            found, position = store.load(state)
+            found, position, history = store.load(state)
             if found is not None and loader is not None:
                 loader.go_to(position, int(found.step))
             state = found or state
             saved = int(state.step)
-        first = processes.is_coordinator()
-        show = stack.enter_context(progress_bar(bar and first, int(state.step), options.steps))
-        history, append = stack.enter_context(log_to(log if first else None, int(state.step)))
+        show = stack.enter_context(progress_bar(bar, int(state.step), options.steps))
         for intervals, every in pieces(int(state.step), options):
             before = int(state.step)
             if bool(state.done):
@@ -147,9 +143,9 @@ def fit(
             if not failed or now > before:
                 for line in _lines(before, every, interval, measured, leaves, now if failed else options.steps):
                     history.append(line)
-                    for told in (append, report, show):
-                        if told is not None:
-                            told(line)
+                    show(line)
+                    if report is not None:
+                        report(line)
             if fault != GOING_ON:
                 state = state._replace(stopped=jnp.full_like(state.stopped, GOING_ON))
             if request is not None:  # all processes exit if one received a signal
@@ -189,6 +185,34 @@ def _lines(
             break  # the run stopped here
 
 
+def plain(value: Any) -> Any:
+    """Converts NumPy or JAX numbers and arrays to Python numbers and lists."""
+    array = np.asarray(value)
+    return array.item() if array.ndim == 0 else array.tolist()
+
+
+@contextlib.contextmanager
+def progress_bar(wanted: bool, done: int, steps: int) -> Iterator[Callable[[Line], None]]:
+    """A function that shows a line of metrics; with several runs, the medians of its losses."""
+    if not (wanted and processes.is_coordinator()):
+        yield lambda line: None
+        return
+    try:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    except ImportError as error:
+        raise ImportError("bar=True needs rich: pip install 'rnnjax[experiments]', or rich alone.") from error
+    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
+    with Progress(*columns) as progress:
+        task = progress.add_task("", completed=done, total=steps)
+
+        def show(line: Line) -> None:
+            losses = {name: np.median(line[name]) for name in ("loss", "held_out_loss") if name in line}
+            told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+            progress.update(task, completed=line["step"], description=told)
+
+        yield show
+
+
 def culprits(flags: Any, leaves: Sequence[str]) -> list[str]:
     """The names of the leaves that were not finite."""
     return [name for name, bad in zip(leaves, flags, strict=True) if bad]
@@ -201,7 +225,7 @@ def _save(
     step = int(state.step)
     if step != saved:
         try:
-            store.save(state, None if loader is None else loader.position(step))
+            store.save(state, None if loader is None else loader.position(step), history)
         except CheckpointError as error:
             if final:
                 error.state, error.history = state, history

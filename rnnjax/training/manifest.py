@@ -4,8 +4,8 @@
     manifest.json            a description of the arrays, and {file: sha256} of every other file
     manifest.json.sha256     the hash of manifest.json, in the format of `sha256sum -c`, written last
 
-The manifest detects every flipped bit, truncated file, and missing or added file. Of Orbax's interfaces, we use the
-stable one, since only it can run in one process of several: v1's save has a collective of all processes.
+It detects every flipped bit, truncated file, and missing or added file, which Orbax does not. Of Orbax's interfaces, we
+use the stable one, since only it can run in one process of several: v1's save has a collective of all processes.
 """
 
 import hashlib
@@ -20,55 +20,38 @@ import numpy as np
 
 from rnnjax.training.flat import CheckpointError, is_shared
 
-NAME, SEAL, FORMAT = "manifest.json", "manifest.json.sha256", 2
+NAME, SEAL, FORMAT = "manifest.json", "manifest.json.sha256", 3
 
 
-def orbax(*, together: bool = False) -> tuple[Any, Any]:
-    """`(orbax.checkpoint, its options for one process alone, or for all together)`."""
+def orbax(together: bool = False) -> tuple[Any, Any, Any]:
+    """Orbax, its options for this process alone or for all together, and its `Checkpointer`, for a `with` block."""
     from orbax import checkpoint  # takes a second or more to import, and few runs need it
 
     me = jax.process_index()
     alone = {"primary_host": me, "active_processes": {me}, "barrier_sync_key_prefix": f"process_{me}"}
-    return checkpoint, checkpoint.options.MultiprocessingOptions(**({} if together else alone))
-
-
-def disk(*, together: bool = False) -> Any:
-    """Orbax's `Checkpointer`, to be used in a `with` block."""
-    checkpoint, options = orbax(together=together)
+    options = checkpoint.options.MultiprocessingOptions(**({} if together else alone))
     handler = checkpoint.StandardCheckpointHandler(multiprocessing_options=options)
-    return checkpoint.Checkpointer(handler, multiprocessing_options=options)
+    return checkpoint, options, checkpoint.Checkpointer(handler, multiprocessing_options=options)
 
 
-def stored_as(arrays: Mapping[str, Any]) -> dict[str, str]:
-    """Names on disk that no file format misinterprets."""
-    return {name: f"leaf-{i}" for i, name in enumerate(sorted(arrays))}
+def stored(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays under names that no file system misinterprets, without empty ones, which Orbax rejects."""
+    return {f"leaf-{i}": arrays[name] for i, name in enumerate(sorted(arrays)) if arrays[name].size}
 
 
-def to_save(arrays: Mapping[str, Any]) -> Any:
-    """Orbax's arguments for the arrays that are not empty, which it rejects."""
-    stored = stored_as(arrays)
-    return orbax()[0].args.StandardSave({stored[name]: array for name, array in arrays.items() if array.size})
-
-
-def load(path: Path, like: Mapping[str, Any], stored: Mapping[str, str]) -> dict[str, Any]:
+def load(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
     """Loads arrays of the shapes and dtypes of `like`, in one process, or in all if an array is sharded over them."""
-    checkpoint, _ = orbax()
-    wanted, found = {}, {}
-    for name, leaf in like.items():
-        found[name] = np.empty(leaf.shape, leaf.dtype)
-        if leaf.size:
-            shards = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) if is_shared(leaf) else None
-            wanted[stored.get(name, name)] = shards or found[name]
-    path = path / "state" if (path / "state").is_dir() else path  # as format 1 has it
-    with disk(together=any(map(is_shared, like.values()))) as opened:
-        arrays = opened.restore(path, args=checkpoint.args.StandardRestore(wanted))
-    return {name: arrays.get(stored.get(name, name), empty) for name, empty in found.items()}
+    checkpoint, _, disk = orbax(any(map(is_shared, like.values())))
+    wanted = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in like.items() if not is_shared(leaf)}
+    with disk:
+        found = disk.restore(folder / "arrays", args=checkpoint.args.StandardRestore(stored({**like, **wanted})))
+    return {name: found.get(f"leaf-{i}", wanted.get(name)) for i, name in enumerate(sorted(like))}
 
 
 def write(folder: Path, content: Mapping[str, Any]) -> None:
     """Writes the manifest with `content` and the hash of every file in `folder`, and syncs all of it to disk."""
-    content = {"format": FORMAT, "versions": {"jax": jax.__version__, "numpy": np.__version__}, **content}
-    text = json.dumps({**content, "files": _files(folder)}, indent=1, sort_keys=True, allow_nan=False).encode()
+    content = {"format": FORMAT, "jax": jax.__version__, **content, "files": _files(folder)}
+    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False).encode()
     (folder / NAME).write_bytes(text)
     (folder / SEAL).write_bytes(_seal(text))
     for path in (*folder.rglob("*"), folder, folder.parent):
@@ -78,29 +61,25 @@ def write(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def check(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """Returns `(content, problems)`; without problems, every byte is as written.
-
-    Raises:
-      CheckpointError: the manifest is intact, but of a later version.
-    """
+    """Returns `(content, problems)`; without problems, every byte is as written. Raises if it is of another version."""
     try:
-        text, seal = (folder / NAME).read_bytes(), (folder / SEAL).read_bytes()
-        if seal != _seal(text):
+        text = (folder / NAME).read_bytes()
+        if (folder / SEAL).read_bytes() != _seal(text):
             return {}, [f"{NAME} does not match {SEAL}"]
         content, found = json.loads(text), _files(folder)
     except OSError as error:
         return {}, [f"{Path(str(error.filename or folder)).name}: {error.strerror}"]
-    if content.get("format", 1) > FORMAT:
-        raise CheckpointError(f"{folder} was written by a later rnnjax; update rnnjax, or use another folder.")
-    listed: dict[str, str] = content.pop("files")
-    ways = {(False, True): "is missing", (True, False): "was not there when it was written"}
-    names = [name for name in sorted(found.keys() | listed.keys()) if found.get(name) != listed.get(name)]
-    why = [ways.get((name in found, name in listed), "has other bytes than were written") for name in names]
-    return content, [f"{name} {each}" for name, each in zip(names, why, strict=True)]
+    if content["format"] != FORMAT:
+        told = f"{folder} was written by {'a later' if content['format'] > FORMAT else 'an earlier'} rnnjax"
+        raise CheckpointError(f"{told}; use that version, or another folder.")
+    listed: dict[str, str] = content["files"]
+    why = dict.fromkeys(listed.keys() - found.keys(), "is missing")
+    why |= dict.fromkeys(found.keys() - listed.keys(), "was not there when it was written")
+    why |= {name: "has other bytes than were written" for name in found.keys() & listed if found[name] != listed[name]}
+    return content, [f"{name} {why[name]}" for name in sorted(why)]
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file."""
     paths = [path for path in folder.rglob("*") if not path.is_dir() and path.name not in (NAME, SEAL)]
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 

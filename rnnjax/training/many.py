@@ -16,9 +16,8 @@ from rnnjax.cell import PyTree
 from rnnjax.sharding import AXIS, padded
 from rnnjax.training.faults import names
 from rnnjax.training.flat import local
-from rnnjax.training.lines import Line, plain, progress_bar
 from rnnjax.training.loader import check_pure
-from rnnjax.training.loop import culprits, pieces
+from rnnjax.training.loop import culprits, pieces, plain, progress_bar
 from rnnjax.training.optimizers import transformation
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState, given_back, init_state, prepared
 from rnnjax.training.steps import Problem, data_key, dispatch
@@ -143,9 +142,9 @@ def fit_many(
 
     leaves = names(one.params, one.opt_state)
     faults: list[tuple[int, tuple[str, ...]] | None] = [None] * runs
-    lines: list[Line] = []
+    lines: list[dict[str, Any]] = []
     step = 0
-    with progress_bar(bar and jax.process_index() == 0, 0, options.steps) as show:
+    with progress_bar(bar, 0, options.steps) as show:
         for intervals, every in pieces(0, options):
             looks = options.evaluates(step, step + intervals * every)
             state, interval, measured = program(state, settings, intervals, every, looks)
@@ -155,7 +154,9 @@ def fit_many(
             )
             for i in range(intervals):
                 step += every
-                line: Line = {"step": step} | {name: values[:, i] for name, values in interval.metrics.items()}
+                line: dict[str, Any] = {"step": step} | {
+                    name: values[:, i] for name, values in interval.metrics.items()
+                }
                 if i == intervals - 1:
                     line |= {f"held_out_{name}": values for name, values in measured.items()}
                 lines.append(line)

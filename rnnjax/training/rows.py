@@ -14,14 +14,12 @@ from rnnjax.tasks import Batch
 
 
 def pad(rows: Sequence[Any], steps: int | None = None, dtype: DTypeLike = np.float32) -> tuple[np.ndarray, np.ndarray]:
-    """Puts rows of unequal length into one array, with zeros after their ends.
+    """Puts rows of unequal length into `(xs [T, N, ...], lengths [N] int32)`, with zeros after their ends.
 
     Args:
       rows: N arrays `[T_n, ...]`, such as `[T_n, D]`.
       steps: T; None: the longest row's.
       dtype: of the result; `np.int32` for tokens.
-    Returns:
-      `(xs [T, N, ...], lengths [N] int32)`.
     Raises:
       ValueError: there are no rows; or a row is empty, longer than T, of another width, or has NaN or inf.
 
@@ -34,20 +32,18 @@ def pad(rows: Sequence[Any], steps: int | None = None, dtype: DTypeLike = np.flo
     arrays = [np.asarray(row, dtype) for row in rows]
     if not arrays:
         raise ValueError("`rows` is empty; pass at least one row.")
-    longest = max(map(len, arrays)) if steps is None else steps
-    xs = np.zeros((longest, len(arrays), *arrays[0].shape[1:]), dtype)
+    lengths = np.array([len(row) for row in arrays], np.int32)
+    xs = np.zeros((lengths.max() if steps is None else steps, len(arrays), *arrays[0].shape[1:]), dtype)
     for n, row in enumerate(arrays):
-        if row.shape[1:] != xs.shape[2:] or not 0 < len(row) <= longest:
-            raise ValueError(
-                f"row {n} is {list(row.shape)}; each is [1..{longest}, {', '.join(map(str, xs.shape[2:]))}] here: "
-                "leave out empty rows, cut long ones or pass a larger `steps`."
-            )
+        if row.shape[1:] != xs.shape[2:] or not 0 < len(row) <= len(xs):
+            expected = f"[1..{len(xs)}, {', '.join(map(str, xs.shape[2:]))}]"
+            told = "leave out empty rows, cut long ones or pass a larger `steps`"
+            raise ValueError(f"row {n} is {list(row.shape)}; each is {expected} here: {told}.")
         if not np.isfinite(row).all():
-            raise ValueError(
-                f"row {n} has NaN or inf in step {np.argwhere(~np.isfinite(row))[0][0]}: fill or remove it."
-            )
+            step = np.argwhere(~np.isfinite(row))[0][0]
+            raise ValueError(f"row {n} has NaN or inf in step {step}: fill or remove it.")
         xs[: len(row), n] = row
-    return xs, np.array([len(row) for row in arrays], np.int32)
+    return xs, lengths
 
 
 def labelled(xs: ArrayLike, lengths: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> Batch:
@@ -55,17 +51,14 @@ def labelled(xs: ArrayLike, lengths: ArrayLike, labels: ArrayLike, weights: Arra
 
     Args:
       labels: `[N]` classes, or `[N, K]` targets.
-      weights: of rows `[N]`, such as `class_weights(labels)[labels]`; or of all steps, `[T, N]`, which are scored as
-        they say.
+      weights: of rows `[N]`, such as `class_weights(labels)[labels]`; or `[T, N]`, of all steps, which are then scored.
     """
     xs, labels, lengths = jnp.asarray(xs), jnp.asarray(labels), jnp.asarray(lengths)
+    dtype = xs.dtype if jnp.issubdtype(xs.dtype, jnp.inexact) else jnp.result_type(float)  # tokens have float weights
+    weights = jnp.asarray(1 if weights is None else weights, dtype)
     at = jnp.arange(xs.shape[0], dtype=lengths.dtype)[:, None]
-    if weights is None or jnp.ndim(weights) == 1:
-        scored = (at == lengths - 1).astype(xs.dtype)
-        scored = scored if weights is None else scored * jnp.asarray(weights, xs.dtype)
-    else:
-        scored = jnp.where(at < lengths, jnp.asarray(weights, xs.dtype), 0)
-    return Batch(xs, jnp.broadcast_to(labels, (xs.shape[0], *labels.shape)), scored, lengths)
+    scored = at < lengths if weights.ndim == 2 else at == lengths - 1
+    return Batch(xs, jnp.broadcast_to(labels, (xs.shape[0], *labels.shape)), jnp.where(scored, weights, 0), lengths)
 
 
 def class_weights(labels: ArrayLike, classes: int | None = None) -> np.ndarray:
@@ -90,8 +83,7 @@ def epochs(whole: Batch, batch: int, seed: int = 0) -> Callable[[Array, ArrayLik
 
     Args:
       whole: all rows, such as from `labelled`; the last rows % batch of each order are left out.
-      batch: rows in a batch.
-      seed: of the orders; they do not depend on the key of the run.
+      batch, seed: rows in a batch; seed of the orders, which do not depend on the key of the run.
 
     Example:
 
@@ -103,12 +95,11 @@ def epochs(whole: Batch, batch: int, seed: int = 0) -> Callable[[Array, ArrayLik
     rows = whole.lengths.shape[0]
     if batch > rows:
         raise ValueError(f"batch is {batch}, but there are only {rows} rows; make the batch smaller.")
-    in_epoch = rows // batch
 
     def data(key: Any, step: ArrayLike) -> Batch:
-        step = jnp.asarray(step, jnp.int32)
-        order = jax.random.permutation(jax.random.fold_in(jax.random.key(seed), step // in_epoch), rows)
-        return take(whole, jax.lax.dynamic_slice_in_dim(order, step % in_epoch * batch, batch))
+        epoch, at = jnp.divmod(jnp.asarray(step, jnp.int32), rows // batch)
+        order = jax.random.permutation(jax.random.fold_in(jax.random.key(seed), epoch), rows)
+        return take(whole, jax.lax.dynamic_slice_in_dim(order, at * batch, batch))
 
     return data
 
@@ -116,16 +107,13 @@ def epochs(whole: Batch, batch: int, seed: int = 0) -> Callable[[Array, ArrayLik
 class Buckets:
     """A loader of batches of rows of like lengths, without replacement, whose position is saved with checkpoints.
 
-    Rows are sorted by length into `shapes` groups; every batch comes from one group and has the length of its longest
-    row. So there are `shapes` programs: pass `FitOptions(shapes=...)` too. A group's rows that do not fill a batch are
-    left out of an epoch, others in each.
+    Rows are sorted by length into groups; each batch has rows of one group and the length of its longest. So there are
+    `shapes` programs: pass `FitOptions(shapes=...)` too. Each epoch leaves out other rows that do not fill a batch.
 
     Args:
       lengths: `[N]`, of all rows.
-      batch: rows in a batch.
+      batch, shapes, seed: rows in a batch, the number of groups, and the seed of the orders.
       make: `(indices [batch], T) -> batch`, such as a function that calls `pad([rows[i] for i in indices], T)`.
-      shapes: the number of groups.
-      seed: of the orders.
 
     Example:
 
@@ -139,24 +127,24 @@ class Buckets:
     ) -> None:
         self._lengths, self._batch, self._make, self._seed, self._at = np.asarray(lengths), batch, make, seed, 0
         self._groups = np.array_split(np.argsort(self._lengths, kind="stable"), shapes)
+        self._epoch, self._order = -1, []
         if min(map(len, self._groups)) < batch:
-            raise ValueError(
-                f"{len(self._lengths)} rows in {shapes} groups do not fill batches of {batch}: use fewer or smaller."
-            )
-        self._order: tuple[int, Any] = (-1, None)
+            told = f"{len(self._lengths)} rows in {shapes} groups do not fill batches of {batch}"
+            raise ValueError(f"{told}: use fewer or smaller.")
 
     def __iter__(self) -> "Buckets":
         return self
 
     def __next__(self) -> PyTree:
         epoch, at = divmod(self._at, sum(len(group) // self._batch for group in self._groups))
-        if epoch != self._order[0]:
-            draw = np.random.default_rng((self._seed, epoch))
-            cut = [(len(g) // self._batch, draw.permutation(g), self._lengths[g].max()) for g in self._groups]
-            batches = [(rows[i * self._batch :][: self._batch], int(most)) for n, rows, most in cut for i in range(n)]
-            self._order = epoch, [batches[i] for i in draw.permutation(len(batches))]
+        if epoch != self._epoch:
+            draw, batches = np.random.default_rng((self._seed, epoch)), []
+            for group in self._groups:
+                rows = draw.permutation(group)[: len(group) // self._batch * self._batch]
+                batches += [(each, int(self._lengths[group].max())) for each in rows.reshape(-1, self._batch)]
+            self._epoch, self._order = epoch, [batches[i] for i in draw.permutation(len(batches))]
         self._at += 1
-        return self._make(*self._order[1][at])
+        return self._make(*self._order[at])
 
     def get_state(self) -> dict[str, int]:
         return {"batch": self._at}

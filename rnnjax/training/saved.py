@@ -1,10 +1,13 @@
-"""Saves a trained model in a self-describing folder, to load and run without the training code.
+"""Saves a trained model in a self-describing folder (`manifest.py`), to load and run without the training code.
 
-It holds the parameters, the architecture and the user's information, laid out as in `manifest.py`.
+The architecture is saved as JSON of frozen dataclasses of hyperparameters, identified by class name:
+
+    Elman(hidden_size=128, ...)  ⇄  {"class": "Elman", "hidden_size": 128, "activation": "tanh", ...}
+
+Loading never imports code: a name refers to a class of rnnjax, or to one that the caller passes.
 """
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,13 +16,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from rnnjax import processes
+from rnnjax import cells, compose, embedding, initializers, pooling, processes, readout, wrappers
 from rnnjax._unroll import unroll
 from rnnjax.cell import PyTree, check_size, over_time
-from rnnjax.pooling import pool_last
-from rnnjax.training import architecture, manifest
-from rnnjax.training.flat import CheckpointError, check_fit, flatten, unflatten
+from rnnjax.training import manifest
+from rnnjax.training.flat import CheckpointError, StrPath, check_fit, flatten, unflatten
 from rnnjax.training.rows import pad
+
+_PARTS = (cells, compose, embedding, initializers, pooling, readout, wrappers)
+_OURS = {k: v for part in _PARTS for k, v in vars(part).items() if isinstance(v, type) and dataclasses.is_dataclass(v)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +32,8 @@ class SavedModel:
     """A model with its parameters; call it.
 
     Attributes:
-      model: the architecture: a cell, such as a `rnnjax.Readout`.
-      params: its parameters.
-      info: the information that was saved with it.
-      input_size: D.
+      model, params: the architecture, such as a `rnnjax.Readout`, and its parameters.
+      info, input_size: the information that was saved with it, and D.
     """
 
     model: Any
@@ -44,35 +47,37 @@ class SavedModel:
         return unroll(self.model, self.params, xs, carry=carry, **time)
 
     def predict(self, rows: Sequence[Any]) -> np.ndarray:
-        """The outputs `[N, K]` at the last steps of N rows `[T_n, D]` of unequal length."""
+        """The outputs `[N, K]` at the last steps of N rows `[T_n, D]` of unequal length.
+
+        Rows of integers stay integers if the model does not take floats, as with an `Embedding` of tokens.
+        """
         xs, lengths = pad(rows, dtype=jax.tree.leaves(self.params)[0].dtype)
-        return np.asarray(pool_last(self(xs, lengths=lengths)[1], lengths=lengths))
+        if all([np.asarray(row).dtype.kind in "iu" for row in rows]):
+            try:
+                jax.eval_shape(lambda xs: self(xs), xs)
+            except TypeError:
+                xs, lengths = pad(rows, dtype=np.int32)
+        return np.asarray(pooling.pool_last(self(xs, lengths=lengths)[1], lengths=lengths))
 
 
 def save_model(
-    folder: str | os.PathLike[str],
-    model: Any,
-    params: PyTree,
-    info: Mapping[str, Any] | None = None,
-    *,
-    input_size: int,
+    folder: StrPath, model: Any, params: PyTree, info: Mapping[str, Any] | None = None, *, input_size: int
 ) -> Path:
     """Writes a model atomically, replacing an existing one. With several processes, process 0 writes it.
 
     Args:
-      folder: created with its parents.
-      model: a cell, such as a `rnnjax.Readout`, or a composite; cells of rnnjax or your own frozen dataclasses.
+      folder: created with its parents; also returned.
+      model: a cell or a composite, of rnnjax or your own frozen dataclasses, with what goes before and after a network
+        (`wrappers.Standardized`, `Embedding`, `Readout`).
       params: its parameters, all of one dtype.
       info: any JSON value, such as the options of the run and the score.
       input_size: D, for which the parameters were drawn.
-    Returns:
-      The folder.
     Raises:
       CheckpointError: `params` do not fit the model (with the leaf and both shapes), or writing failed.
       TypeError: the architecture contains a value without a JSON form.
       ValueError: `input_size` is not a positive integer, or two parameters have the same name.
 
-    Example: save, load and run a model.
+    Example:
 
       >>> import tempfile, jax.numpy as jnp, rnnjax
       >>> model = rnnjax.Readout(rnnjax.GRU(8), output_size=2)
@@ -88,75 +93,104 @@ def save_model(
     dtypes = sorted({array.dtype.name for array in arrays.values()})
     if len(dtypes) != 1:
         raise CheckpointError(f"the parameters are {', '.join(dtypes) or 'none'}; a saved model has one dtype.")
-    content = {
-        "architecture": architecture.encode(model),
-        "dtype": dtypes[0],
-        "info": dict(info or {}),
-        "input_size": input_size,
-        "leaves": leaves,
-        "stored_as": manifest.stored_as(arrays),
-    }
-    check_fit(leaves, flatten(_template(model, input_size, dtypes[0]))[1], "this set of parameters")
+    check_fit(leaves, flatten(_shapes(model, input_size, dtypes[0]))[1], "`params` are of another architecture")
+    content = {"architecture": encode(model), "dtype": dtypes[0], "input_size": input_size}
+    content |= {"info": dict(info or {}), "leaves": leaves}
     if not processes.is_coordinator():
         return folder
-    aside, old = (folder.parent / f".{folder.name}.{rest}" for rest in ("aside", "old"))
+    aside, old = (folder.with_name(f".{folder.name}.{rest}") for rest in ("aside", "old"))
+    checkpoint, _, disk = manifest.orbax()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for rest in (aside, old):
-            shutil.rmtree(rest, ignore_errors=True)
-        aside.mkdir()
-        with manifest.disk() as disk:
-            disk.save(aside / "arrays", args=manifest.to_save(arrays))
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        with disk:
+            disk.save(aside / "arrays", args=checkpoint.args.StandardSave(manifest.stored(arrays)))
         manifest.write(aside, content)
         if folder.exists():
             folder.rename(old)
         aside.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise CheckpointError(f"the model could not be saved in {folder}: {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the model could not be saved in {folder}: {error}.") from error
     return folder
 
 
-def load_model(folder: str | os.PathLike[str], *, model: Any = None, classes: Iterable[type] = ()) -> SavedModel:
-    """Loads a model, ready to run: `carry, outputs = load_model(folder)(xs)`.
+def load_model(folder: StrPath, *, model: Any = None, classes: Iterable[type] = ()) -> SavedModel:
+    """Loads a `SavedModel`, ready to run: `carry, outputs = load_model(folder)(xs)`.
 
     Args:
       folder: written by `save_model`.
       model: if given, the expected architecture.
       classes: your own dataclasses in the architecture, besides those of rnnjax.
-    Returns:
-      A `SavedModel`.
     Raises:
-      CheckpointError: there is no model, it is corrupt, or its architecture is not `model` (with each leaf and both
-        shapes).
-      ValueError: the architecture has a class that is neither in rnnjax nor in `classes`.
+      CheckpointError: there is no model, it is corrupt, or it is not `model` (with each leaf and both shapes).
+      ValueError: a class is neither in rnnjax nor in `classes`, or has the name of another.
+      TypeError: the fields of a class have changed.
     """
     folder = Path(folder).absolute()
-    if not (folder / manifest.NAME).is_file():
-        raise CheckpointError(f"there is no saved model in {folder}; `save_model` writes one.")
     content, problems = manifest.check(folder)
-    if problems:
+    if problems and (folder / manifest.NAME).is_file():
         raise CheckpointError(f"the model in {folder} is damaged: {', '.join(problems)}. Train it or copy it again.")
     if "architecture" not in content:
-        raise CheckpointError(f"{folder} holds a step of training, not a model; `load_checkpoint` reads those.")
-    dtype = content["dtype"]
+        raise CheckpointError(f"there is no saved model in {folder}; `save_model` writes one.")
+    dtype, input_size = content["dtype"], content["input_size"]
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise CheckpointError(f"the model in {folder} is {dtype}; turn on `jax_enable_x64` to load it.")
-    if "input_size" not in content:  # in rnnjax 0.1, it was a field of `Readout`
-        was = content["architecture"]
-        if was["class"] != "Readout":
-            told = f"the model in {folder} was saved by an earlier rnnjax and has no input size, since it is not a "
-            raise CheckpointError(f"{told}`Readout`: save it again with `save_model(..., input_size=D)`.")
-        content["input_size"] = was["fields"].pop("input_size")
-    saved, input_size = architecture.decode(content["architecture"], classes), content["input_size"]
-    template = _template(saved if model is None else model, input_size, dtype)
-    like, leaves = flatten(template)
-    check_fit(content["leaves"], leaves, str(folder))
+    saved = decode(content["architecture"], classes)
+    shapes = _shapes(saved if model is None else model, input_size, dtype)
+    like, leaves = flatten(shapes)
+    check_fit(content["leaves"], leaves, f"{folder} has another architecture")
     if model is not None and model != saved:
         raise CheckpointError(f"the model in {folder} is {saved!r}, not {model!r}.")
-    found = manifest.load(folder / "arrays", like, content.get("stored_as", {}))
-    return SavedModel(saved, unflatten(template, found), content["info"], input_size)
+    return SavedModel(saved, unflatten(shapes, manifest.load(folder, like)), content["info"], input_size)
 
 
-def _template(model: Any, input_size: int, dtype: str) -> PyTree:
+def _shapes(model: Any, input_size: int, dtype: str) -> PyTree:
     return jax.eval_shape(lambda: model.init(jax.random.key(0), input_size, dtype=dtype))
+
+
+def encode(value: Any, known: dict[str, type] | None = None) -> Any:
+    """JSON of frozen dataclasses, numbers, strings, None and tuples; a TypeError for other values and for equal names.
+
+    Example:
+
+      >>> encode(initializers.Orthogonal(0.9))
+      {'class': 'Orthogonal', 'scale': 0.9}
+    """
+    known, kind = dict(_OURS) if known is None else known, type(value)
+    if value is None or kind in (bool, int, float, str):
+        return value
+    if kind is tuple:
+        return [encode(each, known) for each in value]
+    if not dataclasses.is_dataclass(kind):
+        raise TypeError(
+            f"{value!r} is {kind.__name__}, which cannot be saved; an architecture consists of frozen dataclasses, "
+            "numbers, strings and tuples. (A `StepCell`, or an `Elman` with an activation of your own, holds "
+            "functions: write it as a dataclass with methods.)"
+        )
+    if (other := known.setdefault(kind.__name__, kind)) is not kind:
+        told = f"{value!r} is a {kind}, and would be taken for {other} when it is loaded"
+        raise TypeError(f"{told}: give one of the two classes another name.")
+    fields = [field.name for field in dataclasses.fields(value) if field.init]
+    return {"class": kind.__name__} | {name: encode(getattr(value, name), known) for name in fields}
+
+
+def decode(content: Any, classes: Iterable[type] = ()) -> Any:
+    """The architecture from its JSON, with `classes` besides those of rnnjax. Errors as in `load_model`."""
+    known = dict(_OURS)
+    for kind in classes:
+        if (other := known.setdefault(kind.__name__, kind)) is not kind:
+            raise ValueError(f"`classes` has {kind}, and there is {other} of the same name: rename one.")
+
+    def restored(content: Any) -> Any:
+        if not isinstance(content, dict):
+            return tuple(map(restored, content)) if isinstance(content, list) else content
+        name, fields = content["class"], {key: restored(each) for key, each in content.items() if key != "class"}
+        if name not in known:
+            raise ValueError(f"the saved model has a {name}, which is not an rnnjax class: pass classes=({name},).")
+        try:
+            return known[name](**fields)
+        except TypeError as error:
+            raise TypeError(f"the saved {name} has fields {', '.join(fields)}, not those of this version.") from error
+
+    return restored(content)

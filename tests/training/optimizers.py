@@ -122,7 +122,7 @@ TRAIN: dict[str, Callable[[], Any]] = {
     "scale_by_zoom_linesearch": lambda: optax.chain(optax.sgd(1.0), optax.scale_by_zoom_linesearch(10)),
     "selective_transform": lambda: optax.selective_transform(descent(), freeze_mask=False),
     "set_to_zero": lambda: optax.chain(descent(), optax.masked(optax.set_to_zero(), vectors)),
-    "snapshot": lambda: optax.chain(optax.snapshot("norm", norm), descent()),
+    "snapshot": lambda: optax.chain(optax.snapshot("norm", optax.tree.norm), descent()),
     "stateless": lambda: optax.stateless(lambda updates, params: jax.tree.map(lambda g: -0.1 * g, updates)),
     "stateless_with_tree_map": lambda: optax.stateless_with_tree_map(lambda gradient, param: -0.1 * gradient),
     "trace": scaled_call("trace", decay=0.5),

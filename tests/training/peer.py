@@ -22,7 +22,6 @@ def main(folder: Path, steps: int, port: int, count: int, index: int) -> None:
             toy.steps(steps),
             gradient=training.data_parallel(toy.loss, mesh, batch_axes=0),
             checkpoints=training.Checkpoints(folder=folder, every=20, config={"steps": steps}),
-            log=folder.with_suffix(".jsonl"),
             report=lambda line: print(line["step"], flush=True),
         )
         print(digest(fitted.state), flush=True)

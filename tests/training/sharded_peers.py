@@ -46,7 +46,7 @@ def peer(folder: Path, port: str, index: int) -> None:
             for step in range(3):
                 state = start(1.0 + step)._replace(step=jnp.int32(step))
                 store.save(state)
-            found, _ = store.load(start(0.0))
+            found, *_ = store.load(start(0.0))
         assert found is not None and int(found.step) == 2
         assert found.params["w"].sharding == state.params["w"].sharding
         for one, other in zip(*map(jax.tree.leaves, (found._replace(key=None), state._replace(key=None))), strict=True):

@@ -13,8 +13,8 @@ import pytest
 
 from rnnjax import processes, training
 from rnnjax.processes import sharing
-from rnnjax.training.checkpoints import steps as steps_in
 from tests.training import peers_killed, sharded_peers, toy
+from tests.training.toy import steps_in
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from rnnjax import training
+from rnnjax.training import checkpoints
 from rnnjax.training.flat import flatten
 
 TRUE = np.array([1.0, -2.0, 0.5], np.float32)
@@ -58,6 +59,11 @@ def run(options=OPTIONS, state=None, batches=None, **more):
 def steps(count):
     """`OPTIONS` with another number of steps."""
     return training.FitOptions(steps=count, chunk=10, metrics_every=5)
+
+
+def steps_in(folder):
+    """The steps in a folder of checkpoints, oldest first."""
+    return list(checkpoints.steps(folder))
 
 
 @functools.cache

@@ -28,7 +28,6 @@ def main(folder: Path, steps: int, batches: str = "") -> None:
         toy.steps(steps),
         batches=toy.Stream() if batches == "loader" else None,
         checkpoints=training.Checkpoints(folder=folder, every=10, config={"steps": steps}),
-        log=folder.with_suffix(".jsonl"),
         report=lambda line: print(line["step"], flush=True),
     )
     print(digest(fitted.state), [line["step"] for line in fitted.history] == list(range(5, steps + 1, 5)), flush=True)
