@@ -132,6 +132,21 @@ def fit(
             state = found or state
             saved = int(state.step)
         show = stack.enter_context(progress_bar(bar, int(state.step), options.steps))
+
+        def save(final: bool) -> None:
+            """A failure is a warning, or, at the last save, an error that holds the state."""
+            nonlocal saved
+            step = int(state.step)
+            if store is not None and step != saved:
+                try:
+                    store.save(state, None if loader is None else loader.position(step), history)
+                    saved = step
+                except CheckpointError as error:
+                    error.state, error.history = state, history
+                    if final:
+                        raise
+                    warnings.warn(f"{error} Training continues, and will try again.", CheckpointWarning, stacklevel=3)
+
         for intervals, every in pieces(int(state.step), options):
             before = int(state.step)
             if bool(state.done):
@@ -152,8 +167,8 @@ def fit(
                 request.signal = processes.largest(request.signal or 0) or None
             leaving = bool(fault != GOING_ON or failed or (request is not None and request.signal))
             alone = failed and processes.several()  # saving would wait for processes whose data goes on
-            if store is not None and not alone and (leaving or store.due(before, now)):
-                saved = _save(store, state, loader, history, final=leaving, saved=saved)
+            if not alone and (leaving or (store is not None and store.due(before, now))):
+                save(final=leaving)
             if failed:
                 then = "go on from error.state" + (" or by the same call, from the checkpoint." if store else ".")
                 error = DataError(f"step {now}: {failed} {then}")
@@ -164,8 +179,7 @@ def fit(
                 raise NonFiniteError(fault, culprits(interval.fault[where], leaves), state, history)
             if request is not None:
                 request.leave()
-        if store is not None:
-            _save(store, state, loader, history, final=True, saved=saved)
+        save(final=True)
     return Fitted(local(state), history)
 
 
@@ -216,23 +230,6 @@ def progress_bar(wanted: bool, done: int, steps: int) -> Iterator[Callable[[Line
 def culprits(flags: Any, leaves: Sequence[str]) -> list[str]:
     """The names of the leaves that were not finite."""
     return [name for name, bad in zip(leaves, flags, strict=True) if bad]
-
-
-def _save(
-    store: Checkpoints, state: TrainState, loader: Loader | None, history: list[Line], *, final: bool, saved: int | None
-) -> int | None:
-    """Saves the state if needed. A failure is a warning, or, at the last save, an error that holds the state."""
-    step = int(state.step)
-    if step != saved:
-        try:
-            store.save(state, None if loader is None else loader.position(step), history)
-        except CheckpointError as error:
-            if final:
-                error.state, error.history = state, history
-                raise
-            warnings.warn(f"{error} Training continues, and will try again.", CheckpointWarning, stacklevel=3)
-            return saved
-    return step
 
 
 def pieces(step: int, options: FitOptions) -> Iterator[tuple[int, int]]:
