@@ -5,12 +5,7 @@ It loads on first use, because it needs Optax: `from rnnjax import training`.
 
 from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning
 from rnnjax.training.checkpoints import load as load_checkpoint
-from rnnjax.training.clipping import (
-    ClipState,
-    clip_by_global_norm,
-    clip_states,
-    counted,
-)
+from rnnjax.training.clipping import ClipState, clip_by_global_norm, clip_states, counted
 from rnnjax.training.faults import NonFiniteError
 from rnnjax.training.flat import CheckpointError
 from rnnjax.training.health import adjoint_health
@@ -21,16 +16,7 @@ from rnnjax.training.parallel import data_parallel
 from rnnjax.training.rows import Buckets, class_weights, epochs, labelled, pad, take
 from rnnjax.training.saved import SavedModel, load_model, save_model
 from rnnjax.training.state import FitOptions, TrainState, init_state
-from rnnjax.training.truncated import (
-    Chunk,
-    TruncatedBPTT,
-    TruncationBias,
-    Window,
-    chunks,
-    tbptt,
-    truncation_bias,
-    whole_rows,
-)
+from rnnjax.training.truncated import Chunk, TruncatedBPTT, Window, chunks, tbptt, whole_rows
 
 __all__ = [
     "Buckets",
@@ -47,7 +33,6 @@ __all__ = [
     "SavedModel",
     "TrainState",
     "TruncatedBPTT",
-    "TruncationBias",
     "Window",
     "adjoint_health",
     "chunks",
@@ -67,6 +52,5 @@ __all__ = [
     "save_model",
     "take",
     "tbptt",
-    "truncation_bias",
     "whole_rows",
 ]

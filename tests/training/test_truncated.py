@@ -82,21 +82,6 @@ def test_a_window_as_long_as_the_past_is_the_full_gradient():
     np.testing.assert_allclose([found[0], found[1]["w"]], [value, expected["w"]], rtol=1e-12)
 
 
-def test_bias_is_measured():
-    """The bias against the explicit terms; it decreases with the window and vanishes at the end."""
-    true = np.array(oracle(4, T)[1:])
-    errors = []
-    for k1, k2 in [(4, 4), (4, 8), (4, 12)]:
-        bias = training.truncation_bias(training.tbptt(k1, k2), apply, score, PARAMS, whole(), carry=CARRY)
-        ours = np.array(oracle(k1, k2)[1:])
-        errors.append(np.linalg.norm(ours - true) / np.linalg.norm(true))
-        np.testing.assert_allclose(bias.relative_error, errors[-1], rtol=1e-9, atol=1e-14)
-        cosine = ours @ true / np.linalg.norm(ours) / np.linalg.norm(true)
-        np.testing.assert_allclose(bias.cosine, cosine, rtol=1e-12)
-        np.testing.assert_allclose([bias.norm_truncated, bias.norm_full], [np.linalg.norm(ours), np.linalg.norm(true)])
-    assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-12
-
-
 def rows(key, step):
     return tasks.parity(key, 6, (2,), shortest=4)
 
@@ -157,8 +142,6 @@ def test_the_former_order_names_the_new_one():
     truncated: Any = training.tbptt(4)
     with pytest.raises(TypeError, match=r"value_and_grad takes \(params, chunk, \*, carry, \.\.\.\)"):
         truncated.value_and_grad(apply, score)(PARAMS, CARRY, whole())
-    with pytest.raises(TypeError, match=r"score, params, chunk, \*, carry, .*params, chunk, carry=carry\)"):
-        training.truncation_bias(truncated, apply, score, PARAMS, CARRY, whole())  # pyright: ignore[reportCallIssue]
 
 
 def test_a_readout_is_such_a_function():
