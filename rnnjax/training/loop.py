@@ -22,6 +22,7 @@ from rnnjax.training.flat import CheckpointError, local
 from rnnjax.training.interrupts import listening
 from rnnjax.training.loader import DataError, Loader, check_pure
 from rnnjax.training.metrics import JsonLines
+from rnnjax.training.parallel import as_before
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState, given_back, prepared
 from rnnjax.training.steps import (
     Problem,
@@ -169,7 +170,8 @@ def fit(
             if bool(state.done):
                 break
             look = options.evaluates(before, before + intervals * every)
-            state, interval, held, failed = program(state, intervals, every, look)
+            new, interval, held, failed = program(state, intervals, every, look)
+            state = as_before(new, state)
             interval, held = jax.device_get((interval, held))
             fault, now = int(state.stopped), int(state.step)
             if not (failed and now == before):
