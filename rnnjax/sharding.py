@@ -4,6 +4,7 @@
     carry, ys = unroll(cell, params, xs, mesh=mesh)      like `rnnjax.unroll`, without communication
     step = value_and_grad(loss, mesh)                    one all-reduce of loss and gradient
     results = spread(run, mesh)(settings)                a sharded vmap: a sweep of whole runs, some on each device
+    state = fully_sharded(state, mesh)                   a network that is too wide for one device
 
 On a CPU, a time loop uses one core because its matmuls are too small to split. Two JAX devices on two cores need no
 synchronisation within a step, which is faster than threads that synchronise at every step. The same code runs on GPU
@@ -35,6 +36,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
@@ -98,7 +100,35 @@ def place(tree: PyTree, mesh: Mesh, batch_axis: int | None = None) -> PyTree:
 
     Data on the wrong device is moved at every call, so place what is used often once.
     """
-    return jax.device_put(tree, NamedSharding(mesh, _cut(batch_axis)))
+    where = NamedSharding(mesh, _cut(batch_axis))
+
+    def put(leaf: Any) -> Array:  # in a jitted function `jax.device_put` does nothing
+        return (lax.with_sharding_constraint if isinstance(leaf, Tracer) else jax.device_put)(leaf, where)
+
+    return jax.tree.map(put, tree)
+
+
+def fully_sharded(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Cuts every array over the mesh, so that each of n devices holds 1 / n of a wide network and its optimizer.
+
+    An array is cut along its largest axis that n divides. PRNG keys, arrays of fewer than 1024 entries and those that
+    cannot be cut are replicated. Train such a state with `training.data_parallel(loss, mesh, sharded=True)`.
+
+    Example: `jax.jit(lambda: fully_sharded(...))()` never holds the whole on one device.
+
+      >>> state = fully_sharded({"w": jnp.ones((512, 2048)), "step": 0}, make_mesh(jax.devices()[:1]))
+      >>> state["w"].sharding.spec, state["step"].sharding.spec
+      (P(None, 'batch'), P())
+    """
+
+    def put(leaf: Any) -> Array:
+        leaf = jnp.asarray(leaf)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(place(jax.random.key_data(leaf), mesh), impl=jax.random.key_impl(leaf))
+        sizes = [(size, -axis) for axis, size in enumerate(leaf.shape) if size % mesh.size == 0]
+        return place(leaf, mesh, -max(sizes)[1] if sizes and leaf.size >= 1024 else None)
+
+    return jax.tree.map(put, tree)
 
 
 @over_time

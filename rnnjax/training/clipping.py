@@ -1,61 +1,37 @@
-"""Gradient clipping by the global norm, safe for overflowing and non-finite gradients, and counts for any clip.
+"""Gradient clipping by the global norm, and counts for it and for Optax's own clips.
 
-    clip_by_global_norm     g ← g min(1, c / ‖g‖)           ‖g‖ over all leaves together
-    counted                 Optax's own clips, such as `optax.clip` and `optax.adaptive_grad_clip`
-
-Put them before an optimizer with `optax.chain`. Otherwise equal to Optax's to rounding, they differ in this:
-
-* The global norm neither overflows nor underflows: a float32 gradient of 1e30 is scaled down, whereas Optax gives an
-  all-zero update.
-* A gradient with NaN or inf has no direction, so *every* leaf becomes NaN. Optax mixes NaN with zeros, or clips an inf
-  like a number. `fit` catches such a step before it is applied.
-* Integer leaves have no norm and are not changed; a complex number keeps its phase.
+It equals Optax's to rounding, except that the norm neither overflows nor underflows (Optax turns a float32 gradient of
+1e30 into zero), and that NaN or inf, which have no direction, make *every* leaf NaN, so that `fit` does not apply it.
+Integer leaves have no norm and are not changed; a complex number keeps its phase.
 """
 
-import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array, lax
 from jax.core import Tracer
-from jax.typing import ArrayLike
 
 from rnnjax.cell import PyTree
-from rnnjax.training.norms import accumulator, is_inexact, norm, scaled_norm
+from rnnjax.training.norms import is_inexact, norm, scaled_norm
 
 
 class ClipState(NamedTuple):
-    """Counts and norms of a clip.
+    """Counts and norms of a clip."""
 
-    Attributes:
-      steps: `[]` int32, updates so far.
-      clipped: `[]` int32, updates that were changed.
-      nonfinite: `[]` int32, updates with NaN or inf.
-      norm_before: `[]` global norm of the last gradient; NaN if not finite.
-      norm_after: `[]` global norm after clipping.
-    """
-
-    steps: Array
-    clipped: Array
-    nonfinite: Array
-    norm_before: Array
-    norm_after: Array
+    steps: Array  # [] int32, updates so far
+    clipped: Array  # [] int32, updates that were changed
+    nonfinite: Array  # [] int32, updates with NaN or inf
+    norm_before: Array  # [], of the last gradient; NaN if not finite
+    norm_after: Array  # [], after clipping
 
 
-def clip_by_global_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
-    """Scales the whole gradient down to a norm of at most `max_norm`, and keeps its direction.
-
-        g ← g min(1, c / ‖g‖)        c = max_norm, ‖g‖ the Euclidean norm over all leaves
+def clip_by_global_norm(max_norm: float | Array) -> optax.GradientTransformation:
+    """Scales the whole gradient down to a norm of at most c: g ← g min(1, c / ‖g‖). Its state is a `ClipState`.
 
     Args:
-      max_norm: c > 0; inf never clips. If traced, as in a sweep, zero gives zero updates and an invalid value gives
-        NaN.
-    Returns:
-      An `optax.GradientTransformation` with a `ClipState`.
+      max_norm: c > 0; inf never clips. If traced, as in a sweep, zero gives zero updates and an invalid one NaN.
     Raises:
       ValueError: `max_norm` is zero, negative or NaN.
 
@@ -67,37 +43,30 @@ def clip_by_global_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
       >>> [round(float(u), 6) for u in update["w"]], int(state.clipped)
       ([0.6, 0.8], 1)
 
-    Reference: Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, ICML 2013,
-    algorithm 1.
+    Reference: Pascanu et al., On the difficulty of training recurrent neural networks, ICML 2013, algorithm 1.
     """
-    number = math.inf if isinstance(max_norm, Tracer) else float(np.asarray(max_norm))
-    if math.isnan(number) or number <= 0:
-        meaning = "an update of zero" if number == 0 else "no bound"
+    if not isinstance(max_norm, Tracer) and not max_norm > 0:
         raise ValueError(
-            f"max_norm is {number}, which is {meaning}; pass a positive number. To train without clipping leave it "
-            "out, to freeze parameters use optax.set_to_zero()."
+            f"max_norm is {float(max_norm)}; pass a positive number. To train without clipping leave it out, to freeze "
+            "parameters use optax.set_to_zero()."
         )
 
-    def clip(updates: PyTree, params: PyTree) -> tuple[PyTree, Array]:
+    def clip(updates: PyTree, params: PyTree) -> PyTree:
         scale, unscale, size = scaled_norm(updates)
         bound = jnp.asarray(max_norm, size.dtype)
-        bound = jnp.where(bound >= 0, bound, jnp.nan)  # a negative traced bound is invalid
-        within = (scale * size < bound) | (bound == jnp.inf)
+        bound = jnp.where(bound < 0, jnp.nan, bound)
         divisor = jnp.where(size == 0, 1, size)
 
-        def short(part: Array) -> Array:
-            # this order rounds like (g / ‖g‖) c, since scaling by a power of two is exact
+        def short(part: Array) -> Array:  # rounds like (g / ‖g‖) c, since scaling by a power of two is exact
             return (part.astype(size.dtype) * unscale / divisor * bound).astype(part.dtype)
 
-        def shorten(leaf: Array) -> Array:
-            if not is_inexact(leaf):
-                return leaf
-            whole = lax.complex(short(leaf.real), short(leaf.imag)) if jnp.iscomplexobj(leaf) else short(leaf)
-            return jnp.where(within, leaf, whole)
+        def of(leaf: Array) -> Array:
+            clipped = lax.complex(short(leaf.real), short(leaf.imag)) if jnp.iscomplexobj(leaf) else short(leaf)
+            return jnp.where(scale * size <= bound, leaf, clipped)
 
-        return jax.tree.map(shorten, updates), scale * size > bound
+        return jax.tree.map(lambda leaf: of(leaf) if is_inexact(leaf) else leaf, updates)
 
-    return _counting(clip)
+    return counted(optax.stateless(clip))
 
 
 def counted(clip: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -111,37 +80,24 @@ def counted(clip: optax.GradientTransformation) -> optax.GradientTransformation:
       ([0.5, -1.0], 1)
     """
 
-    def by_optax(updates: PyTree, params: PyTree) -> tuple[PyTree, Array]:
-        made = clip.update(updates, optax.EmptyState(), params)[0]
-        changed = [(new != old).any() for new, old in zip(*map(jax.tree.leaves, (made, updates)), strict=True)]
-        return made, jnp.array(changed).any()
+    def init(params: PyTree) -> ClipState:
+        dtype = jax.eval_shape(norm, params).dtype
+        return ClipState(*(jnp.zeros((), of) for of in (jnp.int32, jnp.int32, jnp.int32, dtype, dtype)))
 
-    return _counting(by_optax)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, ClipState]:
+        before = norm(updates)
+        bad = jnp.isnan(before)
+        made = clip.update(updates, optax.EmptyState(), params)[0]
+        changed = jax.tree.leaves(jax.tree.map(lambda new, old: (new != old).any(), made, updates))
+        made = jax.tree.map(lambda leaf: jnp.where(bad, jnp.nan, leaf) if is_inexact(leaf) else leaf, made)
+        flags = True, jnp.array(changed).any() & ~bad, bad
+        counts = [count + jnp.int32(flag) for count, flag in zip(state[:3], flags, strict=True)]
+        return made, ClipState(*counts, norm_before=before, norm_after=norm(made))
+
+    return optax.GradientTransformation(init, update)
 
 
 def clip_states(opt_state: PyTree) -> list[ClipState]:
     """All `ClipState`s in the state of an optimizer, in order."""
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, ClipState))
     return [node for node in nodes if isinstance(node, ClipState)]
-
-
-def _counting(clip: Callable[[PyTree, PyTree], tuple[PyTree, Array]]) -> optax.GradientTransformation:
-    def init(params: PyTree) -> ClipState:
-        dtype = accumulator(params)
-        return ClipState(*(jnp.zeros((), of) for of in (jnp.int32, jnp.int32, jnp.int32, dtype, dtype)))
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, ClipState]:
-        before = norm(updates)
-        finite = ~jnp.isnan(before)
-        clipped, was = clip(updates, params)
-        poisoned = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.nan) if is_inexact(leaf) else leaf, clipped)
-        state = ClipState(
-            steps=state.steps + 1,
-            clipped=state.clipped + (was & finite).astype(jnp.int32),
-            nonfinite=state.nonfinite + (~finite).astype(jnp.int32),
-            norm_before=before,
-            norm_after=norm(poisoned),
-        )
-        return poisoned, state
-
-    return optax.GradientTransformation(init, update)

@@ -20,6 +20,7 @@ from rnnjax.training.faults import NonFiniteError, names
 from rnnjax.training.flat import CheckpointError, local
 from rnnjax.training.interrupts import listening
 from rnnjax.training.loader import DataError, Loader, check_pure
+from rnnjax.training.parallel import as_before
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState, given_back, prepared
 from rnnjax.training.steps import Interval, Problem, Record, data_key, dispatch, evaluated, reduced, update
 
@@ -152,7 +153,8 @@ def fit(
             if bool(state.done):
                 break
             looks = options.evaluates(before, before + intervals * every)
-            state, interval, measured, failed = program(state, intervals, every, looks)
+            new, interval, measured, failed = program(state, intervals, every, looks)
+            state = as_before(new, state)
             interval, measured = jax.device_get((interval, measured))
             fault, now = int(state.stopped), int(state.step)
             if not failed or now > before:

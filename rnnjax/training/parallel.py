@@ -1,6 +1,7 @@
-"""Data-parallel training: the rows of every batch are sharded over a mesh; parameters and optimizer are replicated.
+"""Data-parallel training: the rows of every batch are sharded over a mesh; parameters and optimizer are replicated, or
+sharded too.
 
-XLA shards the computation and adds the all-reduces, none of them inside a time loop. The mesh may span processes: the
+XLA shards the computation and adds the collectives, none of them inside a time loop. The mesh may span processes: the
 batch is a pure function of key and step, so every process draws the same batch and keeps its own rows.
 """
 
@@ -9,11 +10,10 @@ from typing import Any
 
 import jax
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from rnnjax.cell import PyTree
-from rnnjax.sharding import AXIS
+from rnnjax.sharding import fully_sharded, place
 from rnnjax.tasks import Batch
 from rnnjax.training.optimizers import joined, trained
 
@@ -22,7 +22,7 @@ BATCH_AXES = Batch._make((1, 1, 1, 0))
 
 
 def data_parallel(
-    loss: Callable[[PyTree, Any], Array], mesh: Mesh, *, batch_axes: Any = BATCH_AXES
+    loss: Callable[[PyTree, Any], Array], mesh: Mesh, *, batch_axes: Any = BATCH_AXES, sharded: bool = False
 ) -> Callable[[PyTree, Any], tuple[Array, PyTree]]:
     """The `gradient` argument of `fit` for data-parallel training.
 
@@ -30,8 +30,11 @@ def data_parallel(
       loss: `(params, batch) -> []`.
       mesh: from `rnnjax.sharding.make_mesh`.
       batch_axes: the axis of the rows, as a tree like the batch or a prefix of it.
+      sharded: for a state from `rnnjax.sharding.fully_sharded`, which stays sharded: parameters are gathered before the
+        time loop, and the gradient is scattered after it. A `measure` of held-out batches does the same if it begins
+        with `params = rnnjax.sharding.place(params, mesh)`.
     Returns:
-      `(params, batch) -> (loss, gradient)`, replicated, and equal to rounding to the result without a mesh.
+      `(params, batch) -> (loss, gradient)`, equal to rounding to the result without a mesh.
     Raises:
       ValueError: the number of rows is not a multiple of the number of devices.
 
@@ -51,11 +54,22 @@ def data_parallel(
                 f"a batch array {list(leaf.shape)} has {leaf.shape[axis]} rows for {mesh.size} devices; make the "
                 f"batch a multiple of {mesh.size}, or the mesh of fewer devices: make_mesh(jax.devices()[:n])."
             )
-        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, P(*[None] * axis, AXIS)))
+        return place(leaf, mesh, axis)
 
     def gradient(params: PyTree, batch: Any) -> tuple[Array, PyTree]:
         batch = jax.tree.map(cut, batch, jax.tree.broadcast(batch_axes, batch))
-        found = jax.value_and_grad(lambda seen: loss(joined(seen, params), batch))(trained(params))
-        return jax.lax.with_sharding_constraint(found, NamedSharding(mesh, P()))
+        params = place(params, mesh)  # before the time loop
+        value, found = jax.value_and_grad(lambda seen: loss(joined(seen, params), batch))(trained(params))
+        return place(value, mesh), fully_sharded(found, mesh) if sharded else place(found, mesh)
 
     return gradient
+
+
+def as_before(new: PyTree, old: PyTree) -> PyTree:
+    """`new`, cut as `old` was if several devices hold it; XLA may cut the results of a program otherwise."""
+
+    def put(leaf: Any, was: Any) -> Any:
+        spread = isinstance(was, Array) and len(was.sharding.device_set) > 1
+        return jax.device_put(leaf, was.sharding) if spread and leaf.sharding != was.sharding else leaf
+
+    return jax.tree.map(put, new, old)

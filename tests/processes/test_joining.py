@@ -9,7 +9,6 @@ import jax
 import pytest
 
 from rnnjax import processes
-from rnnjax.processes import joining
 
 
 @pytest.mark.parametrize("coordinator", ["localhost", ":9911", "host:0", "host:65536", "host:port", ""])
@@ -33,16 +32,22 @@ def test_a_port_in_use_is_told_before_jax_starts():
 
 def test_one_process_alone_agrees_with_itself():
     assert processes.is_coordinator()
-    assert processes.from_coordinator(b"") == b"" and processes.from_all(b"a") == [b"a"] and processes.largest(15) == 15
+    assert processes.from_coordinator(b"") == b"" and processes.from_coordinator(b"a") == b"a"
+    assert processes.largest(15) == 15
     processes.assert_equal({"seed": 1})
 
 
 def test_a_failed_collective_waits_for_the_verdict_and_an_error_of_our_own_does_not():
     """jaxlib raised both of these errors when a peer was killed."""
     message = "UNKNOWN: Gloo AllGather failed: [pair.cc:538] Read error: Connection reset by peer"
-    assert all(joining._may_be_of_a_peer(kind(message)) for kind in (ValueError, jax.errors.JaxRuntimeError))
-    assert not joining._may_be_of_a_peer(ValueError("process 1 has other options than process 0"))
-    assert not joining._may_be_of_a_peer(KeyboardInterrupt())
+    assert all(processes._may_be_of_a_peer(kind(message)) for kind in (ValueError, jax.errors.JaxRuntimeError))
+    assert not processes._may_be_of_a_peer(ValueError("process 1 has other options than process 0"))
+    assert not processes._may_be_of_a_peer(KeyboardInterrupt())
+
+
+def test_one_process_of_one_runs_its_block():
+    with processes.initialize("127.0.0.1:9911", 1, 0):
+        assert not processes.several()
 
 
 @pytest.mark.skipif("RNNJAX_SLOW" not in os.environ, reason="two processes: set RNNJAX_SLOW=1")

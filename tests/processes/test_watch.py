@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from rnnjax.processes import watch
-from rnnjax.processes.watch import Watch
+from rnnjax import processes
+from rnnjax.processes import Watch
 
 TOKEN, COUNT = "token", 3
 
@@ -26,12 +26,12 @@ def team():
     server = socket.create_server(("127.0.0.1", 0))
     port = server.getsockname()[1]
     watches = [Noted(i, COUNT, "again") for i in range(COUNT)]
-    leading = threading.Thread(target=watches[0].lead, args=(server, TOKEN, 10.0))
+    leading = threading.Thread(target=watches[0].lead, args=(server, TOKEN))
     leading.start()
     stray = socket.create_connection(("127.0.0.1", port))  # of another program
     stray.sendall(b"GET / HTTP/1.1\n")
     for each in watches[1:]:
-        each.follow("127.0.0.1", port, TOKEN, 10.0)
+        each.follow("127.0.0.1", str(port), TOKEN)
     leading.join(10)
     stray.close()
     yield watches
@@ -70,10 +70,10 @@ def test_who_says_goodbye_is_not_lost(team):
 def test_process_0_names_the_lost_one_to_the_others(monkeypatch):
     """Otherwise survivors would report process 0, which exits right after."""
     ended = []
-    monkeypatch.setattr(watch, "end_process", ended.append)
+    monkeypatch.setattr(processes, "end_process", ended.append)
     (ours, theirs), (lost, _) = socket.socketpair(), socket.socketpair()
     leader = Watch(0, 3, "again")
-    leader._links = {1: (ours, ours.makefile()), 2: (lost, lost.makefile())}
+    leader._links = {1: ours, 2: lost}
     leader._lost(2)
     assert theirs.recv(99) == b"2\n" and "process 2 of 3 is gone" in ended[0]
 
@@ -82,8 +82,7 @@ def test_a_line_in_pieces_is_one_line():
     """As may happen on a network."""
     ours, theirs = socket.socketpair()
     follower = Noted(1, 30, "again")
-    follower._links = {0: (theirs, theirs.makefile())}
-    follower.listen()
+    follower.listen(0, theirs, theirs.makefile())
     ours.sendall(b"1")
     ours.sendall(b"2\n")
     assert eventually(lambda: follower.noted == 12)

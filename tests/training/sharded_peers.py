@@ -32,19 +32,18 @@ def peer(folder: Path, port: str, index: int) -> None:
         from rnnjax import training
 
         mesh = sharding.make_mesh()
-        weights = jnp.arange(8.0).reshape(8, 1)
+        weights = jnp.arange(2048.0).reshape(8, 256)
         rule = optax.adam(0.1)
 
         def start(scale: float) -> training.TrainState:
             state = training.init_state({"w": scale * weights, "b": jnp.ones(2) * scale}, rule, jax.random.key(0))
-            put = lambda leaf: sharding.place(leaf, mesh, 0 if leaf.shape == (8, 1) else None)  # noqa: E731
-            key = jax.random.wrap_key_data(put(jax.random.key_data(state.key)))
-            return jax.tree.map(put, state._replace(key=jnp.zeros(())))._replace(key=key)
+            return sharding.fully_sharded(state, mesh)
 
         kept = training.Checkpoints(folder=folder, every=1, keep=2)
         with kept.opened() as store:
             for step in range(3):
                 state = start(1.0 + step)._replace(step=jnp.int32(step))
+                assert not state.params["w"].is_fully_addressable
                 store.save(state)
             found, *_ = store.load(start(0.0))
         assert found is not None and int(found.step) == 2

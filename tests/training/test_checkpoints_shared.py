@@ -12,7 +12,6 @@ import optax
 import pytest
 
 from rnnjax import processes, training
-from rnnjax.processes import sharing
 from tests.training import peers_killed, sharded_peers, toy
 from tests.training.toy import steps_in
 
@@ -21,7 +20,7 @@ from tests.training.toy import steps_in
 def two(monkeypatch):
     monkeypatch.setattr(processes, "several", lambda: True)
     played = types.SimpleNamespace(other=lambda mine: mine, said=[])
-    monkeypatch.setattr(sharing, "from_all", lambda mine: [mine, played.other(mine)])
+    monkeypatch.setattr(processes, "process_allgather", lambda mine: [mine, played.other(mine)])
     monkeypatch.setattr(processes, "from_coordinator", lambda data: played.said.append(data) or data)
     monkeypatch.setattr(processes, "largest", lambda number: number)
     return played
@@ -44,7 +43,7 @@ def test_process_0_writes_and_the_others_get_the_same_bits(two, tmp_path, monkey
 
 
 def test_states_that_differ_are_not_written(two, tmp_path):
-    two.other = lambda mine: b"\1"  # it says that it differs
+    two.other = lambda mine: 1  # it says that it differs
     refused = pytest.raises(ValueError, match="process 1 has other state at step 0 than process 0")
     with training.Checkpoints(folder=tmp_path, every=10).opened() as store, refused:
         store.save(toy.start())

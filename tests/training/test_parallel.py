@@ -95,3 +95,67 @@ def test_two_processes_make_the_same_updates():
     finally:
         for process in started:
             process.kill()
+
+
+WIDE = """
+    import re, sys, tempfile
+    import jax, jax.numpy as jnp, numpy as np, optax
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_enable_x64", sys.argv[1] == "float64")
+    import rnnjax
+    from rnnjax import sharding, tasks, training
+
+    mesh, first = sharding.make_mesh(), jax.devices()[0]
+    model = rnnjax.Readout(rnnjax.LSTM(128), output_size=2)
+    params = model.init(jax.random.key(0), 1, sys.argv[1])
+    rule = optax.adam(1e-3, eps=1e-6)                      # else gradients that are rounding errors take full steps
+    data = lambda key, step: tasks.parity(key, 12, (16,), shortest=4)
+
+    def loss(params, batch):
+        _, ys = rnnjax.unroll(model, params, batch.xs.astype(sys.argv[1]), lengths=batch.lengths)
+        return tasks.cross_entropy(ys, batch)
+
+    gradient = training.data_parallel(loss, mesh, sharded=True)
+
+    def run(state, steps=20, **more):
+        return training.fit(loss, state, rule, data, training.FitOptions(steps=steps, chunk=10), **more)
+
+    def same(one, other, **tolerance):
+        for a, b in zip(*(jax.tree.leaves((s.params, s.opt_state)) for s in (one, other))):
+            np.testing.assert_allclose(np.asarray(a), np.asarray(b), **tolerance)
+
+    def on_first_device(tree):
+        return sum(shard.data.nbytes for leaf in jax.tree.leaves(tree) for shard in leaf.addressable_shards
+                   if shard.device == first)
+
+    whole = training.init_state(params, rule, jax.random.key(1))
+    state = sharding.fully_sharded(whole, mesh)
+    cut = run(state, gradient=gradient).state
+    same(cut, run(whole).state, rtol=0, atol={"float32": 1e-6, "float64": 1e-12}[sys.argv[1]])
+    for now, before in zip(*(jax.tree.leaves((s.params, s.opt_state)) for s in (cut, state))):
+        assert before.is_fully_replicated or now.sharding == before.sharding
+    memory = [on_first_device((each.params, each.opt_state)) for each in (whole, cut)]
+    assert 7 < memory[0] / memory[1] <= 8, memory
+
+    with tempfile.TemporaryDirectory() as folder:
+        kept = training.Checkpoints(folder=folder, every=10)
+        run(state, 10, gradient=gradient, checkpoints=kept)
+        again = run(state, gradient=gradient, checkpoints=kept).state
+    same(again, cut, rtol=0, atol=0)
+    assert again.params.rnn.w_h.sharding == cut.params.rnn.w_h.sharding
+
+    program = jax.jit(gradient).lower(state.params, data(jax.random.key(2), 0)).compile()
+    bodies = set(re.findall(r"body=%([\\w.-]+)", program.as_text()))
+    collective, parts = r" (all|reduce|collective)-\\w+\\(", re.split(r"\\n(?=%|ENTRY)", program.as_text())
+    loops = [part for part in parts if part[1:].split(" ")[0] in bodies]
+    assert loops and not any(re.search(collective, loop) for loop in loops)
+    assert any(re.search(collective, part) for part in parts)
+    print("equal", memory, program.memory_analysis().argument_size_in_bytes, flush=True)
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_wide_network_is_sharded_over_eight_devices(dtype):
+    """It trains to the numbers of one device; the state stays sharded; the time loop has no collective."""
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(WIDE), dtype], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.startswith("equal"), run.stderr[-2000:]
