@@ -1,4 +1,4 @@
-"""Batches from an iterator or a loader, one drawn ahead; its position; and errors that lose nothing.
+"""Batches from an iterator or a loader, its position, and errors that lose nothing.
 
 A generator, a PyTorch `DataLoader`, grain and tf.data are used by the iterator protocol alone. Something that can be
 iterated again, such as a list or a `DataLoader`, starts its next epoch when one ends.
@@ -43,32 +43,25 @@ class Loader:
         self._data, self._shapes, self._drawn, self._keeps = data, shapes, first, keeps
         self._source: Any = None
         self._known: list[dict[str, Any]] = []
-        self._ahead: PyTree | DataError | None = None
         # up to three batches may have been drawn when a fault is noticed
         self._positions: collections.deque[tuple[int, str | None]] = collections.deque(maxlen=4)
 
     def take(self) -> PyTree:
-        """The next batch, on the device; raises a DataError if there is none, or it has another shape."""
-        self.draw_ahead()
-        batch, self._ahead = self._ahead, None
-        if isinstance(batch, DataError):
-            raise batch
-        return batch
+        """The next batch, on its way to the device; `fit` calls this while the device computes.
 
-    def draw_ahead(self) -> None:
-        """Draws the next batch and starts its transfer, if it has to be, while the device computes."""
-        if self._ahead is None:
-            if self._keeps:
-                self._positions.append((self._drawn, self._state()))
-            try:
-                batch = self._checked(self._next())
-                self._ahead = batch if jax.default_backend() == "cpu" else jax.device_put(batch)
-                self._drawn += 1
-            except DataError as error:
-                self._ahead = error
-            except Exception as error:
-                self._ahead = DataError(f"the data raised {error!r} instead of batch {self._drawn}: repair it, and")
-                self._ahead.__cause__ = error
+        Raises:
+          DataError: there is none, or it has another shape.
+        """
+        if self._keeps:
+            self._positions.append((self._drawn, self._state()))
+        try:
+            batch = self._checked(self._next())
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(f"the data raised {error!r} instead of batch {self._drawn}: repair it, and") from error
+        self._drawn += 1
+        return batch if jax.default_backend() == "cpu" else jax.device_put(batch)
 
     def position(self, batch: int) -> str | None:
         """The position before a batch, as text; None if the loader has no state."""
@@ -87,8 +80,7 @@ class Loader:
             restore(_decoded(position))
             if of is self._data and self._data is not self._source:
                 self._source = None  # the restored state applies to the next iterator
-        self._drawn, self._ahead = batch, None
-        self._positions.clear()
+        self._drawn = batch
 
     def _next(self) -> PyTree:
         for _ in range(2):  # the rest of this epoch, or a new one

@@ -301,8 +301,6 @@ def _fed(loader: Loader, problem: Problem, options: FitOptions) -> Callable[...,
             if records is None:
                 records, healthy = blank(state, batch, every), health(state.params, batch)
             before, (state, records) = state, one(state, records, np.int32(t % every), batch)
-            if t + 1 < intervals * every:
-                loader.draw_ahead()
             if (t + 1) % every == 0:
                 lines.append(line(records, healthy))
                 records = None
