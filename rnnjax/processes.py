@@ -184,7 +184,7 @@ class Watch:
             link, _ = server.accept()
             link.settimeout(10)
             lines = link.makefile(errors="replace")
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(OSError):
                 said, _, index = lines.readline(200).partition(" ")
                 if said == token:  # or it is not one of our processes
                     self.listen(int(index), link, lines)

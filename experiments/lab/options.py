@@ -91,13 +91,25 @@ class Options:
 
     @property
     def several(self) -> bool:
-        """Whether the run has more than one process."""
-        return getattr(self, "num_processes", 1) > 1
+        """Whether the run has more than one process, or those that are found."""
+        return getattr(self, "num_processes", 1) > 1 or self.discovered
+
+    @property
+    def discovered(self) -> bool:
+        """Whether the processes are found by `jax.distributed`."""
+        return getattr(self, "coordinator", None) == AUTO
 
     @property
     def is_coordinator(self) -> bool:
-        """Whether this process writes; known before JAX is initialized."""
+        """Whether this process writes; known once the processes are initialized."""
+        if self.discovered:
+            from rnnjax import processes
+
+            return processes.is_coordinator()
         return getattr(self, "process_id", None) in (None, 0)
+
+
+AUTO = "auto"
 
 
 @options
@@ -107,7 +119,8 @@ class ProcessOptions(Options):
     devices: PositiveInt | None = None
     """Devices of each process. Default: one for a CPU, all of an accelerator."""
     coordinator: str | None = None
-    """Host and free port of process 0, as host:port, the same in every process."""
+    """Host and free port of process 0, as host:port, the same in every process. Or auto: under SLURM and Open MPI, the
+    processes find each other."""
     num_processes: PositiveInt = 1
     """Number of processes; start each with the same command but for --process-id."""
     process_id: NonNegativeInt | None = None
@@ -115,11 +128,16 @@ class ProcessOptions(Options):
 
     def check(self) -> None:
         several = self.num_processes > 1
+        if self.discovered:
+            if several or self.process_id is not None:
+                raise UsageError("--coordinator auto finds --num-processes and --process-id; leave them out.")
+            return
         for flag, value in (("--coordinator", self.coordinator), ("--process-id", self.process_id)):
             if (value is not None) != several:
                 raise UsageError(
                     f"{flag} {'is missing' if several else f'is {value}'} with --num-processes {self.num_processes}; "
-                    "several processes need --coordinator HOST:PORT, --num-processes and --process-id."
+                    "several processes need --coordinator HOST:PORT, --num-processes and --process-id, or, under SLURM "
+                    "and Open MPI, --coordinator auto."
                 )
         if self.process_id is not None and self.process_id >= self.num_processes:
             raise UsageError(f"--process-id is {self.process_id}; give 0 to {self.num_processes - 1}.")

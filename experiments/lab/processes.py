@@ -7,6 +7,7 @@ rounding, so a run may go on with another number of them.
 
 import contextlib
 import pickle
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,8 +21,10 @@ T = TypeVar("T")
 def initialized(options: Any, folder: Path | None) -> Iterator[None]:
     """The set-up that the options ask for; nothing where they ask for none.
 
+    Of several processes, one that meets a `UsageError` in the block says so and ends with status 2, and all with it.
+
     Raises:
-      UsageError: JAX is in use already, or the other processes did not come.
+      UsageError: JAX is in use already, or the other processes did not come or were not found.
     """
     from rnnjax import processes, sharding
 
@@ -32,12 +35,21 @@ def initialized(options: Any, folder: Path | None) -> Iterator[None]:
                     f"Finished rows and checkpoints stay in {folder}: run the same commands again to go on from there."
                 )
                 place = options.coordinator, options.num_processes, options.process_id
+                place = (None, None, None) if options.discovered else place
                 stack.enter_context(processes.initialize(*place, device_count=options.devices, resume=resume))
             elif options.devices is not None:
                 sharding.setup_process(options.devices)
+        except ValueError as error:
+            raise UsageError(f"--coordinator auto finds no other processes ({error}); give HOST:PORT.") from error
         except (RuntimeError, OSError) as error:
             raise UsageError(f"--devices or --num-processes: {error}") from error
-        yield
+        try:
+            yield
+        except UsageError as error:
+            if not options.several:
+                raise
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            raise SystemExit(2) from None
 
 
 def mesh(options: Any) -> Any:

@@ -225,12 +225,12 @@ class Experiment:
         return self.options(**{**quick, **given})
 
     def _in_folder(self, options: Any, folder: Path, command: str, quiet: bool = False) -> tuple[Rows, Page]:
-        leads = options.is_coordinator
         with contextlib.ExitStack() as stack:
-            if leads:
-                stack.enter_context(held(folder))
             if isinstance(options, ProcessOptions):
                 stack.enter_context(processes.initialized(options, folder))
+            leads = options.is_coordinator
+            if leads:
+                stack.enter_context(held(folder))
             stack.enter_context(_precision(self.x64))
             if leads:
                 _claim(folder, self.name, options.fresh)

@@ -93,7 +93,7 @@ def measure(options: Options, run: lab.Run) -> list[lab.Row]:
     asked = {"cell": "lstm", **{name: getattr(options, f"large_{name}") for name in OF_THE_LARGE}, **parts}
     asked |= {name: getattr(options, name) for name in ("steps", "max_norm", "seed")}
     given: dict[str, Any] = {"mesh": run.mesh, "progress": run.progress}
-    if run.folder is not None and options.num_processes == 1:  # in `rows`, which --fresh discards
+    if run.folder is not None and not options.several:  # in `rows`, which --fresh discards
         (run.folder / "rows").mkdir(exist_ok=True)
         key = key_of("large", {"code_sha256": identity.code_sha256(train_large)}, asked)
         given["checkpoints"] = run.folder / "rows" / f"{key}-steps"

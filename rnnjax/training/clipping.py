@@ -46,10 +46,7 @@ def clip_by_global_norm(max_norm: float | Array) -> optax.GradientTransformation
     Reference: Pascanu et al., On the difficulty of training recurrent neural networks, ICML 2013, algorithm 1.
     """
     if not isinstance(max_norm, Tracer) and not max_norm > 0:
-        raise ValueError(
-            f"max_norm is {float(max_norm)}; pass a positive number. To train without clipping leave it out, to freeze "
-            "parameters use optax.set_to_zero()."
-        )
+        raise ValueError(f"max_norm is {float(max_norm)}; pass a positive number, or freeze by optax.set_to_zero().")
 
     def clip(updates: PyTree, params: PyTree) -> PyTree:
         scale, unscale, size = scaled_norm(updates)

@@ -1,5 +1,6 @@
 """The harness through its front door: what is refused before work, what survives, and what is left in the folder."""
 
+import functools
 import html.parser
 import json
 import math
@@ -8,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +175,7 @@ def test_a_changed_digit_or_array_is_noticed(tmp_path: Path) -> None:
         (["--coordinator", "h:1"], "--coordinator is h:1 with --num-processes 1"),
         (["--num-processes", "2", "--coordinator", "h:1", "--process-id", "2"], "give 0 to 1"),
         (["--num-processes", "2", "--coordinator", "nowhere", "--process-id", "0"], "give HOST:PORT"),
+        (["--coordinator", "auto", "--process-id", "0"], "--coordinator auto finds --num-processes and --process-id"),
     ],
 )
 def test_what_the_user_can_fix_is_one_line_before_any_work(
@@ -233,6 +236,29 @@ def test_followers_hold_the_rows_of_process_0_and_write_nothing(tmp_path: Path, 
     theirs = follower.rows(square, [{"number": 1}, {"number": 2}])
     assert [row.plain for row in ours] == [row.plain for row in theirs] and squared == [1, 2, 2]
     assert not follower.is_coordinator and os.listdir(tmp_path / "one") == []
+
+
+@pytest.mark.skipif("RNNJAX_SLOW" not in os.environ, reason="two processes: set RNNJAX_SLOW=1")
+def test_processes_under_slurm_find_each_other(tmp_path: Path) -> None:
+    """Process 0 alone writes. If it cannot, it says so in one line, and the other one ends too."""
+    code = "import sys; from tests.experiments.toy import TOY; TOY.main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, "--coordinator", "auto", "--numbers", "2", "--out", str(tmp_path)]
+
+    def run_two(job: int) -> list[subprocess.CompletedProcess[str]]:
+        env = os.environ | {"SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": os.uname().nodename, "SLURM_JOB_ID": f"{job}"}
+        envs = [env | {"SLURM_PROCID": i, "SLURM_LOCALID": i} for i in "01"]
+        with ThreadPoolExecutor() as both:
+            start = functools.partial(subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+            return list(both.map(lambda env: start(env=env), envs))
+
+    leader, follower = run_two(4243)
+    assert (leader.returncode, follower.returncode) == (0, 0), leader.stderr + follower.stderr
+    assert read(tmp_path)["rows_computed_count"] == 1 and "1 rows computed" in leader.stdout and not follower.stdout
+    with run.held(tmp_path):
+        leader, follower = run_two(4244)
+    said = [line for line in leader.stderr.splitlines() if line.startswith("error: ")]
+    assert leader.returncode == 2 and len(said) == 1 and "another run is writing" in said[0]
+    assert follower.returncode == library_processes.LOST_STATUS
 
 
 # Pages
