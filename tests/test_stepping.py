@@ -36,7 +36,7 @@ def by_steps(name, params, carry, xs, mask, resets):
 def test_steps_are_one_unroll(name):
     """Values and gradients with gaps, lengths and resets, and NaN at masked steps."""
     params, carry, xs = sample(name)
-    spoilt = jnp.where(COUNTS[..., None], xs, jnp.nan)
+    spoilt = jnp.where(COUNTS.reshape(*COUNTS.shape, *[1] * (xs.ndim - 2)), xs, jnp.nan)
 
     @jax.jit
     def both(params, carry, xs, spoilt):
