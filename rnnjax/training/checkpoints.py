@@ -53,6 +53,7 @@ class Checkpoints:
 
     def __post_init__(self) -> None:
         check_size("every", self.every)
+        check_size("keep", self.keep)
         if self.keep < 2:
             raise ValueError(f"keep is {self.keep}; pass at least 2, to fall back to a step if the newest is damaged.")
         json.dumps(dict(self.config or {}), sort_keys=True, allow_nan=False)

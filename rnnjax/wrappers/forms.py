@@ -66,6 +66,8 @@ class Standardized(Wrapper):
         return cls(cell, tuple(steps.mean(axis=0).tolist()), tuple(np.where(deviation > 0, deviation, 1).tolist()))
 
     def around(self, step: Step, params: PyTree, carry: PyTree, x: Array, noise: PyTree) -> tuple[PyTree, PyTree]:
+        if not jnp.issubdtype(x.dtype, jnp.floating):  # the constants would be rounded to integers
+            raise TypeError(f"the input of Standardized is {x.dtype}; convert `xs` to floats, such as float32.")
         for name in ("mean", "deviation"):
             if len(getattr(self, name)) not in (1, x.shape[-1]):
                 raise ValueError(

@@ -180,3 +180,11 @@ def test_what_has_no_json_is_refused() -> None:
     content["older"] = 1
     with pytest.raises(TypeError, match=r"saved Elman has fields .*older"):
         decode(content)
+
+
+def test_integers_are_not_standardised_in_silence() -> None:
+    """A mean of 0.5 would be rounded to 0."""
+    model = rnnjax.wrappers.Standardized(rnnjax.GRU(2), mean=(0.5,), deviation=(0.5,))
+    params = model.init(jax.random.key(0), input_size=1)
+    with pytest.raises(TypeError, match="the input of Standardized is int32; convert `xs` to floats"):
+        rnnjax.unroll(model, params, jnp.ones((3, 1), jnp.int32))
