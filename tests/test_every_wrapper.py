@@ -251,3 +251,16 @@ def test_errors():
         rnnjax.unroll(wrap.Dropout(lstm, 0.5), params, xs, noise=noise, key=KEY)
     with pytest.raises(TypeError, match=r"pass what `rnnjax\.draw_noise` returns"):
         rnnjax.unroll(wrap.Dropout(lstm, 0.5), params, xs, noise=xs)
+
+
+def test_precision_of_a_step_that_takes_tokens():
+    """Outputs have the dtype of the carry; that of the input would round them to whole numbers."""
+
+    def step(params, carry, x):
+        carry = jnp.tanh(params[x[..., 0]] + carry)
+        return carry, carry
+
+    cell = wrap.Precision(rnnjax.StepCell(step, lambda params, batch: jnp.zeros((*batch, 1))), "float32")
+    got, ys = cell.step(jnp.array([[0.3], [0.7]]), jnp.zeros(1), jnp.array([1]))
+    assert ys.dtype == got.dtype == jnp.float64
+    np.testing.assert_allclose(ys, np.tanh(0.7), rtol=1e-6)

@@ -96,8 +96,11 @@ class Precision(Wrapper):
     def around(self, step: Step, params: PyTree, carry: PyTree, x: Array, noise: PyTree) -> tuple[PyTree, PyTree]:
         low: Any = jax.tree.map(self._cast, (params, carry, x))
         new, y = step(*low)
+        # of the input, or, where that is tokens, of the carry
+        floats = [leaf.dtype for leaf in jax.tree.leaves((x, carry)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        own = floats[0] if floats else self.compute
         return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), new, carry), jax.tree.map(
-            lambda leaf: leaf.astype(x.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, y
+            lambda leaf: leaf.astype(own) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, y
         )
 
     def _cast(self, leaf: Array) -> Array:
