@@ -440,14 +440,20 @@ def _cost_figure(page: lab.Page, lines: Sequence[dict[str, Any]]) -> None:
     fig, axes = style.figures(1, count, 6.0 * count, 6.0, sharex=True, sharey=True)
     for ax, task in zip(axes[0], page.options.tasks, strict=True):
         x, y = (np.array([line[name] for line in lines]) for name in ("ratio_to_elman", f"{task}_success"))
+        names = [line["cell"] for line in lines]
         ax.plot(x, y, **style.markers(0), markersize=4)
-        for line, *at in zip(lines, x, y, strict=True):
-            best = not ((x <= at[0]) & (y > at[1])).any()  # nothing learns more at its cost
-            if best or line["cell"] in ("elman", "lstm", "gru"):
-                ax.annotate(line["cell"], at, (4, 3), textcoords="offset points", fontsize=8)
+        best = [i for i in np.argsort(x) if not ((x <= x[i]) & (y > y[i])).any()]  # nothing learns more at their cost
+        front = "no cell learns more at less cost:\n" + "\n".join(names[i] for i in best)
+        ax.step([*x[best], x.max()], [*y[best], y[best].max()], where="post", color="0.5", linewidth=1.2, zorder=1, label=front)
+        for i, name in enumerate(("elman", "lstm", "gru"), 1):
+            if name in names:
+                at = names.index(name)
+                ax.plot(x[at], y[at], **style.markers(i), label=name)
         ax.set(xscale="log", title=task, xlabel="time of an update, Elman network = 1", ylim=(-0.05, 1.08))
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.xaxis.set_minor_formatter("{x:g}")
+        ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100) if x.min() <= tick <= x.max()]
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
+        ax.legend(loc="center right", bbox_to_anchor=(1.0, 0.58), fontsize=8)
     axes[0, 0].set_ylabel("success: 1 − loss / loss of ignoring the input")
     style.letters(axes)
     fig.suptitle("What is learned, and what an update costs")
@@ -456,8 +462,8 @@ def _cost_figure(page: lab.Page, lines: Sequence[dict[str, Any]]) -> None:
         fig,
         alt="Success on each task against the measured time of an update, one point per cell.",
         caption=f"Success after equal updates against the time of one update, both of networks with at most "
-        f"{page.options.parameters} parameters. Named are elman, lstm, gru, and the cells that learn more than all "
-        "cheaper ones. Times are medians of ratios to the Elman network, timed in turn, on "
+        f"{page.options.parameters} parameters. The grey line is the most that is learned at a cost, by the cells "
+        "named in the legend, cheapest first. Times are medians of ratios to the Elman network, timed in turn, on "
         f"one machine: {page.options.batch} sequences of {page.options.length} steps.",
     )
 
