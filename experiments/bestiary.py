@@ -444,7 +444,8 @@ def _cost_figure(page: lab.Page, lines: Sequence[dict[str, Any]]) -> None:
         ax.plot(x, y, **style.markers(0), markersize=4)
         best = [i for i in np.argsort(x) if not ((x <= x[i]) & (y > y[i])).any()]  # nothing learns more at their cost
         front = "no cell learns more at less cost:\n" + "\n".join(names[i] for i in best)
-        ax.step([*x[best], x.max()], [*y[best], y[best].max()], where="post", color="0.5", linewidth=1.2, zorder=1, label=front)
+        corners = [*x[best], x.max()], [*y[best], y[best].max()]
+        ax.step(*corners, where="post", color="0.5", linewidth=1.2, zorder=1, label=front)
         for i, name in enumerate(("elman", "lstm", "gru"), 1):
             if name in names:
                 at = names.index(name)
