@@ -32,7 +32,7 @@ def plot_points(ax: Any, found: FixedPoints, *, trajectories: Sequence[PyTree] =
     Args:
       ax: a matplotlib `Axes`.
       found: the points; one with several unstable directions has their number beside it.
-      trajectories: carries with leaves `[T, ...]`, drawn as thin lines, such as `unroll(..., carries=True)` gives.
+      trajectories: carries with leaves `[T, ...]`, drawn as thin lines.
     Returns:
       `[2, S]`, the directions of the two axes (`[1, S]`, and time across, if S is 1).
 
