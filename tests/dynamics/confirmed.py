@@ -1,5 +1,7 @@
 """A second method: what `fixed_points` certifies is found again by MINPACK's hybrid method, in NumPy."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from scipy import optimize
 import rnnjax
 
 
-def elman(w_h, b=None, activation="tanh"):
+def elman(w_h, b=None, activation: Any = "tanh"):
     """A cell, its parameters, and an input of zero."""
     w_h = jnp.asarray(w_h, float)
     size = len(w_h)
