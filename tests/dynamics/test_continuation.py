@@ -121,3 +121,20 @@ def test_starts_on_one_branch_are_one_branch():
     gate = 1 / (1 + np.exp(-branch.values))
     c = gate * np.tanh(branch.values) / (1 - gate)
     np.testing.assert_allclose(branch.carry.c, np.stack([c, c], -1), atol=1e-12)
+
+
+def test_a_branching_of_a_branch_that_branched():
+    """On ±v with λ = 0.6, (1 - m²) s passes 1 from above, where two more points leave each: located as well."""
+    basis = np.array([[1.0, 1.0], [1.0, -1.0]]) / 2**0.5
+    w_h = basis * np.array([1.0, 0.6]) @ basis
+    branches = continue_in(rnnjax.Elman(2), scaled(w_h), X, jnp.zeros((1, 2)), 1.5, between=(1.5, 2.3))
+    second = [branch for branch in branches[1:] if len(branch.bifurcations) == 2]
+    assert len(second) == 1 and kinds(second[0]) == ["branching", "branching"]
+    for found in second[0].bifurcations:
+        m = 1.0
+        for _ in range(500):
+            m = np.tanh(0.6 * found.value * m)
+        assert abs((1 - m**2) * found.value - 1) < 1e-10
+        np.testing.assert_allclose(np.abs(found.carry), m, atol=1e-6)
+    h = np.sort(np.abs(np.concatenate([branch.carry[[0, -1]] for branch in branches])), axis=-1)
+    assert len(np.unique(np.round(h, 6), axis=0)) == 4  # at the last scale: 0, ±v1, ±v2, and the four between them
