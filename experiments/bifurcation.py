@@ -403,7 +403,7 @@ def _counts_figure(points: dict[str, list[lab.Row]], eigenvalues: tuple[float, .
         most = max(int(row["index"].max(initial=0)) for row in rows)
         for k in range(most + 1):
             counts = [int((row["index"] == k).sum()) for row in rows]
-            label = "stable" if k == 0 else f"{k} unstable direction{'s' * (k > 1)}"
+            label = f"{k} unstable direction{'s' * (k != 1)}"
             ax.plot(scales, counts, label=label, linewidth=0.8, markersize=4, **style.line(k))
         total = [row["points_count"] for row in rows]
         ax.plot(scales, total, "o", markersize=7, markerfacecolor="none", color="black", label="all")
