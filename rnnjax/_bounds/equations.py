@@ -51,6 +51,9 @@ class _Equation(NamedTuple):
 class Bounded:
     """Bounds of `function(h, *others)` over boxes of h; traced once, in float64 even where x64 is off.
 
+    What needs neither h nor the further arguments is computed once. Derivatives are those of the function that is
+    computed: a `stop_gradient` or a custom derivative in it changes nothing.
+
     Args:
       function: maps h `[S]`, and any further arguments, to one array, whose elements are F.
       size: S.
@@ -169,14 +172,16 @@ def _array(value: Any) -> Any:
 
 def _runner(eqn: Any) -> Callable[..., Any]:
     primitive, params, name = eqn.primitive, eqn.params, eqn.primitive.name
-    if any(jnp.issubdtype(v.aval.dtype, jnp.complexfloating) for v in [*eqn.invars, *eqn.outvars]):
-        return _refusing("complex numbers have no bounds here; write the step with real and imaginary parts")
-    if name in rules.MOVES or name in rules.MOVED_BY_JAX:
-        return lambda *inputs: rules.move(primitive, params, inputs)
-    discrete = not any(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in [*eqn.invars, *eqn.outvars])
+    dtypes = [v.aval.dtype for v in (*eqn.invars, *eqn.outvars)]
+    discrete = not any(jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes)
+    imaginary = any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes)
     rule = rules.RULES.get(name)
 
     def run(*inputs: Jet) -> Any:
+        if imaginary:
+            raise NoBound("complex numbers have no bounds here; write the step with real and imaginary parts")
+        if name in rules.MOVES or name in rules.MOVED_BY_JAX:
+            return rules.move(primitive, params, inputs)
         if discrete and all(iv.is_point(x.value) for x in inputs):  # whole numbers and truth values: as JAX has it
             with jax.enable_x64(True):
                 results = primitive.bind(*[jnp.asarray(x.value.lo) for x in inputs], **params)
@@ -184,13 +189,6 @@ def _runner(eqn: Any) -> Callable[..., Any]:
         if rule is None:
             raise NoBound("no rule for it is known; write the step without it")
         return rule(params, *inputs)
-
-    return run
-
-
-def _refusing(reason: str) -> Callable[..., Any]:
-    def run(*inputs: Jet) -> Any:
-        raise NoBound(reason)
 
     return run
 

@@ -38,7 +38,8 @@ def _positive(x: Interval) -> Interval:
 # f, f' and f'' of functions of one number: the ranges over an interval.
 
 _tanh, _exp, _log, _sqrt = (monotone(f) for f in (np.tanh, np.exp, np.log, np.sqrt))
-_erf = monotone(lambda x: np.vectorize(math.erf, otypes=[float])(x))
+_erf = monotone(np.vectorize(math.erf, otypes=[float]))
+_minus_erfc = monotone(np.vectorize(lambda x: -math.erfc(x), otypes=[float]))
 _logistic = monotone(lambda x: np.where(x > 0, 1, np.exp(np.minimum(x, 0))) / (1 + np.exp(-np.abs(x))))
 _softplus = monotone(lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))
 
@@ -106,7 +107,7 @@ FUNCTIONS: dict[str, tuple[_Range, _Range, _Range]] = {
     "expm1": (monotone(np.expm1), _exp, _exp),
     "log": (
         lambda x: _log(_positive(x)),
-        lambda x: reciprocal(x),
+        reciprocal,
         lambda x: iv.negative(reciprocal(power(x, 2))),
     ),
     "log1p": (
@@ -128,7 +129,7 @@ FUNCTIONS: dict[str, tuple[_Range, _Range, _Range]] = {
     "cos": (_cosine, lambda x: iv.negative(_sine(x)), lambda x: iv.negative(_cosine(x))),
     "erf": (lambda x: iv.clip(_erf(x), -1, 1), _bell, lambda x: _scaled(-2, multiply(x, _bell(x)))),
     "erfc": (
-        lambda x: iv.clip(iv.negative(monotone(lambda y: -np.vectorize(math.erfc, otypes=[float])(y))(x)), 0, 2),
+        lambda x: iv.clip(iv.negative(_minus_erfc(x)), 0, 2),
         lambda x: iv.negative(_bell(x)),
         lambda x: _scaled(2, multiply(x, _bell(x))),
     ),
@@ -155,10 +156,14 @@ def _whole_power(x: Jet, n: int) -> Jet:
 
 
 def _any_power(params: Any, x: Jet, exponent: Jet) -> Jet:
-    if exponent.slope is not None or not is_point(exponent.value):
-        return function("exp", jets.times(function("log", x), exponent))
     n = np.unique(exponent.value.lo)
-    if n.size == 1 and n[0] == np.round(n[0]) and abs(n[0]) < 64:
+    if (
+        exponent.slope is None
+        and is_point(exponent.value)
+        and n.size == 1
+        and n[0] == np.round(n[0])
+        and abs(n[0]) < 64
+    ):
         return _whole_power(x, int(n[0]))
     return function("exp", jets.times(function("log", x), exponent))
 

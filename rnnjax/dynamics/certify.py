@@ -52,8 +52,9 @@ def certify(cell: Cell, params: PyTree, x: ArrayLike, carry: PyTree) -> Certific
     """Tries to prove that F(h) = step(params, h, x) has exactly one fixed point near `carry`.
 
     The proof is about the step in exact arithmetic, with parameters, input and carry promoted to float64 exactly: for
-    float32 parameters, about the same numbers in a step without rounding. Numbers that are not proven to be near a
-    fixed point may still be; `why` says what failed. JAX's x64 need not be on, as all bounds are computed in NumPy.
+    float32 parameters, about the same numbers in a step without rounding. A carry for which nothing is proven may still
+    be near a fixed point; `why` says what failed. JAX's x64 need not be on, as all bounds are computed in NumPy. A
+    carry of 256 numbers takes about a second, small ones some milliseconds.
 
     Args:
       cell: a `Cell` or a `Stack` of cells; anything with a `step`.

@@ -7,6 +7,7 @@ import sys
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import rnnjax
@@ -56,7 +57,7 @@ def tally(points: int, seed: int = 0, units: int = 8) -> Tally:
             carry = carry + rng.normal(size=size) * 10.0 ** rng.uniform(-12, 0)
         fixed += found is not None and k % 3 != 0
         with jax.enable_x64(True):
-            params = rnnjax.ElmanParams(np.zeros((1, size)), w, b)
+            params = rnnjax.ElmanParams(*map(jnp.asarray, (np.zeros((1, size)), w, b)))
             proof = certifier(rnnjax.Elman(size), params, np.zeros(1))(carry)
         if not proof.certified:
             continue

@@ -1,6 +1,7 @@
 """Certificates: true where closed forms and other methods know the points, and refused in words elsewhere."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ SCALES = {"antisymmetric": 0.1, "antisymmetric_gated": 0.1}
 """Of parameters. These cells are marginal for large ones: their damping is weak."""
 
 
-def scalar(g: float, activation="tanh", b: float = 0.0):
+def scalar(g: float, activation: Any = "tanh", b: float = 0.0):
     """`certifier` of h = φ(g h + b)."""
     params = rnnjax.ElmanParams(jnp.zeros((1, 1)), jnp.full((1, 1), g), jnp.full(1, b))
     return certifier(rnnjax.Elman(1, activation), params, jnp.zeros(1))
@@ -104,7 +105,7 @@ def test_cells_are_certified_where_newton_ends(name):
     step = lambda h: ravel_pytree(cell.step(params, unravel(h), x)[0])[0]  # noqa: E731
     pair = jax.jit(lambda h: (h - step(h), jnp.eye(h.size) - jax.jacfwd(step)(h)))
 
-    def newton(h):
+    def newton(h: Any):
         for _ in range(50):
             residual, slope = map(np.asarray, pair(h))
             if np.abs(residual).max() < 1e-13 or not np.isfinite(slope).all():
@@ -112,7 +113,7 @@ def test_cells_are_certified_where_newton_ends(name):
             h = h - np.linalg.lstsq(slope, residual, rcond=1e-12)[0]
         return h, np.abs(residual).max()
 
-    h, residual = newton(np.asarray(jax.lax.fori_loop(0, 500, lambda _, h: step(h), flat)))
+    h, residual = newton(np.asarray(jax.lax.fori_loop(0, 500, lambda _, h: step(h), jnp.asarray(flat))))
     found = certifier(cell, params, x)(unravel(h))
     if name in NO_BOUND or name in LOOSE or name in NO_POINT:
         assert not found.certified and found.why
