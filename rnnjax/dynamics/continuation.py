@@ -307,20 +307,24 @@ class _Curve(NamedTuple):
             for _ in range(len(one)):  # no more than S eigenvalues pass in one step
                 if (before == after).all():
                     break
-                place = self.change(one, way, left, length, before)
-                if place is None:
-                    break
-                left, u, past = place
+                left, u, past = self.change(one, way, left, length, before, other, after)
                 kind = self.kind_of(u, one, way, left, length, past - before)
                 if kind is not None:
                     yield kind, self.between_sides(u, one, way, left, length) if kind == BRANCHING else u
                 before = past
 
     def change(
-        self, one: np.ndarray, way: np.ndarray, left: float, right: float, before: np.ndarray
-    ) -> tuple[float, np.ndarray, np.ndarray] | None:
+        self,
+        one: np.ndarray,
+        way: np.ndarray,
+        left: float,
+        right: float,
+        before: np.ndarray,
+        other: np.ndarray,
+        after: np.ndarray,
+    ) -> tuple[float, np.ndarray, np.ndarray]:
         """Where the counts first differ from `before`: the distance, the point, and the counts after it."""
-        low, high, u, past = left, right, None, before
+        low, high, u, past = left, right, other, after
         while high - low > 2e-14 * max(1.0, float(np.linalg.norm(one))):
             middle = (low + high) / 2
             if middle in (low, high):
@@ -331,7 +335,7 @@ class _Curve(NamedTuple):
                 high, u, past = middle, tried, counts
             else:
                 low = middle
-        return None if u is None else (high, u, past)
+        return high, u, past
 
     def kind_of(
         self, u: np.ndarray, one: np.ndarray, way: np.ndarray, place: float, length: float, change: np.ndarray
