@@ -40,6 +40,7 @@ from rnnjax.wrappers import LearnedCarry, LearnedCarryParams, WithoutBias
 _SUBMODULES = (
     "cells",
     "converters",
+    "dynamics",
     "flax",
     "gradients",
     "initializers",
@@ -86,6 +87,7 @@ __all__ = [
     "cells",
     "converters",
     "draw_noise",
+    "dynamics",
     "elman_init",
     "elman_initial_carry",
     "elman_step",
@@ -118,6 +120,7 @@ if typing.TYPE_CHECKING:
     from rnnjax import (
         cells,
         converters,
+        dynamics,
         flax,
         gradients,
         initializers,

@@ -30,7 +30,9 @@ def test_import_loads_jax_and_nothing_heavier():
     assert "jax" in jax_alone and "rnnjax._unroll" in added  # the log was read
     assert not HEAVY & {name.split(".")[0] for name in rnnjax}
     submodules = {name for name in rnnjax if name.startswith("rnnjax.")}
-    assert not {"flax", "training", "gradients", "processes", "tasks"} & {name.split(".")[1] for name in submodules}
+    assert not {"dynamics", "flax", "training", "gradients", "processes", "tasks"} & {
+        name.split(".")[1] for name in submodules
+    }
     assert {name.split(".")[0] for name in added} - sys.stdlib_module_names <= {"jax", "jaxlib", "numpy", "rnnjax"}
 
 

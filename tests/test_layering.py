@@ -1,6 +1,6 @@
 """Layering: a file imports only from floors below its own. Imports are read from the source.
 
-    5 flax, training, converters    4 gradients, processes    3 compose, readout, ...    2 _unroll
+    5 flax, training, converters    4 dynamics, gradients, processes    3 compose, readout, ...    2 _bounds, _unroll
     1 cells, tasks    1/2 textbook    0 cell, ...
 
 Cells never import each other; nothing imports experiments and benchmarks; flax, optax and orbax are each imported by
@@ -21,6 +21,7 @@ FLOORS = {
     "flax": 5,
     "training": 5,
     "converters": 5,
+    "dynamics": 4,
     "gradients": 4,
     "processes": 4,
     "compose": 3,
@@ -30,6 +31,7 @@ FLOORS = {
     "sharding": 3,
     "stepping": 3,
     "wrappers": 3,
+    "_bounds": 2,
     "_unroll": 2,
     "cells": 1,
     "tasks": 1,

@@ -23,6 +23,7 @@ MODULES = [rnnjax, cells, _unroll]
 SUBMODULES = [
     "cells",
     "converters",
+    "dynamics",
     "flax",
     "gradients",
     "initializers",

@@ -27,6 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "cells": ("lru",), "scales": (0.5,), "hidden_size": 4, "seeds": 1, "steps": 20, "updates": 2,
         "parameters": 60, "length": 10, "batch": 2, "tasks": ("adding",),
     },
+    "bifurcation": {"scales": (0.8, 1.5), "eigenvalues": (1.0, -0.5), "starts": 8, "steps": 40},
     "cliff": {"points": 5, "updates": 3, "starts": 2, "steps": 8},
     "collapse": {"lengths": (10,), "seeds": 1, "updates": 2, "hidden_size": 4},
     "copy_memory": _LEARNING | {"delay": 2},
