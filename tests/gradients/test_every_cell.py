@@ -103,8 +103,8 @@ def test_what_the_copies_contribute_adds_up(name, reverse, condition):
     parts, wholes = jax.tree.leaves(measured.parts), jax.tree.leaves(measured.params_gradient)
     for part, whole in zip(parts, wholes, strict=True):
         assert part.shape == (T, *whole.shape)
-        scale = np.abs(part).sum(axis=0)  # the scale of rounding errors if parts cancel
-        assert (np.abs(part.sum(axis=0) - whole) <= 1e-12 * scale).all()
+        scale = np.abs(part).sum(axis=0)  # of rounding errors if parts cancel; rows may cancel inside of a part
+        assert (np.abs(part.sum(axis=0) - whole) <= np.maximum(1e-12 * scale, 1e-14 * scale.max())).all()
     learned_carry = name == "step_cell" and condition != "together"  # is used at a reset only
     assert name in FIXED or all(part.any() for part in parts) or learned_carry
 
