@@ -13,8 +13,17 @@ from rnnjax._bounds import jets, rules
 from rnnjax._bounds.intervals import Floats, Interval, NoBound
 from rnnjax._bounds.jets import Jet
 
-_CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-_LOOPS = ("while", "scan", "cond")
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+}
+"""What wraps a function without changing its values, and where its equations are."""
 
 
 class Bounds(NamedTuple):
@@ -41,6 +50,9 @@ class _Equation(NamedTuple):
 
 class Bounded:
     """Bounds of `function(h, *others)` over boxes of h; traced once, in float64 even where x64 is off.
+
+    What needs neither h nor the further arguments is computed once. Derivatives are those of the function that is
+    computed: a `stop_gradient` or a custom derivative in it changes nothing.
 
     Args:
       function: maps h `[S]`, and any further arguments, to one array, whose elements are F.
@@ -93,8 +105,8 @@ class Bounded:
 
         for eqn in jaxpr.eqns:
             name, given = eqn.primitive.name, [number(v) for v in eqn.invars]
-            inner = next((eqn.params[key] for key in _CALLS if key in eqn.params), None)
-            if inner is None or name in _LOOPS:
+            inner = eqn.params.get(_CALLS[name]) if name in _CALLS else None
+            if inner is None:
                 outputs = [self._new() for _ in eqn.outvars]
                 self._equations.append(_Equation(_runner(eqn), name, given, outputs))
             elif _is_logaddexp(inner, name):
@@ -137,6 +149,8 @@ class Bounded:
         env = self._known | dict(zip(self._inputs, given, strict=True))
         self._run(self._late, env)
         value, slope, bend = env[self._output]
+        if not (np.isfinite(value.lo) & np.isfinite(value.hi)).all():
+            raise NoBound("its result is not finite", "the function")
         if slope is None:
             slope = iv.point(np.zeros((*value.shape, self.size)))
         elif weights is not None:
@@ -158,15 +172,17 @@ def _array(value: Any) -> Any:
 
 def _runner(eqn: Any) -> Callable[..., Any]:
     primitive, params, name = eqn.primitive, eqn.params, eqn.primitive.name
-    if any(jnp.issubdtype(v.aval.dtype, jnp.complexfloating) for v in [*eqn.invars, *eqn.outvars]):
-        return _refusing("complex numbers have no bounds here; write the step with real and imaginary parts")
-    if name in rules.MOVES or name in rules.MOVED_BY_JAX:
-        return lambda *inputs: rules.move(primitive, params, inputs)
-    discrete = not any(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in [*eqn.invars, *eqn.outvars])
+    dtypes = [v.aval.dtype for v in (*eqn.invars, *eqn.outvars)]
+    discrete = not any(jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes)
+    imaginary = any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes)
     rule = rules.RULES.get(name)
 
     def run(*inputs: Jet) -> Any:
-        if discrete and all(jets.is_decided(x.value) for x in inputs):  # whole numbers and truth values: as JAX has it
+        if imaginary:
+            raise NoBound("complex numbers have no bounds here; write the step with real and imaginary parts")
+        if name in rules.MOVES or name in rules.MOVED_BY_JAX:
+            return rules.move(primitive, params, inputs)
+        if discrete and all(iv.is_point(x.value) for x in inputs):  # whole numbers and truth values: as JAX has it
             with jax.enable_x64(True):
                 results = primitive.bind(*[jnp.asarray(x.value.lo) for x in inputs], **params)
             return [jets.constant(np.asarray(r)) for r in (results if primitive.multiple_results else [results])]
@@ -177,22 +193,12 @@ def _runner(eqn: Any) -> Callable[..., Any]:
     return run
 
 
-def _refusing(reason: str) -> Callable[..., Any]:
-    def run(*inputs: Jet) -> Any:
-        raise NoBound(reason)
-
-    return run
-
-
 def _is_logaddexp(inner: Any, name: str) -> bool:
     """Whether a custom derivative is that of `jnp.logaddexp`, on which softplus and log_sigmoid rest."""
-    if name != "custom_jvp_call" or len(inner.jaxpr.invars) != 2:
+    if name != "custom_jvp_call" or [eqn.primitive.name for eqn in inner.jaxpr.eqns][:1] != ["max"]:
         return False
     shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in inner.jaxpr.invars]
-    try:
-        (call,) = jax.make_jaxpr(jnp.logaddexp)(*shapes).jaxpr.eqns
-        reference = call.params.get("call_jaxpr") or call.params["jaxpr"].jaxpr.eqns[0].params["call_jaxpr"]
-    except (TypeError, ValueError, KeyError):
+    if len(shapes) != 2:
         return False
-    kinds = [[eqn.primitive.name for eqn in each.jaxpr.eqns] for each in (inner, reference)]
-    return kinds[0] == kinds[1]
+    (reference,) = jax.make_jaxpr(jnp.logaddexp)(*shapes).jaxpr.eqns
+    return reference.primitive.name == name and str(reference.params["call_jaxpr"]) == str(inner)

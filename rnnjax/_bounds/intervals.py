@@ -115,6 +115,8 @@ def power(x: Interval, n: int) -> Interval:
     """x to a whole power, tight also if x may be zero."""
     if n < 0:
         return reciprocal(power(x, -n))
+    if n < 2:
+        return x if n else point(np.ones(x.shape))
     lo, hi = np.power(x.lo, n), np.power(x.hi, n)
     if n % 2 == 0:
         around_zero = (x.lo <= 0) & (x.hi >= 0)

@@ -17,6 +17,7 @@ from rnnjax._bounds.intervals import (
     Kink,
     NoBound,
     add,
+    is_point,
     magnitude,
     matmul,
     multiply,
@@ -156,16 +157,12 @@ def take(jets: Sequence[Jet], index: np.ndarray) -> Jet:
 
 def select(which: Interval, cases: Sequence[Jet]) -> Jet:
     """Case number `which`, elementwise; it must be the same in all of the box."""
-    if not is_decided(which):
+    if not is_point(which):
         raise Kink("which case holds changes inside the box")
     cases = alike(*cases)
     shape = cases[0].value.shape
     chosen = np.broadcast_to(np.asarray(which.lo).astype(int), shape)
     return take(cases, chosen * int(np.prod(shape)) + np.arange(int(np.prod(shape))).reshape(shape))
-
-
-def is_decided(x: Interval) -> bool:
-    return bool(np.all(x.lo == x.hi))
 
 
 def larger(a: Jet, b: Jet) -> Jet:
@@ -199,10 +196,7 @@ def summed(x: Jet, axes: tuple[int, ...]) -> Jet:
 
 
 def check(x: Jet) -> None:
-    """Raises NoBound for a value that is not finite. Constants may be infinite, as a mask is."""
-    for part in (x.value, x.slope, x.bend):
-        for end in () if part is None else part if isinstance(part, Interval) else (part,):
-            if np.issubdtype(np.asarray(end).dtype, np.floating):
-                wrong = np.isnan(end) if x.slope is None else ~np.isfinite(end)
-                if np.any(wrong):
-                    raise NoBound("it is not finite everywhere in the box")
+    """Raises NoBound for what is not finite; constants may be infinite, as a mask is, or NaN, where not used."""
+    for part in () if x.slope is None else (*x.value, *x.slope, *(() if x.bend is None else (x.bend,))):
+        if not np.isfinite(part).all():
+            raise NoBound("it is not finite everywhere in the box")

@@ -15,7 +15,7 @@ from jax import lax
 
 from rnnjax._bounds import intervals as iv
 from rnnjax._bounds import jets
-from rnnjax._bounds.intervals import Interval, Kink, NoBound, monotone, multiply, point, power, reciprocal
+from rnnjax._bounds.intervals import Interval, Kink, NoBound, is_point, monotone, multiply, point, power, reciprocal
 from rnnjax._bounds.jets import Jet, constant, take
 
 Rule = Callable[..., Any]
@@ -38,7 +38,8 @@ def _positive(x: Interval) -> Interval:
 # f, f' and f'' of functions of one number: the ranges over an interval.
 
 _tanh, _exp, _log, _sqrt = (monotone(f) for f in (np.tanh, np.exp, np.log, np.sqrt))
-_erf = monotone(lambda x: np.vectorize(math.erf, otypes=[float])(x))
+_erf = monotone(np.vectorize(math.erf, otypes=[float]))
+_minus_erfc = monotone(np.vectorize(lambda x: -math.erfc(x), otypes=[float]))
 _logistic = monotone(lambda x: np.where(x > 0, 1, np.exp(np.minimum(x, 0))) / (1 + np.exp(-np.abs(x))))
 _softplus = monotone(lambda x: np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))
 
@@ -106,7 +107,7 @@ FUNCTIONS: dict[str, tuple[_Range, _Range, _Range]] = {
     "expm1": (monotone(np.expm1), _exp, _exp),
     "log": (
         lambda x: _log(_positive(x)),
-        lambda x: reciprocal(x),
+        reciprocal,
         lambda x: iv.negative(reciprocal(power(x, 2))),
     ),
     "log1p": (
@@ -128,7 +129,7 @@ FUNCTIONS: dict[str, tuple[_Range, _Range, _Range]] = {
     "cos": (_cosine, lambda x: iv.negative(_sine(x)), lambda x: iv.negative(_cosine(x))),
     "erf": (lambda x: iv.clip(_erf(x), -1, 1), _bell, lambda x: _scaled(-2, multiply(x, _bell(x)))),
     "erfc": (
-        lambda x: iv.clip(iv.negative(monotone(lambda y: -np.vectorize(math.erfc, otypes=[float])(y))(x)), 0, 2),
+        lambda x: iv.clip(iv.negative(_minus_erfc(x)), 0, 2),
         lambda x: iv.negative(_bell(x)),
         lambda x: _scaled(2, multiply(x, _bell(x))),
     ),
@@ -147,16 +148,22 @@ def function(name: str, x: Jet) -> Jet:
 
 
 def _whole_power(x: Jet, n: int) -> Jet:
+    if n in (0, 1):
+        return x if n else constant(np.ones(x.value.shape))
     first = lambda v: _scaled(n, power(v, n - 1))  # noqa: E731
     second = lambda v: _scaled(n * (n - 1), power(v, n - 2))  # noqa: E731
     return _apply(lambda v: power(v, n), first, second, x)
 
 
 def _any_power(params: Any, x: Jet, exponent: Jet) -> Jet:
-    if exponent.slope is not None or not iv.is_point(exponent.value):
-        return function("exp", jets.times(function("log", x), exponent))
     n = np.unique(exponent.value.lo)
-    if n.size == 1 and n[0] == np.round(n[0]) and abs(n[0]) < 64:
+    if (
+        exponent.slope is None
+        and is_point(exponent.value)
+        and n.size == 1
+        and n[0] == np.round(n[0])
+        and abs(n[0]) < 64
+    ):
         return _whole_power(x, int(n[0]))
     return function("exp", jets.times(function("log", x), exponent))
 
@@ -171,7 +178,7 @@ def _multiply(params: Any, a: Jet, b: Jet) -> Jet:
 
 
 def _divide(params: Any, a: Jet, b: Jet) -> Jet:
-    if b.slope is None and iv.is_point(b.value) and np.all(b.value.lo != 0):  # rounded once
+    if b.slope is None and is_point(b.value) and np.all(b.value.lo != 0):  # rounded once
         (value,) = (iv.widen(np.minimum(*ends), np.maximum(*ends)) for ends in [[e / b.value.lo for e in a.value]])
         return jets.times(a, Jet(reciprocal(b.value)))._replace(value=value)
     return jets.times(a, _whole_power(b, -1))
@@ -184,31 +191,30 @@ def _sign(params: Any, x: Jet) -> Jet:
     return Jet(signs)
 
 
-def _compare(true: Callable[..., Any], false: Callable[..., Any]) -> Rule:
-    """A truth value as an interval: [0, 1] if it is both true and false in the box."""
-    return lambda params, a, b: Jet(Interval(true(a.value, b.value), ~false(a.value, b.value)))
-
-
 def _less(a: Interval, b: Interval) -> Any:
     return np.asarray(a.hi < b.lo)
 
 
-def _at_most(a: Interval, b: Interval) -> Any:
-    return np.asarray(a.hi <= b.lo)
+def _compare(turned: bool, or_equal: bool) -> Rule:
+    """a < b or a <= b as an interval of truth values: [False, True] if both may be. What meets in one point is both."""
 
+    def rule(params: Any, a: Jet, b: Jet) -> Jet:
+        first, second = (b.value, a.value) if turned else (a.value, b.value)
+        true, false = _less(first, second), _less(second, first)
+        if a.slope is None and b.slope is None:
+            true = np.asarray(first.hi <= second.lo) if or_equal else true
+            false = false if or_equal else np.asarray(second.hi <= first.lo)
+        return Jet(Interval(true, ~false))
 
-def _apart(a: Interval, b: Interval) -> Any:
-    return _less(a, b) | _less(b, a)
-
-
-def _same(a: Interval, b: Interval) -> Any:
-    return np.asarray((a.lo == a.hi) & (b.lo == b.hi) & (a.lo == b.lo))
+    return rule
 
 
 def _equal(params: Any, a: Jet, b: Jet) -> Jet:
     if a is b and np.issubdtype(np.asarray(a.value.lo).dtype, np.floating):  # x == x: not NaN
         return constant(np.ones(a.value.shape, bool))
-    return Jet(Interval(_same(a.value, b.value), ~_apart(a.value, b.value)))
+    apart = _less(a.value, b.value) | _less(b.value, a.value)
+    same = ~apart if a.slope is None and b.slope is None and is_point(a.value) and is_point(b.value) else ~apart & False
+    return Jet(Interval(same, ~apart))
 
 
 def _not(params: Any, x: Jet) -> Jet:
@@ -218,11 +224,11 @@ def _not(params: Any, x: Jet) -> Jet:
 def _convert(params: Any, x: Jet) -> Jet:
     new, lo = np.dtype(params["new_dtype"]), np.asarray(x.value.lo)
     if np.issubdtype(lo.dtype, np.floating) and np.issubdtype(new, np.floating):
-        if new.itemsize < 8 and not (x.slope is None and iv.is_point(x.value) and np.all(lo == lo.astype(new))):
+        if new.itemsize < 8 and not (x.slope is None and is_point(x.value) and np.all(lo == lo.astype(new))):
             raise NoBound(f"it rounds to {new}; write the step so that float64 stays float64")
         return x
-    if not jets.is_decided(x.value):
-        raise Kink(f"a value of {lo.dtype} changes inside the box")
+    if x.slope is not None or not is_point(x.value):
+        raise Kink(f"a step from {lo.dtype} to {new} may lie inside the box")
     if np.issubdtype(new, np.complexfloating):
         raise NoBound("complex numbers have no bounds here; write the step with real and imaginary parts")
     return constant(lo.astype(np.float64 if np.issubdtype(new, np.floating) else new))
@@ -314,15 +320,16 @@ RULES: dict[str, Rule] = {
     "abs": lambda params, x: jets.absolute(x),
     "sign": _sign,
     "select_n": lambda params, which, *cases: jets.select(which.value, cases),
-    "gt": _compare(lambda a, b: _less(b, a), _at_most),
-    "lt": _compare(_less, lambda a, b: _at_most(b, a)),
-    "ge": _compare(lambda a, b: _at_most(b, a), _less),
-    "le": _compare(_at_most, lambda a, b: _less(b, a)),
+    "gt": _compare(turned=True, or_equal=False),
+    "lt": _compare(turned=False, or_equal=False),
+    "ge": _compare(turned=True, or_equal=True),
+    "le": _compare(turned=False, or_equal=True),
     "eq": _equal,
     "ne": lambda params, a, b: _not(params, _equal(params, a, b)),
     "and": lambda params, a, b: Jet(Interval(a.value.lo & b.value.lo, a.value.hi & b.value.hi)),
     "or": lambda params, a, b: Jet(Interval(a.value.lo | b.value.lo, a.value.hi | b.value.hi)),
     "not": _not,
+    "is_finite": lambda params, x: constant(np.isfinite(x.value.lo) & np.isfinite(x.value.hi)),
     "stop_gradient": lambda params, x: x,  # the derivative of the function, not that of JAX
     "copy": lambda params, x: x,
     "copy_p": lambda params, x: x,
@@ -398,6 +405,6 @@ def move(primitive: Any, params: Any, inputs: Sequence[Jet]) -> Any:
 
 
 def _exact(x: Jet) -> Any:
-    if x.slope is not None or not iv.is_point(x.value):
+    if x.slope is not None or not is_point(x.value):
         raise NoBound("where it reads depends on the carry")
     return x.value.lo
