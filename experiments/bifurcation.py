@@ -3,13 +3,13 @@
 Question: where do fixed points of a tanh network appear and lose their stability as W2 is scaled up, and how does the
 gradient decay at each of them?
 Command: python -m experiments.bifurcation
-Minutes: 1 on one core; half of that with --quick.
+Minutes: half of one on one core; with --quick a quarter.
 Expected: with a symmetric W2 whose eigenvectors are patterns of ±1, everything has a closed form. The origin loses its
 stability at the scale 1/λ of the largest eigenvalue, where a pair of points m = tanh(s λ m) branches off, another pair
 at the next 1/λ; both scales are located to 1e-10. At the origin the adjoint grows by log s per step, so it explodes for
 s > 1, where it vanishes at the points that the network comes to rest at, by log((1 - m²) s). The adjoint's decay, the
 leading Lyapunov exponent and the log of the spectral radius agree to 1e-6. With a Gaussian W2 they agree too, within
-20/T where the leading eigenvalues are complex.
+20/T where the leading eigenvalues are complex; there, further pairs of points appear in folds, none of them stable.
 
     h_t = tanh(s h_{t-1} W2),     J = s (1 - h²) W2^T at a fixed point h
 
@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from annotated_types import Ge
 from jax import Array
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 import rnnjax
 from experiments import lab
@@ -48,6 +48,8 @@ class Options(lab.Options):
     """s: what W2 is multiplied by [dimensionless]."""
     eigenvalues: tuple[float, ...] = (1.0, 0.6, 0.4, 0.3, 0.1, -0.2, -0.5, -0.8)
     """Of the symmetric W2, largest first; their number is H and a power of two [dimensionless]."""
+    gaussian_seed: NonNegativeInt = 8
+    """Seed of the Gaussian W2; of the first twelve, one that has stable points at all scales, and folds."""
     starts: PositiveInt = 256
     """Starts of the search for fixed points."""
     steps: Annotated[int, Ge(20)] = 400
@@ -89,10 +91,9 @@ def at_scale(
       direction; `index` `[N]`; `origin_eigenvalues` and `rest_eigenvalues` `[H]`.
     """
     w, along = recurrent(matrix, eigenvalues, seed)
-    size = len(w)
+    size, rng = len(w), np.random.default_rng(seed)
     cell, params, x = rnnjax.Elman(size), network(jnp.asarray(scale * w)), jnp.zeros(1)
-    rng = np.random.default_rng(seed)
-    begin = np.concatenate([np.zeros((1, size)), 0.7 * rng.normal(size=(starts - 1, size))])
+    begin = beginnings(size, starts, rng)
     found = fixed_points(cell, params, x, jnp.asarray(begin))
     isolated = found.kind == "point"
     overlap = np.asarray(found.carry) @ along
@@ -128,6 +129,11 @@ def at_scale(
     return result
 
 
+def beginnings(size: int, starts: int, rng: np.random.Generator) -> np.ndarray:
+    """`[starts, size]`: the origin, and Gaussian ones."""
+    return np.concatenate([np.zeros((1, size)), 0.7 * rng.normal(size=(starts - 1, size))])
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _instruments(
     size: int, steps: int, params: rnnjax.ElmanParams, carry: Array, weights: Array
@@ -139,14 +145,21 @@ def _instruments(
     return exponents[0], (found.log_norm[0] - found.log_norm[half]) / half
 
 
-def branches(matrix: str, eigenvalues: tuple[float, ...], lowest: float, highest: float, seed: int) -> dict[str, Any]:
-    """Branches from the origin, followed in the scale: arrays over all their points, and the bifurcations."""
+def branches(
+    matrix: str, eigenvalues: tuple[float, ...], lowest: float, highest: float, starts: int, seed: int
+) -> dict[str, Any]:
+    """The branches through all points found at the highest scale, the origin first, followed down in the scale.
+
+    Returns:
+      Arrays over all their points, and the bifurcations.
+    """
     w, along = recurrent(matrix, eigenvalues, seed)
     size, fixed = len(w), jnp.asarray(w)
-    start = jnp.zeros((1, size))
-    found = continue_in(
-        rnnjax.Elman(size), lambda s: network(s * fixed), jnp.zeros(1), start, lowest, between=(lowest, highest)
-    )
+    cell, x = rnnjax.Elman(size), jnp.zeros(1)
+    begin = jnp.asarray(beginnings(size, starts, np.random.default_rng(seed)))
+    points = fixed_points(cell, network(highest * fixed), x, begin, certify=False).carry
+    points = jnp.concatenate([jnp.zeros((1, size)), jnp.asarray(points)])
+    found = continue_in(cell, lambda s: network(s * fixed), x, points, highest, between=(lowest, highest))
     return {
         "branch": np.concatenate([np.full(len(each.values), i) for i, each in enumerate(found)]),
         "value": np.concatenate([each.values for each in found]),
@@ -192,13 +205,15 @@ def secondary(eigenvalues: tuple[float, ...]) -> float:
 
 def measure(options: Options, run: lab.Run) -> list[lab.Row]:
     o = options
-    common: dict[str, Any] = {"eigenvalues": o.eigenvalues, "seed": o.seed}
+    common: dict[str, Any] = {"eigenvalues": o.eigenvalues, "starts": o.starts}
+    seeds = {"symmetric": o.seed, "gaussian": o.gaussian_seed}
     points = [
-        {"matrix": kind, "scale": scale, "starts": o.starts, "steps": o.steps} | common
+        {"matrix": kind, "scale": scale, "steps": o.steps, "seed": seeds[kind]} | common
         for kind in NAMES
         for scale in sorted(o.scales)
     ]
-    lines = [{"matrix": kind, "lowest": min(o.scales), "highest": max(o.scales) + 0.01} | common for kind in NAMES]
+    ends = {"lowest": min(o.scales), "highest": max(o.scales) + 0.01}
+    lines = [{"matrix": kind, "seed": seeds[kind]} | ends | common for kind in NAMES]
     return [*run.rows(at_scale, points, "fixed points"), *run.rows(branches, lines, "branches")]
 
 
@@ -221,7 +236,7 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
         f"Where the network comes to rest, the adjoint's rate and log ρ(J) differ by at most {symmetric[0]:.1e} nats "
         f"per step, the leading Lyapunov exponent and log ρ(J) by {symmetric[1]:.1e}; with the Gaussian W2 by "
         f"{gaussian[0]:.1e} and {gaussian[1]:.1e} (20/T is {20 / o.steps:.1e}).",
-        f"The Gaussian W2 has {len(kinds)} bifurcations on its branches from the origin"
+        f"The Gaussian W2 has {len(kinds)} bifurcations on its {lines['gaussian']['branches_count']} branches"
         + (f": {', '.join(f'{kinds.count(kind)} × {kind}' for kind in dict.fromkeys(kinds))}." if kinds else "."),
     ])  # fmt: skip
     page.figure(
@@ -232,7 +247,7 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
         "dashed: unstable, with bifurcations), the points that a search finds at each scale (circles), and closed "
         "forms (dotted; vertical lines: 1/λ). (c, d) The growth per step of the adjoint, the leading Lyapunov exponent "
         "and log ρ(J): at the origin, where gradients explode beyond s = 1, and where the network comes to rest, where "
-        "they vanish. Lines: closed form. Triangles: no point is stable, and the network keeps moving on a cycle.",
+        "they vanish. Lines: closed form. Triangles: no point is stable, and the rates are those of a trajectory.",
     )
     page.figure(
         "counts",
@@ -260,7 +275,7 @@ def _inverse(eigenvalues: tuple[float, ...], sign: int, highest: float) -> list[
 
 
 def _of_origin(row: lab.Row, kind: str) -> list[float]:
-    return [at["scale"] for at in row["bifurcations"] if at["branch"] == 0 and at["kind"] == kind]
+    return sorted(at["scale"] for at in row["bifurcations"] if at["branch"] == 0 and at["kind"] == kind)
 
 
 def _listed(values: list[float]) -> str:
@@ -328,6 +343,7 @@ def _instruments_figure(
                 fine, np.log(fine), color="black", linestyle="--", linewidth=1, label="closed form, origin: log s"
             )
         lower.axhline(0, color="0.4", linewidth=0.8)
+        lower.margins(y=0.15)
         lower.set(xlabel="scale s of W2", ylabel="growth of the gradient [nats/step]", title="three instruments")
         for ax in (upper, lower):
             ax.legend(fontsize="x-small", loc="lower left" if ax is upper else "best")
@@ -368,11 +384,12 @@ def _rates(ax: Any, rows: list[lab.Row]) -> None:
             label = said if place == "origin" else None
             ax.plot([row["scale"] for row in found], rates, label=label, **look)
             if found:
-                ax.annotate(where, (found[-1]["scale"], rates[-1]), (-8, 8), textcoords="offset points", ha="right")
+                up = 10 if place == "origin" else -14
+                ax.annotate(where, (found[-1]["scale"], rates[-1]), (-12, up), textcoords="offset points", ha="right")
     moving = [row for row in rows if "moving_exponent_nats_per_step" in row]
     for i, name in enumerate(("adjoint", "exponent")):
         look = style.markers(i) | {"marker": "^", "markersize": (9, 5.5)[i]}
-        label = f"{names[name]}, moving" if moving else None
+        label = f"{names[name]}, no stable point" if moving else None
         ax.plot(
             [row["scale"] for row in moving], [r[f"moving_{name}_nats_per_step"] for r in moving], label=label, **look
         )
@@ -386,7 +403,7 @@ def _counts_figure(points: dict[str, list[lab.Row]], eigenvalues: tuple[float, .
         most = max(int(row["index"].max(initial=0)) for row in rows)
         for k in range(most + 1):
             counts = [int((row["index"] == k).sum()) for row in rows]
-            label = "stable" if k == 0 else f"{k} unstable direction{'s' * (k > 1)}"
+            label = f"{k} unstable direction{'s' * (k != 1)}"
             ax.plot(scales, counts, label=label, linewidth=0.8, markersize=4, **style.line(k))
         total = [row["points_count"] for row in rows]
         ax.plot(scales, total, "o", markersize=7, markerfacecolor="none", color="black", label="all")

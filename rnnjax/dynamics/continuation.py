@@ -8,7 +8,8 @@ Between two points of a branch, a bifurcation is where an eigenvalue λ of J pas
     λ = -1   flip: a cycle of twice the period branches off
     |λ| = 1, complex: Neimark-Sacker: a closed curve branches off
 
-It is located by bisection along the branch. The equations are JAX's, and the algebra NumPy's.
+It is located by bisection along the branch, and a branching, where the equations are singular, by interpolation from
+both sides. The equations are JAX's, and the algebra NumPy's.
 
 Reference: Kuznetsov, Elements of applied bifurcation theory, 3rd edition (2004), sections 4 and 10.
 """
@@ -37,7 +38,7 @@ class Bifurcation(NamedTuple):
     Attributes:
       kind: "fold", "branching", "flip" or "neimark-sacker".
       value: the parameter.
-      carry: one carry; at a branching, known only to some 1e-7 in the direction of the other branch.
+      carry: one carry.
       eigenvalues: `[S]` complex, largest modulus first.
     """
 
@@ -306,20 +307,24 @@ class _Curve(NamedTuple):
             for _ in range(len(one)):  # no more than S eigenvalues pass in one step
                 if (before == after).all():
                     break
-                place = self.change(one, way, left, length, before)
-                if place is None:
-                    break
-                left, u, past = place
+                left, u, past = self.change(one, way, left, length, before, other, after)
                 kind = self.kind_of(u, one, way, left, length, past - before)
                 if kind is not None:
-                    yield kind, u
+                    yield kind, self.between_sides(u, one, way, left, length) if kind == BRANCHING else u
                 before = past
 
     def change(
-        self, one: np.ndarray, way: np.ndarray, left: float, right: float, before: np.ndarray
-    ) -> tuple[float, np.ndarray, np.ndarray] | None:
+        self,
+        one: np.ndarray,
+        way: np.ndarray,
+        left: float,
+        right: float,
+        before: np.ndarray,
+        other: np.ndarray,
+        after: np.ndarray,
+    ) -> tuple[float, np.ndarray, np.ndarray]:
         """Where the counts first differ from `before`: the distance, the point, and the counts after it."""
-        low, high, u, past = left, right, None, before
+        low, high, u, past = left, right, other, after
         while high - low > 2e-14 * max(1.0, float(np.linalg.norm(one))):
             middle = (low + high) / 2
             if middle in (low, high):
@@ -330,7 +335,7 @@ class _Curve(NamedTuple):
                 high, u, past = middle, tried, counts
             else:
                 low = middle
-        return None if u is None else (high, u, past)
+        return high, u, past
 
     def kind_of(
         self, u: np.ndarray, one: np.ndarray, way: np.ndarray, place: float, length: float, change: np.ndarray
@@ -348,6 +353,21 @@ class _Curve(NamedTuple):
         if change[2] and len(complex_ones) and np.abs(np.abs(complex_ones) - 1).min() <= near:
             return NEIMARK_SACKER
         return None
+
+    def between_sides(self, u: np.ndarray, one: np.ndarray, way: np.ndarray, place: float, length: float) -> np.ndarray:
+        """A branching, by cubics through points on both sides of `u`: at itself, Newton's steps are noise."""
+        apart = np.array([-2.0, -1.0, 1.0, 2.0])
+        beside = [self.corrected(one + (place + 0.05 * t * length) * way, way) for t in apart]
+        sides = [side for side in beside if side is not None]
+        if len(sides) < len(apart):
+            return u
+        values = [np.linalg.eigvals(self.jacobian(side)) - 1 for side in sides]
+        passing = np.polyfit(apart, [each[np.abs(each).argmin()].real for each in values], 3)
+        roots = np.roots(passing)
+        root = roots[np.abs(roots).argmin()]
+        if abs(root) > 0.5 or root.imag != 0:
+            return u
+        return root.real ** np.arange(3, -1, -1) @ np.polyfit(apart, np.array(sides), 3)
 
     def leaving(self, at: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Points beside a branching, in the directions in which J - I vanishes, and these directions."""

@@ -137,4 +137,4 @@ def test_a_branching_of_a_branch_that_branched():
         assert abs((1 - m**2) * found.value - 1) < 1e-10
         np.testing.assert_allclose(np.abs(found.carry), m, atol=1e-6)
     h = np.sort(np.abs(np.concatenate([branch.carry[[0, -1]] for branch in branches])), axis=-1)
-    assert len(np.unique(np.round(h, 6), axis=0)) == 4  # at the last scale: 0, ±v1, ±v2, and the four between them
+    assert len(np.unique(np.round(h, 6), axis=0)) == 3  # at the last scale: 0, ±v, and the four that left it
