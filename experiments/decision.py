@@ -4,12 +4,12 @@ Question: where does a network that integrates evidence keep the sum, how long d
 enters it?
 Command: python -m experiments.decision
 Minutes: 2 on two cores; half a minute with --quick.
-Expected: the five networks decide as well as an ideal observer (0.89 to 0.90 of 0.897). At zero input each has two
-stable points, one for each decision, and between them a line on which the largest |λ| is 0.94 to 1.02 and the second
-about 0.8; one or two more fixed points lie on the line. At all fixed points, certified, adjoint and pulse decay by
-log |λ| per step, within 4e-4 nats: memories of 20 to 120 steps at stable points. At work evidence is forgotten by 0.003
-to 0.008 nats per step, which is 0.004 to 0.009 faster than the line predicts: noise keeps the network off the line.
-The left vector of λ is twice as much along the input (|cosine| 0.3) as other left vectors and random ones are (0.14).
+Expected: the five networks decide as well as an ideal observer (0.89 to 0.90 of 0.897). At zero input each has three
+certified fixed points on a line, a saddle between two stable ones; along the line the largest |λ| is 0.94 to 1.02, the
+second about 0.8. At the fixed points adjoint and pulse decay by log |λ| per step, within 4e-4 nats: memories of 20 to
+120 steps at the stable ones. At work evidence is forgotten by 0.003 to 0.008 nats per step, 0.004 to 0.009 faster than
+the line predicts: noise keeps the network off it. The left vector of λ is twice as much along the input (|cosine| 0.3)
+as other left vectors and random ones are (0.14).
 
     x_t = ±coherence + noise ε_t;    decision variable: the difference of the two outputs
 

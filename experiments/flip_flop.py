@@ -34,7 +34,7 @@ import numpy as np
 import optax
 from jax import Array, lax
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 import rnnjax
@@ -455,6 +455,7 @@ def _evaluations_figure(found: list[lab.Row], best: int) -> Figure:
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set(xlabel="evaluations of F", title=f"until q <= {level:g}")
     axes[0, 0].set_ylabel("share of starts")
     style.letters(axes)
