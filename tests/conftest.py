@@ -39,8 +39,8 @@ CORE = ("elman_tanh", "lstm", "gru")
 ONE_IN = 64
 """Of the pairs of a property and a cell of the catalogue, one in so many is tested, unless --whole."""
 
-ONLY_WHOLE = ("bestiary", "collapse")
-"""Experiments whose smallest run takes most of a minute; tested only with --whole."""
+ONLY_WHOLE = ("bestiary", "collapse", "flip_flop")
+"""Experiments whose smallest runs take longest; tested only with --whole."""
 
 AROUND = ("benchmarks", "experiments", "flax", "training")
 """Folders whose tests run on only one of the two Pythons."""

@@ -32,10 +32,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "collapse": {"lengths": (10,), "seeds": 1, "updates": 2, "hidden_size": 4},
     "copy_memory": _LEARNING | {"delay": 2},
     "curse_of_memory": {"sequences": 4, "steps": 60, "lambdas": (0.0, 0.5), "teachers": (0.5,)},
+    "decision": {"seeds": 1, "hidden_size": 4, "steps": 20, "updates": 2, "batch": 2, "starts": 8},
     "digits": _LEARNING,
     "driven_edge": {
         "variances": (0.01, 1.0), "hidden_size": 8, "steps": 40, "seeds": 2, "map_size": 8, "map_variances": 2,
         "map_gains": (0.8, 2.0), "map_steps": 40,
+    },
+    "flip_flop": {
+        "seeds": 1, "hidden_size": 4, "steps": 5, "updates": 2, "batch": 2, "starts": 16, "compared": 4,
+        "iterations": 20,
     },
     "float_horizon": {"cells": ("tanh",), "scales": (0.5,), "hidden_size": 4, "seeds": 1, "steps": 40},
     "flossing": {
