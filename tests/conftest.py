@@ -36,13 +36,13 @@ hypothesis.settings.load_profile("rnnjax")
 CORE = ("elman_tanh", "lstm", "gru")
 """Cells whose properties are tested on every Python; for other cells, the test's name selects one of the two."""
 
-ONE_IN = 64
+ONE_IN = 96
 """Of the pairs of a property and a cell of the catalogue, one in so many is tested, unless --whole."""
 
 ONLY_WHOLE = ("bestiary", "collapse", "flip_flop")
 """Experiments whose smallest runs take longest; tested only with --whole."""
 
-AROUND = ("benchmarks", "experiments", "flax", "training")
+AROUND = ("benchmarks", "bounds", "converters", "dynamics", "experiments", "flax", "parity", "training")
 """Folders whose tests run on only one of the two Pythons."""
 
 

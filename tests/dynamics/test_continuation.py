@@ -7,7 +7,6 @@ import pytest
 import rnnjax
 from rnnjax.dynamics import continue_in, fixed_points
 
-pytestmark = pytest.mark.one_python
 X = jnp.zeros(1)
 
 

@@ -10,7 +10,6 @@ from rnnjax import gradients
 from rnnjax.dynamics import linearize
 from tests.registry import CELLS, D, sample
 
-pytestmark = pytest.mark.one_python
 RNG = np.random.default_rng(0)
 
 

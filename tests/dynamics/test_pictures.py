@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from matplotlib.figure import Figure
 
 import rnnjax
@@ -10,7 +9,6 @@ from rnnjax import dynamics
 from tests.dynamics.confirmed import elman
 
 
-@pytest.mark.one_python
 def test_points_eigenvalues_and_branches():
     cell, params, x = elman(1.5 * np.eye(2))
     starts = jnp.asarray([[a, b] for a in (-1.0, 0.0, 1.0) for b in (-1.0, 0.0, 1.0)])

@@ -47,7 +47,6 @@ def test_a_symmetric_network(bias):
     assert (np.diff(logs) < -0.04).all()
 
 
-@pytest.mark.one_python
 @pytest.mark.parametrize("seed", range(3))
 def test_any_network(seed):
     """The mean over each group of equal modulus to 1e-6; each exponent, and the adjoint, within 20/T."""
@@ -64,7 +63,6 @@ def test_any_network(seed):
     np.testing.assert_allclose((adjoint[0] - adjoint[-1]) / T, logs[0], atol=20 / T)
 
 
-@pytest.mark.one_python
 def test_an_eigenvalue_of_zero_is_minus_infinity_in_both():
     """A unit that nothing reads has λ = 0: what was in it is gone after a step. `survivors` says how many are left."""
     w_h = np.zeros((4, 4))

@@ -9,8 +9,6 @@ from benchmarks import contest
 from rnnjax import cells
 from tests.parity.pairs import DEPARTURES, NAMES, Pair, differences, pairs
 
-pytestmark = pytest.mark.one_python
-
 LIBRARIES = [pair for pair in pairs() if pair.theirs]
 ALONE = [pair for pair in pairs() if not pair.theirs and not any(pair.cell in names for names in NAMES.values())]
 """The papers of cells that no library has."""
