@@ -3,7 +3,7 @@
 Question: how long do a forward pass and a training step take, against the fastest of the peers at each point, against
 PyTorch, and against the matmuls alone?
 Command: python -m benchmarks.peers --json benchmarks/results/peers.json --figures benchmarks/results
-Minutes: about 50 on two cores; with --quick less than 5.
+Minutes: about 20 on two cores; with --quick less than 5.
 Expected: the targets are a training step 2 times faster than the fastest JAX peer in the geometric mean over the
 reference grid and nowhere under 1.1, no LSTM point slower than PyTorch's, and at most 1.4 times the floor from H = 128
 and B = 16 on; and no other cell slower than its peer in training. What was reached is in benchmarks/results/peers.json.
