@@ -147,7 +147,7 @@ def take(jets: Sequence[Jet], index: np.ndarray) -> Jet:
         return Interval(taken([part.lo for part in parts], *last), taken([part.hi for part in parts], *last))
 
     def slope_of(x: Jet) -> Interval:
-        return point(np.zeros((*x.value.shape, size))) if x.slope is None else x.slope  # type: ignore[arg-type]
+        return point(np.zeros((*x.value.shape, size or 0))) if x.slope is None else x.slope
 
     bend = None
     if any(x.bend is not None for x in jets):

@@ -150,9 +150,11 @@ def function(name: str, x: Jet) -> Jet:
 def _whole_power(x: Jet, n: int) -> Jet:
     if n in (0, 1):
         return x if n else constant(np.ones(x.value.shape))
-    first = lambda v: _scaled(n, power(v, n - 1))  # noqa: E731
-    second = lambda v: _scaled(n * (n - 1), power(v, n - 2))  # noqa: E731
-    return _apply(lambda v: power(v, n), first, second, x)
+
+    def scaled_power(by: float, exponent: int) -> _Range:
+        return lambda v: _scaled(by, power(v, exponent))
+
+    return _apply(lambda v: power(v, n), scaled_power(n, n - 1), scaled_power(n * (n - 1), n - 2), x)
 
 
 def _any_power(params: Any, x: Jet, exponent: Jet) -> Jet:
@@ -255,9 +257,11 @@ def _reduce(pair: Callable[[Jet, Jet], Jet]) -> Rule:
 
 
 def _cumsum(params: Any, x: Jet) -> Jet:
-    axis, turn = params["axis"], (lambda a: np.flip(a, params["axis"])) if params["reverse"] else lambda a: a
-    added = lambda a: turn(np.cumsum(turn(a), axis))  # noqa: E731
+    axis, backwards = params["axis"], params["reverse"]
     terms = x.value.shape[axis]
+
+    def added(a: np.ndarray) -> np.ndarray:
+        return np.flip(np.cumsum(np.flip(a, axis), axis), axis) if backwards else np.cumsum(a, axis)
 
     def on_interval(part: Interval) -> Interval:
         error = terms * iv.EPS * added(iv.magnitude(part)) + iv.TINY

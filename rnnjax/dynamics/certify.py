@@ -24,6 +24,7 @@ from jax.typing import ArrayLike
 from rnnjax._bounds import Bounded, Interval, Kink, NoBound, inverse_bound, norm_bound
 from rnnjax._bounds.intervals import add, matmul, negative, point, subtract, up
 from rnnjax.cell import Cell, PyTree, batch_shape_of
+from rnnjax.dynamics.problem import map_of, rows_of
 
 FARTHEST = 2.0**30
 """The largest radius that is tried. (Where the step is affine, every radius would do.)"""
@@ -107,18 +108,10 @@ def certifier(cell: Cell, params: PyTree, x: ArrayLike) -> Callable[[PyTree], Ce
         raise ValueError(f"`x` is {list(row.shape)}; a certificate is for one row: pass one input, without batch axes.")
     with jax.enable_x64(True):
         like = jax.eval_shape(lambda p: cell.initial_carry(p, ()), params)
-    leaves, tree = jax.tree.flatten(like)
-    for leaf in leaves:
-        _check_real(leaf.dtype)
-    splits = np.cumsum([math.prod(leaf.shape) for leaf in leaves])
-
-    def step(h: Any) -> Any:
-        parts = jnp.split(h, splits[:-1])
-        carry = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
-        after = jax.tree.leaves(cell.step(params, jax.tree.unflatten(tree, carry), row)[0])
-        return jnp.concatenate([leaf.ravel() for leaf in after])
-
-    bounded = Bounded(step, int(splits[-1]) if len(splits) else 0)
+        leaves, tree = jax.tree.flatten(like)
+        for leaf in leaves:
+            _check_real(leaf.dtype)
+        bounded = Bounded(map_of(cell, 1, params, row), sum(math.prod(leaf.shape) for leaf in leaves))
 
     def prove(carry: PyTree) -> Certificate:
         found, given = jax.tree.flatten(carry)
@@ -131,7 +124,7 @@ def certifier(cell: Cell, params: PyTree, x: ArrayLike) -> Callable[[PyTree], Ce
                     f"a leaf of `carry` is {list(np.shape(leaf))}; expected {list(expected.shape)}: pass one carry "
                     "at a time, without batch axes."
                 )
-        return _certificate(bounded, np.concatenate([np.ravel(_promoted(leaf)) for leaf in found]))
+        return _certificate(bounded, rows_of([_promoted(leaf)[None] for leaf in found])[0])
 
     return prove
 

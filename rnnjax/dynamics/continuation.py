@@ -25,7 +25,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rnnjax.cell import Cell, PyTree
-from rnnjax.dynamics.problem import checked, checked_count, checked_rows, map_of, unflat, with_jacobian
+from rnnjax.dynamics.problem import checked, checked_count, checked_rows, eigenvalues_of, map_of, unflat, with_jacobian
 from rnnjax.dynamics.solve import is_fixed, search, tolerance_of
 
 FOLD, BRANCHING, FLIP, NEIMARK_SACKER = "fold", "branching", "flip", "neimark-sacker"
@@ -108,7 +108,6 @@ def continue_in(
       >>> import jax.numpy as jnp, rnnjax
       >>> def params_of(p):
       ...     return rnnjax.ElmanParams(jnp.zeros((1, 1)), p[None, None], jnp.zeros(1))
-      >>> cell, start = rnnjax.Elman(1), jnp.zeros((1, 1))
       >>> with jax.enable_x64(True):
       ...     start = jnp.zeros((1, 1))
       ...     branches = continue_in(rnnjax.Elman(1), params_of, jnp.zeros(1), start, 0.5, between=(0.5, 2.0))
@@ -143,28 +142,23 @@ def continue_in(
         us, closed = curve.both_ways(u, way)
         traced.append(us)
         bifurcations = []
-        for kind, at in curve.bifurcations(us):
-            bifurcations.append(Bifurcation(kind, curve.value(at), unflat(at[:-1], like), _sorted(curve.jacobian(at))))
+        eigenvalues = np.array([eigenvalues_of(curve.jacobian(each)) for each in us])
+        for kind, at in curve.bifurcations(us, eigenvalues):
+            there = eigenvalues_of(curve.jacobian(at))
+            bifurcations.append(Bifurcation(kind, curve.value(at), unflat(at[:-1], like), there))
             for start, tangent in curve.leaving(at) if switch and kind == BRANCHING else ():
                 todo.append(start)
                 ways.append(tangent)
-        eigenvalues = np.array([_sorted(curve.jacobian(each)) for each in us])
         stable = np.abs(eigenvalues).max(-1) < 1
         values = np.array([curve.value(each) for each in us])
         found.append(Branch(values, unflat(us[:, :-1], like), eigenvalues, stable, tuple(bifurcations), closed))
     return tuple(found)
 
 
-def _sorted(matrix: np.ndarray) -> np.ndarray:
-    values = np.linalg.eigvals(matrix).astype(complex)
-    return values[np.argsort(-np.abs(values), kind="stable")]
-
-
-def _outside(matrix: np.ndarray) -> np.ndarray:
+def _outside(values: np.ndarray) -> np.ndarray:
     """How many eigenvalues are beyond 1, beyond -1, and complex and outside of the unit circle."""
-    values = np.linalg.eigvals(matrix)
-    real = values.imag == 0
-    beyond = [real & (values.real > 1 + CROSSED), real & (values.real < -1 - CROSSED)]
+    real = np.imag(values) == 0
+    beyond = [real & (np.real(values) > 1 + CROSSED), real & (np.real(values) < -1 - CROSSED)]
     return np.array([each.sum() for each in (*beyond, ~real & (np.abs(values) > 1 + CROSSED))])
 
 
@@ -296,9 +290,9 @@ class _Curve(NamedTuple):
         near = np.finfo(self.dtype).eps ** 0.375
         return on is not None and bool(np.linalg.norm(on - u) <= near * (1 + np.linalg.norm(u)))
 
-    def bifurcations(self, us: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    def bifurcations(self, us: np.ndarray, eigenvalues: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """The kind and place of each bifurcation on the branch with the points `us`."""
-        counts = [_outside(self.jacobian(u)) for u in us]
+        counts = [_outside(values) for values in eigenvalues]
         for one, other, before, after in zip(us, us[1:], counts, counts[1:], strict=False):
             length = float(np.linalg.norm(other - one))
             if length == 0:
@@ -330,7 +324,7 @@ class _Curve(NamedTuple):
             if middle in (low, high):
                 break
             tried = self.corrected(one + middle * way, way)
-            counts = before if tried is None else _outside(self.jacobian(tried))
+            counts = before if tried is None else _outside(eigenvalues_of(self.jacobian(tried)))
             if tried is not None and (counts != before).any():
                 high, u, past = middle, tried, counts
             else:

@@ -20,7 +20,17 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rnnjax.cell import Cell, PyTree
-from rnnjax.dynamics.problem import checked, checked_count, checked_rows, jacobians_at, map_of, orbits, unflat
+from rnnjax.dynamics.certify import certifier
+from rnnjax.dynamics.problem import (
+    checked,
+    checked_count,
+    checked_rows,
+    eigenvalues_of,
+    jacobians_at,
+    map_of,
+    orbits,
+    unflat,
+)
 from rnnjax.dynamics.solve import Ends, is_fixed, search, tolerance_of
 
 POINT, LINE, SURFACE, SLOW = "point", "line", "surface", "slow"
@@ -147,8 +157,7 @@ def fixed_points(
     order = sorted(kept, key=lambda i: ends.speed[first[i]])
     first, groups = first[order], [groups[i] for i in order]
 
-    eigenvalues = np.linalg.eigvals(matrices[order]).astype(complex)
-    eigenvalues = np.take_along_axis(eigenvalues, np.argsort(-np.abs(eigenvalues), -1, kind="stable"), -1)
+    eigenvalues = eigenvalues_of(matrices[order])
     kind = np.array([POINT, LINE, SURFACE])[np.minimum(dimension[order], 2)]
     kind[~fixed[order]] = SLOW
     arrived = np.full(len(rows), -1)
@@ -295,7 +304,8 @@ def _said(
     """`certified`, `radius`, `error` and `why` of each point."""
     certified, why = np.zeros(len(points), bool), [""] * len(points)
     radius, error = np.full((2, len(points)), np.nan)
-    prove = _certifier(cell, cycle, params, x) if certify and (kind == POINT).any() else None
+    repeated = cell if cycle == 1 else Repeated(cell, cycle)
+    prove = certifier(repeated, params, x) if certify and (kind == POINT).any() else None
     slow = kind == SLOW
     bends = _curvature(cell, cycle, params, x, jnp.asarray(points[slow])) if slow.any() else np.zeros(0)
     least = iter(np.asarray(bends))
@@ -326,12 +336,6 @@ def _curvature(cell: Cell, cycle: int, params: PyTree, x: Array, rows: Array) ->
     values = np.linalg.eigvalsh(np.asarray(_hessians(cell, cycle, params, x, rows)))
     small = np.finfo(values.dtype).eps ** 0.5 * np.abs(values).max(-1)
     return np.where(values[:, 0] < -small, values[:, 0], 0)
-
-
-def _certifier(cell: Cell, cycle: int, params: PyTree, x: Array) -> Callable[[PyTree], Any]:
-    from rnnjax.dynamics.certify import certifier
-
-    return certifier(cell if cycle == 1 else Repeated(cell, cycle), params, x)
 
 
 @dataclasses.dataclass(frozen=True)

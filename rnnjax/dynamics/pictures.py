@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from rnnjax.cell import PyTree
 from rnnjax.dynamics.continuation import BRANCHING, FLIP, FOLD, NEIMARK_SACKER, Branch
 from rnnjax.dynamics.fixed_points import LINE, SLOW, SURFACE, FixedPoints
+from rnnjax.dynamics.problem import rows_of
 
 BLUE, ORANGE, GREEN, GREY, BLACK = "#0072B2", "#E69F00", "#009E73", "#8c8c8c", "#000000"
 KINDS: tuple[tuple[str, str, str, bool], ...] = (
@@ -38,8 +39,8 @@ def plot_points(ax: Any, found: FixedPoints, *, trajectories: Sequence[PyTree] =
 
     Example: `fig, ax = matplotlib.pyplot.subplots(); plot_points(ax, found)`.
     """
-    points, paths = _rows(found.carry), [_rows(path) for path in trajectories]
-    lines = [_rows(line) for line in found.line if line is not None]
+    points, paths = rows_of(found.carry), [rows_of(path) for path in trajectories]
+    lines = [rows_of(line) for line in found.line if line is not None]
     everything = np.concatenate([points, *lines, *paths])
     centre = everything.mean(0)
     axes = np.linalg.svd(everything - centre, full_matrices=False)[2][:2]
@@ -122,11 +123,6 @@ def plot_branches(
             ax.plot([found.value], [drawn(found.carry)], label=once(found.kind), **at)
     ax.set(xlabel="parameter", ylabel=name, title="Branches of fixed points")
     ax.legend()
-
-
-def _rows(carry: PyTree) -> np.ndarray:
-    """`[N, S]` from leaves `[N, ...]`."""
-    return np.concatenate([np.asarray(leaf).reshape(len(leaf), -1) for leaf in jax.tree.leaves(carry)], axis=-1)
 
 
 def _groups(found: FixedPoints) -> np.ndarray:

@@ -48,6 +48,17 @@ def unflat(rows: Any, like: PyTree) -> PyTree:
     return tree.unflatten(parts)
 
 
+def rows_of(carry: PyTree) -> np.ndarray:
+    """`[N, S]`, the inverse of `unflat` for N carries, leaves `[N, ...]`."""
+    return np.concatenate([np.asarray(leaf).reshape(len(leaf), -1) for leaf in jax.tree.leaves(carry)], axis=-1)
+
+
+def eigenvalues_of(matrices: np.ndarray) -> np.ndarray:
+    """`[..., S]` complex from `[..., S, S]`, largest modulus first."""
+    values = np.linalg.eigvals(matrices).astype(complex)
+    return np.take_along_axis(values, np.argsort(-np.abs(values), -1, kind="stable"), -1)
+
+
 def with_jacobian(function: Map, h: Array) -> tuple[Array, Array]:
     """F(h) and J, whose entry i, j is dF_i/dh_j, by S products with the Jacobian."""
     value, pushed = jax.linearize(function, h)
@@ -126,8 +137,7 @@ def checked_rows(name: str, carry: PyTree, like: PyTree, leading: bool) -> np.nd
     check_alike(f"`{name}`", carry, expected, f"`{name}` is {axes} like `cell.initial_carry(params)`: {fix}")
     if count == (0,):
         raise ValueError(f"`{name}` has a leading axis of 0: give at least one.")
-    shape = count or (1,)
-    rows = np.concatenate([np.asarray(leaf).reshape(*shape, -1) for leaf in jax.tree.leaves(carry)], axis=-1)
+    rows = rows_of(carry if leading else jax.tree.map(lambda leaf: np.asarray(leaf)[None], carry))
     wrong = ~np.isfinite(rows).all(-1)
     if wrong.any():
         where = f" in {wrong.sum()} of {len(rows)} carries, first in number {wrong.argmax()}" * leading
