@@ -24,6 +24,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from rnnjax._unroll.arguments import closes_over_arrays
 from rnnjax.cell import Cell, PyTree
 from rnnjax.dynamics.problem import checked, checked_count, checked_rows, eigenvalues_of, map_of, unflat, with_jacobian
 from rnnjax.dynamics.solve import is_fixed, search, tolerance_of
@@ -121,7 +122,7 @@ def continue_in(
         raise ValueError(f"`step` is {step!r}; give a positive length, such as 0.02.")
     dtype = jax.tree.leaves(jax.eval_shape(params_of, jnp.asarray(value, float)))[0].dtype
     params = params_of(jnp.asarray(value, dtype))
-    x, like = checked(cell, params, x, "continue_in")
+    cell, x, like = checked(cell, params, x, "continue_in")
     rows = checked_rows("starts", starts, like, leading=True)
     cycle, points = checked_count("cycle", cycle), checked_count("points", points)
     tolerance = tolerance_of(rows.dtype)
@@ -130,7 +131,9 @@ def continue_in(
     if not fixed.any():
         raise ValueError(f"none of `starts` is, or leads to, a fixed point at `value` = {value}; find some first.")
 
-    curve = _Curve(cell, cycle, params_of, x, rows.dtype, low, high, step, points)
+    apart = closes_over_arrays(jax.make_jaxpr(params_of)(jnp.asarray(value, dtype)))  # may be others at the next call
+    parameters = (lambda p: params_of(p)) if apart else params_of
+    curve = _Curve(cell, cycle, parameters, x, rows.dtype, low, high, step, points)
     found: list[Branch] = []
     traced: list[np.ndarray] = []
     todo = [np.append(row, curve.scaled(value)) for row in ends.rows[fixed]]

@@ -126,7 +126,7 @@ def fixed_points(
       >>> sorted(found.carry[:, 0].round(3).tolist()), int(found.stable.sum()), int(found.found.sum())
       ([-0.958, 0.0, 0.958], 2, 4)
     """
-    x, like = checked(cell, params, x, "fixed_points")
+    cell, x, like = checked(cell, params, x, "fixed_points")
     rows = checked_rows("starts", starts, like, leading=True)
     cycle, iterations = checked_count("cycle", cycle), checked_count("iterations", iterations)
     eps = float(np.finfo(rows.dtype).eps)

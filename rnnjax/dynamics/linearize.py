@@ -85,7 +85,7 @@ def linearize(
       >>> found.eigenvalues.real.tolist(), found.line.tolist(), found.time_constants.round(3).tolist()
       ([1.0, 0.5], [True, False], [inf, 1.443])
     """
-    x, like = checked(cell, params, x, "linearize")
+    cell, x, like = checked(cell, params, x, "linearize")
     (row,) = checked_rows("carry", carry, like, leading=False)
     weights = None if readout is None else np.asarray(readout)
     if weights is not None and (weights.ndim != 2 or len(weights) != row.size):

@@ -16,7 +16,7 @@ from jax import Array, lax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from rnnjax._unroll.arguments import as_array, check_alike, check_cell
+from rnnjax._unroll.arguments import as_array, check_alike, check_cell, closes_over_arrays
 from rnnjax.cell import Cell, PyTree, check_space, space_of
 
 Map = Callable[[Array], Array]
@@ -86,8 +86,18 @@ def orbits(cell: Cell, cycle: int, params: PyTree, x: Array, rows: Array) -> Arr
     return jax.vmap(orbit)(rows)
 
 
-def checked(cell: Cell, params: PyTree, x: ArrayLike, of: str) -> tuple[Array, PyTree]:
-    """The input as an array, and the shapes of one carry.
+class Alone:
+    """A cell that equals no other, for steps that close over arrays: programs compiled with the former are not used."""
+
+    def __init__(self, cell: Cell):
+        self.cell = cell
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cell, name)
+
+
+def checked(cell: Cell, params: PyTree, x: ArrayLike, of: str) -> tuple[Any, Array, PyTree]:
+    """The cell, by which programs may be cached; the input as an array; and the shapes of one carry.
 
     Raises:
       TypeError: `cell` is a class or has no single step; the carry is not float32 or float64; values are traced.
@@ -107,7 +117,7 @@ def checked(cell: Cell, params: PyTree, x: ArrayLike, of: str) -> tuple[Array, P
     check_space("x", x, cell, 0)
     if not np.isfinite(np.asarray(x)).all():
         raise ValueError("`x` is not finite: an input that is NaN or inf has no fixed points.")
-    like = jax.eval_shape(cell.initial_carry, params)
+    start, like = jax.make_jaxpr(cell.initial_carry, return_shape=True)(params)
     leaves = jax.tree.leaves_with_path(like)
     for path, leaf in leaves:
         if leaf.dtype not in (jnp.float32, jnp.float64) or leaf.dtype != leaves[0][1].dtype:
@@ -116,10 +126,10 @@ def checked(cell: Cell, params: PyTree, x: ArrayLike, of: str) -> tuple[Array, P
                 "of the carry in float32, or all in float64: draw parameters with `init(..., dtype='float64')`, keep "
                 "counters and flags out of the carry, and complex states as two real ones."
             )
-    after = jax.eval_shape(cell.step, params, like, x)[0]
+    step, (after, _) = jax.make_jaxpr(cell.step, return_shape=True)(params, like, x)
     fix = "a step must return a carry of the same tree, shapes and dtypes as its input carry"
     check_alike(f"the carry that {type(cell).__name__}.step returns", after, like, fix)
-    return x, like
+    return Alone(cell) if closes_over_arrays(start) or closes_over_arrays(step) else cell, x, like
 
 
 def checked_rows(name: str, carry: PyTree, like: PyTree, leading: bool) -> np.ndarray:

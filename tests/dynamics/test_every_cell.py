@@ -119,3 +119,32 @@ def test_the_others_refuse_too():
     for error, words, call in calls:
         with pytest.raises(error, match=words):
             call()
+
+
+def test_arrays_that_a_step_closes_over_are_those_of_the_call():
+    """No program that was compiled with their former values is used."""
+    matrix, factor, none = jnp.array([[0.5]]), jnp.array(1.0), jnp.zeros(())
+
+    def step(params, h, x):
+        h = jnp.tanh(h @ matrix * params)
+        return h, h
+
+    cell = rnnjax.StepCell(step, lambda params, batch: jnp.full((*batch, 1), 0.0 * params))
+
+    def params_of(p):
+        return p * factor
+
+    def found():
+        ones = jnp.ones((1, 1))
+        points = dynamics.fixed_points(cell, none + 1, jnp.zeros(1), ones, certify=False)
+        slope = dynamics.linearize(cell, none + 1, jnp.zeros(1), jnp.zeros(1)).recurrent.item()
+        (branch, *_) = dynamics.continue_in(cell, params_of, jnp.zeros(1), ones * 0, 0.1, between=(0.1, 3.0))
+        return abs(points.carry.item()), slope, [round(each.value, 6) for each in branch.bifurcations]
+
+    np.testing.assert_allclose(found()[0], 0, atol=1e-6)
+    matrix = jnp.array([[2.0]])
+    point, slope, (critical,) = found()
+    np.testing.assert_allclose((point, slope, critical), (np.tanh(2 * point), 2, 0.5), rtol=1e-6)
+    assert point > 0.9
+    factor = jnp.array(0.5)
+    assert found()[2] == [1.0]
