@@ -1,0 +1,118 @@
+"""Docstrings as reStructuredText.
+
+The docstrings of rnnjax are plain text: code in single backticks, equations and tables in indented blocks, examples as
+doctests, and Google's sections. Everything else stands for itself, so an asterisk, a bar or a trailing underscore
+outside of backticks is escaped.
+"""
+
+import inspect
+import re
+import textwrap
+from typing import Any
+
+_SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:", "Yields:")
+_RUBRICS = re.compile(r"(Examples?|References?):\s*(.*)")
+
+
+def process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Sphinx's event: changes `lines` in place, before napoleon reads them."""
+    text = "\n".join(lines)
+    if what == "class" and issubclass(obj, tuple) and "Attributes:" not in text:
+        generated = text.startswith(f"{obj.__name__}(")
+        lines[:] = [*([] if generated else to_rst(text)), *_fields(obj)]
+    else:
+        lines[:] = to_rst(text)
+
+
+def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
+    """Sphinx's event: the fields of a `NamedTuple` are listed by `process`."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+def to_rst(text: str) -> list[str]:
+    """The lines of a docstring in reStructuredText, with Google's sections left to napoleon."""
+    lines, position = text.splitlines(), 0
+    rst: list[str] = []
+    while position < len(lines):
+        line = lines[position]
+        rubric = _RUBRICS.fullmatch(line)
+        if not line:
+            rst.append("")
+            position += 1
+        elif rubric:
+            position, block = _indented(lines, position + 1)
+            if rubric[1].startswith("Ref"):  # goes on at the margin
+                after = _paragraph(lines, position)
+                block, position = [rubric[2], *lines[position:after]], after
+            else:
+                block = [rubric[2], "", *block]
+            rst += [f".. rubric:: {rubric[1]}", "", *to_rst("\n".join(block)), ""]
+        elif line in _SECTIONS:
+            position, block = _indented(lines, position + 1)
+            rst += [line, *escape("\n".join(_hang(block))).splitlines(), ""]
+        elif line.startswith(">>>"):
+            after = _paragraph(lines, position)
+            rst += ["", *lines[position:after], ""]
+            position = after
+        elif line.startswith(" "):
+            position, block = _indented(lines, position)
+            block = textwrap.dedent("\n".join(block)).splitlines()
+            if block[0].startswith("- "):
+                rst += ["", *escape("\n".join(block)).splitlines(), ""]
+            elif block[0].startswith(">>>"):
+                rst += ["", *block, ""]
+            else:
+                rst += ["", "::", "", *textwrap.indent("\n".join(block), "    ").splitlines(), ""]
+        elif line.startswith("- "):
+            after = _paragraph(lines, position)
+            rst += ["", *escape("\n".join(lines[position:after])).splitlines(), ""]
+            position = after
+        else:
+            after = position + 1
+            while after < len(lines) and lines[after] and not re.match(r" |>>>|- ", lines[after]):
+                after += 1
+            rst += escape("\n".join(lines[position:after])).splitlines()
+            position = after
+    return rst
+
+
+def _indented(lines: list[str], position: int) -> tuple[int, list[str]]:
+    """The lines from here on that are indented or empty, without a common margin; and the position after them."""
+    block = []
+    while position < len(lines) and (not lines[position] or lines[position].startswith(" ")):
+        block.append(lines[position])
+        position += 1
+    return position, textwrap.dedent("\n".join(block)).rstrip().splitlines()
+
+
+def _paragraph(lines: list[str], position: int) -> int:
+    """Where the paragraph at this position ends."""
+    while position < len(lines) and lines[position]:
+        position += 1
+    return position
+
+
+def _hang(block: list[str]) -> list[str]:
+    return [f"  {line}" if line else "" for line in block]
+
+
+def escape(text: str) -> str:
+    """Prose, with code as literals and everything else as it stands."""
+    parts = re.split(r"(`[^`]+`)", text)
+    for index, part in enumerate(parts):
+        if index % 2:
+            parts[index] = f"`{' '.join(part.split())}`"
+        else:
+            part = re.sub(r"([\\*|]|_(?!\w))", r"\\\1", part)
+            part = re.sub(r"^(?=\w)", r"\\ ", part) if index else part  # a literal must end at a word's boundary
+            parts[index] = re.sub(r"(?<=\w)$", r"\\ ", part) if index < len(parts) - 1 else part
+    return "".join(parts)
+
+
+def _fields(kind: type) -> list[str]:
+    """The fields of a `NamedTuple`, with the comments beside them."""
+    rst = [""]
+    for name, _, comment in re.findall(r"^    (\w+): ([^#\n]*?)(?:#\s*(.*))?$", inspect.getsource(kind), re.MULTILINE):
+        if name in getattr(kind, "_fields", ()):
+            rst.append(f":ivar {name}: {escape(comment)}")
+    return [*rst, ""]

@@ -1,0 +1,72 @@
+"""The public names of rnnjax: each once, under its shortest public path."""
+
+import inspect
+import types
+from typing import Any, NamedTuple
+
+import rnnjax
+
+
+class Name(NamedTuple):
+    path: str  # where the manual documents it, such as "rnnjax.LSTM"
+    module: str  # whose page it is on
+    value: Any
+    others: tuple[str, ...] = ()  # other public paths of the same object
+
+    @property
+    def is_class(self) -> bool:
+        return inspect.isclass(self.value)
+
+    @property
+    def is_ours(self) -> bool:
+        """Not of another library, which we only pass on."""
+        made = self.is_class or inspect.isroutine(self.value)
+        return not made or self.value.__module__.split(".")[0] == "rnnjax"
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph of the docstring, in one line; of a tuple without one, its fields."""
+        documented = inspect.getdoc(self.value) if self.is_class or inspect.isroutine(self.value) else ""
+        if self.is_class and (not documented or documented.startswith(f"{self.value.__name__}(")):
+            return ", ".join(f"`{field}`" for field in getattr(self.value, "_fields", ()))
+        return " ".join((documented or "").split("\n\n")[0].split())
+
+
+def modules() -> list[types.ModuleType]:
+    """`rnnjax`, and every module that a public module names, from the top down."""
+    found = [rnnjax]
+    for module in found:
+        for name in _names_of(module):
+            value = getattr(module, name)
+            if isinstance(value, types.ModuleType) and value not in found:
+                found.append(value)
+    return [found[0], *sorted(found[1:], key=lambda module: module.__name__)]
+
+
+def names() -> dict[str, Name]:
+    """Every public name, by its path."""
+    found: dict[str, Name] = {}
+    first: dict[int, str] = {}  # paths of objects
+    for module in sorted(modules(), key=lambda module: module.__name__.count(".")):
+        for name in _names_of(module):
+            path, value = f"{module.__name__}.{name}", getattr(module, name)
+            if isinstance(value, types.ModuleType):
+                continue
+            if callable(value) and id(value) in first:
+                known = found[first[id(value)]]
+                found[known.path] = known._replace(others=(*known.others, path))
+            else:
+                first[id(value)] = path
+                found[path] = Name(path, module.__name__, value)
+    return found
+
+
+def _names_of(module: types.ModuleType) -> list[str]:
+    """`__all__`; of a module without one, what it defines itself."""
+    if hasattr(module, "__all__"):
+        return list(module.__all__)
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and (name.isupper() and len(name) > 1 or getattr(value, "__module__", "") == module.__name__)
+    ]
