@@ -10,7 +10,7 @@ import re
 import textwrap
 from typing import Any
 
-_SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:", "Yields:")
+_SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:", "Warns:", "Yields:", "See also:")
 _RUBRICS = re.compile(r"(Examples?|References?):\s*(.*)")
 
 
@@ -103,7 +103,7 @@ def escape(text: str) -> str:
         if index % 2:
             parts[index] = f"`{' '.join(part.split())}`"
         else:
-            part = re.sub(r"([\\*|]|_(?!\w))", r"\\\1", part)
+            part = re.sub(r"(?<!\S)\*(?= )|([\\*|]|_(?!\w))", lambda found: f"\\{found[1]}" if found[1] else "*", part)
             part = re.sub(r"^(?=\w)", r"\\ ", part) if index else part  # a literal must end at a word's boundary
             parts[index] = re.sub(r"(?<=\w)$", r"\\ ", part) if index < len(parts) - 1 else part
     return "".join(parts)
