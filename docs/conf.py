@@ -20,21 +20,19 @@ author = "The rnnjax authors"
 copyright = "the rnnjax authors"
 release = version = importlib.metadata.version("rnnjax")
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "sphinx_design"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton", "sphinx_design"]
 exclude_patterns = ["manual"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_timeout = 300
 nb_merge_streams = True
 
 autodoc_inherit_docstrings = False  # the methods of a cell are described once, at `Cell`
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-napoleon_numpy_docstring = False
-napoleon_use_ivar = True
 python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
 
@@ -48,7 +46,7 @@ def setup(app):
     reference.write(DOCS / "reference", names)
     cells.write(DOCS / "cells", names)
     experiments.write(DOCS / "experiments")
-    app.connect("autodoc-process-docstring", docstrings.process, priority=1)  # before napoleon
+    app.connect("autodoc-process-docstring", docstrings.process)
     app.connect("autodoc-skip-member", docstrings.skip)
     links.connect(app, names)
     reference.check_coverage(app, names)

@@ -1,7 +1,7 @@
-"""Writes the tables of both READMEs and of the manual's page of benchmarks from the committed results: `python docs/tables.py` (tests check that it was run).
+"""Writes the tables of both READMEs and of the manual's benchmarks from the committed results: `python docs/tables.py`.
 
 Each stands between `<!-- table: NAME -->` and `<!-- end -->`, and comes from `docs/NAME/summary.json`, or, of a
-benchmark, from `benchmarks/results`.
+benchmark, from `benchmarks/results`. Tests check that it was run.
 """
 
 import json

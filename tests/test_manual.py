@@ -1,5 +1,6 @@
 """The manual: every public name has one place, and code that no build executes runs here."""
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ PEERS = {"PyTorch": "torch", "Keras": "keras", "Flax": "flax", "Haiku": "haiku",
 def manual(monkeypatch):
     """The modules that write pages, as `docs/conf.py` imports them."""
     monkeypatch.syspath_prepend(str(DOCS))
+    import manual.docstrings  # pyright: ignore[reportMissingImports]
     import manual.public  # pyright: ignore[reportMissingImports]
 
     yield manual
@@ -56,3 +58,47 @@ def test_every_public_name_has_one_place(manual):
     assert listed <= set(places)
     assert {"rnnjax.LSTM", "rnnjax.gradients.adjoint", "rnnjax.initializers.Chrono"} <= set(names)
     assert "rnnjax.cells.LSTM" in names["rnnjax.LSTM"].others
+
+
+def test_a_name_that_is_missing_is_noticed(manual):
+    names = manual.public.names()
+    assert manual.public.gaps(names, set(names)) == []
+    assert manual.public.gaps(names, set(names) - {"rnnjax.LSTM"}) == ["rnnjax.LSTM"]
+
+
+def test_a_docstring_is_plain_text(manual):
+    """What reStructuredText would read as markup stands for itself, equations keep their lines, names become a list."""
+    text = """|a| of `x`s, [*batch].
+
+        a_t = b
+        c_t = d
+
+    Args:
+      a, b: one,
+        or two.
+      *rest: three.
+    Returns:
+      `y`.
+
+    Example: of nothing.
+
+      >>> 1
+      1
+    """
+    lines = manual.docstrings.to_rst(inspect.cleandoc(text))
+    assert [line for line in lines if line] == [
+        r"\|a\| of ``x``\ s, [\*batch].",
+        "::",
+        "    a_t = b",
+        "    c_t = d",
+        ".. rubric:: Args",
+        "- **a**, **b**: one,",
+        "  or two.",
+        r"- **\*rest**: three.",
+        ".. rubric:: Returns",
+        "``y``.",
+        ".. rubric:: Example",
+        "of nothing.",
+        ">>> 1",
+        "1",
+    ]

@@ -69,6 +69,7 @@ def write(folder: Path, names: dict[str, Name]) -> None:
             _draw(folder / picture, [curves[name] for name in drawn])
             lines += _gradient(picture, [curves[name] for name in drawn])
         lines += _peers(page.entries)
+        lines += _gates(page.kind)
         write_page(folder / f"{page.kind.__name__}.rst", "\n".join(lines))
     write_page(folder / "index.rst", "\n".join(_index(paths)))
     clear(folder, written)
@@ -94,7 +95,7 @@ def _index(paths: dict[Any, Name]) -> Iterator[str]:
         "The :doc:`bestiary <../experiments/bestiary>` compares them."
     )
     for family, title in FAMILIES.items():
-        yield from ["", title, "-" * len(title), "", ".. list-table::", "   :widths: 25 25 50", "   :class: names", ""]
+        yield from ["", title, "-" * len(title), "", ".. list-table::", "   :widths: auto", ""]
         for page in pages():
             if _family(page.kind) == family:
                 yield f"   * - :doc:`{page.kind.__name__}`"
@@ -202,3 +203,17 @@ def _peers(entries: tuple[str, ...]) -> Iterator[str]:
             yield from [f"   * - {cell}", f"     - {escape(against)}", f"     - {exact}", f"     - {single}"]
             yield f"     - {escape(remark)}"
         yield ""
+
+
+def _gates(kind: type) -> Iterator[str]:
+    """The order of gates in each library, from the table of the guide."""
+    column = {rnnjax.LSTM: 1, rnnjax.GRU: 2}.get(kind)
+    if column is None:
+        return
+    text = (DOCS / "guides" / "coming_from.md").read_text("utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    yield from ["Gates, as each library stacks them (:doc:`../guides/coming_from`):", "", ".. list-table::", ""]
+    for row in rows[1:]:
+        if len(row) > column and not row[0].startswith("-"):
+            yield from [f"   * - {escape(row[0])}", f"     - {escape(row[column])}"]
+    yield ""

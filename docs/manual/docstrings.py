@@ -10,12 +10,15 @@ import re
 import textwrap
 from typing import Any
 
-_SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:", "Warns:", "Yields:", "See also:")
+_LISTS = ("Args:", "Attributes:", "Raises:", "Warns:")
+_TEXTS = ("Returns:", "Yields:", "See also:")
 _RUBRICS = re.compile(r"(Examples?|References?):\s*(.*)")
+_ENTRY = re.compile(r"((?:\*{0,2}[\w.]+)(?:, \*{0,2}[\w.]+)*):\s+(.*)", re.DOTALL)
+_BULLET = re.compile(r"[-*] ")
 
 
 def process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Sphinx's event: changes `lines` in place, before napoleon reads them."""
+    """Sphinx's event: changes `lines` in place."""
     text = "\n".join(lines)
     if what == "class" and issubclass(obj, tuple) and "Attributes:" not in text:
         generated = text.startswith(f"{obj.__name__}(")
@@ -30,7 +33,7 @@ def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) 
 
 
 def to_rst(text: str) -> list[str]:
-    """The lines of a docstring in reStructuredText, with Google's sections left to napoleon."""
+    """The lines of a docstring in reStructuredText."""
     lines, position = text.splitlines(), 0
     rst: list[str] = []
     while position < len(lines):
@@ -47,9 +50,15 @@ def to_rst(text: str) -> list[str]:
             else:
                 block = [rubric[2], "", *block]
             rst += [f".. rubric:: {rubric[1]}", "", *to_rst("\n".join(block)), ""]
-        elif line in _SECTIONS:
+        elif line in _LISTS or line in _TEXTS:
             position, block = _indented(lines, position + 1)
-            rst += [line, *escape("\n".join(_hang(block))).splitlines(), ""]
+            rst += [
+                "",
+                f".. rubric:: {line[:-1]}",
+                "",
+                *(_entries(block) if line in _LISTS else to_rst("\n".join(block))),
+                "",
+            ]
         elif line.startswith(">>>"):
             after = _paragraph(lines, position)
             rst += ["", *lines[position:after], ""]
@@ -57,19 +66,19 @@ def to_rst(text: str) -> list[str]:
         elif line.startswith(" "):
             position, block = _indented(lines, position)
             block = textwrap.dedent("\n".join(block)).splitlines()
-            if block[0].startswith("- "):
+            if _BULLET.match(block[0]):
                 rst += ["", *escape("\n".join(block)).splitlines(), ""]
             elif block[0].startswith(">>>"):
                 rst += ["", *block, ""]
             else:
                 rst += ["", "::", "", *textwrap.indent("\n".join(block), "    ").splitlines(), ""]
-        elif line.startswith("- "):
+        elif _BULLET.match(line):
             after = _paragraph(lines, position)
             rst += ["", *escape("\n".join(lines[position:after])).splitlines(), ""]
             position = after
         else:
             after = position + 1
-            while after < len(lines) and lines[after] and not re.match(r" |>>>|- ", lines[after]):
+            while after < len(lines) and lines[after] and not re.match(r" |>>>|[-*] ", lines[after]):
                 after += 1
             rst += escape("\n".join(lines[position:after])).splitlines()
             position = after
@@ -92,8 +101,19 @@ def _paragraph(lines: list[str], position: int) -> int:
     return position
 
 
-def _hang(block: list[str]) -> list[str]:
-    return [f"  {line}" if line else "" for line in block]
+def _entries(block: list[str]) -> list[str]:
+    """A list of names and what they are; a line without a name stays a paragraph."""
+    rst: list[str] = []
+    for entry in re.split(r"\n(?=\S)", "\n".join(block)):
+        named = _ENTRY.fullmatch(entry)
+        text = textwrap.dedent(re.sub(r"\n\s+", "\n", named[2] if named else entry))
+        first, *rest = escape(text).splitlines() or [""]
+        if named:
+            names = ", ".join(f"**{escape(name)}**" for name in named[1].split(", "))
+            rst += [f"- {names}: {first}", *(f"  {line}" for line in rest)]
+        else:
+            rst += ["", first, *rest, ""]
+    return rst
 
 
 def escape(text: str) -> str:
@@ -111,8 +131,6 @@ def escape(text: str) -> str:
 
 def _fields(kind: type) -> list[str]:
     """The fields of a `NamedTuple`, with the comments beside them."""
-    rst = [""]
-    for name, _, comment in re.findall(r"^    (\w+): ([^#\n]*?)(?:#\s*(.*))?$", inspect.getsource(kind), re.MULTILINE):
-        if name in getattr(kind, "_fields", ()):
-            rst.append(f":ivar {name}: {escape(comment)}")
-    return [*rst, ""]
+    found = re.findall(r"^    (\w+): ([^#\n]*?)(?:#\s*(.*))?$", inspect.getsource(kind), re.MULTILINE)
+    entries = [f"{name}: {comment}" for name, _, comment in found if name in getattr(kind, "_fields", ())]
+    return ["", ".. rubric:: Attributes", "", *_entries(entries), ""]

@@ -70,7 +70,7 @@ def _index(names: list[str]) -> str:
             ":link-type: doc",
             f":img-top: ../{name}/{first['png']}",
             f":img-alt: {_one_line(first['alt'])}",
-            _markdown(question),
+            _sentence(question),
             ":::",
             "",
         ]
@@ -97,7 +97,7 @@ def _page(name: str) -> str:
     lines = [f"# `{name}`", "", f"**{_markdown(' '.join(first.split()))}**", ""]
     for field in ("Question", "Expected"):
         if field in fields:
-            lines += [field, f": {_markdown(fields[field])}", ""]
+            lines += [field, f": {_sentence(fields[field])}", ""]
     lines += ["Command", f": `{fields['Command']}`", "", "Minutes", f": {_markdown(fields['Minutes'])}", ""]
     for figure in figures(name):
         lines += [
@@ -141,6 +141,10 @@ def _block(text: str) -> str:
         elif line is not None:
             prose += line + "\n"
     return "\n\n".join(parts)
+
+
+def _sentence(text: str) -> str:
+    return _markdown(text[:1].upper() + text[1:])
 
 
 def _one_line(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import inspect
 import types
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 import rnnjax
@@ -61,12 +62,20 @@ def names() -> dict[str, Name]:
     return found
 
 
+def gaps(names: dict[str, Name], documented: Container[str]) -> list[str]:
+    """Public names of ours that are not documented, or have no docstring."""
+    made = [name for name in names.values() if name.is_ours]
+    silent = [name.path for name in made if (name.is_class or inspect.isroutine(name.value)) and not name.summary]
+    return [name.path for name in made if name.path not in documented] + silent
+
+
 def _names_of(module: types.ModuleType) -> list[str]:
     """`__all__`; of a module without one, what it defines itself."""
     if hasattr(module, "__all__"):
         return list(module.__all__)
-    return [
-        name
-        for name, value in vars(module).items()
-        if not name.startswith("_") and (name.isupper() and len(name) > 1 or getattr(value, "__module__", "") == module.__name__)
-    ]
+    return [name for name, value in vars(module).items() if _is_own(name, value, module)]
+
+
+def _is_own(name: str, value: Any, module: types.ModuleType) -> bool:
+    is_constant = name.isupper() and len(name) > 1
+    return not name.startswith("_") and (is_constant or getattr(value, "__module__", "") == module.__name__)

@@ -11,7 +11,7 @@ from sphinx.errors import ExtensionError
 from manual import clear, write_page
 from manual.cells import classes
 from manual.docstrings import escape
-from manual.public import Name, modules
+from manual.public import Name, gaps, modules
 
 _INTRO = """\
 Every public name, once, under its shortest path. `import rnnjax` gives the first page; the other modules load on first
@@ -34,17 +34,11 @@ def check_coverage(app: Any, names: dict[str, Name]) -> None:
     """Fails the build if a public name is not in it, or has no docstring."""
 
     def check(app: Any, env: Any) -> None:
-        objects = env.domains.python_domain.objects
-        missing = [name.path for name in names.values() if name.is_ours and name.path not in objects]
-        silent = [name.path for name in names.values() if name.is_ours and _is_made(name) and not name.summary]
-        if missing or silent:
-            raise ExtensionError(f"public names that are not in the manual: {missing}; without a docstring: {silent}")
+        missing = gaps(names, env.domains.python_domain.objects)
+        if missing:
+            raise ExtensionError(f"public names that the manual lacks, or that have no docstring: {missing}")
 
     app.connect("env-check-consistency", check)
-
-
-def _is_made(name: Name) -> bool:
-    return name.is_class or inspect.isroutine(name.value)
 
 
 def _page(page: types.ModuleType, names: dict[str, Name], elsewhere: set[str]) -> str:
@@ -76,7 +70,7 @@ def _directive(name: Name) -> list[str]:
     if name.is_class:
         kind = "autoexception" if issubclass(name.value, BaseException) else "autoclass"
         return [f".. {kind}:: {name.path}", "   :members:", ""]
-    if not _is_made(name):
+    if not inspect.isroutine(name.value):
         return [f".. autodata:: {name.path}", ""]
     if typing.get_overloads(name.value):  # one signature says enough
         signature = inspect.signature(name.value)
@@ -86,7 +80,7 @@ def _directive(name: Name) -> list[str]:
 
 
 def _table(some: list[Name]) -> list[str]:
-    lines = [".. list-table::", "   :widths: 30 70", "   :class: names", ""]
+    lines = [".. list-table::", "   :widths: auto", ""]
     for name in some:
         lines += [f"   * - :py:obj:`~{name.path}`", f"     - {escape(name.summary)}"]
     return [*lines, ""]
