@@ -1,12 +1,17 @@
 """The manual: every public name has one place, and code that no build executes runs here."""
 
+import contextlib
 import inspect
 import re
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import optax
 import pytest
+
+from rnnjax import tasks, training
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 COMING_FROM = (DOCS / "guides" / "coming_from.md").read_text()
@@ -37,6 +42,24 @@ def test_the_same_numbers_as_another_library(library, monkeypatch):
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         for block in blocks:
             exec(compile(block, f"coming_from.md, {library}", "exec"), namespace)
+
+
+def test_the_script_for_several_hosts(monkeypatch, tmp_path):
+    """Its block runs, with one process in place of several."""
+    monkeypatch.setattr("rnnjax.processes.initialize", contextlib.nullcontext)
+    (block,) = re.findall(r"^```python\n(.*?)^```$", (DOCS / "several_hosts.md").read_text(), re.DOTALL | re.MULTILINE)
+    rule = optax.sgd(0.1)
+    given = {
+        "loss": lambda w, batch: tasks.squared_error(batch.xs @ w, batch),
+        "data": lambda key, step: tasks.adding(key, 5, (4,)),
+        "rule": rule,
+        "state": training.init_state(jnp.zeros((2, 1), "float32"), rule, jax.random.key(0)),
+        "options": training.FitOptions(steps=2, chunk=2),
+        "checkpoints": training.Checkpoints(folder=tmp_path, every=2),
+    }
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        exec(compile(block, "several_hosts.md", "exec"), given)
+    assert int(given["fitted"].state.step) == 2
 
 
 def test_no_section_is_left_out():
