@@ -4,7 +4,19 @@ import importlib
 import types
 import typing
 
-from rnnjax._unroll import Explanation, MemoryBudget, Noise, Noisy, NotHoistable, NotLinear, draw_noise, explain, unroll
+from rnnjax._unroll import (
+    Explanation,
+    MemoryBudget,
+    Noise,
+    Noisy,
+    NotConverged,
+    NotHoistable,
+    NotLinear,
+    Parallel,
+    draw_noise,
+    explain,
+    unroll,
+)
 from rnnjax.cell import Cell, StepCell
 from rnnjax.cells import (
     GRU,
@@ -77,8 +89,10 @@ __all__ = [
     "MemoryBudget",
     "Noise",
     "Noisy",
+    "NotConverged",
     "NotHoistable",
     "NotLinear",
+    "Parallel",
     "Readout",
     "ReadoutParams",
     "Stack",
