@@ -395,9 +395,9 @@ def choose_engine(engine: str | Parallel, cell: Cell, params: PyTree, carry: PyT
       NotHoistable: the engine is "hoisted" and cannot run this cell.
     """
     if engine == "loop":
-        return Choice(engine, "named: a Python loop over the steps, the reference")
+        return Choice("loop", "named: a Python loop over the steps, the reference")
     if engine == "scan":
-        return Choice(engine, "named: the step as written, inside `jax.lax.scan`")
+        return Choice("scan", "named: the step as written, inside `jax.lax.scan`")
     batch_shape = batch_shape_of(cell, xs)
     row, x = _row_of(carry, len(batch_shape)), _row_of(xs, len(batch_shape) + 1)
     found = read(cell, params, row, x, batched=len(batch_shape) > 0)

@@ -111,7 +111,7 @@ class Reached(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """All states as rows `[T, *batch, S]`, in scan order: before each step, after a reset if there is one, and after it."""
+    """All states as rows `[T, *batch, S]`, in scan order: before each step (and before its reset), and after it."""
 
     before: Array
     after: Array
@@ -175,6 +175,10 @@ def corrected(problem: Problem, parallel: Parallel, after: Array) -> tuple[Array
     return residual, solve_recurrence(a, residual, problem.inputs.resets)
 
 
+State = tuple[Array, Array, Array, Array]
+"""The number of corrections so far, the states, their residual and their next correction."""
+
+
 def iterate(problem: Problem, parallel: Parallel, after: Array) -> tuple[Array, Reached]:
     """Corrects the states until the tolerance is met: by damped or diagonal corrections first, to √tolerance."""
     tolerance = parallel.tolerance_for(after.dtype)
@@ -186,12 +190,12 @@ def iterate(problem: Problem, parallel: Parallel, after: Array) -> tuple[Array, 
     def met(after: Array, d: Array, tolerance: float) -> Array:
         return size(d) <= tolerance * jnp.maximum(size(after), 1)
 
-    def stage(parallel: Parallel, tolerance: float, count: Array, after: Array) -> tuple[Array, ...]:
-        def go_on(state: tuple[Array, Array, Array, Array]) -> Array:
+    def stage(parallel: Parallel, tolerance: float, count: Array, after: Array) -> State:
+        def go_on(state: State) -> Array:
             count, after, _, d = state
             return ~met(after, d, tolerance).all() & (count < parallel.iterations)
 
-        def correct(state: tuple[Array, Array, Array, Array]) -> tuple[Array, ...]:
+        def correct(state: State) -> State:
             count, after, residual, d = state
             # Products of J may overflow: fixed-point iteration there, whose result is finite. The estimate tells.
             after = after + jnp.where(jnp.isfinite(d), d, residual)
@@ -285,12 +289,12 @@ def _raising(parallel: Parallel, reached: Reached) -> Array:
         converged, estimate = np.asarray(converged), np.asarray(estimate)
         if not converged.all():
             raise NotConverged(
-                f"engine {parallel} did not converge: after {int(np.max(iterations))} iterations, the next correction of "
-                f"{int((~converged).sum())} of {converged.size} rows is above the tolerance, by up to "
+                f"{parallel} did not converge: after {int(np.max(iterations))} iterations, the next correction of "
+                f"{int((~converged).sum())} of {converged.size} rows is above the tolerance, with up to "
                 f"{float(np.max(estimate)):.3g}. The network may be chaotic (rnnjax.gradients.leading_exponent above "
                 '0); use engine="auto", or choose above="scan" or "value".'
             )
-        return np.True_
+        return np.asarray(True)
 
     flag = jax.ShapeDtypeStruct((), jnp.bool_)
     return jax.pure_callback(check, flag, *reached[3:1:-1], reached.iterations, vmap_method="expand_dims")

@@ -17,7 +17,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from rnnjax._unroll.arguments import as_array, check_alike, check_cell, closes_over_arrays
-from rnnjax.cell import Cell, PyTree, check_space, space_of
+from rnnjax.cell import Alone, Cell, PyTree, check_space, space_of
 
 Map = Callable[[Array], Array]
 
@@ -84,16 +84,6 @@ def orbits(cell: Cell, cycle: int, params: PyTree, x: Array, rows: Array) -> Arr
         return jnp.concatenate([h[None], lax.scan(step, h, None, length=cycle)[1]])
 
     return jax.vmap(orbit)(rows)
-
-
-class Alone:
-    """A cell that equals no other, for steps that close over arrays: programs compiled with the former are not used."""
-
-    def __init__(self, cell: Cell):
-        self.cell = cell
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.cell, name)
 
 
 def checked(cell: Cell, params: PyTree, x: ArrayLike, of: str) -> tuple[Any, Array, PyTree]:
