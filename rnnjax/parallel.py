@@ -3,7 +3,6 @@
 `rnnjax.unroll(..., engine=rnnjax.Parallel(...))` runs the same method as an engine.
 """
 
-import dataclasses
 import functools
 from typing import Any, Literal, NamedTuple
 
@@ -14,10 +13,9 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from rnnjax._bounds import Bounded, NoBound
+from rnnjax._bounds import Bounded
 from rnnjax._bounds.tubes import Path, error_bound
-from rnnjax._unroll import NotConverged, Parallel
-from rnnjax._unroll import newton
+from rnnjax._unroll import NotConverged, Parallel, newton
 from rnnjax._unroll.arguments import Masks, check_carry, make_whole, select
 from rnnjax._unroll.rows import flat, unflat
 from rnnjax.cell import Alone, Cell, PyTree, batch_shape_of, over_time
@@ -39,8 +37,8 @@ class Solution(NamedTuple):
       residual: `[*batch]` max |f(h_{t-1}, x_t) - h_t| over all steps and states. The error may be much larger.
       estimate: `[*batch]` max |d|, the next correction of `carries`: the error to first order, no bound.
       converged: `[*batch]` whether the estimate meets the tolerance; False if it is NaN.
-      bound: `[*batch]`, in NumPy: max |h_t* - h_t| is at most this, for the exact states h* of the given numbers; inf if
-        no bound was found. `None` with `certify=False`.
+      bound: `[*batch]`, in NumPy: max |h_t* - h_t| is at most this, for the exact states h* of the given numbers; inf
+        if no bound was found. `None` with `certify=False`.
     """
 
     carry: PyTree
@@ -107,7 +105,7 @@ def solve(
     References: see `rnnjax._unroll.newton`.
     """
     parallel = Parallel(tolerance, iterations, damping, jacobian, above="value")
-    cell_, params, carry, xs, masks = make_whole(cell, params, carry, xs, lengths, mask, resets, reverse)
+    _, params, carry, xs, masks = make_whole(cell, params, carry, xs, lengths, mask, resets, reverse)
     if not hasattr(cell, "step"):
         raise TypeError(f"{cell!r} needs the whole sequence and has no single step: pass one of its cells.")
     closes_over = check_carry(cell, params, carry, xs).closes_over
@@ -128,7 +126,7 @@ def _is_hashable(cell: Any) -> bool:
 
 
 class _Rows(NamedTuple):
-    """What the bounds are computed from, in scan order: states `[T, *batch, S]`, those of `better` in place of `after`."""
+    """What the bounds are computed from, in scan order: the states `[T, *batch, S]`, and better ones."""
 
     after: Array
     better: Array

@@ -13,7 +13,7 @@ float64 with outward rounding; it holds for the trajectory in exact arithmetic, 
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
