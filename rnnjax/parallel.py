@@ -34,9 +34,10 @@ class Solution(NamedTuple):
       ys: the outputs `[T, *batch, ...]`.
       carries: the carry after each step, leaves `[T, *batch, ...]`.
       iterations: how many corrections were added, the same for all rows.
-      residual: `[*batch]` max |f(h_{t-1}, x_t) - h_t| over all steps and states. The error may be much larger.
+      residual: `[*batch]` max |f(h_{t-1}, x_t) - h_t| over all steps and states; the error may be much larger. This
+        and the estimate are inf where they are NaN.
       estimate: `[*batch]` max |d|, the next correction of `carries`: the error to first order, no bound.
-      converged: `[*batch]` whether the estimate meets the tolerance; False if it is NaN.
+      converged: `[*batch]` whether the estimate meets the tolerance.
       bound: `[*batch]`, in NumPy: max |h_t* - h_t| is at most this, for the exact states h* of the given numbers; inf
         if no bound was found. `None` with `certify=False`.
     """

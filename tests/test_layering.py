@@ -26,6 +26,7 @@ FLOORS = {
     "processes": 4,
     "compose": 3,
     "embedding": 3,
+    "parallel": 3,
     "pooling": 3,
     "readout": 3,
     "sharding": 3,

@@ -27,6 +27,7 @@ SUBMODULES = [
     "flax",
     "gradients",
     "initializers",
+    "parallel",
     "processes",
     "sharding",
     "tasks",

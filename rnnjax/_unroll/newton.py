@@ -99,9 +99,9 @@ class Reached(NamedTuple):
 
     Attributes:
       iterations: how many corrections were added.
-      residual: `[*batch]` max |f(h_{t-1}, x_t) - h_t| over time and states.
-      estimate: `[*batch]` max |d|, the next correction.
-      converged: `[*batch]` whether the estimate is within the tolerance; False if it is NaN.
+      residual: `[*batch]` max |f(h_{t-1}, x_t) - h_t| over time and states; inf where it is NaN.
+      estimate: `[*batch]` max |d|, the next correction; inf where it is NaN.
+      converged: `[*batch]` whether the estimate is within the tolerance.
     """
 
     iterations: Array
@@ -153,14 +153,20 @@ class Problem:
         return unflat(rows, self.like, self.batch_ndim)
 
 
+def is_real(carry: PyTree) -> bool:
+    """Whether all leaves have one real floating-point dtype."""
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(carry)}
+    return len(dtypes) == 1 and all([jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes])
+
+
 def check_real(cell: Cell, carry: PyTree) -> None:
-    leaves = jax.tree.leaves_with_path(carry)
-    for path, leaf in leaves:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.dtype != leaves[0][1].dtype:
-            raise TypeError(
-                f"`carry{jax.tree_util.keystr(path)}` of {cell!r} is {leaf.dtype}; Newton's method needs all of the "
-                'carry in one real floating-point dtype: use engine="scan", or write complex states as two real ones.'
-            )
+    """Raises TypeError unless `is_real`."""
+    if not is_real(carry):
+        dtypes = ", ".join([str(leaf.dtype) for leaf in jax.tree.leaves(carry)])
+        raise TypeError(
+            f"the carry of {cell!r} is {dtypes}; Newton's method needs all of it in one real floating-point dtype: use "
+            'engine="scan", or write complex states as two real ones.'
+        )
 
 
 def corrected(problem: Problem, parallel: Parallel, after: Array) -> tuple[Array, Array]:
@@ -175,6 +181,12 @@ def corrected(problem: Problem, parallel: Parallel, after: Array) -> tuple[Array
     return residual, solve_recurrence(a, residual, problem.inputs.resets)
 
 
+def size(rows: Array) -> Array:
+    """`[*batch]` the largest absolute value; inf where there is NaN, which XLA's maximum may drop (jaxlib 0.10, CPU)."""
+    known = jnp.isfinite(rows).all((0, -1))
+    return jnp.where(known, jnp.abs(rows).max((0, -1)), jnp.inf)
+
+
 State = tuple[Array, Array, Array, Array]
 """The number of corrections so far, the states, their residual and their next correction."""
 
@@ -183,9 +195,6 @@ def iterate(problem: Problem, parallel: Parallel, after: Array) -> tuple[Array, 
     """Corrects the states until the tolerance is met: by damped or diagonal corrections first, to √tolerance."""
     tolerance = parallel.tolerance_for(after.dtype)
     newton = dataclasses.replace(parallel, jacobian="full", damping=0.0)
-
-    def size(rows: Array) -> Array:
-        return jnp.abs(rows).max((0, -1))
 
     def met(after: Array, d: Array, tolerance: float) -> Array:
         return size(d) <= tolerance * jnp.maximum(size(after), 1)
