@@ -1,6 +1,7 @@
 """Newton's method in time with a report: how far it came, an estimate of the error, and a bound of it.
 
-`rnnjax.unroll(..., engine=rnnjax.Parallel(...))` runs the same method as an engine.
+`rnnjax.unroll(..., engine=rnnjax.Parallel(...))` runs the same method as an engine, and `rnnjax.explain(...,
+exponent=)` predicts it, by `amplification` and `expected_iterations`.
 """
 
 import functools
@@ -17,10 +18,11 @@ from rnnjax._bounds import Bounded
 from rnnjax._bounds.tubes import Path, error_bound
 from rnnjax._unroll import NotConverged, Parallel, newton
 from rnnjax._unroll.arguments import Masks, check_carry, make_whole, select
+from rnnjax._unroll.prediction import Prediction, amplification, expected_iterations
 from rnnjax._unroll.rows import flat, unflat
 from rnnjax.cell import Alone, Cell, PyTree, batch_shape_of, over_time
 
-__all__ = ["NotConverged", "Parallel", "Solution", "solve"]
+__all__ = ["NotConverged", "Parallel", "Prediction", "Solution", "amplification", "expected_iterations", "solve"]
 
 FURTHER = 4
 """The most corrections that are added to find a bound."""

@@ -182,9 +182,19 @@ def corrected(problem: Problem, parallel: Parallel, after: Array) -> tuple[Array
 
 
 def size(rows: Array) -> Array:
-    """`[*batch]` the largest absolute value; inf where there is NaN, which XLA's maximum may drop (jaxlib 0.10, CPU)."""
+    """`[*batch]` the largest absolute value; inf for NaN, which XLA's maximum may drop (jaxlib 0.10, CPU)."""
     known = jnp.isfinite(rows).all((0, -1))
     return jnp.where(known, jnp.abs(rows).max((0, -1)), jnp.inf)
+
+
+_MOST_GROWTH = 100.0
+"""By how much a correction may exceed all states: one that is larger, or not finite, tells nothing but that J grows."""
+
+
+def _is_of_use(after: Array, residual: Array, d: Array) -> Array:
+    """`[T, *batch, 1]` where to add d; elsewhere it is fixed-point iteration, h_t <- f(h_{t-1}), that goes on."""
+    limit = _MOST_GROWTH * jnp.maximum(jnp.maximum(size(after), size(residual)), 1)
+    return jnp.isfinite(d).all(-1, keepdims=True) & (jnp.abs(d) <= limit[..., None]).all(-1, keepdims=True)
 
 
 State = tuple[Array, Array, Array, Array]
@@ -197,7 +207,7 @@ def iterate(problem: Problem, parallel: Parallel, after: Array) -> tuple[Array, 
     newton = dataclasses.replace(parallel, jacobian="full", damping=0.0)
 
     def met(after: Array, d: Array, tolerance: float) -> Array:
-        return size(d) <= tolerance * jnp.maximum(size(after), 1)
+        return (size(d) <= tolerance * jnp.maximum(size(after), 1)) & jnp.isfinite(size(d))
 
     def stage(parallel: Parallel, tolerance: float, count: Array, after: Array) -> State:
         def go_on(state: State) -> Array:
@@ -206,8 +216,7 @@ def iterate(problem: Problem, parallel: Parallel, after: Array) -> tuple[Array, 
 
         def correct(state: State) -> State:
             count, after, residual, d = state
-            # Products of J may overflow: fixed-point iteration there, whose result is finite. The estimate tells.
-            after = after + jnp.where(jnp.isfinite(d), d, residual)
+            after = after + jnp.where(_is_of_use(after, residual, d), d, residual)
             return (count + 1, after, *corrected(problem, parallel, after))
 
         unknown = jnp.full_like(after, jnp.inf), jnp.zeros_like(after)  # adds nothing, and is not met
@@ -306,4 +315,4 @@ def _raising(parallel: Parallel, reached: Reached) -> Array:
         return np.asarray(True)
 
     flag = jax.ShapeDtypeStruct((), jnp.bool_)
-    return jax.pure_callback(check, flag, *reached[3:1:-1], reached.iterations, vmap_method="expand_dims")
+    return jax.pure_callback(check, flag, *reached[3:1:-1], reached.iterations, vmap_method="sequential")

@@ -11,7 +11,7 @@ log c) iterations, whatever T is. Else this holds within windows of n* steps, wh
 after another: T / n* more iterations. κ stands for the curvature of the network, and is the one number that is fitted.
 
 References: Gonzalez et al., Predictability enables parallelization of nonlinear state space models, arXiv 2508.16817,
-for the role of λ; κ and θ: `experiments.newton`, docs/newton.
+for the role of λ; κ and θ against measurements: `experiments.newton`, docs/newton.
 """
 
 import dataclasses
@@ -24,11 +24,8 @@ import numpy as np
 
 from rnnjax._unroll.newton import Parallel
 
-CURVATURE = 0.15
-"""κ, fitted by `experiments.newton` to Elman, GRU and LSTM networks of 16 units; it varies between networks by 2."""
-
-THETA = 0.5
-"""θ: the factor by which an error shrinks at first."""
+CURVATURE, THETA = 0.082, 0.9
+"""κ, and θ, by which an error shrinks at least: fitted to Elman, GRU and LSTM networks of 16 units driven by noise."""
 
 MOST = 40
 """The longest T that is tried is 2 to this power."""
@@ -41,7 +38,8 @@ class Prediction:
     Attributes:
       exponent: λ, in nats per step.
       converges: whether rounding errors, as amplified over T steps, stay below the tolerance.
-      iterations: the expected number, at most T; within a factor of about 2 for tanh networks, LSTMs and GRUs.
+      iterations: the expected number, at most T: for tanh networks, LSTMs and GRUs within a factor of 2 where
+        λ < -0.1, and of 8 for λ nearer to 0 (docs/newton).
       bytes: of the Jacobians of all steps and rows and their products; of one segment, with `chunk` or `checkpoint`.
       pays_from: the smallest power of two T from which it is expected to be faster than a scan, forward pass; None if
         there is none, or no figures are known.

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 import rnnjax
-from tests.registry import assert_close, normal
+from rnnjax import parallel
+from rnnjax._unroll import Masks, newton
+from tests.registry import (
+    COMBINED,
+    assert_close,
+    assert_identical,
+    cotangents,
+    curvature,
+    every_plain_cell,
+    normal,
+    sample,
+)
 
 STEPS, ROWS, FEATURES = 40, 3, 2
 CONTRACTING = {"elman": rnnjax.Elman(4), "gru": rnnjax.GRU(4), "lstm": rnnjax.LSTM(3)}
@@ -52,3 +63,171 @@ def test_equal_to_the_scan(name):
         return jax.jit(lambda: jax.jvp(gradients, primals, tangents))()
 
     assert_close(all_of(rnnjax.Parallel(tolerance=1e-12)), all_of("scan"), 1e-10)
+
+
+@pytest.mark.parametrize("options", [{"jacobian": "diagonal"}, {"damping": 0.3}, {"above": "scan", "iterations": 1}])
+def test_options_change_nothing_but_the_way(options):
+    """In reverse, with lengths, gaps and resets; the last falls back to the scan."""
+    found = jax.jit(unrolled("gru", rnnjax.Parallel(**options), carries=True, reverse=True, **times()))(*drawn("gru"))
+    expected = jax.jit(unrolled("gru", "scan", carries=True, reverse=True, **times()))(*drawn("gru"))
+    assert_close(found, expected, 0.0 if "above" in options else 1e-10)
+
+
+@pytest.mark.parametrize("cut", [{"checkpoint": 16}, {"chunk": 16}], ids=str)
+def test_segments_of_time_run_one_after_another(cut):
+    def gradient(**options):
+        run = unrolled("elman", options.pop("engine"), **options, **times())
+        return jax.jit(jax.grad(lambda *primals: (run(*primals)[1] ** 2).sum(), (0, 1, 2)))(*drawn("elman"))
+
+    assert_close(gradient(engine="parallel", **cut), gradient(engine="scan"), 1e-10)
+
+
+@every_plain_cell
+def test_every_cell(name):
+    """Values, gradients, forward mode and a Hessian-vector product, with lengths, gaps and resets."""
+    got = curvature(name, "parallel", sample(name), COMBINED, cotangents(name))
+    assert_close(got, curvature(name, "loop", sample(name), COMBINED, cotangents(name)), 1e-11)
+
+
+def test_vmap_is_the_batch():
+    params, carry, xs = drawn("elman")
+    rows = jax.vmap(
+        lambda c, x: rnnjax.unroll(CONTRACTING["elman"], params, x, carry=c, engine="parallel"), (0, 1), (0, 1)
+    )
+    assert_close(jax.jit(rows)(carry, xs), unrolled("elman", "scan")(params, carry, xs), 1e-10)
+
+
+def test_padding_affects_nothing():
+    """NaN in masked steps, for values and gradients."""
+    params, carry, xs = drawn("lstm")
+    options = times()
+    counts = options["mask"] & (np.arange(STEPS)[:, None] < options["lengths"])
+
+    def loss(params, xs):
+        found = rnnjax.unroll(CONTRACTING["lstm"], params, xs, carry=carry, engine="parallel", **options)
+        return sum([(leaf**2).sum() for leaf in jax.tree.leaves(found)])
+
+    gradient = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    poisoned = jnp.where(counts[..., None], xs, jnp.nan)
+    assert_identical(gradient(params, poisoned), gradient(params, jnp.where(counts[..., None], xs, 0)))
+
+
+CHAOTIC = rnnjax.Elman(16)
+
+
+def chaotic(gain=3.0, steps=400):
+    w_h = normal(jnp.zeros((16, 16)), "chaos", scale=gain / 4)
+    params = rnnjax.ElmanParams(jnp.zeros((1, 16)), w_h, jnp.zeros(16))
+    return params, jnp.zeros((steps, 1)), {"carry": normal(jnp.zeros(16), "chaos carry")}
+
+
+def test_chaos_is_reported():
+    params, xs, options = chaotic()
+    found = parallel.solve(CHAOTIC, params, xs, iterations=10, **options)
+    assert not found.converged and found.estimate > 1 and found.bound == np.inf
+    with pytest.raises(rnnjax.NotConverged, match=r"after 10 iterations, the next correction of 1 of 1 rows is above"):
+        rnnjax.unroll(CHAOTIC, params, xs, engine=rnnjax.Parallel(iterations=10), **options)
+
+
+def test_above_scan_is_the_scan_and_value_is_what_there_is():
+    params, xs, options = chaotic()
+
+    def run(engine):
+        return rnnjax.unroll(CHAOTIC, params, xs, engine=engine, **options)[1]
+
+    assert_close(run(rnnjax.Parallel(iterations=10, above="scan")), run("scan"))
+    value = run(rnnjax.Parallel(iterations=10, above="value"))
+    assert float(jnp.abs(value - run("scan")).max()) > 1
+
+
+def test_raises_inside_of_jit():
+    params, xs, options = chaotic()
+    run = jax.jit(lambda xs: rnnjax.unroll(CHAOTIC, params, xs, engine=rnnjax.Parallel(iterations=10), **options))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="NotConverged"):
+        jax.block_until_ready(run(xs))
+
+
+def test_a_small_residual_with_a_large_estimate_is_reported():
+    """Every state 1e-6 off in a direction that grows: the residual is tiny, the error is not."""
+    params = rnnjax.ElmanParams(jnp.zeros((1, 1)), jnp.array([[1.2]]), jnp.zeros(1))
+    cell, xs = rnnjax.Elman(1), jnp.zeros((60, 1))
+    problem = newton.Problem(cell, params, jnp.array([1e-7]), xs, Masks())
+    _, reached = newton.iterate(problem, rnnjax.Parallel(iterations=1, tolerance=1e-3, damping=1.0), jnp.zeros((60, 1)))
+    assert reached.residual < 1e-3 < reached.estimate and not reached.converged
+
+
+def test_what_is_not_finite_does_not_converge():
+    """XLA's maximum on a CPU drops NaN; the estimate must not."""
+    params, carry, xs = drawn("elman")
+    found = parallel.solve(CONTRACTING["elman"], params, xs.at[3, 1].set(jnp.nan), carry=carry, iterations=9)
+    assert found.converged.tolist() == [True, False, True]
+    assert np.isinf(found.estimate[1]) and np.isinf(found.bound[1]) and np.isfinite(found.bound[0])
+
+
+@pytest.mark.parametrize("name", CONTRACTING)
+@pytest.mark.parametrize("iterations", [1, 50])
+def test_the_bound_is_above_the_error(name, iterations):
+    """Of iterates stopped early, and at rounding error; `python -m tests.unroll.newton` draws hundreds of networks."""
+    params, carry, xs = drawn(name)
+    found = parallel.solve(CONTRACTING[name], params, xs, carry=carry, iterations=iterations, **times())
+    truth = unrolled(name, "scan", carries=True, **times())(params, carry, xs)[2]
+    error = functools.reduce(np.maximum, [
+        np.abs(np.asarray(a) - np.asarray(b)).max((0, 2))
+        for a, b in zip(jax.tree.leaves(found.carries), jax.tree.leaves(truth), strict=True)
+    ])  # fmt: skip
+    rounding = 1e-14
+    assert (found.bound + rounding >= error).all() and (found.bound <= 1.2 * found.estimate + 1e-11).all()
+
+
+def test_a_kink_in_the_tube_has_no_bound():
+    params, carry, xs = jax.tree.map(jnp.zeros_like, drawn("elman"))
+    found = parallel.solve(rnnjax.Elman(4, "relu"), params, xs, carry=carry)
+    assert found.converged.all() and np.isinf(found.bound).all()
+
+
+def test_a_linear_step_is_one_scan():
+    cell = rnnjax.cells.MinGRU(4)
+    params = jax.eval_shape(lambda key: cell.init(key, 2), jax.random.key(0))
+    layer = rnnjax.explain(cell, params, jax.ShapeDtypeStruct((5, 2), params.b.dtype), engine="parallel").layers[0]
+    assert layer.engine == "associative" and "one scan is exact" in layer.why
+
+
+def test_predictions():
+    """Few iterations at every T for a negative exponent; in proportion to T towards zero; none above it."""
+    assert parallel.expected_iterations(-0.5, 100, 1e-10) == parallel.expected_iterations(-0.5, 10**6, 1e-10) < 7
+    few, many = (parallel.expected_iterations(-0.01, steps, 1e-10) for steps in (1000, 10_000))
+    assert 8 < many / few < 12
+    params, _, xs = drawn("lstm")
+    plans = [rnnjax.explain(CONTRACTING["lstm"], params, xs, exponent=e).layers[0].prediction for e in (-0.5, 1.0)]
+    assert [plan.converges for plan in plans] == [True, False]
+    assert (
+        parallel.amplification(0.0, 7) == 7
+        and abs(parallel.amplification(-0.5, 3) - (1 + np.exp(-0.5) + np.exp(-1))) < 1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tolerance": 0.0}, "tolerance is 0.0; it must be a positive number"),
+        ({"iterations": 0}, "iterations is 0; it must be a positive integer"),
+        ({"damping": 1.5}, r"damping is 1.5; it must be a number in 0..1"),
+        ({"jacobian": "half"}, "jacobian is 'half'; choose one of 'full', 'diagonal'"),
+        ({"above": "ignore"}, "above is 'ignore'; choose one of 'raise', 'scan', 'value'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        rnnjax.Parallel(**options)
+
+
+def test_bad_carries_and_calls():
+    cell = rnnjax.StepCell(lambda p, c, x: ((c[0], c[1] + 1), x * c[0]), lambda p, b: (p, jnp.zeros(b, "int32")))
+    with pytest.raises(TypeError, match="needs all of it in one real floating-point dtype"):
+        rnnjax.unroll(cell, jnp.ones(()), jnp.ones((3, 1)), engine="parallel")
+    params, _, xs = drawn("elman")
+    with pytest.raises(TypeError, match="certify=False"):
+        jax.jit(lambda xs: parallel.solve(CONTRACTING["elman"], params, xs))(xs)
+    with pytest.raises(TypeError, match="needs the whole sequence"):
+        parallel.solve(rnnjax.Bidirectional(rnnjax.GRU(2), rnnjax.GRU(2)), params, xs)
