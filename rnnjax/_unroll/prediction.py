@@ -16,7 +16,7 @@ for the role of λ; κ and θ against measurements: `experiments.newton`, docs/n
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +26,6 @@ from rnnjax._unroll.newton import Parallel
 
 CURVATURE, THETA = 0.082, 0.9
 """κ, and θ, by which an error shrinks at least: fitted to Elman, GRU and LSTM networks of 16 units driven by noise."""
-
-MOST = 40
-"""The longest T that is tried is 2 to this power."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +38,8 @@ class Prediction:
       iterations: the expected number, at most T: for tanh networks, LSTMs and GRUs within a factor of 2 where
         λ < -0.1, and of 8 for λ nearer to 0 (docs/newton).
       bytes: of the Jacobians of all steps and rows and their products; of one segment, with `chunk` or `checkpoint`.
-      pays_from: the smallest power of two T from which it is expected to be faster than a scan, forward pass; None if
-        there is none, or no figures are known.
-      source: where the figures for `pays_from` come from, or why there are none.
+      pays_from: the length T from which it is faster than a scan on this kind of device; None if no length is known.
+      source: how that is known, or not.
     """
 
     exponent: float
@@ -55,34 +51,15 @@ class Prediction:
 
     def __str__(self) -> str:
         if not self.converges:
-            return (
-                f"exponent {self.exponent:.3g}: not expected to converge, as rounding errors grow above the tolerance"
-            )
-        pays = f"pays from T = {self.pays_from:,}" if self.pays_from else "does not pay at any T"
-        known = f"{pays} ({self.source})" if self.source in _SOURCES else self.source
-        return f"exponent {self.exponent:.3g}: about {self.iterations} iterations; {known}"
+            return f"exponent {self.exponent:.3g}: rounding errors grow above the tolerance, it should not converge"
+        pays = "whether it pays is" if self.pays_from is None else f"pays from T = {self.pays_from:,},"
+        return f"exponent {self.exponent:.3g}: about {self.iterations} iterations; {pays} {self.source}"
 
 
-class Costs(NamedTuple):
-    """Measured times on a kind of device, in seconds.
-
-    Attributes:
-      step: of one step of a scan.
-      row: of one row in one step of a scan, for S = 1; the matmul grows like S².
-      level: of one of the 2 log2 T levels of a parallel scan.
-      entry: of one multiplication in the products of matrices, of which there are S³ in each of about 2 T.
-    """
-
-    step: float
-    row: float
-    level: float
-    entry: float
-
-
-_SOURCES = {
-    "cpu": "measured on two cores by benchmarks.scan_vs_loop; a machine with more cores gains more",
+PAYS: dict[str, tuple[int | None, str]] = {
+    "cpu": (None, "measured on two cores: slower than a scan at all sizes and lengths of benchmarks.scan_vs_loop"),
 }
-_COSTS = {"cpu": Costs(step=2e-6, row=1e-9, level=2e-5, entry=1e-9)}
+"""By kind of device, the length from which it pays and how that is known. Other kinds were not measured."""
 
 
 def amplification(exponent: float, steps: float) -> float:
@@ -116,24 +93,13 @@ def predict(
     """The prediction for one layer with `size` states in each row, of which `at_once` steps are in memory."""
     largest = float(np.max(np.asarray(exponent)))
     tolerance, epsilon = parallel.tolerance_for(dtype), float(jnp.finfo(dtype).eps)
-
-    def converges(steps: int) -> bool:
-        return epsilon * amplification(largest, steps) <= tolerance
-
     kind = jax.default_backend()
-    costs = _COSTS.get(kind)
-
-    def pays(steps: int, costs: Costs) -> bool:
-        scan = steps * (costs.step + rows * size**2 * costs.row)
-        once = 2 * math.log2(steps) * costs.level + 2 * steps * rows * size**3 * costs.entry
-        return converges(steps) and (expected_iterations(largest, steps, tolerance) + 1) * once < scan
-
-    lengths = [2**i for i in range(1, MOST)]
+    pays_from, source = PAYS.get(kind, (None, f"not known, as it was not measured on {kind}"))
     return Prediction(
         exponent=largest,
-        converges=converges(steps),
+        converges=epsilon * amplification(largest, steps) <= tolerance,
         iterations=expected_iterations(largest, steps, tolerance),
         bytes=3 * at_once * rows * size**2 * jnp.dtype(dtype).itemsize,
-        pays_from=next((n for n in lengths if costs is not None and pays(n, costs)), None),
-        source=_SOURCES.get(kind, f"whether it pays on {kind} is not known: no figures were measured"),
+        pays_from=pays_from,
+        source=source,
     )
