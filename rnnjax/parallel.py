@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from rnnjax._bounds import Bounded
 from rnnjax._bounds.tubes import Path, error_bound
 from rnnjax._unroll import NotConverged, Parallel, newton
-from rnnjax._unroll.arguments import Masks, check_carry, make_whole, select
+from rnnjax._unroll.arguments import Masks, Part, check_carry, make_whole, select
 from rnnjax._unroll.prediction import Prediction, amplification, expected_iterations
 from rnnjax._unroll.rows import flat, unflat
 from rnnjax.cell import Alone, Cell, PyTree, batch_shape_of, over_time
@@ -41,7 +41,7 @@ class Solution(NamedTuple):
       estimate: `[*batch]` max |d|, the next correction of `carries`: the error to first order, no bound.
       converged: `[*batch]` whether the estimate meets the tolerance.
       bound: `[*batch]`, in NumPy: max |h_t* - h_t| is at most this, for the exact states h* of the given numbers; inf
-        if no bound was found. `None` with `certify=False`.
+        if no bound was found, or with `certify=False`.
     """
 
     carry: PyTree
@@ -51,7 +51,7 @@ class Solution(NamedTuple):
     residual: Array
     estimate: Array
     converged: Array
-    bound: np.ndarray | None
+    bound: Array | np.ndarray
 
 
 @over_time
@@ -108,16 +108,16 @@ def solve(
     References: see `rnnjax._unroll.newton`.
     """
     parallel = Parallel(tolerance, iterations, damping, jacobian, above="value")
-    _, params, carry, xs, masks = make_whole(cell, params, carry, xs, lengths, mask, resets, reverse)
+    whole = make_whole(cell, params, carry, xs, lengths, mask, resets, reverse)
     if not hasattr(cell, "step"):
         raise TypeError(f"{cell!r} needs the whole sequence and has no single step: pass one of its cells.")
-    closes_over = check_carry(cell, params, carry, xs).closes_over
-    newton.check_real(cell, carry)
-    if certify and any([isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, carry, xs, masks))]):
+    closes_over = check_carry(cell, whole.params, whole.carry, whole.xs).closes_over
+    newton.check_real(cell, whole.carry)
+    if certify and any([isinstance(leaf, Tracer) for leaf in jax.tree.leaves(whole[1:])]):
         raise TypeError("a bound needs values, but `solve` was called inside of `jax.jit` or the like: certify=False.")
     kept = cell if not closes_over and _is_hashable(cell) else Alone(cell)
-    solution, rows = _solved(kept, parallel, certify, params, carry, xs, masks)
-    return solution._replace(bound=_bounds(cell, params, carry, xs, rows) if certify else None)
+    solution, rows = _solved(kept, parallel, certify, *whole[1:])
+    return solution if rows is None else solution._replace(bound=_bounds(whole, rows))
 
 
 def _is_hashable(cell: Any) -> bool:
@@ -146,7 +146,7 @@ def _solved(
     ys = problem.run(found.before)[1]
     every = ys, problem.tree(found.after)
     ys, carries = jax.tree.map(lambda leaf: jnp.flip(leaf, 0), every) if masks.reverse else every
-    solution = Solution(problem.tree(found.after[-1]), ys, carries, *reached, None)
+    solution = Solution(problem.tree(found.after[-1]), ys, carries, *reached, jnp.full_like(reached.estimate, jnp.inf))
     if not certify:
         return solution, None
     further = Parallel(float(jnp.finfo(found.after.dtype).tiny), FURTHER)
@@ -158,8 +158,9 @@ def _solved(
     return solution, _Rows(found.after, better, before, problem.inputs)
 
 
-def _bounds(cell: Cell, params: PyTree, carry: PyTree, xs: Array, rows: _Rows) -> np.ndarray:
+def _bounds(whole: Part, rows: _Rows) -> np.ndarray:
     """A bound for each row."""
+    cell, params, carry, xs, _ = whole
     batch_shape = batch_shape_of(cell, xs)
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(batch_shape) :], "float64"), carry)
     x = jax.ShapeDtypeStruct(xs.shape[1 + len(batch_shape) :], "float64")

@@ -124,6 +124,26 @@ def test_unroll_by_an_associative_scan(name):
     lowers(lambda args, timed: unrolled(name, timed, engine="associative")(*args), args, times(steps=5, batch=2))
 
 
+@pytest.mark.parametrize("above", ["scan", "value"])
+def test_unroll_by_newtons_method(above):
+    """It needs a known T."""
+    args = shapes("lstm", steps=5, batch=2)
+    engine = rnnjax.Parallel(above=above)
+    lowers(lambda args, timed: unrolled("lstm", timed, engine=engine)(*args), args, times(steps=5, batch=2))
+
+
+def test_what_raises_from_values_cannot_be_exported():
+    """It calls Python, which JAX does not export."""
+    args = shapes("elman_tanh", steps=5, batch=2)
+    with pytest.raises(NotImplementedError, match="callback"):
+        lowers(unrolled("elman_tanh", engine="parallel"), *args)
+
+
+def test_newtons_method_with_a_report():
+    params, carry, xs = shapes("lstm", steps=5, batch=2)
+    lowers(lambda p, c, xs: rnnjax.parallel.solve(CELLS["lstm"], p, xs, carry=c, certify=False), params, carry, xs)
+
+
 def test_unroll_in_python():
     """The loop engine needs a known T; the batch may be symbolic."""
     args = shapes("elman_tanh", steps=3)

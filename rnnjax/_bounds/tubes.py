@@ -151,7 +151,7 @@ def _along(bounded: Bounded, path: Path, norm: Coordinates) -> float:
     return float(up(worst * widths.max()))
 
 
-def _linear_part(bounded: Bounded, path: Path, norm: Coordinates, block: Sequence[int]) -> tuple[Floats, Floats]:
+def _linear_part(bounded: Bounded, path: Path, norm: Coordinates, block: range) -> tuple[Floats, Floats]:
     """Bounds of ‖A J_t A⁻¹‖₂ and ‖A r_t‖₂ for some steps; 1 and ‖A (h_{t-1} - h_t)‖₂ for masked ones."""
     size = bounded.size
     identity = point(np.eye(size))

@@ -60,7 +60,8 @@ class Parallel:
         (S² in place of S³ operations per step), more are needed. Diagonal and damped corrections end once they are at
         most √tolerance: the last corrections, the estimate and the derivatives always use the full J, T S² numbers
         per row of S states; `chunk` of `unroll` limits that memory.
-      above: what happens where the tolerance is not met: "raise" an error, run the "scan", or return the "value".
+      above: what happens where the tolerance is not met: "raise" an error, run the "scan", or return the "value". An
+        error comes from a callback to Python, which `jax.export` does not export: choose one of the others there.
 
     Example:
 

@@ -107,7 +107,7 @@ def bounds(count=504, steps=64, rows=1):
             got = parallel.solve(cell, params, xs, iterations=stop, **options)
             states = np.concatenate([np.asarray(leaf) for leaf in jax.tree.leaves(got.carries)], axis=-1)
             error = np.abs(states - truth).max((0, 2)).astype(float)
-            assert got.bound is not None and (got.bound >= error).all(), (seed, stop, got.bound, error)
+            assert (got.bound >= error).all(), (seed, stop, got.bound, error)
             kind = f"{type(cell).__name__}{', beyond 0.9' if wild else ''}, {stop} iterations"
             for bound, true in zip(got.bound, error, strict=True):
                 found.setdefault(kind, []).append((bool(np.isfinite(bound)), float(bound / max(true, 1e-300))))

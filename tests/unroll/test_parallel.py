@@ -199,7 +199,7 @@ def test_predictions():
     assert 8 < many / few < 12
     params, _, xs = drawn("lstm")
     plans = [rnnjax.explain(CONTRACTING["lstm"], params, xs, exponent=e).layers[0].prediction for e in (-0.5, 1.0)]
-    assert [plan.converges for plan in plans] == [True, False]
+    assert [plan is not None and plan.converges for plan in plans] == [True, False]
     assert (
         parallel.amplification(0.0, 7) == 7
         and abs(parallel.amplification(-0.5, 3) - (1 + np.exp(-0.5) + np.exp(-1))) < 1e-12
@@ -230,4 +230,4 @@ def test_bad_carries_and_calls():
     with pytest.raises(TypeError, match="certify=False"):
         jax.jit(lambda xs: parallel.solve(CONTRACTING["elman"], params, xs))(xs)
     with pytest.raises(TypeError, match="needs the whole sequence"):
-        parallel.solve(rnnjax.Bidirectional(rnnjax.GRU(2), rnnjax.GRU(2)), params, xs)
+        parallel.solve(rnnjax.Bidirectional(rnnjax.GRU(2), rnnjax.GRU(2)), params, xs)  # pyright: ignore[reportArgumentType]
