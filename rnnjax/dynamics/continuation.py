@@ -126,7 +126,7 @@ def continue_in(
     rows = checked_rows("starts", starts, like, leading=True)
     cycle, points = checked_count("cycle", cycle), checked_count("points", points)
     tolerance = tolerance_of(rows.dtype)
-    ends = search(cell, cycle, params, x, rows, tolerance, 200)
+    ends = search(cell, cycle, params, x, rows, tolerance, 500)
     fixed = is_fixed(ends, tolerance)
     if not fixed.any():
         raise ValueError(f"none of `starts` is, or leads to, a fixed point at `value` = {value}; find some first.")

@@ -89,7 +89,7 @@ def fixed_points(
     *,
     cycle: int = 1,
     tolerance: float | None = None,
-    iterations: int = 200,
+    iterations: int = 500,
     certify: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> FixedPoints:
