@@ -25,8 +25,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rnnjax._unroll.arguments import closes_over_arrays
-from rnnjax.cell import Cell, PyTree
-from rnnjax.dynamics.problem import checked, checked_count, checked_rows, eigenvalues_of, map_of, unflat, with_jacobian
+from rnnjax.cell import Cell, PyTree, unflat
+from rnnjax.dynamics.problem import checked, checked_count, checked_rows, eigenvalues_of, map_of, with_jacobian
 from rnnjax.dynamics.solve import is_fixed, search, tolerance_of
 
 FOLD, BRANCHING, FLIP, NEIMARK_SACKER = "fold", "branching", "flip", "neimark-sacker"

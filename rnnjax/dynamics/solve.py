@@ -118,12 +118,12 @@ def _search(
     def residual(h: Array) -> Array:
         return function(h) - h
 
-    def flat(a: Array, r: Array) -> Array:
+    def stationary(a: Array, r: Array) -> Array:
         return ((a.T @ r) ** 2).sum() <= eps**1.25 * (r**2).sum()
 
     def one(h: Array) -> tuple[Array, Array, Array, Array]:
         r, a = with_jacobian(residual, h)
-        done = ~jnp.isfinite(r).all() | flat(a, r)
+        done = ~jnp.isfinite(r).all() | stationary(a, r)
         start = _State(h, r, a, jnp.asarray(eps**2, h.dtype), done, zero, zero + cycle * (1 + size))
         end = lax.while_loop(lambda s: ~s.done & (s.steps < iterations), improve, start)
         return end.h, end.r, end.done, end.evaluations
@@ -141,7 +141,7 @@ def _search(
         anew = better & ~(fixed | tiny | over)
         a = jnp.where(anew, with_jacobian(residual, end.h)[1], s.a)
         evaluations = s.evaluations + cycle * (end.steps - s.steps + jnp.where(anew, size, 0))
-        return _State(end.h, end.r, a, damping, fixed | tiny | (flat(a, end.r) & ~over), end.steps, evaluations)
+        return _State(end.h, end.r, a, damping, fixed | tiny | (stationary(a, end.r) & ~over), end.steps, evaluations)
 
     def step(e: _Steps) -> _Steps:
         d = -e.inverse @ e.r
