@@ -6,8 +6,8 @@ With this B, d is the damped least-squares step of Levenberg (1944) and Marquard
 with a large μ a short step down the gradient Aᵀr of q. More steps follow from the same Jacobian, for one evaluation of
 F each: a change of rank one makes B map the last change of r to the last d (Broyden's first method, Mathematics of
 Computation 19 (1965), 577), also if the step did not lower q and was not taken. After eight failures in a row the
-Jacobian is taken anew, with a smaller μ, or, if no step at all was taken, there is a larger μ instead. So the search
-ends at a fixed point, or at a stationary point of q: Newton's method far from rounding error, at a part of its cost.
+Jacobian is evaluated anew, and μ falls; if none of its steps was taken, μ grows instead. So the search ends at a fixed
+point, or at a stationary point of q.
 
 All of it is one program without LAPACK: the least-squares problem is solved by Householder reflections.
 """
