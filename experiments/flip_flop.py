@@ -6,8 +6,8 @@ Command: python -m experiments.flip_flop
 Minutes: 3 on two cores; one with --quick.
 Expected: all ten networks have eight stable points, one for each pattern of bits, and 12, 6 and 1 points with one, two
 and three unstable directions, as a cube has edges, faces and a centre; all 27 are certified. Until
-q <= 1e-12 the search here takes 45 evaluations in the median, 33 of them for F and its Jacobian at the start; Adam takes
-573 with FixedPointFinder's defaults, 12.7 times as many, and 541 at the best rate. The heavy-ball method, with a
+q <= 1e-12 the search here takes 45 evaluations in the median, 33 of them for F and its Jacobian at the start; Adam
+takes 573 with FixedPointFinder's defaults, 12.7 times as many, and 541 at the best rate. The heavy-ball method, with a
 momentum tuned to these networks, takes 215. Until 1e-24: 52, 1097, 1067 and 463.
 
     q(h) = ½‖F(h) - h‖²,   F(h): the state after one step from h at zero input
