@@ -13,6 +13,7 @@ any number of batch axes, including none.
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
@@ -201,6 +202,25 @@ def per_row(b: Array, x: Array) -> Array:
       (3, 2)
     """
     return jnp.broadcast_to(b, (*x.shape[:-1], *b.shape))
+
+
+def flat(tree: PyTree, batch_ndim: int = 0) -> Array:
+    """Concatenates leaves `[*batch, ...]` to `[*batch, n]`."""
+    leaves = [leaf.reshape(*leaf.shape[:batch_ndim], -1) for leaf in jax.tree.leaves(tree)]
+    return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=-1)
+
+
+def unflat(rows: Any, like: PyTree, batch_ndim: int = 0) -> PyTree:
+    """Splits `[*leading, n]` into a tree like `like` (with `batch_ndim` batch axes), with leaves `[*leading, ...]`."""
+    start = 0
+
+    def take(leaf: Any) -> Any:
+        nonlocal start
+        own = leaf.shape[batch_ndim:]
+        first, start = start, start + math.prod(own)
+        return rows[..., first:start].reshape(*rows.shape[:-1], *own)
+
+    return jax.tree.map(take, like)
 
 
 def check_input(name: str, xs: Array, w_x: Array) -> None:

@@ -19,8 +19,7 @@ from rnnjax._bounds.tubes import Path, error_bound
 from rnnjax._unroll import NotConverged, Parallel, newton
 from rnnjax._unroll.arguments import Masks, Part, check_carry, make_whole, select
 from rnnjax._unroll.prediction import Prediction, amplification, expected_iterations
-from rnnjax._unroll.rows import flat, unflat
-from rnnjax.cell import Alone, Cell, PyTree, batch_shape_of, over_time
+from rnnjax.cell import Alone, Cell, PyTree, batch_shape_of, flat, over_time, unflat
 
 __all__ = ["NotConverged", "Parallel", "Prediction", "Solution", "amplification", "expected_iterations", "solve"]
 

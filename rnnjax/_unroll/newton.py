@@ -37,9 +37,8 @@ from jax.core import Tracer
 
 from rnnjax._unroll.arguments import Masks, StepInput, timed_step
 from rnnjax._unroll.recurrence import diagonals_of, matrices_of, solve_recurrence
-from rnnjax._unroll.rows import flat, unflat
 from rnnjax._unroll.scan import unroll_scan
-from rnnjax.cell import Cell, PyTree, batch_shape_of
+from rnnjax.cell import Cell, PyTree, batch_shape_of, flat, unflat
 
 
 class NotConverged(ArithmeticError):

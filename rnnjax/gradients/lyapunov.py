@@ -19,8 +19,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from rnnjax._unroll.rows import unflat
-from rnnjax.cell import Cell, PyTree, over_time
+from rnnjax.cell import Cell, PyTree, over_time, unflat
 from rnnjax.gradients.dimension import entropy_rate, kaplan_yorke_dimension
 from rnnjax.gradients.orthonormal import orthonormalise
 from rnnjax.gradients.sequence import only_known

@@ -18,8 +18,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from rnnjax._unroll.arguments import check_carry, checked_xs
-from rnnjax._unroll.rows import flat, unflat
-from rnnjax.cell import Cell, PyTree, batch_shape_of
+from rnnjax.cell import Cell, PyTree, batch_shape_of, flat, unflat
 from rnnjax.gradients.sequence import (
     AccurateCell,
     FiniteSteps,

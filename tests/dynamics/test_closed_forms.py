@@ -25,6 +25,19 @@ def test_a_linear_network_has_one_point():
     confirm(cell, params, x, found)
 
 
+def test_a_jacobian_serves_several_steps():
+    """F and J at the start, then F once per step: cheaper than four of Newton's steps, which evaluate J each."""
+    rng = np.random.default_rng(0)
+    cell, params, x = elman(0.9 * rng.normal(size=(20, 20)) / 20**0.5, rng.normal(size=20))
+    starts = jnp.asarray(rng.normal(size=(4, 20)))
+    for steps in (1, 4):
+        found = fixed_points(cell, params, x, starts, iterations=steps, certify=False)
+        assert (found.evaluations == 1 + 20 + steps).all() and found.kind.tolist()[0] == "slow"
+    found = fixed_points(cell, params, x, starts)
+    assert found.found.tolist() == [4] and found.certified.all() and found.evaluations.max() < 4 * (1 + 20)
+    confirm(cell, params, x, found)
+
+
 @pytest.mark.parametrize("gain", [0.5, 0.9, 1.001, 1.1, 2.0, 4.0])
 def test_one_tanh_unit(gain):
     """One point, or three; h = tanh(g h) has slope g (1 - h²) there."""
