@@ -42,7 +42,7 @@ ONE_IN = 96
 ONLY_WHOLE = ("bestiary", "collapse", "flip_flop")
 """Experiments whose smallest runs take longest; tested only with --whole."""
 
-AROUND = ("benchmarks", "bounds", "converters", "dynamics", "experiments", "flax", "parity", "training")
+AROUND = ("benchmarks", "bounds", "converters", "dynamics", "experiments", "flax", "online", "parity", "training")
 """Folders whose tests run on only one of the two Pythons."""
 
 

@@ -1,0 +1,87 @@
+"""Rules whose gradient is exact: that of every step's loss equals backpropagation's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnnjax import online
+from tests.online.runs import COUNTED, backpropagated, by_copy, loss_of, weights, within
+from tests.online.runs import online as run
+from tests.registry import CAUSAL, CELLS, B, D, assert_close, sample
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_rtrl_is_backpropagation(name):
+    """With masks and resets: the gradient of each step's loss, and the trace, which is the Jacobian of all steps."""
+    cell, drawn = CELLS[name], sample(name)
+    found = run(online.RTRL(), cell, drawn, COUNTED)
+    gradients, jacobian = backpropagated(cell, drawn, COUNTED)
+    assert_close(found.gradients, gradients)
+    got = online.RTRL().jacobian(cell, drawn.params, found.trace, input_size=D)
+    of_params = jax.tree.structure(drawn.params)
+    wanted = [jax.tree.leaves(each) for each in jax.tree.leaves(jacobian, is_leaf=lambda t: _is(t, of_params))]
+    for i, leaf in enumerate(got):
+        rows = [np.asarray(each[i]).reshape(B, -1, *leaf.shape[2:]) for each in wanted]
+        np.testing.assert_allclose(leaf, np.concatenate(rows, axis=1), rtol=1e-12, atol=1e-12)
+
+
+def _is(tree, structure):
+    return jax.tree.structure(tree) == structure
+
+
+@pytest.mark.parametrize("batch_shape", [(), (2, 2)], ids=str)
+def test_any_batch_axes_and_no_flags(batch_shape):
+    """Without masks, and in calls from Python that hand carry and trace on."""
+    cell, drawn = CELLS["custom"], sample("custom", batch_shape=batch_shape)
+    ws, rule = weights(cell, drawn), online.RTRL()
+    gradients, _ = backpropagated(cell, drawn)
+    carry, trace = cell.initial_carry(drawn.params, batch_shape), rule.init(cell, drawn.params, batch_shape)
+    step = jax.jit(lambda carry, trace, x, w: rule.step(cell, drawn.params, carry, trace, x, jax.grad(loss_of(w))))
+    for t, (x, w) in enumerate(zip(drawn.xs, ws, strict=True)):
+        carry, trace, gradient, _ = step(carry, trace, x, w)
+        assert_close(gradient, jax.tree.map(lambda leaf: leaf[t], gradients))  # noqa: B023
+
+
+DIAGONAL = ["indrnn", "lru", "min_gru", "rg_lru", "ssm_zoh"]
+
+
+@pytest.mark.parametrize("name", DIAGONAL)
+def test_a_diagonal_cell_costs_what_its_parameters_cost(name):
+    """The trace has one number for each part of a unit's state and parameter, and SnAp(1) is RTRL."""
+    cell, drawn = CELLS[name], sample(name)
+    parts = len(jax.tree.leaves(drawn.carry))
+    for rule in (online.RTRL(), online.SnAp(1)):
+        trace = jax.eval_shape(lambda rule=rule: rule.init(cell, drawn.params, (), input_size=D))
+        sizes = [leaf.size for leaf in jax.tree.leaves(drawn.params)]
+        assert all(block.size <= parts * size for block, size in zip(trace.blocks, sizes, strict=True))
+
+
+def test_nan_in_a_masked_row_changes_nothing():
+    cell, drawn = CELLS["elman_tanh"], sample("elman_tanh")
+    for rule in (online.RTRL(), online.TBPTT(2), online.Immediate()):
+        blank = jnp.where(COUNTED.mask[..., None], drawn.xs, jnp.nan)
+        with_nan = run(rule, cell, drawn._replace(xs=blank), COUNTED)
+        assert_close(with_nan.gradients, run(rule, cell, drawn, COUNTED).gradients)
+
+
+def test_truncated_backpropagation():
+    """Of each step's loss through the last k, flags or not; a learned initial carry counts while they reach it."""
+    cell, drawn = CELLS["step_cell"], sample("step_cell")
+    expected = by_copy(cell, drawn, COUNTED)
+    for k in (1, 3, 7):
+        assert_close(run(online.TBPTT(k), cell, drawn, COUNTED).gradients, within(expected, k))
+    cell, drawn = CELLS["custom"], sample("custom")
+    assert_close(run(online.Immediate(), cell, drawn).gradients, within(by_copy(cell, drawn), 1))
+
+
+@pytest.mark.parametrize(("name", "exact"), [("lru", 1), ("elman_tanh", 2), ("stack", 2), ("clockwork", 2)])
+def test_snap_is_exact_once_its_pattern_no_longer_grows(name, exact):
+    """And not before."""
+    cell, drawn = CELLS[name], sample(name)
+    expected = run(online.RTRL(), cell, drawn, COUNTED).gradients
+    assert_close(run(online.SnAp(exact), cell, drawn, COUNTED).gradients, expected)
+    if exact > 1:
+        fewer = run(online.SnAp(exact - 1), cell, drawn, COUNTED).gradients
+        pairs = zip(jax.tree.leaves(fewer), jax.tree.leaves(expected), strict=True)
+        assert max([float(jnp.abs(a - b).max()) for a, b in pairs]) > 1e-3
