@@ -5,11 +5,36 @@ Each rule is a frozen value with two pure functions,
     init(cell, params, batch_shape) -> trace
     step(cell, params, carry, trace, x, dloss, *, mask=None, resets=None, key=None) -> (carry, trace, gradient, y)
 
-for a loop of one's own, `jax.lax.scan`, and an actor in an environment alike. Memory does not grow with time.
+for a loop of one's own, `jax.lax.scan`, and an actor in an environment alike. Memory does not grow with time. The
+gradient is that of the loss of this step alone, summed over rows; summed over time it is that of the sequence.
+
+    RTRL          exact, for every cell and stack         SnAp(n)      the part of RTRL within n steps
+    TBPTT(k)      exact through the last k steps          Immediate    this step only
+    UORO          right on average, for every cell        DNI          the step, and a prediction of the rest
+    EProp, RFLO   through a unit's own state
 """
 
+from rnnjax.online.dni import DNI, Synthesizer
 from rnnjax.online.influence import RTRL, Influence, SnAp
+from rnnjax.online.local import RFLO, EProp
 from rnnjax.online.moment import Stepped
+from rnnjax.online.rule import Rule
 from rnnjax.online.truncated import TBPTT, Immediate, Window
+from rnnjax.online.uoro import UORO, RankOne
 
-__all__ = ["RTRL", "TBPTT", "Immediate", "Influence", "SnAp", "Stepped", "Window"]
+__all__ = [
+    "DNI",
+    "RFLO",
+    "RTRL",
+    "TBPTT",
+    "UORO",
+    "EProp",
+    "Immediate",
+    "Influence",
+    "RankOne",
+    "Rule",
+    "SnAp",
+    "Stepped",
+    "Synthesizer",
+    "Window",
+]

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from rnnjax._unroll.arguments import shapes_of
 from rnnjax.cell import Cell, PyTree, check_size
 from rnnjax.online.dependence import dependence
-from rnnjax.online.moment import LossGradient, Moment, Stepped, begin, in_rows, outcome, row_shapes
+from rnnjax.online.moment import LossGradient, Moment, Stepped, in_rows, outcome, row_shapes
+from rnnjax.online.rule import Rule
 from rnnjax.online.vectors import flat, merged, reals, unflat
 
 
@@ -145,7 +145,7 @@ _MOST = 256
 
 
 def _structure(cell: Cell, params: PyTree, carry: PyTree, x: Any, steps: int | None) -> tuple[Structure, bool]:
-    thetas, state = jax.eval_shape(lambda: (reals(_zeros(params)), flat(_zeros(carry), 0)))
+    thetas, state = jax.eval_shape(lambda params, carry: (reals(params), flat(carry, 0)), params, carry)
 
     def after(thetas: list[Array], state: Array, carry: PyTree, x: Array) -> Array:
         return flat(cell.step(merged(thetas, _zeros(params)), unflat(state, carry, 0), x)[0], 0)
@@ -251,62 +251,35 @@ class Influence(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Propagated:
-    """What `RTRL` and `SnAp` share."""
+class Propagated(Rule):
+    """What `RTRL`, `SnAp` and rules that change the step share."""
 
     @property
     def _steps(self) -> int | None:
+        """n of SnAp-n; None: as many as are needed."""
         return None
 
-    def init(
-        self, cell: Cell, params: PyTree, batch_shape: tuple[int, ...] = (), *, input_size: int | None = None
-    ) -> Influence:
-        """The trace of the cell's initial carry: zero, unless that is learned.
+    def _changed(self, cell: Cell) -> Cell:
+        """The cell whose Jacobians are propagated."""
+        return cell
 
-        Args:
-          cell: a cell with a single step, or a `Stack` or `Readout` of such cells.
-          params: its parameters.
-          batch_shape: the batch axes.
-          input_size: D, only needed where the parameters do not tell it.
-        Raises:
-          TypeError: the cell has no single step, or a part of it has a backward pass of its own.
-          ValueError: `input_size` is needed.
-        """
-        carry, x = row_shapes(cell, params, input_size)
+    def _check(self, cell: Cell, params: PyTree, carry: PyTree, x: Any, structure: Structure) -> None:
+        """Raises TypeError if the rule is not defined for the step; `carry` and `x` are one row's."""
+
+    def _read(self, cell: Cell, params: PyTree, carry: PyTree, x: Any) -> Structure:
         structure = structure_of(cell, params, carry, x, self._steps)
+        self._check(cell, params, carry, x, structure)
+        return structure
+
+    def _start(self, cell: Cell, params: PyTree, batch_shape: tuple[int, ...], input_size: int | None) -> Influence:
+        cell = self._changed(cell)
+        structure = self._read(cell, params, *row_shapes(cell, params, input_size))
         return Influence(in_rows(_start(structure, cell, params), batch_shape))
 
-    def step(
-        self,
-        cell: Cell,
-        params: PyTree,
-        carry: PyTree,
-        trace: Influence,
-        x: ArrayLike,
-        dloss: LossGradient,
-        *,
-        mask: ArrayLike | None = None,
-        resets: ArrayLike | None = None,
-        key: Array | None = None,
-    ) -> Stepped:
-        """One step, the gradient of its loss, and the trace after it.
-
-        Args:
-          cell, params: as in `init`.
-          carry: before the step.
-          trace: of `init`, or of the step before.
-          x: `[*batch, D]`.
-          dloss: gives dL_t/dy_t at y_t.
-          mask, resets: `[*batch]` booleans, as in `rnnjax.step`. A masked row adds no gradient; a reset clears its
-            trace.
-          key: not used.
-        Returns:
-          A `Stepped`: `(carry, trace, gradient, y)`.
-        Raises:
-          TypeError, ValueError: as `rnnjax.step`; or the trace or `dloss(y)` does not fit.
-        """
-        moment = begin(cell, params, carry, x, mask, resets)
-        structure = structure_of(cell, params, *moment.row_shapes(), self._steps)
+    def _advance(self, moment: Moment, trace: Influence, dloss: LossGradient, key: Array | None) -> Stepped:
+        cell, params = self._changed(moment.cell), moment.params
+        moment = moment._replace(cell=cell)
+        structure = self._read(cell, params, *moment.row_shapes())
         start = _start(structure, cell, params)
         if [leaf.shape for leaf in trace.blocks] != [(*moment.batch_shape, *leaf.shape) for leaf in start]:
             raise ValueError(
@@ -316,8 +289,7 @@ class _Propagated:
             )
         before = moment.cleared(trace.blocks, start)
         found = outcome(moment, dloss)
-        pairs = list(zip(structure.blocks, before, strict=True))
-        further = [block.pulled(found.adjoint, own) for block, own in pairs]
+        further = [block.pulled(found.adjoint, own) for block, own in zip(structure.blocks, before, strict=True)]
         after = moment.kept(_propagated(structure, moment, before), before)
         return Stepped(found.carry, Influence(after), found.gradient(params, further), found.y)
 
@@ -328,15 +300,15 @@ class _Propagated:
           For each floating leaf of the parameters, `[*batch, S, *leaf]`: the derivatives of the S numbers of the carry,
           its leaves concatenated. (Complex leaves count as real numbers, real and imaginary part.)
         """
-        carry, x = row_shapes(cell, params, input_size)
-        structure = structure_of(cell, params, carry, x, self._steps)
+        cell = self._changed(cell)
+        structure = self._read(cell, params, *row_shapes(cell, params, input_size))
         blocks = zip(structure.blocks, trace.blocks, reals(params), strict=True)
         whole = [block.whole(own, structure.size) for block, own, _ in blocks]
         return [leaf.reshape(*leaf.shape[:-1], *part.shape) for leaf, part in zip(whole, reals(params), strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
-class RTRL(_Propagated):
+class RTRL(Propagated):
     """Real-time recurrent learning: the exact gradient, forwards in time, of any cell.
 
         J_t = D_t J_{t-1} + I_t          dL_t/dθ = ∂L_t/∂θ + ∂L_t/∂state_{t-1} J_{t-1}
@@ -362,13 +334,13 @@ class RTRL(_Propagated):
 
 
 @dataclasses.dataclass(frozen=True)
-class SnAp(_Propagated):
+class SnAp(Propagated):
     """The sparse n-step approximation of RTRL: of J, only what I_t and n - 1 further steps reach.
 
         J_t = P_n (D_t J_{t-1} + I_t)
 
-    The pattern P_n is read from the step's equations and holds for all inputs. SnAp(1) is exact for a diagonal cell,
-    SnAp(2) for one whose units all feed each other; in general it is from the first n on at which P_n no longer grows.
+    The pattern P_n is read from the step's equations and holds for all inputs. SnAp(1) is exact for a real diagonal
+    cell, SnAp(2) for one whose units all feed each other; in general, from the first n on at which P_n no longer grows.
 
     Attributes:
       n: 1 or more.

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
-from rnnjax._unroll.arguments import StepInput, check_alike, check_cell, select, timed_step
+from rnnjax._unroll.arguments import StepInput, check_alike, select, timed_step
 from rnnjax.cell import Cell, PyTree, space_of
 from rnnjax.online.vectors import flat, gradient_like, merged, reals, unflat
 from rnnjax.stepping import step_arguments
@@ -81,6 +81,10 @@ class Moment(NamedTuple):
         """`new` where the step counts, else `old`."""
         return new if self.inputs.counts is None else select(self.inputs.counts, new, old)
 
+    def fresh(self, trace: Array) -> Array:
+        """Rows `[*batch]` whose carry is the initial one: still at the start, or reset at this step."""
+        return trace if self.inputs.resets is None else trace | self.inputs.resets
+
     def over_rows(self, function: Callable[..., Any], *args: Any) -> Any:
         """`function(f, state [S], *args of one row)` in every row, with f `(thetas, state) -> state`, not masked."""
 
@@ -132,13 +136,26 @@ class Outcome(NamedTuple):
         return gradient_like([a + b.reshape(a.shape).astype(a.dtype) for a, b in parts], params)
 
 
-def outcome(moment: Moment, dloss: LossGradient) -> Outcome:
-    """Runs the step, and pulls dL_t/dy_t back through it."""
+def from_start(cell: Cell, params: PyTree, carry: PyTree, fresh: Array, batch_shape: tuple[int, ...]) -> PyTree:
+    """The carry, which depends on the parameters as the initial one does in rows that are `fresh` `[*batch]`."""
+
+    def of_leaf(leaf: Array, start: Array) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf
+        return leaf + select(fresh, start - lax.stop_gradient(start), jnp.zeros_like(start))
+
+    return jax.tree.map(of_leaf, carry, cell.initial_carry(params, batch_shape))
+
+
+def outcome(moment: Moment, dloss: LossGradient, fresh: Array | None = None) -> Outcome:
+    """Runs the step, and pulls dL_t/dy_t back through it; in rows that are `fresh`, into the initial carry too."""
     inputs = moment.inputs._replace(resets=None)
 
     def run(thetas: list[Array], state: Array):
         params = merged(thetas, moment.params)
         carry = unflat(state, moment.carry, moment.batch_ndim)
+        if fresh is not None:
+            carry = from_start(moment.cell, params, carry, fresh, moment.batch_shape)
         after, y = timed_step(moment.cell, params, moment.batch_shape)(carry, inputs)
         return floating(y), (after, y)
 
@@ -174,15 +191,8 @@ def row_shapes(cell: Cell, params: PyTree, input_size: int | None) -> tuple[PyTr
     """The shapes of one row's carry and input, before there is an input.
 
     Raises:
-      TypeError: the cell has no single step.
       ValueError: `input_size` does not fit, or is None and cannot be told from the parameters.
     """
-    check_cell(cell)
-    if not hasattr(cell, "step"):
-        raise TypeError(
-            f"{cell!r} needs the whole sequence and has no single step, so it cannot be learned online; use its "
-            "forward cell alone, or `jax.grad` through `rnnjax.unroll`."
-        )
     carry = jax.eval_shape(cell.initial_carry, params)
     dtype = next((leaf.dtype for leaf in floating((params, carry))), jnp.dtype("float32"))
 

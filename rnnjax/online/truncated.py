@@ -6,17 +6,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.typing import ArrayLike
 
 from rnnjax._unroll.arguments import StepInput, timed_step
 from rnnjax.cell import Cell, PyTree, check_size
-from rnnjax.online.moment import LossGradient, Stepped, begin, cotangent, floating, outcome, row_shapes
+from rnnjax.online.moment import LossGradient, Moment, Stepped, cotangent, floating, from_start, outcome, row_shapes
+from rnnjax.online.rule import Rule
 from rnnjax.online.vectors import gradient_like, merged, reals
-from rnnjax.stepping import step_arguments
 
 
 @dataclasses.dataclass(frozen=True)
-class Immediate:
+class Immediate(Rule):
     """The derivative of each step alone, with the state before it held fixed: no trace, the cheapest rule.
 
     It equals `TBPTT(1)`, except that a learned initial carry gets a gradient only at resets.
@@ -24,29 +23,12 @@ class Immediate:
     Reference: said to match RTRL with RMSprop: arXiv:2603.28750 (2026).
     """
 
-    def init(
-        self, cell: Cell, params: PyTree, batch_shape: tuple[int, ...] = (), *, input_size: int | None = None
-    ) -> tuple[()]:
-        """Nothing."""
-        row_shapes(cell, params, 1)
+    def _start(self, cell: Cell, params: PyTree, batch_shape: tuple[int, ...], input_size: int | None) -> tuple[()]:
         return ()
 
-    def step(
-        self,
-        cell: Cell,
-        params: PyTree,
-        carry: PyTree,
-        trace: tuple[()],
-        x: ArrayLike,
-        dloss: LossGradient,
-        *,
-        mask: ArrayLike | None = None,
-        resets: ArrayLike | None = None,
-        key: Array | None = None,
-    ) -> Stepped:
-        """As `RTRL.step`."""
-        found = outcome(begin(cell, params, carry, x, mask, resets), dloss)
-        return Stepped(found.carry, trace, found.gradient(params), found.y)
+    def _advance(self, moment: Moment, trace: tuple[()], dloss: LossGradient, key: Array | None) -> Stepped:
+        found = outcome(moment, dloss)
+        return Stepped(found.carry, trace, found.gradient(moment.params), found.y)
 
 
 class Window(NamedTuple):
@@ -67,7 +49,7 @@ class Window(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class TBPTT:
+class TBPTT(Rule):
     """Truncated backpropagation, sliding: of each step's loss through the last k steps, its own among them.
 
     The trace keeps the carries and inputs of k - 1 steps; masked steps count. `Immediate` is the case k = 1.
@@ -96,10 +78,7 @@ class TBPTT:
     def __post_init__(self) -> None:
         check_size("k", self.k)
 
-    def init(
-        self, cell: Cell, params: PyTree, batch_shape: tuple[int, ...] = (), *, input_size: int | None = None
-    ) -> Window:
-        """An empty window."""
+    def _start(self, cell: Cell, params: PyTree, batch_shape: tuple[int, ...], input_size: int | None) -> Window:
         _, x = row_shapes(cell, params, input_size)
         carry = jax.eval_shape(lambda params: cell.initial_carry(params, batch_shape), params)
 
@@ -114,21 +93,8 @@ class TBPTT:
             jnp.zeros((), "int32"),
         )
 
-    def step(
-        self,
-        cell: Cell,
-        params: PyTree,
-        carry: PyTree,
-        trace: Window,
-        x: ArrayLike,
-        dloss: LossGradient,
-        *,
-        mask: ArrayLike | None = None,
-        resets: ArrayLike | None = None,
-        key: Array | None = None,
-    ) -> Stepped:
-        """As `RTRL.step`; about k times the cost of a step and its backward pass."""
-        carry, inputs, batch_shape = step_arguments(cell, params, carry, x, mask, resets)
+    def _advance(self, moment: Moment, trace: Window, dloss: LossGradient, key: Array | None) -> Stepped:
+        cell, params, carry, inputs, batch_shape = moment
         counts = jnp.ones(batch_shape, bool) if inputs.counts is None else inputs.counts
         flags = jnp.zeros(batch_shape, bool) if inputs.resets is None else inputs.resets
         given = carry, inputs.x, counts, flags
@@ -144,7 +110,7 @@ class TBPTT:
         def run(thetas: list[Array]) -> tuple[list[Array], tuple[PyTree, PyTree]]:
             given = merged(thetas, params)
             step = timed_step(cell, given, batch_shape)
-            start = _with_derivative_of(oldest, cell.initial_carry(given, batch_shape), trace.steps < self.k)
+            start = from_start(cell, given, oldest, jnp.broadcast_to(trace.steps < self.k, batch_shape), batch_shape)
             past = StepInput(*[leaf[:-1] for leaf in window[1:4]])
             before, _ = lax.scan(lambda carry, now: (step(carry, now)[0], None), start, past)
             after, y = step(before, inputs)
@@ -158,14 +124,3 @@ class TBPTT:
 
 def _followed_by(past: Array, now: Array) -> Array:
     return jnp.concatenate([past, now[None].astype(past.dtype)])
-
-
-def _with_derivative_of(carry: PyTree, start: PyTree, where: Array) -> PyTree:
-    """The carry, with the derivative of `start` if `where`: it is the cell's initial carry."""
-
-    def of_leaf(leaf: Array, start: Array) -> Array:
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return leaf
-        return leaf + jnp.where(where, start - lax.stop_gradient(start), jnp.zeros_like(start))
-
-    return jax.tree.map(of_leaf, carry, start)

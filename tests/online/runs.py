@@ -40,7 +40,7 @@ def loss(y: PyTree, w: PyTree) -> Array:
     return sum([(jnp.asarray(a, "float64") * 0 + b * jnp.sin(a)).sum() for a, b in pairs], start=jnp.zeros(()))
 
 
-def online(rule: Any, cell: Any, sample: Sample, times: Times = Times(), key: Array | None = None) -> Run:  # noqa: B008
+def run(rule: Any, cell: Any, sample: Sample, times: Times = Times(), key: Array | None = None) -> Run:  # noqa: B008
     """From the cell's initial carry, compiled."""
     width, batch_shape = sample.xs.shape[-1], (B,)
 
@@ -54,12 +54,12 @@ def online(rule: Any, cell: Any, sample: Sample, times: Times = Times(), key: Ar
         return (stepped.carry, stepped.trace, key), (stepped.gradient, stepped.y)
 
     @jax.jit
-    def run(inputs: Any):
+    def whole(inputs: Any):
         start = cell.initial_carry(sample.params, batch_shape)
         trace = rule.init(cell, sample.params, batch_shape, input_size=width)
         return jax.lax.scan(step, (start, trace, key), inputs)
 
-    (carry, trace, _), (gradients, ys) = run((sample.xs, times.mask, times.resets, weights(cell, sample)))
+    (carry, trace, _), (gradients, ys) = whole((sample.xs, times.mask, times.resets, weights(cell, sample)))
     return Run(gradients, ys, carry, trace)
 
 
