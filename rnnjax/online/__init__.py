@@ -10,12 +10,15 @@ gradient is that of the loss of this step alone, summed over rows; summed over t
 
     RTRL          exact, for every cell and stack         SnAp(n)      the part of RTRL within n steps
     TBPTT(k)      exact through the last k steps          Immediate    this step only
-    UORO          right on average, for every cell        DNI          the step, and a prediction of the rest
-    EProp, RFLO   through a unit's own state
+    UORO          right on average, for every cell        KFRTRL       the same, for cells of matrix products
+    KeRNL         a learned kernel, exponential in the lag
+    EProp, RFLO   through a unit's own state              DNI          the step, and a prediction of the rest
 """
 
 from rnnjax.online.dni import DNI, Synthesizer
 from rnnjax.online.influence import RTRL, Influence, SnAp
+from rnnjax.online.kernl import Kernel, KeRNL
+from rnnjax.online.kronecker import KFRTRL, Factors, Kronecker
 from rnnjax.online.local import RFLO, EProp
 from rnnjax.online.moment import Stepped
 from rnnjax.online.rule import Rule
@@ -24,13 +27,18 @@ from rnnjax.online.uoro import UORO, RankOne
 
 __all__ = [
     "DNI",
+    "KFRTRL",
     "RFLO",
     "RTRL",
     "TBPTT",
     "UORO",
     "EProp",
+    "Factors",
     "Immediate",
     "Influence",
+    "KeRNL",
+    "Kernel",
+    "Kronecker",
     "RankOne",
     "Rule",
     "SnAp",

@@ -203,8 +203,8 @@ def _where(mask: np.ndarray, values: Array) -> Array:
     return values if mask.all() else jnp.where(mask, values, jnp.zeros_like(values))
 
 
-def _start(structure: Structure, cell: Cell, params: PyTree) -> list[Array]:
-    """d(initial state)/dθ, for each parameter `[K, N]`."""
+def at_start(structure: Structure, cell: Cell, params: PyTree) -> list[Array]:
+    """d(initial state)/dθ of one row, for each parameter `[K, N]`."""
     thetas = reals(params)
     shape = jax.eval_shape(lambda: flat(cell.initial_carry(params), 0))
     if not any([block.at_start.any() for block in structure.blocks]):
@@ -217,26 +217,42 @@ def _start(structure: Structure, cell: Cell, params: PyTree) -> list[Array]:
     ]
 
 
-def _propagated(structure: Structure, moment: Moment, before: list[Array]) -> list[Array]:
+def immediate(structure: Structure, after: Callable[..., Array], thetas: list[Array], state: Array) -> list[Array]:
+    """I_t of one row, for each parameter `[K, N]`."""
+    _, pull = jax.vjp(lambda thetas: after(thetas, state), thetas)
+    (sums,) = jax.vmap(pull)(jnp.asarray(structure.by_params.sums, state.dtype))
+    return [
+        block.entries(each.reshape(len(each), -1).astype(state.dtype), structure.by_params, block.immediate)
+        for block, each in _of(structure, sums)
+    ]
+
+
+def propagated(structure: Structure, moment: Moment, before: list[Array]) -> list[Array]:
     """J_t for each parameter, `[*batch, K, N]`."""
     thetas = reals(moment.params)
 
     def row(after: Callable[..., Array], state: Array, before: list[Array]) -> list[Array]:
-        _, pull = jax.vjp(after, thetas, state)
-        by_state = jax.vmap(lambda each: pull(each)[1])(jnp.asarray(structure.by_state.sums, state.dtype))
-        by_params = jax.vmap(lambda each: pull(each)[0])(jnp.asarray(structure.by_params.sums, state.dtype))
-        found: list[Array] = []
-        for block, sums, own in zip(structure.blocks, by_params, before, strict=True):
-            sums = sums.reshape(len(sums), -1).astype(state.dtype)
-            immediate = block.entries(sums, structure.by_params, block.immediate)
-            found.append(block.pushed(structure, by_state, own) + immediate)
-        return found
+        _, pull = jax.vjp(lambda state: after(thetas, state), state)
+        (by_state,) = jax.vmap(pull)(jnp.asarray(structure.by_state.sums, state.dtype))
+        pushed = [block.pushed(structure, by_state, own) for block, own in _of(structure, before)]
+        return [a + b for a, b in zip(pushed, immediate(structure, after, thetas, state), strict=True)]
 
     return moment.over_rows(row, before)
 
 
 def _of(structure: Structure, parts: list[Array]) -> list[tuple[Block, Array]]:
     return list(zip(structure.blocks, parts, strict=True))
+
+
+def check_trace(trace: PyTree, start: PyTree, moment: Moment) -> None:
+    """Raises ValueError if the trace of a row has other shapes than at the start."""
+    given = [leaf.shape for leaf in jax.tree.leaves(trace)]
+    expected = [(*moment.batch_shape, *leaf.shape) for leaf in jax.tree.leaves(start)]
+    if given != expected:
+        raise ValueError(
+            f"`trace` has the shapes {given}, but this step needs {expected}; make it by `init(cell, params, "
+            f"{moment.batch_shape}, input_size={moment.inputs.x.shape[-1]})` of this rule."
+        )
 
 
 class Influence(NamedTuple):
@@ -274,23 +290,18 @@ class Propagated(Rule):
     def _start(self, cell: Cell, params: PyTree, batch_shape: tuple[int, ...], input_size: int | None) -> Influence:
         cell = self._changed(cell)
         structure = self._read(cell, params, *row_shapes(cell, params, input_size))
-        return Influence(in_rows(_start(structure, cell, params), batch_shape))
+        return Influence(in_rows(at_start(structure, cell, params), batch_shape))
 
     def _advance(self, moment: Moment, trace: Influence, dloss: LossGradient, key: Array | None) -> Stepped:
         cell, params = self._changed(moment.cell), moment.params
         moment = moment._replace(cell=cell)
         structure = self._read(cell, params, *moment.row_shapes())
-        start = _start(structure, cell, params)
-        if [leaf.shape for leaf in trace.blocks] != [(*moment.batch_shape, *leaf.shape) for leaf in start]:
-            raise ValueError(
-                f"`trace` has blocks of {[leaf.shape for leaf in trace.blocks]}, but this step needs "
-                f"{[(*moment.batch_shape, *leaf.shape) for leaf in start]}; make it by `init(cell, params, "
-                f"{moment.batch_shape}, input_size={moment.inputs.x.shape[-1]})` of this rule."
-            )
+        start = at_start(structure, cell, params)
+        check_trace(trace.blocks, start, moment)
         before = moment.cleared(trace.blocks, start)
         found = outcome(moment, dloss)
         further = [block.pulled(found.adjoint, own) for block, own in zip(structure.blocks, before, strict=True)]
-        after = moment.kept(_propagated(structure, moment, before), before)
+        after = moment.kept(propagated(structure, moment, before), before)
         return Stepped(found.carry, Influence(after), found.gradient(params, further), found.y)
 
     def jacobian(self, cell: Cell, params: PyTree, trace: Influence, *, input_size: int | None = None) -> list[Array]:

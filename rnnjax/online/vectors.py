@@ -16,14 +16,14 @@ from rnnjax.cell import PyTree
 
 def reals(tree: PyTree) -> list[Array]:
     """The floating leaves; complex ones as `[..., 2]`, real and imaginary part."""
-    return [_as_real(leaf) for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return [_as_real(leaf) for leaf in jax.tree.leaves(tree) if floats(leaf)]
 
 
 def merged(parts: list[Any], tree: PyTree) -> PyTree:
     """The inverse of `reals`; leaves without a derivative are those of `tree`."""
     leaves, structure = jax.tree.flatten(tree)
     given = iter(parts)
-    return structure.unflatten([_back(next(given), leaf) if _floats(leaf) else leaf for leaf in leaves])
+    return structure.unflatten([_back(next(given), leaf) if floats(leaf) else leaf for leaf in leaves])
 
 
 def gradient_like(parts: list[Array], params: PyTree) -> PyTree:
@@ -48,7 +48,7 @@ def unflat(vector: Array, like: PyTree, batch_ndim: int) -> PyTree:
     """The inverse of `flat`; leaves without a derivative are those of `like`."""
     parts, start = [], 0
     for leaf in jax.tree.leaves(like):
-        if _floats(leaf):
+        if floats(leaf):
             shape = (*leaf.shape, 2) if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else leaf.shape
             end = start + math.prod(shape[batch_ndim:])
             parts.append(vector[..., start:end].reshape(shape))
@@ -56,7 +56,8 @@ def unflat(vector: Array, like: PyTree, batch_ndim: int) -> PyTree:
     return merged(parts, like)
 
 
-def _floats(leaf: Any) -> bool:
+def floats(leaf: Any) -> bool:
+    """Whether it has a derivative."""
     return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 

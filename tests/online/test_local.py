@@ -135,3 +135,32 @@ def test_random_feedback():
     symmetric, random = (run(online.RFLO(feedback), cell, given).gradients for feedback in ("symmetric", "random"))
     assert_close((random.w_out, random.b_out), (symmetric.w_out, symmetric.b_out))
     assert difference(random.rnn, symmetric.rnn) > 1e-3
+
+
+def test_kernl_is_exact_where_influence_decays_exponentially():
+    """A linear leaky unit; the kernel is learned from perturbations."""
+    cell, given = rnnjax.Elman(2, "linear"), sample("elman_linear", batch_shape=(B,))
+    params = rnnjax.ElmanParams(given.params.w_x[:, :2], 0.6 * jnp.eye(2), given.params.b[:2])
+    given = Sample(params, None, given.xs)
+    key = jax.random.key(0)
+    exact = run(online.RTRL(), cell, given, COUNTED).gradients
+    assert_close(run(online.KeRNL(0.0, rate=-float(jnp.log(0.6))), cell, given, COUNTED, key).gradients, exact)
+
+    decay = jnp.array([0.9, 0.3])
+    params = params._replace(w_h=jnp.diag(decay))
+    rule = online.KeRNL(0.02, rate=1.0)
+
+    @jax.jit
+    def learned(key):
+        def step(state, now):
+            (carry, trace), (x, key) = state, now
+            found = rule.step(cell, params, carry, trace, x, jnp.ones_like, key=key)
+            return (found.carry, found.trace), None
+
+        inputs = jax.random.normal(key, (2000, 50, 2)), jax.random.split(key, 2000)
+        start = cell.initial_carry(params, (50,)), rule.init(cell, params, (50,))
+        return jax.lax.scan(step, start, inputs)[0][1]
+
+    trace = learned(key)
+    assert_close(jnp.exp(-trace.gamma), decay, 0.02)
+    assert_close(trace.beta, jnp.eye(2), 0.05)
