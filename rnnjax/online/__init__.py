@@ -13,13 +13,19 @@ gradient is that of the loss of this step alone, summed over rows; summed over t
     UORO          right on average, for every cell        KFRTRL       the same, for cells of matrix products
     KeRNL         a learned kernel, exponential in the lag
     EProp, RFLO   through a unit's own state              DNI          the step, and a prediction of the rest
+
+`fit` learns a stream with any of them, `explain` says what one costs, and `bias` measures its gradient against the
+exact one, by lag.
 """
 
+from rnnjax.online.costs import Cost, explain
 from rnnjax.online.dni import DNI, Synthesizer
 from rnnjax.online.influence import RTRL, Influence, SnAp
 from rnnjax.online.kernl import Kernel, KeRNL
 from rnnjax.online.kronecker import KFRTRL, Factors, Kronecker
+from rnnjax.online.learning import Learned, fit
 from rnnjax.online.local import RFLO, EProp
+from rnnjax.online.measure import Bias, bias
 from rnnjax.online.moment import Stepped
 from rnnjax.online.rule import Rule
 from rnnjax.online.truncated import TBPTT, Immediate, Window
@@ -32,6 +38,8 @@ __all__ = [
     "RTRL",
     "TBPTT",
     "UORO",
+    "Bias",
+    "Cost",
     "EProp",
     "Factors",
     "Immediate",
@@ -39,10 +47,14 @@ __all__ = [
     "KeRNL",
     "Kernel",
     "Kronecker",
+    "Learned",
     "RankOne",
     "Rule",
     "SnAp",
     "Stepped",
     "Synthesizer",
     "Window",
+    "bias",
+    "explain",
+    "fit",
 ]

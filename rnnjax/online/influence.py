@@ -337,8 +337,9 @@ class RTRL(Propagated):
       >>> cell, rule = rnnjax.Elman(1, activation="linear"), RTRL()
       >>> params = rnnjax.ElmanParams(w_x=jnp.ones((1, 1)), w_h=jnp.array([[2.0]]), b=jnp.zeros(1))
       >>> carry, trace = cell.initial_carry(params), rule.init(cell, params)
+      >>> step = jax.jit(lambda carry, trace, x: rule.step(cell, params, carry, trace, x, jnp.ones_like))
       >>> for _ in range(3):
-      ...     carry, trace, gradient, y = rule.step(cell, params, carry, trace, jnp.ones(1), jnp.ones_like)
+      ...     carry, trace, gradient, y = step(carry, trace, jnp.ones(1))
       >>> float(gradient.w_h[0, 0])
       5.0
     """

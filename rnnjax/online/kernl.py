@@ -59,6 +59,10 @@ class KeRNL(Rule):
     noise: float = 0.01
     rate: float = 0.5
 
+    @property
+    def random(self) -> bool:
+        return True
+
     def _start(self, cell: Cell, params: PyTree, batch_shape: tuple[int, ...], input_size: int | None) -> Kernel:
         carry, x = row_shapes(cell, params, input_size)
         structure, state = structure_of(cell, params, carry, x, 1), jax.eval_shape(lambda c: flat(c, 0), carry)

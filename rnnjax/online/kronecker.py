@@ -98,6 +98,10 @@ class KFRTRL(Rule):
     NeurIPS 2018 (arXiv:1805.10842).
     """
 
+    @property
+    def random(self) -> bool:
+        return True
+
     def _start(self, cell: Cell, params: PyTree, batch_shape: tuple[int, ...], input_size: int | None) -> Kronecker:
         carry, x = row_shapes(cell, params, input_size)
         found = _read(cell, params, carry, x)

@@ -72,6 +72,11 @@ class Rule:
         """
         return self._advance(begin(cell, params, carry, x, mask, resets), trace, dloss, key)
 
+    @property
+    def random(self) -> bool:
+        """Whether `step` needs a key."""
+        return False
+
     def _start(self, cell: Cell, params: PyTree, batch_shape: tuple[int, ...], input_size: int | None) -> Any:
         raise NotImplementedError
 

@@ -47,10 +47,16 @@ class UORO(Rule):
       >>> cell, rule = rnnjax.GRU(4), UORO()
       >>> params = cell.init(jax.random.key(0), input_size=3)
       >>> carry, trace = cell.initial_carry(params, (2,)), rule.init(cell, params, (2,))
-      >>> found = rule.step(cell, params, carry, trace, jnp.ones((2, 3)), jnp.ones_like, key=jax.random.key(1))
+      >>> def step(x, key):
+      ...     return rule.step(cell, params, carry, trace, x, jnp.ones_like, key=key)
+      >>> found = jax.jit(step)(jnp.ones((2, 3)), jax.random.key(1))
       >>> found.gradient.w_h.shape, found.trace.state.shape
       ((4, 12), (2, 4))
     """
+
+    @property
+    def random(self) -> bool:
+        return True
 
     def _start(self, cell: Cell, params: PyTree, batch_shape: tuple[int, ...], input_size: int | None) -> RankOne:
         state = jax.eval_shape(lambda: flat(cell.initial_carry(params), 0))
