@@ -66,8 +66,7 @@ class DNI(Rule):
         future = moment.kept(_predicted(trace, after), jnp.zeros_like(after))
         gradient, target = pull((cotangent(dloss, y), future))
         error = moment.kept(_predicted(trace, state) - target, jnp.zeros_like(state))
-        rows = max(1, error.size // error.shape[-1])
-        rate = jnp.asarray(self.learning_rate / rows, error.dtype)
+        rate = moment.per_row(self.learning_rate, error.dtype)
         moved = trace._replace(
             a=trace.a - rate * jnp.tensordot(state, error, axes=(tuple(range(ndim)), tuple(range(ndim)))),
             b=trace.b - rate * error.sum(tuple(range(ndim))),

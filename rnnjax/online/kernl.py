@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from rnnjax.cell import Cell, PyTree
-from rnnjax.online.influence import Block, at_start, check_trace, immediate, structure_of
+from rnnjax.online.influence import at_start, check_trace, immediate
 from rnnjax.online.moment import LossGradient, Moment, Stepped, in_rows, outcome, row_shapes
 from rnnjax.online.rule import Rule, need_key
+from rnnjax.online.structure import Block, structure_of
 from rnnjax.online.vectors import flat, reals
 
 
@@ -101,8 +102,7 @@ class KeRNL(Rule):
         new = new_blocks, pushed + xi, decay * omega + xi, decay * (slope - omega), jnp.ones_like(started)
         _, new_perturbed, new_omega, new_slope, _ = new
         error = moment.kept(new_perturbed - after - new_omega @ beta.T, jnp.zeros_like(state))
-        rows = max(1, error.size // error.shape[-1])
-        rate = jnp.asarray(self.learning_rate / (rows * self.noise**2), error.dtype)
+        rate = moment.per_row(self.learning_rate / self.noise**2, error.dtype)
         batch = tuple(range(moment.batch_ndim))
         beta = beta + rate * jnp.tensordot(error, new_omega, axes=(batch, batch))
         gamma = jnp.maximum(gamma + rate * ((error @ trace.beta) * new_slope).sum(batch), jnp.zeros_like(gamma))

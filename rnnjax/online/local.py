@@ -16,7 +16,8 @@ from jax import Array, lax
 from rnnjax._unroll.equations import evaluate, needed_for, traced, value_in
 from rnnjax._unroll.recurrent import find_factors
 from rnnjax.cell import Cell, PyTree
-from rnnjax.online.influence import Propagated, Structure
+from rnnjax.online.influence import Propagated
+from rnnjax.online.structure import Structure
 from rnnjax.online.vectors import flat, reals, unflat
 from rnnjax.readout import Readout, ReadoutParams
 

@@ -5,6 +5,7 @@
 Resets are applied before: the state before the step is the initial one where a row is reset.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -62,6 +63,10 @@ class Moment(NamedTuple):
     def state(self) -> Array:
         """`[*batch, S]`."""
         return flat(self.carry, self.batch_ndim)
+
+    def per_row(self, value: float, dtype: jnp.dtype) -> Array:
+        """The value divided by the number of rows, to turn a sum over them into a mean."""
+        return value / jnp.maximum(jnp.asarray(math.prod(self.batch_shape), dtype), 1)
 
     def row_shapes(self) -> tuple[PyTree, PyTree]:
         """The shapes of one row's carry and input."""

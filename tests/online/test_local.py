@@ -117,6 +117,8 @@ ROLLED = rnnjax.StepCell(
         (online.RFLO("symmetric"), rnnjax.GRU(3), "leaky units"),
         (online.RTRL(), rnnjax.Bidirectional(rnnjax.GRU(3), rnnjax.GRU(3)), "needs the whole sequence"),
         (online.RTRL(), rnnjax.gradients.ClippedAdjoint(rnnjax.GRU(3), 1.0), "backward pass of its own"),
+        (online.KFRTRL(), CELLS["orthogonal"], r"every matrix to multiply one vector.*w_h.*UORO"),
+        (online.KFRTRL(), CELLS["gru_reset_before"], r"params.w_h.*used by `slice`|params"),
         (online.RTRL(), rnnjax.GRU, "expected a cell instance"),
     ],
     ids=repr,

@@ -33,7 +33,7 @@ def all_draws(rule, cell, params, xs, signs):
     return jax.jit(run if signs is None else jax.vmap(run))(signs)
 
 
-SMALL = [rnnjax.LearnedCarry(Leaky(2)), rnnjax.Readout(rnnjax.Elman(2), 1)]
+SMALL = [rnnjax.LSTM(1), rnnjax.LearnedCarry(Leaky(2)), rnnjax.Readout(rnnjax.Elman(2), 1)]
 
 
 @pytest.mark.parametrize("cell", SMALL, ids=repr)
