@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from rnnjax import online
 from tests.online.runs import COUNTED, backpropagated, by_copy, loss_of, run, weights, within
@@ -86,3 +87,44 @@ def test_snap_is_exact_once_its_pattern_no_longer_grows(name, exact):
         fewer = run(online.SnAp(exact - 1), cell, drawn, COUNTED).gradients
         pairs = zip(jax.tree.leaves(fewer), jax.tree.leaves(expected), strict=True)
         assert max([float(jnp.abs(a - b).max()) for a, b in pairs]) > 1e-3
+
+
+@pytest.mark.parametrize(("name", "n"), [("stack", 1), ("projected", 1), ("lstm", 1), ("scrn", 1)])
+def test_snap_is_rtrl_masked_by_its_pattern(name, n):
+    """With whole Jacobians, and the pattern from which of their numbers are not zero at any of several draws."""
+    cell, drawn = CELLS[name], sample(name, batch_shape=())
+    ws = weights(cell, drawn)
+    theta, to_params = ravel_pytree(drawn.params)
+    start, to_carry = ravel_pytree(cell.initial_carry(drawn.params))
+
+    def after(theta, state, x):
+        carry, y = cell.step(to_params(theta), to_carry(state), x)
+        return ravel_pytree(carry)[0], y
+
+    def jacobians(state, x):
+        return jax.jacfwd(lambda theta, state: after(theta, state, x)[0], argnums=(0, 1))(theta, state)
+
+    draws = jax.random.normal(jax.random.key(0), (20, start.size)), jax.random.normal(jax.random.key(1), (20, D))
+    of_theta, of_state = [np.asarray((abs(each) > 0).any(0)) for each in jax.jit(jax.vmap(jacobians))(*draws)]
+    pattern = of_theta.copy()
+    for _ in range(n - 1):
+        pattern |= (of_state.astype(int) @ pattern) > 0
+    assert not pattern.all()
+
+    def step(state, now):
+        (state, influence), (x, w) = state, now
+        of_step = jax.grad(lambda theta, state: loss_of(w)(after(theta, state, x)[1]), argnums=(0, 1))
+        direct, adjoint = of_step(theta, state)
+        immediate, recurrent = jacobians(state, x)
+        moved = jnp.where(pattern, recurrent @ influence + immediate, 0.0)
+        return (after(theta, state, x)[0], moved), direct + adjoint @ influence
+
+    expected = jax.jit(lambda: jax.lax.scan(step, (start, 0.0 * pattern), (drawn.xs, ws)))()[1]
+
+    def rule_step(state, now):
+        (carry, trace), (x, w) = state, now
+        found = online.SnAp(n).step(cell, drawn.params, carry, trace, x, jax.grad(loss_of(w)))
+        return (found.carry, found.trace), ravel_pytree(found.gradient)[0]
+
+    begun = cell.initial_carry(drawn.params), online.SnAp(n).init(cell, drawn.params, input_size=D)
+    assert_close(jax.jit(lambda: jax.lax.scan(rule_step, begun, (drawn.xs, ws)))()[1], expected)
