@@ -15,7 +15,7 @@ import pytest
 from jax import export
 
 import rnnjax
-from rnnjax import gradients, initializers, numerics
+from rnnjax import gradients, initializers, numerics, online
 from tests.registry import CAUSAL, CELLS, LINEAR, PLAIN, D, assert_close, features, normal
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -321,6 +321,24 @@ def test_an_exported_program_gives_the_numbers():
         timed = {"lengths": jnp.arange(batch, dtype="int32") + 2, "mask": flags, "resets": ~flags}
         got = exported.call(args, jax.tree.map(jnp.asarray, timed))
         assert_close(got, unrolled("lstm", timed, engine="scan")(*args))
+
+
+RULES = [online.RTRL(), online.SnAp(1), online.TBPTT(3), online.UORO(), online.KFRTRL(), online.KeRNL()]
+RULES += [online.EProp("random"), online.RFLO(), online.DNI(), online.Immediate()]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_one_step_of_a_rule(rule):
+    """From its start, with mask and resets; over time it is the user's scan."""
+    cell = rnnjax.Readout(rnnjax.cells.RateNetwork(3), 1)
+    params = jax.eval_shape(lambda key: cell.init(key, D, "float64"), KEY)
+    flags = jax.ShapeDtypeStruct((BATCH,), "bool")
+
+    def run(params, x, mask, resets, key):
+        carry, trace = cell.initial_carry(params, x.shape[:1]), rule.init(cell, params, x.shape[:1])
+        return rule.step(cell, params, carry, trace, x, jnp.ones_like, mask=mask, resets=resets, key=key)
+
+    lowers(run, params, jax.ShapeDtypeStruct((BATCH, D), "float64"), flags, flags, KEY)
 
 
 PARTS = ("init", "initial_carry", "step")

@@ -1,7 +1,7 @@
 """Layering: a file imports only from floors below its own. Imports are read from the source.
 
-    5 flax, training, converters    4 dynamics, gradients, processes    3 compose, readout, ...    2 _bounds, _unroll
-    1 cells, tasks    1/2 textbook    0 cell, ...
+    5 flax, training, converters    4 dynamics, gradients, online, processes    3 compose, readout, ...
+    2 _bounds, _unroll    1 cells, tasks    1/2 textbook    0 cell, ...
 
 Cells never import each other; nothing imports experiments and benchmarks; flax, optax and orbax are each imported by
 one package only. A new file or folder of `rnnjax/` needs a floor here.
@@ -23,6 +23,7 @@ FLOORS = {
     "converters": 5,
     "dynamics": 4,
     "gradients": 4,
+    "online": 4,
     "processes": 4,
     "compose": 3,
     "embedding": 3,

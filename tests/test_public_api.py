@@ -27,6 +27,7 @@ SUBMODULES = [
     "flax",
     "gradients",
     "initializers",
+    "online",
     "parallel",
     "processes",
     "sharding",

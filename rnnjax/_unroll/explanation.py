@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from rnnjax._unroll.arguments import Composite, Part, is_causal, is_layer, make_whole, shapes_of
 from rnnjax._unroll.contract import Engine, Options, choose_engine, on_engines
-from rnnjax._unroll.equations import bytes_of
+from rnnjax._unroll.equations import ELEMENTWISE, bytes_of
 from rnnjax._unroll.newton import Parallel, is_real
 from rnnjax._unroll.prediction import Prediction, predict
 from rnnjax._unroll.remat import Checkpoint, Cut, cuts_of, footprint_of, parts_of, share_of_budget
@@ -238,21 +238,22 @@ def _prediction(
     return predict(parallel, exponent, part.xs.shape[0], at_once, rows, numbers // rows, leaves[0].dtype)
 
 
-def matmul_flops(function: Callable[..., Any], *args: Any) -> int:
+def matmul_flops(function: Callable[..., Any], *args: Any, elementwise: bool = False) -> int:
     """2 m n k for every product of an m × k with a k × n matrix; arguments may be `jax.ShapeDtypeStruct`s.
 
     So is a convolution, with m places and n output channels; products with its padding count. Elementwise operations do
-    not count, a scan counts once per step, and a conditional counts as its most expensive branch.
+    not count, unless `elementwise`, then one for each number; a scan counts once per step, and a conditional counts as
+    its most expensive branch.
 
     Example:
 
       >>> matmul_flops(lambda x, w: jax.nn.relu(x @ w), jnp.ones((5, 3)), jnp.ones((3, 4)))
       120
     """
-    return _flops(jax.make_jaxpr(function)(*args).jaxpr)
+    return _flops(jax.make_jaxpr(function)(*args).jaxpr, elementwise)
 
 
-def _flops(jaxpr: Jaxpr) -> int:
+def _flops(jaxpr: Jaxpr, elementwise: bool) -> int:
     total = 0
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
@@ -264,9 +265,11 @@ def _flops(jaxpr: Jaxpr) -> int:
             kernel, outputs = _shape_of(eqn.invars[1]), eqn.params["dimension_numbers"].rhs_spec[0]
             total += 2 * math.prod(kernel) // kernel[outputs] * math.prod(_shape_of(eqn.outvars[0]))
             continue
-        inside = [_flops(inner) for inner in _inner(eqn.params.values())]
+        inside = [_flops(inner, elementwise) for inner in _inner(eqn.params.values())]
         if inside:
             total += max(inside) if eqn.primitive.name == "cond" else sum(inside) * eqn.params.get("length", 1)
+        elif elementwise and (eqn.primitive.name in ELEMENTWISE or eqn.primitive.name == "reduce_sum"):
+            total += math.prod(_shape_of(eqn.invars[0] if eqn.primitive.name == "reduce_sum" else eqn.outvars[0]))
     return total
 
 
