@@ -8,8 +8,8 @@
     vanilla_rnn/linear: w, b, linear_1: w, b    Elman(H, "relu"): the biases are added
     linear: w [H, K], b                         the head of a Readout
 
-Convolutional cores are refused. What the code of a model does between its modules is not part of its parameters: compare
-the outputs of one batch.
+Convolutional cores are refused. What the code of a model does between its modules is not part of its parameters:
+compare the outputs of one batch.
 """
 
 from collections.abc import Mapping

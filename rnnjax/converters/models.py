@@ -1,7 +1,7 @@
 """Puts the recurrent layers and the linear head of a model together, from parts that have names."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +30,8 @@ class Layer(NamedTuple):
     @property
     def outputs(self) -> int:
         ways = self.params if isinstance(self.params, BothWays) else (self.params,)
-        return sum([params.w_h.shape[0] for params in ways])
+        joined = getattr(self.cell, "merge", "concatenate") == "concatenate"
+        return sum([params.w_h.shape[0] for params in ways[: 2 if joined else 1]])
 
 
 class Linear(NamedTuple):
@@ -93,10 +94,10 @@ def _head(name: str, tail: str, separator: str) -> str | None:
     return name.removesuffix(tail) if name.endswith(separator + tail) else None
 
 
-def assembled(
+def ordered(
     what: str, parts: Parts, left: Mapping[str, str], layers: Layers | None, head: str | None
-) -> tuple[Any, PyTree]:
-    """The whole model: a cell, a `Bidirectional` or a `Stack` of them, in a `Readout` if there is a linear head.
+) -> tuple[list[str | tuple[str, str]], str | None]:
+    """The names of the layers, bottom to top, and of the linear head.
 
     Args:
       what: the model, for messages.
@@ -104,7 +105,7 @@ def assembled(
       layers: the order; by default that of one series of names, such as lstm, lstm_1.
       head: the name of the linear head; by default the only linear map.
     Raises:
-      ValueError: a part is unknown or not used; the order is not known; widths do not fit.
+      ValueError: a part is unknown or not used, or the order is not known.
     """
     recurrent = {name: part for name, part in parts.items() if isinstance(part, Layer)}
     linear = {name: part for name, part in parts.items() if isinstance(part, Linear)}
@@ -119,30 +120,48 @@ def assembled(
         raise ValueError(f"{what} holds no recurrent layer that is known here{_found(parts)}.")
     if head is None and len(linear) == 1:
         head = next(iter(linear))
-    read = linear.get(head) if head is not None else None
-    if head is not None and read is None:
+    if head is not None and head not in linear:
         raise ValueError(f"{what} has no linear map {head!r}{nearest(head, linear)}{_found(parts)}.")
-    order = _order(what, recurrent, read) if layers is None else layers
-    made = [_layer(what, recurrent, names) for names in order]
-    used = {name for names in order for name in ((names,) if isinstance(names, str) else names)} | {head}
-    if unused := [name for name in parts if name not in used]:
+    order = _order(what, recurrent, linear.get(head or "")) if layers is None else list(layers)
+    names = [name for each in order for name in ((each,) if isinstance(each, str) else each)]
+    for name in names:
+        if name not in recurrent:
+            raise ValueError(f"{what} has no recurrent layer {name!r}{nearest(name, recurrent)}{_found(parts)}.")
+    if len(set(names)) < len(names):
+        raise ValueError(f"layers is {order!r}, which names one layer twice.")
+    if unused := [name for name in parts if name not in (*names, head)]:
         raise ValueError(
             f"{what} also holds {', '.join(map(repr, unused))}, not used{_found(parts)}. Say with `layers` and `head` "
             "what is, and pass only that part of the model."
         )
+    return order, head
+
+
+def assembled(
+    what: str, parts: Parts, left: Mapping[str, str], layers: Layers | None, head: str | None
+) -> tuple[Any, PyTree]:
+    """The whole model: a cell, a `Bidirectional` or a `Stack` of them, in a `Readout` if there is a linear head.
+
+    The arguments are those of `ordered`.
+
+    Raises:
+      ValueError: as `ordered`; or widths do not fit.
+    """
+    order, head = ordered(what, parts, left, layers, head)
+    made = [_layer(what, parts, names) for names in order]
     for below, layer, name in zip(made, made[1:], order[1:], strict=False):
         if layer.inputs != below.outputs:
             raise ValueError(
                 f"{what}: layer {name!r} takes {layer.inputs} inputs, but the layer below it has {below.outputs} "
                 "outputs; name the layers from bottom to top with `layers`. (Skip connections are not converted.)"
             )
-    return whole(what, made, read)
+    return whole(what, made, None if head is None else parts[head])  # type: ignore[arg-type]
 
 
 def whole(
-    what: str, layers: Sequence[tuple[Any, PyTree]], read: Linear | None, dropout: float = 0.0, width: int | None = None
+    what: str, layers: Sequence[tuple[Any, PyTree]], read: Linear | None, dropout: float = 0.0
 ) -> tuple[Any, PyTree]:
-    """A cell, or a `Stack`, with a `Readout` around it; `width` is that of the head's input, if the layers know less."""
+    """A cell, or a `Stack`, in a `Readout` if there is a head."""
     if len(layers) == 1:
         cell, params = layers[0]
     else:
@@ -150,14 +169,15 @@ def whole(
         cell = Stack(cells, dropout)
     if read is None:
         return cell, params
-    if width is None:
-        width = Layer(*layers[-1]).outputs
+    width = Layer(*layers[-1]).outputs
     if read.w.shape[0] != width:
-        raise ValueError(f"{what}: the linear head takes {read.w.shape[0]} inputs, but the top layer has {width} outputs.")
+        raise ValueError(
+            f"{what}: the linear head takes {read.w.shape[0]} inputs, but the top layer has {width} outputs."
+        )
     if read.b is None:
         raise ValueError(
-            f"{what}: the linear head has no bias, but that of a Readout does and would be trained; give it zeros in the "
-            "library, or convert the recurrent part alone."
+            f"{what}: the linear head has no bias, but that of a Readout does and would be trained; give it zeros in "
+            "the library, or convert the recurrent part alone."
         )
     w = np.ascontiguousarray(read.w) if isinstance(read.w, np.ndarray) else read.w
     return Readout(cell, w.shape[1]), ReadoutParams(params, w, read.b)
@@ -215,42 +235,45 @@ def layout_for(cell: Any, params: Any, layouts: Sequence[Layout]) -> Layout:
     )
 
 
-def _layer(what: str, recurrent: Mapping[str, Layer], names: str | tuple[str, str]) -> Layer:
-    for name in (names,) if isinstance(names, str) else names:
-        if name not in recurrent:
-            raise ValueError(
-                f"{what} has no recurrent layer {name!r}{nearest(name, recurrent)}{_found(dict(recurrent))}."
-            )
+def _layer(what: str, parts: Parts, names: str | tuple[str, str]) -> Layer:
+    found: Any = parts
     if isinstance(names, str):
-        return recurrent[names]
-    forward, backward = (recurrent[name] for name in names)
+        return found[names]
+    forward, backward = (found[name] for name in names)
     if forward.inputs != backward.inputs:
         raise ValueError(
-            f"{what}: {names[0]!r} takes {forward.inputs} inputs and {names[1]!r} {backward.inputs}; the two directions "
-            "of a layer see the same."
+            f"{what}: {names[0]!r} takes {forward.inputs} inputs and {names[1]!r} {backward.inputs}; the two "
+            "directions of a layer see the same."
         )
     return Layer(Bidirectional(forward.cell, backward.cell), BothWays(forward.params, backward.params))
 
 
-def _order(what: str, recurrent: Mapping[str, Layer], read: Linear | None) -> list[str]:
-    """The layers of one series of names, in its order.
+def _order(what: str, recurrent: Mapping[str, Layer], read: Linear | None) -> list[str | tuple[str, str]]:
+    """The layers of one series of names in its order; "forward" and "backward" of one name are its directions.
 
     Raises:
       ValueError: there are other names, or the layers may as well be the two directions of one.
     """
-    if len(recurrent) == 1:
-        return list(recurrent)
-    numbered = {name: re.fullmatch(r"(.*?)[_.]?(\d*)", name) for name in recurrent}
-    stems = {match[1] for match in numbered.values() if match}
+    pairs: dict[str, str | tuple[str, str]] = {}
+    for name in recurrent:
+        match = re.fullmatch(r"((?:.*[./])?)(forward|backward)(_.*)?", name)
+        other = match and f"{match[1]}backward{match[3] or ''}"
+        if match is None or other not in recurrent:
+            pairs[name] = name
+        elif match[2] == "forward":
+            pairs[match[1].rstrip("./")] = (name, other)
+    if len(pairs) == 1:
+        return list(pairs.values())
+    numbers = {name: re.fullmatch(r"(.*?)[_./]?(\d*)", name) for name in pairs}
     shown = ", ".join(map(repr, recurrent))
-    first = list(recurrent)[:2]
-    if len(stems) > 1:
+    if len({match[1] for match in numbers.values() if match}) > 1:
         raise ValueError(
             f"{what} holds the recurrent layers {shown}, whose order or direction is not known from their names; pass "
-            f"layers={first}, bottom to top, or layers=[{tuple(first)}] for the two directions of a layer."
+            f"layers={list(pairs.values())}, bottom to top, with a pair, ({', '.join(map(repr, list(recurrent)[:2]))}), "
+            "for the two directions of a layer."
         )
-    order = sorted(recurrent, key=lambda name: int((numbered[name] or [""] * 3)[2] or 0))
-    bottom, above = recurrent[order[0]], recurrent[order[1]]
+    order = [pairs[name] for name in sorted(pairs, key=lambda name: int((numbers[name] or "  0")[2] or 0))]
+    bottom, above = (_layer(what, dict(recurrent), names) for names in order[:2])
     if bottom.inputs == above.inputs == bottom.outputs and (read is None or read.w.shape[0] != above.outputs):
         raise ValueError(
             f"{what} holds the recurrent layers {shown}, which may be a stack or the two directions of one layer: all "
@@ -267,7 +290,3 @@ def _found(parts: Mapping[str, Any]) -> str:
 
 def _shown(part: Layer | Linear) -> str:
     return repr(part.cell) if isinstance(part, Layer) else f"a linear map {list(part.w.shape)}"
-
-
-Series = Callable[[int], str]
-"""The name of the k-th layer of a kind."""

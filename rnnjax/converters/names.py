@@ -23,13 +23,39 @@ def leaves_of(tree: PyTree, separator: str = ".") -> dict[str, np.ndarray]:
     """
     found = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        keys = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
-        name = separator.join(keys)
+        boxed = bool(path) and getattr(path[-1], "name", None) == "value"  # in a variable or box of Flax
+        name = name_of(path[:-1] if boxed else path, separator)
+        if (
+            hasattr(leaf, "dtype")
+            and not hasattr(leaf, "detach")
+            and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        ):
+            continue
         if callable(leaf) and not hasattr(leaf, "shape"):
             continue  # a function that a module holds, such as an activation
         if not hasattr(leaf, "shape") and not np.isscalar(leaf):
             raise TypeError(f"{name!r} is a {type(leaf).__name__}; expected arrays.")
         found[name] = as_numpy(leaf)
+    return found
+
+
+def name_of(path: tuple[Any, ...], separator: str = ".") -> str:
+    """The keys of a path of `jax.tree_util`, joined."""
+    return separator.join([str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path])
+
+
+def held(tree: PyTree) -> dict[str, Any]:
+    """All nodes of a tree by name: what holds each array, and what holds that."""
+    found = {"": tree}
+    for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        node = tree
+        for depth, key in enumerate(path[:-1], 1):
+            node = (
+                getattr(node, key.name)
+                if hasattr(key, "name")
+                else node[getattr(key, "key", getattr(key, "idx", None))]
+            )
+            found[name_of(path[:depth])] = node
     return found
 
 
