@@ -88,7 +88,7 @@ def to_equinox(
         raise ValueError(f"`like` has the layers {order!r} and the head {head!r}, which are not those of {cell!r}.")
     new: dict[str, Any] = {}
     for name, half in zip(itertools.chain(*names), itertools.chain(*halves), strict=True):
-        found = to_layout(layout_for(*half, EQUINOX), numpy_tree(half[1]))
+        found = to_layout(layout_for(*half, EQUINOX.values()), numpy_tree(half[1]))
         new |= {f"{name}.{leaf}".lstrip("."): array for leaf, array in found.items()}
     if read is not None:
         new |= {f"{head}.weight": np.asarray(read.w).T, f"{head}.bias": np.asarray(read.b)}
@@ -105,7 +105,7 @@ def to_equinox(
 
 
 def _parts(module: Any) -> tuple[Parts, dict[str, str]]:
-    parts, left = parts_of(leaves_of(module), EQUINOX, ("weight", "bias"), ".")
+    parts, left = parts_of(leaves_of(module), EQUINOX.values(), ("weight", "bias"), ".")
     if not isinstance(module, Mapping):
         modules = held(module)
         for name, part in parts.items():
@@ -113,6 +113,7 @@ def _parts(module: Any) -> tuple[Parts, dict[str, str]]:
             if kind.__name__ not in known or kind.__module__.split(".")[0] != "equinox":
                 raise TypeError(
                     f"`module` holds a {kind.__module__}.{kind.__name__} at {name!r}, which has the arrays of "
-                    f"Equinox's {' or '.join(known)}, but may compute something else; pass its arrays by name if it does not."
+                    f"Equinox's {' or '.join(known)}, but may compute something else; pass its arrays by "
+                    "name if it does not."
                 )
     return parts, left

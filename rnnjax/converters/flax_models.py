@@ -42,7 +42,7 @@ def from_flax(
             params: Any = jax.tree.map(np.asarray, convert(node))  # raises unless it has all of the cell, and no more
             cell = _cell(params, name, modules.get(name), activation)
             parts[name.removesuffix("cell").rstrip(".")] = Layer(cell, params)
-        elif set(node) <= {"kernel", "bias"} and np.ndim(node.get("kernel")) == 2:
+        elif set(node) <= {"kernel", "bias"} and np.ndim(node.get("kernel", 0)) == 2:
             parts[name] = Linear(node["kernel"], node.get("bias"))
         else:
             for key, part in node.items():
@@ -65,7 +65,7 @@ def _cell(params: Any, name: str, module: Any, activation: Activation | None) ->
         if functions["gate_fn"] not in (None, "sigmoid") or functions["activation_fn"] not in (None, "tanh"):
             raise ValueError(f"the cell {name!r} has {functions}; here it has sigmoid and tanh, as by default in Flax.")
         return GRU(size) if isinstance(params, GRUParams) else LSTM(size)
-    known = functions["activation_fn"] or activation
+    known: Any = functions["activation_fn"] or activation
     if known is None:
         raise ValueError(
             f'{name!r} is a SimpleCell of Flax, whose parameters do not say its activation; pass activation="tanh" '

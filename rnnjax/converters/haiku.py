@@ -47,7 +47,7 @@ def from_haiku(
       >>> cell.hidden_size, params.w_x.shape, params.b[4:8].tolist()
       (4, (3, 16), [1.0, 1.0, 1.0, 1.0])
     """
-    parts, left = parts_of(leaves_of(params, "/"), HAIKU, ("w", "b"), "/")
+    parts, left = parts_of(leaves_of(params, "/"), HAIKU.values(), ("w", "b"), "/")
     return assembled("`params`", parts, left, layers, head)
 
 
@@ -75,7 +75,7 @@ def to_haiku(
       ((7, 16), 0.0)
     """
     made, read = split_whole(cell, params)
-    found = [[(layout_for(*half, HAIKU), half[1]) for half in directions(*each)] for each in made]
+    found = [[(layout_for(*half, HAIKU.values()), half[1]) for half in directions(*each)] for each in made]
     if layers is None:
         names, counts = [], dict[str, int]()
         for each in found:

@@ -111,11 +111,9 @@ def to_keras(cell: Any, params: PyTree) -> list[np.ndarray]:
     layers, read = split_whole(cell, params)
     found: list[np.ndarray] = []
     for half, weights in [half for layer in layers for half in directions(*layer)]:
-        layout = layout_for(half, weights, tuple(KERAS.values()))
+        layout = layout_for(half, weights, KERAS.values())
         leaves = to_layout(layout, numpy_tree(weights))
-        if "recurrent_bias" in leaves:
-            leaves["bias"] = np.stack([leaves["bias"], leaves.pop("recurrent_bias")])
-        found += [leaves[name] for name in ("kernel", "recurrent_kernel", "bias") if name in leaves]
+        found += leaves.values()
     return found + ([] if read is None else [np.asarray(read.w), np.asarray(read.b)])
 
 
@@ -132,7 +130,7 @@ def _described(model: Any, config: str | Mapping[str, Any] | None) -> list[Descr
         settings = model.get_config()
         if "layers" not in settings:
             raise ValueError(
-                f"`model` is a {type(model).__name__}, whose code says how its layers are connected; pass the list of its "
+                f"`model` is a {type(model).__name__}, whose code says how its layers connect; pass the list of its "
                 "recurrent layers, bottom to top."
             )
         chain_of(settings)

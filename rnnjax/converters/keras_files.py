@@ -3,6 +3,7 @@
 A file of weights is sorted by name; the configuration has the order of layers, and says what is stored where.
 """
 
+# pyright: reportMissingImports=false
 import io
 import json
 import re
@@ -41,6 +42,19 @@ def read_file(path: str, config: str | Mapping[str, Any] | None = None) -> list[
         _refuse(config, path)
         return list(_legacy(path))
     raise ValueError(f"{path!r} is no file of Keras: expected .keras, .h5 or .weights.h5.")
+
+
+def kind_of(layer: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The class and configuration of a layer or cell.
+
+    Raises:
+      ValueError: it is none of Keras's.
+    """
+    if not str(layer.get("module", "keras")).startswith("keras"):
+        raise ValueError(
+            f"{layer['class_name']} of {layer['module']} is none of Keras's; it may compute something else."
+        )
+    return layer["class_name"], layer["config"]
 
 
 def chain_of(settings: Mapping[str, Any]) -> None:
@@ -92,7 +106,7 @@ def _by_path(settings: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> Iter
     left = {name for name in arrays if not name.startswith("optimizer/") and "seed_generator" not in name}
     counts: dict[str, int] = {}
     for layer in settings["layers"]:
-        kind, config = layer["class_name"], layer["config"]
+        kind, config = kind_of(layer)
         where = f"layers/{_numbered(counts, kind)}"
         weights = []
         for place in _places(kind, config, where):
@@ -145,13 +159,9 @@ def _legacy(path: str) -> Iterator[Stored]:
         stored = file["model_weights"]
         for layer in settings["layers"]:
             name = layer["config"]["name"]
-            group = stored.get(name)
-            names = [] if group is None else [str(each) for each in group.attrs["weight_names"]]
-            yield (
-                layer["class_name"],
-                layer["config"],
-                [np.asarray(group[each]) for each in names if "seed" not in each],
-            )
+            names = [str(each) for each in stored[name].attrs["weight_names"]] if name in stored else []
+            arrays = [np.asarray(stored[name][each]) for each in names if "seed_generator" not in each]
+            yield (*kind_of(layer), arrays)
 
 
 def _h5(source: Any) -> dict[str, np.ndarray]:

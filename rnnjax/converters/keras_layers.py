@@ -8,6 +8,7 @@ import numpy as np
 
 from rnnjax.cell import PyTree
 from rnnjax.compose import Bidirectional, BothWays
+from rnnjax.converters.keras_files import kind_of
 from rnnjax.converters.layouts import KERAS, Layout, from_layout
 from rnnjax.converters.models import Linear
 from rnnjax.textbook import ACTIVATIONS
@@ -40,16 +41,13 @@ def _parsed(kind: str, config: Mapping[str, Any], weights: list[np.ndarray]) -> 
     if kind == "Bidirectional":
         merge = config["merge_mode"]
         if merge not in _MERGES:
-            raise ValueError(
-                f"Bidirectional {name_of(config)} has merge_mode={merge!r}; here outputs are always merged."
-            )
+            raise ValueError(f"Bidirectional {name_of(config)} has merge_mode={merge!r}; here outputs are merged.")
         forward, backward = config["layer"], config.get("backward_layer") or config["layer"]
         if forward["config"].get("go_backwards"):
             raise ValueError(f"the forward layer of Bidirectional {name_of(config)} has go_backwards=True.")
-        halves = [
-            _parsed(each["class_name"], {**each["config"], "go_backwards": False}, weights)
-            for each in (forward, backward)
-        ]
+        halves = []
+        for inner, settings in map(kind_of, (forward, backward)):
+            halves.append(_parsed(inner, {**settings, "go_backwards": False}, weights))
         if len(halves[0]) != 1 or len(halves[1]) != 1:
             raise ValueError(
                 f"Bidirectional {name_of(config)} runs several cells, each way its own; here each layer has two."
@@ -62,9 +60,9 @@ def _parsed(kind: str, config: Mapping[str, Any], weights: list[np.ndarray]) -> 
             "`unroll(..., reverse=True)`, whose outputs are in the order of the input."
         )
     if kind == "RNN":
-        return _parsed(config["cell"]["class_name"], config["cell"]["config"], weights)
+        return _parsed(*kind_of(config["cell"]), weights)
     if kind == "StackedRNNCells":
-        parts = [_parsed(each["class_name"], each["config"], weights) for each in config["cells"]]
+        parts = [_parsed(*kind_of(each), weights) for each in config["cells"]]
         return [half for part in parts for half in part]
     if kind not in _CELLS:
         raise ValueError(f"`model` has a recurrent cell {kind} {name_of(config)}, {NO_COUNTERPART}")
@@ -96,35 +94,29 @@ def _one(kind: str, config: Mapping[str, Any], weights: list[np.ndarray]) -> tup
         raise ValueError(
             f"{kind} {name_of(config)} has {len(weights)} weights, but needs {', '.join(names)}; is it built?"
         )
-    leaves = dict(zip(names, weights, strict=False))
+    leaves: dict[str, Any] = dict(zip(names, weights, strict=False))
     del weights[: len(names)]
-    if kind == "GRU" and not before and biased:
-        if leaves["bias"].ndim != 2 or len(leaves["bias"]) != 2:
-            raise ValueError(f"the bias of GRU {name_of(config)} is {list(leaves['bias'].shape)}; expected [2, 3H].")
-        leaves["bias"], leaves["recurrent_bias"] = leaves["bias"]
     if misfit := layout.misfit(leaves):
         raise ValueError(f"weights of {kind} {name_of(config)} do not fit: {misfit}.")
-    return from_layout(layout, leaves, activation)
+    return from_layout(layout, leaves, activation)  # type: ignore[arg-type]
 
 
 def dense(settings: Mapping[str, Any], weights: list[np.ndarray], at_end: bool, both_at_end: bool) -> Linear:
     activation = settings.get("activation")
     if activation not in ("linear", None):
         raise ValueError(
-            f"Dense {name_of(settings)} has activation={activation!r}, and a Readout is linear; convert the layers before "
-            "it, or set `layer.activation` to `keras.activations.linear` and apply the function to the outputs here."
+            f"Dense {name_of(settings)} has activation={activation!r}, and a Readout is linear; convert the layers "
+            "before it, or set its activation to `keras.activations.linear`, and apply the function to the outputs."
         )
     if not at_end:
         raise ValueError(f"`model` has a Dense {name_of(settings)} besides one head at its end, {NO_COUNTERPART}")
     if both_at_end:
         raise ValueError(
             f"`model` has a Dense {name_of(settings)} after a Bidirectional with return_sequences=False: it reads the "
-            "last step of one direction and the first of the other, which a Readout does not. Convert the layers without it."
+            "last step of one direction and the first of the other, which a Readout does not. Convert the layers alone."
         )
     if not 1 <= len(weights) <= 2 or weights[0].ndim != 2:
-        raise ValueError(
-            f"Dense {name_of(settings)} has weights {[list(each.shape) for each in weights]}; is it built?"
-        )
+        raise ValueError(f"Dense {name_of(settings)} has {[each.shape for each in weights]}; is it built?")
     return Linear(weights[0], weights[1] if len(weights) == 2 else None)
 
 

@@ -34,8 +34,9 @@ from rnnjax.cells import (
 from rnnjax.textbook import Activation, Gated
 from rnnjax.wrappers import WithoutBias
 
-Role = Literal["x", "h", "xh", "b", "b_h", "b_n", "p"]
-"""Weights of the input and the carry, or both in one; the bias, one beside the carry, one inside the reset; projection.
+Role = Literal["x", "h", "xh", "b", "b_h", "bb", "b_n", "p"]
+"""Weights of the input and the carry, or both in one; the bias, one beside the carry, both in two rows, one inside the
+reset; projection.
 
 `b_h` is added to `b`, except where a reset gate multiplies it: the candidate of a GRU.
 """
@@ -94,7 +95,7 @@ class Layout(NamedTuple):
         inputs = rows - size if "xh" in shapes else shapes["x"][turned][0]
         out = shapes["p"][0] if "p" in shapes else size
         wanted = {"x": (inputs, n * size)[turned], "h": (out, n * size)[turned], "xh": (inputs + size, n * size)}
-        wanted |= {"b": (n * size,), "b_h": (n * size,), "b_n": (size,), "p": (out, size)}
+        wanted |= {"b": (n * size,), "b_h": (n * size,), "bb": (2, n * size), "b_n": (size,), "p": (out, size)}
         for name, role in self.leaves.items():
             if role in shapes and shapes[role] != wanted[role]:
                 return f"{name!r} is {list(shapes[role])}, but {size} units need {list(wanted[role])}"
@@ -114,27 +115,29 @@ def _before(library: str, name: str, leaves: Mapping[str, Role], gates: str, **r
 
 
 def _rnn(library: str, name: str, leaves: Mapping[str, Role], **rest: Any) -> Layout:
-    return Layout(library, name, Elman, ElmanParams, leaves, "h", **{"activation": None} | rest)
+    rest.setdefault("activation", None)
+    return Layout(library, name, Elman, ElmanParams, leaves, "h", **rest)
 
 
 _KERAS: dict[str, Role] = {"kernel": "x", "recurrent_kernel": "h", "bias": "b"}
 _EQUINOX: dict[str, Role] = {"weight_ih": "x", "weight_hh": "h", "bias": "b"}
 _TORCH: dict[str, Role] = {"weight_ih": "x", "weight_hh": "h", "bias_ih": "b", "bias_hh": "b_h"}
+_HAIKU_RNN: dict[str, Role] = {"linear/w": "x", "linear_1/w": "h", "linear/b": "b"}
 _RELU: dict[str, Any] = {"activation": "relu", "bias": "always"}
 
-HAIKU = (
-    _lstm("Haiku", "LSTM", {"linear/w": "xh", "linear/b": "b"}, "igfo", plus_one="f", bias="always"),
-    _before("Haiku", "GRU", {"w_i": "x", "w_h": "h", "b": "b"}, "zrn", negated="z", bias="always"),
-    _rnn("Haiku", "VanillaRNN", {"linear/w": "x", "linear_1/w": "h", "linear/b": "b", "linear_1/b": "b_h"}, **_RELU),
-    _rnn("Haiku", "VanillaRNN", {"linear/w": "x", "linear_1/w": "h", "linear/b": "b"}, **_RELU),
-)
-EQUINOX = (
-    _lstm("Equinox", "LSTMCell", _EQUINOX, transposed=True),
-    _gru("Equinox", "GRUCell", {**_EQUINOX, "bias_n": "b_n"}, transposed=True),
-)
+HAIKU = {
+    "LSTM": _lstm("Haiku", "LSTM", {"linear/w": "xh", "linear/b": "b"}, "igfo", plus_one="f", bias="always"),
+    "GRU": _before("Haiku", "GRU", {"w_i": "x", "w_h": "h", "b": "b"}, "zrn", negated="z", bias="always"),
+    "VanillaRNN": _rnn("Haiku", "VanillaRNN", {**_HAIKU_RNN, "linear_1/b": "b_h"}, **_RELU),
+    "VanillaRNN(double_bias=False)": _rnn("Haiku", "VanillaRNN", _HAIKU_RNN, **_RELU),
+}
+EQUINOX = {
+    "LSTMCell": _lstm("Equinox", "LSTMCell", _EQUINOX, transposed=True),
+    "GRUCell": _gru("Equinox", "GRUCell", {**_EQUINOX, "bias_n": "b_n"}, transposed=True),
+}
 KERAS = {
     "LSTM": _lstm("Keras", "LSTM", _KERAS),
-    "GRU": _gru("Keras", "GRU", {**_KERAS, "recurrent_bias": "b_h"}, "zrn"),
+    "GRU": _gru("Keras", "GRU", {**_KERAS, "bias": "bb"}, "zrn"),
     "GRU(reset_after=False)": _before("Keras", "GRU", _KERAS, "zrn", bias="always"),
     "SimpleRNN": _rnn("Keras", "SimpleRNN", _KERAS),
 }
@@ -160,7 +163,7 @@ def from_layout(layout: Layout, leaves: Mapping[str, Any], activation: Activatio
     Example:
 
       >>> weights = {"w_i": np.zeros((3, 12)), "w_h": np.zeros((4, 12)), "b": np.arange(12.0)}
-      >>> cell, params = from_layout(HAIKU[1], weights)
+      >>> cell, params = from_layout(HAIKU["GRU"], weights)
       >>> cell.hidden_size, params.b[4:8].tolist()
       (4, [-0.0, -1.0, -2.0, -3.0])
     """
@@ -175,7 +178,9 @@ def from_layout(layout: Layout, leaves: Mapping[str, Any], activation: Activatio
     if layout.record is GRUParams:
         fields["b_hn"] = None
     if "p" in of:
-        fields["w_p"] = _xp(of["p"]).copy(of["p"].T, order="C")
+        fields["w_p"] = _turned(of["p"])
+    if "bb" in of:
+        of["b"], of["b_h"] = of["bb"]
     if "b" in of:
         b, b_h = _ours(layout, of["b"]), (_ours(layout, of["b_h"]) if "b_h" in of else None)
         if layout.record is GRUParams:
@@ -194,9 +199,9 @@ def to_layout(layout: Layout, params: Any) -> dict[str, Any]:
     of: dict[str, Any] = {"x": _theirs(layout, params.w_x), "h": _theirs(layout, params.w_h)}
     of["xh"] = _xp(of["x"]).concatenate([of["x"], of["h"]])
     if layout.transposed:
-        of |= {role: _xp(of[role]).copy(of[role].T, order="C") for role in ("x", "h")}
+        of |= {role: _turned(of[role]) for role in ("x", "h")}
     if hasattr(params, "w_p"):
-        of["p"] = _xp(params.w_p).copy(params.w_p.T, order="C")
+        of["p"] = _turned(params.w_p)
     if params.b is not None:
         of["b"] = _theirs(layout, _shifted(layout, params.b, -1))
         of["b_h"] = _xp(of["b"]).zeros_like(of["b"])
@@ -204,6 +209,7 @@ def to_layout(layout: Layout, params: Any) -> dict[str, Any]:
             of["b_n"] = params.b_hn
             zeros = of["b_h"][: -params.b_hn.shape[0]]
             of["b_h"] = _theirs(layout, _xp(zeros).concatenate([zeros, params.b_hn]))
+        of["bb"] = _xp(of["b"]).stack([of["b"], of["b_h"]])
     return {name: of[role] for name, role in layout.leaves.items() if role in of}
 
 
@@ -227,6 +233,10 @@ def _shifted(layout: Layout, b: Any, sign: int) -> Any:
         return b
     ones = np.array([sign * float(gate in layout.plus_one) for gate in OURS[len(layout.gates)]])
     return b + _xp(b).asarray(np.repeat(ones, b.shape[0] // len(ones)), b.dtype)
+
+
+def _turned(matrix: Any) -> Any:
+    return np.ascontiguousarray(matrix.T) if isinstance(matrix, np.ndarray) else matrix.T
 
 
 def _xp(array: Any) -> Any:

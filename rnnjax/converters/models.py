@@ -1,7 +1,7 @@
 """Puts the recurrent layers and the linear head of a model together, from parts that have names."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +45,7 @@ Parts = dict[str, Layer | Linear]
 
 
 def parts_of(
-    leaves: Mapping[str, Any], layouts: Sequence[Layout], linear: tuple[str, str], separator: str
+    leaves: Mapping[str, Any], layouts: Collection[Layout], linear: tuple[str, str], separator: str
 ) -> tuple[Parts, dict[str, str]]:
     """Finds the parts of a model among its arrays by name.
 
@@ -61,7 +61,7 @@ def parts_of(
     left = dict(leaves)
     tails = {tail for layout in layouts for tail in layout.leaves}
     heads = {_head(name, tail, separator) for name in left for tail in tails}
-    transposed = layouts[0].transposed
+    transposed = next(iter(layouts)).transposed
     for head in sorted({head for head in heads if head is not None}, key=len, reverse=True):
         inside = {name.removeprefix(head): leaf for name, leaf in left.items() if name.startswith(head)}
         fitting = [layout for layout in layouts if layout.fits(set(inside))]
@@ -179,7 +179,7 @@ def whole(
             f"{what}: the linear head has no bias, but that of a Readout does and would be trained; give it zeros in "
             "the library, or convert the recurrent part alone."
         )
-    w = np.ascontiguousarray(read.w) if isinstance(read.w, np.ndarray) else read.w
+    w: Any = np.ascontiguousarray(read.w) if isinstance(read.w, np.ndarray) else read.w
     return Readout(cell, w.shape[1]), ReadoutParams(params, w, read.b)
 
 
@@ -210,7 +210,7 @@ def directions(cell: Any, params: PyTree) -> list[tuple[Any, PyTree]]:
     return [(cell, params)]
 
 
-def layout_for(cell: Any, params: Any, layouts: Sequence[Layout]) -> Layout:
+def layout_for(cell: Any, params: Any, layouts: Collection[Layout]) -> Layout:
     """The layout in which a library stores a cell of ours.
 
     Raises:
@@ -218,7 +218,7 @@ def layout_for(cell: Any, params: Any, layouts: Sequence[Layout]) -> Layout:
     """
     bare = params.b is None if hasattr(params, "b") else False
     inner = cell.cell if type(cell).__name__ == "WithoutBias" else cell
-    library, found = layouts[0].library, []
+    library, found = next(iter(layouts)).library, list[str]()
     for layout in layouts:
         if type(inner) is not layout.cell or type(params) is not layout.record:
             continue
@@ -257,7 +257,7 @@ def _order(what: str, recurrent: Mapping[str, Layer], read: Linear | None) -> li
     pairs: dict[str, str | tuple[str, str]] = {}
     for name in recurrent:
         match = re.fullmatch(r"((?:.*[./])?)(forward|backward)(_.*)?", name)
-        other = match and f"{match[1]}backward{match[3] or ''}"
+        other = f"{match[1]}backward{match[3] or ''}" if match else ""
         if match is None or other not in recurrent:
             pairs[name] = name
         elif match[2] == "forward":
@@ -269,8 +269,8 @@ def _order(what: str, recurrent: Mapping[str, Layer], read: Linear | None) -> li
     if len({match[1] for match in numbers.values() if match}) > 1:
         raise ValueError(
             f"{what} holds the recurrent layers {shown}, whose order or direction is not known from their names; pass "
-            f"layers={list(pairs.values())}, bottom to top, with a pair, ({', '.join(map(repr, list(recurrent)[:2]))}), "
-            "for the two directions of a layer."
+            f"layers={list(pairs.values())}, bottom to top, with a pair, "
+            f"({', '.join(map(repr, list(recurrent)[:2]))}), for the two directions of a layer."
         )
     order = [pairs[name] for name in sorted(pairs, key=lambda name: int((numbers[name] or "  0")[2] or 0))]
     bottom, above = (_layer(what, dict(recurrent), names) for names in order[:2])

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rnnjax.cell import PyTree
@@ -25,11 +26,7 @@ def leaves_of(tree: PyTree, separator: str = ".") -> dict[str, np.ndarray]:
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         boxed = bool(path) and getattr(path[-1], "name", None) == "value"  # in a variable or box of Flax
         name = name_of(path[:-1] if boxed else path, separator)
-        if (
-            hasattr(leaf, "dtype")
-            and not hasattr(leaf, "detach")
-            and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        ):
+        if hasattr(leaf, "dtype") and not hasattr(leaf, "detach") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             continue
         if callable(leaf) and not hasattr(leaf, "shape"):
             continue  # a function that a module holds, such as an activation

@@ -103,7 +103,8 @@ def from_torch(
         else:
             cells, params = zip(*halves, strict=True)
             converted.append((Bidirectional(*cells), BothWays(*params)))
-    weights = state_dict.state_dict() if is_module(state_dict) else state_dict
+    module: Any = state_dict
+    weights = module.state_dict() if is_module(module) else module
     return whole("`state_dict`", converted, None if head is None else _linear(weights, head), dropout)
 
 
@@ -133,10 +134,10 @@ def to_torch(params: PyTree, *, prefix: str = "", head: str = "head.") -> dict[s
       >>> {name: w.shape for name, w in to_torch(params).items()}
       {'weight_ih_l0': (6, 3), 'weight_hh_l0': (6, 2), 'bias_ih_l0': (6,), 'bias_hh_l0': (6,)}
     """
-    read = {}
+    linear: dict[str, np.ndarray] = {}
     if isinstance(params, ReadoutParams):
         w, b = np.asarray(params.w_out), np.asarray(params.b_out)
-        params, read = params.rnn, {f"{head}weight": np.copy(w.T, order="C"), f"{head}bias": b.copy()}
+        params, linear = params.rnn, {f"{head}weight": np.copy(w.T, order="C"), f"{head}bias": b.copy()}
     stacked = isinstance(params, tuple) and not hasattr(params, "_fields")
     layers = [tuple(layer) if isinstance(layer, BothWays) else (layer,) for layer in (params if stacked else (params,))]
     halves: list[Any] = [half for layer in layers for half in layer]
@@ -162,7 +163,7 @@ def to_torch(params: PyTree, *, prefix: str = "", head: str = "head.") -> dict[s
         read(state, "")
     except ValueError as error:
         raise ValueError(f"`params` do not fit one PyTorch module; in PyTorch's names: {error}") from None
-    return {f"{prefix}{name}": array for name, array in state.items()} | read
+    return {f"{prefix}{name}": array for name, array in state.items()} | linear
 
 
 def _linear(state: Mapping[str, Any], head: str) -> Linear:

@@ -105,7 +105,7 @@ def _of_type(weights: Any) -> Library | None:
     if isinstance(weights, Mapping):
         return None
     packages = [base.__module__.split(".")[0] for base in type(weights).__mro__]
-    found = next((_PACKAGES[package] for package in packages if package in _PACKAGES), None)
+    found: Library | None = next((_PACKAGES[package] for package in packages if package in _PACKAGES), None)
     if found == "PyTorch" and "torchrecurrent" in packages:
         found = "torchrecurrent"
     if found == "Haiku":
