@@ -73,4 +73,4 @@ def _cell(params: Any, name: str, module: Any, activation: Activation | None) ->
         )
     if isinstance(known, str) and known not in ACTIVATIONS:
         raise ValueError(f"the SimpleCell {name!r} has the activation {known!r}; known: {', '.join(ACTIVATIONS)}.")
-    return Elman(size, known)
+    return Elman(size, known)  # type: ignore[arg-type]
