@@ -195,7 +195,18 @@ def from_layout(layout: Layout, leaves: Mapping[str, Any], activation: Activatio
 
 
 def to_layout(layout: Layout, params: Any) -> dict[str, Any]:
-    """A library's arrays by name from our parameters: the inverse of `from_layout`, the whole bias in its first."""
+    """A library's arrays by name from our parameters: the inverse of `from_layout`, the whole bias in its first.
+
+    Raises:
+      ValueError: a shape does not fit the others.
+    """
+    size, wide = params.w_h.shape[1] // len(layout.gates), params.w_h.shape[1]
+    shapes = {"w_x": (params.w_x.shape[0], wide), "w_h": (size, wide), "b": (wide,), "b_hn": (size,)}
+    if hasattr(params, "w_p"):
+        shapes |= {"w_h": (params.w_p.shape[1], wide), "w_p": (size, params.w_p.shape[1])}
+    for name, leaf in params._asdict().items():
+        if leaf is not None and leaf.shape != shapes[name]:
+            raise ValueError(f"`{name}` is {list(leaf.shape)}, but {size} units need {list(shapes[name])}.")
     of: dict[str, Any] = {"x": _theirs(layout, params.w_x), "h": _theirs(layout, params.w_h)}
     of["xh"] = _xp(of["x"]).concatenate([of["x"], of["h"]])
     if layout.transposed:

@@ -179,6 +179,10 @@ def whole(
             f"{what}: the linear head has no bias, but that of a Readout does and would be trained; give it zeros in "
             "the library, or convert the recurrent part alone."
         )
+    if read.b.shape != read.w.shape[1:]:
+        raise ValueError(
+            f"{what}: the bias of the linear head is {list(read.b.shape)}, but its weights are {list(read.w.shape)}."
+        )
     w: Any = np.ascontiguousarray(read.w) if isinstance(read.w, np.ndarray) else read.w
     return Readout(cell, w.shape[1]), ReadoutParams(params, w, read.b)
 

@@ -37,8 +37,8 @@ class ScannedRNN(nn.Module):
       >>> ys.shape, bool((ys[3, 0] == ys[0, 0]).all()), list(variables["params"])
       ((5, 2, 4), True, ['GRUCell_1'])
 
-    Reference: Lu et al., Discovered policy optimisation, NeurIPS 2022 (arXiv:2210.05639), whose code, PureJaxRL, has the
-    class.
+    Reference: Lu et al., Discovered policy optimisation, NeurIPS 2022 (arXiv:2210.05639), whose code, PureJaxRL, has
+    the class.
     """
 
     cell: Callable[..., Any] = nn.GRUCell

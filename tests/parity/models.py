@@ -8,7 +8,8 @@ alone there.
 # pyright: reportMissingImports=false, reportOptionalMemberAccess=false
 import copy
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -64,7 +65,7 @@ class Model(NamedTuple):
     weights: Any
     run: Callable[..., Any]
     back: Callable[[Any, Any], Any]
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 def models() -> Iterator[tuple[str, str, str]]:
@@ -285,9 +286,8 @@ def keras(layer: str, form: str, dtype: str) -> Model:
 
     def made() -> Any:
         name, _, options = layer.partition("(")
-        more = {k: v for k, v in [options.rstrip(")").split("=")]} if options else {}
-        values = {"False": False, '"relu"': "relu"}
-        more = {k: values[v] for k, v in more.items()}
+        option, _, value = options.rstrip(")").partition("=")
+        more: dict[str, Any] = {option: {"False": False, '"relu"': "relu"}[value]} if options else {}
         return getattr(keras.layers, name)(H, return_sequences=True, dtype=dtype, **more)
 
     layers = [made()]
@@ -320,7 +320,11 @@ def pytorch(layer: str, form: str, dtype: str) -> Model:
     from torch.nn.utils import rnn
 
     name, _, options = layer.partition("(")
-    known = {"bias=False)": {"bias": False}, "proj_size=2)": {"proj_size": 2}, 'nonlinearity="relu")': {"nonlinearity": "relu"}}
+    known = {
+        "bias=False)": {"bias": False},
+        "proj_size=2)": {"proj_size": 2},
+        'nonlinearity="relu")': {"nonlinearity": "relu"},
+    }
     more = known.get(options, {}) | {"bidirectional": form.startswith("bi"), "num_layers": 1 + form.startswith("two")}
     size = (2 if "proj" in layer else H) * (1 + form.startswith("bi"))
 
@@ -362,7 +366,7 @@ def torchrecurrent(layer: str, form: str, dtype: str) -> Model:
     drawn = redrawn({k: v.numpy() for k, v in net.state_dict().items() if "beta" not in k}, dtype)
     net.load_state_dict(_tensors(drawn), strict=False)
     cell = rnnjax.Stack((getattr(rnnjax.cells, layer)(H),) * count)
-    params = converters.from_torchrecurrent(cell, {k: v for k, v in drawn.items()})
+    params = converters.from_torchrecurrent(cell, drawn)
 
     def back(cell: Any, params: Any) -> Any:
         other = copy.deepcopy(net)
