@@ -79,11 +79,11 @@ def dynamic_unroll(
     deep = type(core) is hk.DeepRNN
     cores = list(core.layers) if deep else [core]
     for each in cores:
-        if type(each) not in (hk.LSTM, hk.GRU, hk.VanillaRNN) or getattr(core, "skip_connections", False):
-            skips = " with skip connections" if each is not core and getattr(core, "skip_connections", False) else ""
+        if type(each) not in (hk.LSTM, hk.GRU, hk.VanillaRNN):
+            held = f" with a {type(each).__name__}" if deep else ""
             raise TypeError(
-                f"`core` is a {type(core).__name__}{skips} with a {type(each).__name__}; rnnjax runs hk.LSTM, hk.GRU, "
-                "hk.VanillaRNN and hk.DeepRNN of them. Use `hk.dynamic_unroll`, or `resets=` in place of hk.ResetCore."
+                f"`core` is a {type(core).__name__}{held}; rnnjax runs hk.LSTM, hk.GRU, hk.VanillaRNN and hk.DeepRNN of "
+                "them, without skip connections. Use `hk.dynamic_unroll`, or `resets=` in place of hk.ResetCore."
             )
     xs = jnp.asarray(input_sequence)
     flags = [None if each is None else jnp.asarray(each) for each in (mask, resets)]

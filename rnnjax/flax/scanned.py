@@ -74,7 +74,7 @@ class ScannedRNN(nn.Module):
             checkpoint=self.checkpoint,
             chunk=self.chunk,
         )
-        return rnn(inputs, initial_carry=carry, resets=dones if dones.dtype == bool else dones != 0)
+        return rnn(inputs, initial_carry=carry, resets=dones.astype(bool))
 
     @staticmethod
     def initialize_carry(batch_size: int, hidden_size: int, cell: Callable[..., Any] = nn.GRUCell) -> PyTree:

@@ -1,4 +1,4 @@
-"""Models of the libraries themselves: trained a little, saved to the library's own file, loaded here, same predictions."""
+"""Models of the libraries themselves: trained a little, saved to the library's own file, and read here."""
 
 # pyright: reportMissingImports=false
 import importlib.util
@@ -12,10 +12,17 @@ import pytest
 
 import rnnjax
 from rnnjax.converters import from_any, from_keras
+from tests.parity.pairs import precision
 
 T, B, D, H = 6, 3, 2, 4
 XS = np.random.default_rng(0).normal(size=(T, B, D)).astype("float32")
 TARGETS = np.cumsum(XS[..., :1], axis=0).astype("float32")
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it():
+    with precision("float32"):
+        yield
 
 
 def check(weights, theirs, **options):
@@ -82,7 +89,7 @@ def test_equinox(tmp_path):
     class Other(eqx.nn.GRUCell):
         """The same arrays, and another step."""
 
-    with pytest.raises(TypeError, match="Other at .*but may compute something else"):
+    with pytest.raises(TypeError, match=r"Other at .*but may compute something else"):
         from_any(Other(D, H, key=key))
 
 
@@ -173,27 +180,26 @@ def test_keras(tmp_path):
         parts = [layers.Input((T, D)), stacked, layers.SimpleRNN(H, return_sequences=True), layers.Dense(1)]
         return keras.Sequential(parts)
 
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        for net in (functional(), sequential()):
-            net.compile(keras.optimizers.Adam(0.05), "mse")
-            net.fit(XS.swapaxes(0, 1), TARGETS.swapaxes(0, 1), epochs=3, verbose=0)
-            net.save(tmp_path / "model.keras")
-            net.save_weights(tmp_path / "model.weights.h5")
-            net.save(tmp_path / "model.h5")
-            theirs = np.asarray(net(XS.swapaxes(0, 1))).swapaxes(0, 1)
-            for weights in (net, tmp_path / "model.keras", tmp_path / "model.h5"):
-                check(weights, theirs)
-            cell, params = from_keras(tmp_path / "model.weights.h5", config=net.to_json())
-            np.testing.assert_allclose(rnnjax.unroll(cell, params, XS)[1], theirs, rtol=0, atol=1e-6)
-            with pytest.raises(ValueError, match="config=model.to_json"):
-                from_any(tmp_path / "model.weights.h5")
-            with pytest.raises(ValueError, match="the file also holds layers/"):
-                short = keras.Sequential([layers.Input((T, D)), layers.LSTM(H)])
-                from_keras(tmp_path / "model.weights.h5", config=short.to_json())
-        xs = kept = layers.Input((T, D))
-        xs = layers.Add()([layers.LSTM(D, return_sequences=True)(xs), kept])
-        with pytest.raises(ValueError, match="the model is no chain"):
-            from_any(keras.Model(kept, layers.LSTM(H)(xs)))
+    for net in (functional(), sequential()):
+        net.compile(keras.optimizers.Adam(0.05), "mse")
+        net.fit(XS.swapaxes(0, 1), TARGETS.swapaxes(0, 1), epochs=3, verbose=0)
+        net.save(tmp_path / "model.keras")
+        net.save_weights(tmp_path / "model.weights.h5")
+        net.save(tmp_path / "model.h5")
+        theirs = np.asarray(net(XS.swapaxes(0, 1))).swapaxes(0, 1)
+        for weights in (net, tmp_path / "model.keras", tmp_path / "model.h5"):
+            check(weights, theirs)
+        cell, params = from_keras(tmp_path / "model.weights.h5", config=net.to_json())
+        np.testing.assert_allclose(rnnjax.unroll(cell, params, XS)[1], theirs, rtol=0, atol=1e-6)
+        with pytest.raises(ValueError, match=r"config=model\.to_json"):
+            from_any(tmp_path / "model.weights.h5")
+        with pytest.raises(ValueError, match="the file also holds layers/"):
+            short = keras.Sequential([layers.Input((T, D)), layers.LSTM(H)])
+            from_keras(tmp_path / "model.weights.h5", config=short.to_json())
+    xs = kept = layers.Input((T, D))
+    xs = layers.Add()([layers.LSTM(D, return_sequences=True)(xs), kept])
+    with pytest.raises(ValueError, match="the model is no chain"):
+        from_any(keras.Model(kept, layers.LSTM(H)(xs)))
 
 
 def test_modules_that_hold_nothing():

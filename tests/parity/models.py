@@ -52,6 +52,20 @@ LAYERS: dict[str, tuple[str, ...]] = {
 }
 
 
+REMAIN = (
+    ("padding", "Keras repeats the last output, Flax goes on with the padding, PyTorch packs", "outputs are zero"),
+    ("padding", "Haiku and Equinox know no lengths", "`lengths`, `mask`, `resets`"),
+    ("bfloat16", "sums and products are rounded in another order", "equal only to its 8 bits"),
+    (
+        "dropout",
+        "Keras: inside of layers and between them; PyTorch: between layers",
+        "Keras's left out; `Stack(dropout=)`",
+    ),
+    ("`return_sequences=False` of Keras", "the last step that counts", "every step; take the last, or the carry"),
+)
+"""What differs though weights are equal: where, there, and here."""
+
+
 class Model(NamedTuple):
     """A model of a library.
 
