@@ -6,7 +6,7 @@
 Cells are `eqx.nn.LSTMCell` and `eqx.nn.GRUCell`, with or without bias; Equinox is needed: pip install equinox.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 from typing import Any
 
 import jax.numpy as jnp

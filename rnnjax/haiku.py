@@ -7,7 +7,7 @@ Parameters, states and the order of results stay Haiku's. New are `lengths`, `ma
 are `hk.LSTM`, `hk.GRU`, `hk.VanillaRNN` and `hk.DeepRNN` of them; Haiku is needed: pip install dm-haiku.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 from typing import Any
 
 import jax
@@ -82,8 +82,8 @@ def dynamic_unroll(
         if type(each) not in (hk.LSTM, hk.GRU, hk.VanillaRNN):
             held = f" with a {type(each).__name__}" if deep else ""
             raise TypeError(
-                f"`core` is a {type(core).__name__}{held}; rnnjax runs hk.LSTM, hk.GRU, hk.VanillaRNN and hk.DeepRNN of "
-                "them, without skip connections. Use `hk.dynamic_unroll`, or `resets=` in place of hk.ResetCore."
+                f"`core` is a {type(core).__name__}{held}; rnnjax runs hk.LSTM, hk.GRU, hk.VanillaRNN and hk.DeepRNN "
+                "of them, without skip connections. Use `hk.dynamic_unroll`, or `resets=` in place of hk.ResetCore."
             )
     xs = jnp.asarray(input_sequence)
     flags = [None if each is None else jnp.asarray(each) for each in (mask, resets)]

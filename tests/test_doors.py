@@ -105,7 +105,7 @@ def test_what_of_haiku_is_refused():
     def skipping(xs):
         return rnnjax.haiku.dynamic_unroll(hk.deep_rnn_with_skip_connections([hk.LSTM(H), hk.LSTM(H)]), xs, ())
 
-    with pytest.raises(TypeError, match="is a _DeepRNN; .*without skip connections"):
+    with pytest.raises(TypeError, match=r"is a _DeepRNN; .*without skip connections"):
         hk.transform(skipping).init(jax.random.key(0), normal(T, B, D))
 
 

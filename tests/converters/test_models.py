@@ -4,6 +4,7 @@
 """
 
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 import rnnjax
 from rnnjax import cells, converters
-from rnnjax.converters import from_any, layouts
+from rnnjax.converters import from_any, layouts, names
 from rnnjax.converters.keras import Described
 from tests.registry import assert_identical, normal
 
@@ -111,7 +112,7 @@ every_model = pytest.mark.parametrize("library", MODELS)
 
 
 def flat(tree, separator="/"):
-    return converters.names.leaves_of(tree, separator)
+    return names.leaves_of(tree, separator)
 
 
 @every_model
@@ -119,7 +120,7 @@ def test_each_array_of_a_model_is_accounted_for(library):
     """Recognised as a tree and by flat names; and whatever is missing, misspelt, of another shape or new is refused."""
     cell, params, to = MODELS[library]()
     weights = flat(to(cell, params), "." if library in ("Equinox", "PyTorch") else "/")
-    for given in (to(cell, params), weights if library != "Flax" else converters.names.nested(weights)):
+    for given in (to(cell, params), weights if library != "Flax" else names.nested(weights)):
         found, back = from_any(given)
         assert found == cell
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), back, params)
@@ -127,17 +128,18 @@ def test_each_array_of_a_model_is_accounted_for(library):
         others = {key: value for key, value in weights.items() if key != name}
         for bad in (others, others | {f"{name}x": array}, weights | {name: np.zeros((*array.shape, 1))}):
             with pytest.raises(ValueError, match=r"^[^\n]{40,}$"):
-                from_any(converters.names.nested(bad))
+                from_any(names.nested(bad))
     with pytest.raises(ValueError, match="extra"):
-        from_any(converters.names.nested(weights | {"extra/w": np.zeros(3)}))
+        from_any(names.nested(weights | {"extra/w": np.zeros(3)}))
 
 
 def test_from_any_reads_files(tmp_path):
     for library in MODELS:
         cell, params, to = MODELS[library]()
-        weights = flat(to(cell, params), "." if library in ("Equinox", "PyTorch") else "/")
+        weights: Any = flat(to(cell, params), "." if library in ("Equinox", "PyTorch") else "/")
         np.savez(tmp_path / "model.npz", **weights)
-        header, data = {"__metadata__": {"format": "pt"}}, b""
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        data = b""
         for name, array in weights.items():
             end = len(data) + array.nbytes
             header[name] = {"dtype": "F64", "shape": list(array.shape), "data_offsets": [len(data), end]}

@@ -1,6 +1,7 @@
 """PyTorch's layout against its documented formulas in NumPy, and against PyTorch if it is installed."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ def state_dict(kind, layers=1, ways=1, bias=True, dtype="float64"):
     return state
 
 
-def activation_of(kind):
+def activation_of(kind) -> dict[str, Any]:
     """For `from_torch`: the state dict of an RNN does not say it."""
     return {"activation": "tanh"} if kind == "RNN" else {}
 
