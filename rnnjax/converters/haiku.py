@@ -8,7 +8,8 @@
     vanilla_rnn/linear: w, b, linear_1: w, b    Elman(H, "relu"): the biases are added
     linear: w [H, K], b                         the head of a Readout
 
-Convolutional cores are refused. What the code of a model does between its modules is not part of its parameters:
+A module with one linear map is read as an LSTM where the shapes fit, one with two as a VanillaRNN, as names do not say
+it. Convolutional cores are refused. What the code of a model does between its modules is not part of its parameters:
 compare the outputs of one batch.
 """
 

@@ -118,11 +118,11 @@ def ordered(
         )
     if not recurrent:
         raise ValueError(f"{what} holds no recurrent layer that is known here{_found(parts)}.")
-    if head is None and len(linear) == 1:
-        head = next(iter(linear))
+    only = next(iter(linear)) if head is None and len(linear) == 1 else None
+    head = only if head is None else head
     if head is not None and head not in linear:
         raise ValueError(f"{what} has no linear map {head!r}{nearest(head, linear)}{_found(parts)}.")
-    order = _order(what, recurrent, linear.get(head or "")) if layers is None else list(layers)
+    order = _order(what, recurrent) if layers is None else list(layers)
     names = [name for each in order for name in ((each,) if isinstance(each, str) else each)]
     for name in names:
         if name not in recurrent:
@@ -134,7 +134,19 @@ def ordered(
             f"{what} also holds {', '.join(map(repr, unused))}, not used{_found(parts)}. Say with `layers` and `head` "
             "what is, and pass only that part of the model."
         )
+    if only is not None:
+        check_is_head(what, only, linear[only], recurrent[names[0]].inputs)
     return order, head
+
+
+def check_is_head(what: str, name: str, linear: Linear, inputs: int) -> None:
+    """Raises ValueError if the only linear map may as well make the inputs of the layers."""
+    if linear.w.shape[1] == inputs:
+        raise ValueError(
+            f"{what} holds the linear map {name!r} with {inputs} outputs, as many as the recurrent layers have "
+            f"inputs: it may come before or after them. Pass head={name!r} if it reads their outputs, or else pass only the "
+            "layers."
+        )
 
 
 def assembled(
@@ -252,7 +264,7 @@ def _layer(what: str, parts: Parts, names: str | tuple[str, str]) -> Layer:
     return Layer(Bidirectional(forward.cell, backward.cell), BothWays(forward.params, backward.params))
 
 
-def _order(what: str, recurrent: Mapping[str, Layer], read: Linear | None) -> list[str | tuple[str, str]]:
+def _order(what: str, recurrent: Mapping[str, Layer]) -> list[str | tuple[str, str]]:
     """The layers of one series of names in its order; "forward" and "backward" of one name are its directions.
 
     Raises:
@@ -278,7 +290,8 @@ def _order(what: str, recurrent: Mapping[str, Layer], read: Linear | None) -> li
         )
     order = [pairs[name] for name in sorted(pairs, key=lambda name: int((numbers[name] or "  0")[2] or 0))]
     bottom, above = (_layer(what, dict(recurrent), names) for names in order[:2])
-    if bottom.inputs == above.inputs == bottom.outputs and (read is None or read.w.shape[0] != above.outputs):
+    in_a_list = all(re.search(r"(^|[./])\d+$", name) for name in pairs)
+    if bottom.inputs == above.inputs == bottom.outputs and not in_a_list:
         raise ValueError(
             f"{what} holds the recurrent layers {shown}, which may be a stack or the two directions of one layer: all "
             f"take {bottom.inputs} inputs. Pass layers={order}, bottom to top, or layers=[{tuple(order[:2])}], "

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
 from rnnjax.cell import PyTree
@@ -13,7 +14,7 @@ from rnnjax.converters.files import read_arrays
 from rnnjax.converters.flax_models import from_flax
 from rnnjax.converters.haiku import from_haiku
 from rnnjax.converters.keras import from_keras
-from rnnjax.converters.models import Layers
+from rnnjax.converters.models import Layers, Linear, check_is_head
 from rnnjax.converters.names import leaves_of, nested
 from rnnjax.converters.pytorch import from_torch
 from rnnjax.converters.state_dict import prefixes
@@ -177,13 +178,19 @@ def _torch(
         )
     prefix = found[0]
     others = {name for name in state if not name.startswith(prefix)} if prefix else set[str]()
-    if head is None and len(weight := [name for name in others if name.endswith("weight")]) == 1:
-        head = weight[0].removesuffix("weight")
-    if head is not None:
-        head = f"{head.rstrip('.')}." if head else head
+    found_head = [name.removesuffix("weight") for name in others if name.endswith("weight")]
+    guessed = head is None and len(found_head) == 1
+    if guessed:
+        head = found_head[0]
+    elif head:
+        head = f"{head.rstrip('.')}."
     if unused := sorted(others - {f"{head}weight", f"{head}bias"}):
         raise ValueError(
             f"`weights` are PyTorch's, and also hold {', '.join(map(repr, unused[:8]))}, not used; call "
             f"rnnjax.converters.from_torch with prefix={prefix!r}, and head= for a linear map that reads its outputs."
         )
-    return from_torch(weights, prefix=prefix, activation=activation, head=head)
+    cell, params = from_torch(weights, prefix=prefix, activation=activation, head=head)
+    if guessed:
+        bottom = jax.tree.leaves(params.rnn)[0]  # w_x of the first layer
+        check_is_head("`weights`", head or "", Linear(params.w_out, params.b_out), bottom.shape[0])
+    return cell, params

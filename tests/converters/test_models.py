@@ -194,6 +194,11 @@ def test_order_and_direction_of_layers():
     two = converters.to_haiku(rnnjax.Stack((rnnjax.LSTM(H),) * 2), (square, square))
     with pytest.raises(ValueError, match=r"may be a stack or the two directions .*layers=\['lstm', 'lstm_1'\]"):
         from_any(two)
+    listed = [layouts.to_layout(layouts.EQUINOX["LSTMCell"], square)] * 2
+    assert (
+        converters.from_equinox({str(k): each for k, each in enumerate(listed)})[0]
+        == from_any(two, layers=["lstm", "lstm_1"])[0]
+    )
     assert from_any(two, layers=["lstm_1", "lstm"])[0] == rnnjax.Stack((rnnjax.LSTM(H),) * 2)
     assert from_any(two, layers=[("lstm", "lstm_1")])[0] == rnnjax.Bidirectional(rnnjax.LSTM(H), rnnjax.LSTM(H))
     mixed = rnnjax.Stack((cells.ResetBeforeGRU(H), rnnjax.LSTM(5)))
@@ -228,6 +233,15 @@ def test_heads():
     ):
         with pytest.raises(ValueError, match=says):
             from_any(tree | head)
+    before_or_after = {"linear": {"w": np.zeros((H, D)), "b": np.zeros(D)}}
+    torch = {f"rnn.{n}": a for n, a in converters.to_torch(params_of(rnnjax.LSTM(H))).items()}
+    for model, name in (
+        (tree | before_or_after, "linear"),
+        (torch | {"fc.weight": np.zeros((D, H)), "fc.bias": np.zeros(D)}, "fc"),
+    ):
+        with pytest.raises(ValueError, match="it may come before or after them"):
+            from_any(model)
+        assert from_any(model, head=name)[0] == rnnjax.Readout(rnnjax.LSTM(H), D)
     with pytest.raises(ValueError, match="has no linear map 'x'"):
         from_any(tree, head="x")
 
