@@ -63,7 +63,7 @@ def parts_of(
     heads = {_head(name, tail, separator) for name in left for tail in tails}
     transposed = next(iter(layouts)).transposed
     for head in sorted({head for head in heads if head is not None}, key=len, reverse=True):
-        inside = {name.removeprefix(head): leaf for name, leaf in left.items() if name.startswith(head)}
+        inside = {name.removeprefix(head): leaf for name, leaf in leaves.items() if name.startswith(head)}
         fitting = [layout for layout in layouts if layout.fits(set(inside))]
         misfits = [layout.misfit(inside) for layout in fitting]
         named = head.removesuffix(separator)
@@ -144,8 +144,7 @@ def check_is_head(what: str, name: str, linear: Linear, inputs: int) -> None:
     if linear.w.shape[1] == inputs:
         raise ValueError(
             f"{what} holds the linear map {name!r} with {inputs} outputs, as many as the recurrent layers have "
-            f"inputs: it may come before or after them. Pass head={name!r} if it reads their outputs, or else pass only the "
-            "layers."
+            f"inputs: it may come before or after them. Pass head={name!r} if it reads their outputs, else the layers."
         )
 
 

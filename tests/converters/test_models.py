@@ -233,6 +233,9 @@ def test_heads():
     ):
         with pytest.raises(ValueError, match=says):
             from_any(tree | head)
+    params = params_of(rnnjax.Readout(rnnjax.LSTM(8), 4))
+    inside = converters.to_haiku(rnnjax.Readout(rnnjax.LSTM(8), 4), params, layers=["net/lstm"], head="net/linear")
+    assert from_any(inside)[0] == rnnjax.Readout(rnnjax.LSTM(8), 4)  # the head alone would fit an LSTM of one unit
     before_or_after = {"linear": {"w": np.zeros((H, D)), "b": np.zeros(D)}}
     torch = {f"rnn.{n}": a for n, a in converters.to_torch(params_of(rnnjax.LSTM(H))).items()}
     for model, name in (

@@ -86,7 +86,8 @@ def models() -> Iterator[tuple[str, str, str]]:
     """Library, layer and form of each."""
     for library, layers in LAYERS.items():
         for layer in layers:
-            yield from ((library, layer, form) for form in FORMS if library != "torchrecurrent" or form != FORMS[1])
+            forms = ("forward", "two layers") if library == "torchrecurrent" else FORMS
+            yield from ((library, layer, form) for form in forms)
 
 
 def differences(library: str, layer: str, form: str, dtype: str) -> tuple[float, float]:
