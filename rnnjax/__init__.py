@@ -65,6 +65,8 @@ _SUBMODULES = (
     "wrappers",
 )
 
+_DOORS = ("equinox", "haiku")  # need libraries that may not be installed, so they are not in `__all__`
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -154,7 +156,7 @@ else:  # type checkers must not see this: any misspelt name would count as a sub
 
     def __getattr__(name: str) -> types.ModuleType:
         """Imports a submodule on first use: `rnnjax.training` needs Optax, which `import rnnjax` should not load."""
-        if name in _SUBMODULES:
+        if name in (*_SUBMODULES, *_DOORS):
             return importlib.import_module(f"rnnjax.{name}")
         raise AttributeError(f"module 'rnnjax' has no attribute {name!r}")
 
