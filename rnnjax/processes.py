@@ -41,10 +41,9 @@ def initialize(
 ) -> Iterator[None]:
     """In the block, this process is number `index` of `count`, and `jax.devices()` has the devices of all processes.
 
-    Enter it once, before anything else uses JAX. It calls `jax.distributed.initialize`, with Gloo on a CPU and without
-    JAX's preemption service, which would swallow SIGTERM. If another process dies, this one writes its number and what
-    to do to standard error, and exits with `LOST_STATUS`, whatever it was doing. An error that leaves the block ends
-    the process at once, since waiting for the others could take minutes.
+    Enter it once, before anything else uses JAX. It calls `jax.distributed.initialize`, with Gloo on a CPU. If another
+    process dies, this one writes its number and what to do to standard error, and exits with `LOST_STATUS`, whatever it
+    was doing. An error that leaves the block ends the process at once; waiting for the others could take minutes.
 
     Args:
       coordinator: `host:port` of process 0, the same in every process, with a port that is free there. None: JAX
@@ -131,10 +130,10 @@ def _may_be_of_a_peer(error: BaseException) -> bool:
     return isinstance(error, jax.errors.JaxRuntimeError) or (isinstance(error, ValueError) and "Gloo " in str(error))
 
 
-def _started(place: dict[str, object], host: str, resume: str, seconds: int) -> "Watch":
+def _started(place: dict[str, Any], host: str, resume: str, seconds: int) -> "Watch":
     """Starts JAX, and connects every process to process 0, at an address that they exchange through JAX."""
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
     told = f"error: not all processes started within {seconds} s ({place or 'discovered'}); start all of them at once, "
     told += "with the same coordinator and count, and numbers from 0 to count - 1.\n"
     patience = threading.Timer(seconds, end_process, [told])  # JAX itself would abort with a page of log
@@ -143,14 +142,14 @@ def _started(place: dict[str, object], host: str, resume: str, seconds: int) -> 
     stdout = os.dup(1)
     try:
         jax.distributed.initialize(
-            **place,  # pyright: ignore[reportArgumentType]
+            **place,
             cluster_detection_method="deactivate" if place else None,
             initialization_timeout=seconds + 60,
             heartbeat_timeout_seconds=10,  # how long a survivor could hang if the watch failed
         )
         os.dup2(2, 1)  # Gloo prints a line at the first collective
         watch = Watch(jax.process_index(), jax.process_count(), resume)
-        if jax.process_index() > 0:
+        if not is_coordinator():
             watch.follow(*from_coordinator(b"").decode().split())
             return watch
         dual, token = socket.has_dualstack_ipv6(), secrets.token_hex(16)

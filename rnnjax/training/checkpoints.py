@@ -1,6 +1,6 @@
 """Checkpoints: a run that is killed at any moment resumes from its last good step, bit for bit.
 
-    folder/step_000000300/     the `TrainState`, config, position in the data and metrics, laid out as in `manifest.py`
+    folder/step_000000300/     the `TrainState`, config, position in the data and metrics, laid out as in `disk.py`
     folder/lock                locked while a run uses the folder
 
 Orbax's `CheckpointManager` writes a step to a temporary folder, renames it, and removes the oldest. The manifest comes
@@ -22,11 +22,11 @@ from typing import Any
 
 from rnnjax import processes
 from rnnjax.cell import check_size
-from rnnjax.training import manifest
-from rnnjax.training.flat import CheckpointError, StrPath, check_fit, flatten, is_shared, unflatten
+from rnnjax.training import disk
+from rnnjax.training.disk import StrPath, check_fit, flatten, is_shared
+from rnnjax.training.faults import CheckpointError
 from rnnjax.training.state import TrainState
 
-HISTORY = "history.jsonl"
 Line = dict[str, Any]
 """One line of metrics: "step" (updates so far), "loss", "gradient_norm", ..."""
 
@@ -37,19 +37,13 @@ class CheckpointWarning(UserWarning):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoints:
-    """Where and how often to save a run; pass it to `fit`, which then saves and resumes automatically.
+    """Where and how often to save a run; pass it to `fit`, which then saves and resumes automatically."""
 
-    Attributes:
-      folder: created if it does not exist. Only one run at a time can use it.
-      every: updates between two checkpoints, which are written at the end of a dispatch.
-      keep: the number of steps to keep, at least 2: the newest, and one to fall back to.
-      config: the configuration of the run, as JSON; a folder with another is rejected. None: any is accepted.
-    """
-
-    folder: StrPath
-    every: int
-    keep: int = 3
+    folder: StrPath  # created if it does not exist; only one run at a time can use it
+    every: int  # updates between two checkpoints, which are written at the end of a dispatch
+    keep: int = 3  # steps to keep, at least 2: the newest, and one to fall back to
     config: Mapping[str, Any] | None = dataclasses.field(default_factory=dict)
+    """The configuration of the run, as JSON; a folder with another is rejected. None: any is accepted."""
 
     def __post_init__(self) -> None:
         check_size("every", self.every)
@@ -81,29 +75,25 @@ class Checkpoints:
             _in_process_0(lock)
             yield self
 
-    def due(self, before: int, now: int) -> bool:
-        """Whether (before, now] contains a multiple of `every`."""
-        return now // self.every > before // self.every
-
     def save(self, state: TrainState, position: str | None = None, history: Sequence[Line] = ()) -> None:
         """Writes a step, the position in the data and the metrics atomically, and removes the oldest step."""
         step, (arrays, leaves), folder = int(state.step), flatten(state), Path(self.folder).absolute()
-        content = {"step": step, "config": dict(self.config or {}), "position": position, "leaves": leaves}
+        content = {"step": step, "config": dict(self.config or {}), "leaves": leaves}
+        content |= {"position": position, "history": list(history)}
         final, together = folder / f"step_{step:09d}", any(map(is_shared, arrays.values()))
 
         def write() -> None:
-            orbax, who, _ = manifest.orbax(together)
+            orbax, who, _ = disk.orbax(together)
             options = orbax.CheckpointManagerOptions(
                 max_to_keep=self.keep, step_prefix="step", step_format_fixed_length=9, cleanup_tmp_directories=True,
                 create=False, save_root_metadata=False, enable_async_checkpointing=False, multiprocessing_options=who,
             )  # fmt: skip
             try:
                 with orbax.CheckpointManager(folder, options=options) as manager:
-                    saved = orbax.args.StandardSave(manifest.stored(arrays))
+                    saved = orbax.args.StandardSave(disk.stored(arrays))
                     manager.save(step, args=orbax.args.Composite(arrays=saved), force=True)
                 if processes.is_coordinator():
-                    (final / HISTORY).write_text("".join(f"{json.dumps(line)}\n" for line in history))
-                    manifest.write(final, content)
+                    disk.seal(final, content)
             except Exception as error:  # Orbax and the file system raise many types
                 for rest in folder.glob(f"{final.name}*"):
                     shutil.rmtree(rest, ignore_errors=True)
@@ -120,18 +110,26 @@ class Checkpoints:
         _in_process_0(write, together)
 
     def load(self, template: TrainState) -> tuple[TrainState | None, str | None, list[Line]]:
-        """`load_checkpoint`, and the position in the data and the metrics."""
+        """The newest intact state, or None, the position in the data, and the metrics; without locking or writing.
+
+        The state goes to the devices to which the arrays of `template` are committed, such as one from `init_state`.
+
+        Raises:
+          CheckpointError: all steps are corrupt, or the newest good one has another architecture, config or version.
+        Warns:
+          CheckpointWarning: for the corrupt steps that are skipped.
+        """
         like, leaves = flatten(template)
         path, *more = _in_process_0(lambda: self._newest(leaves))
         if path is None:
             return None, None, []
-        arrays = _in_process_0(lambda: manifest.load(path, like), any(map(is_shared, like.values())))
-        return unflatten(template, arrays), *more
+        arrays = _in_process_0(lambda: disk.load(path, like), any(map(is_shared, like.values())))
+        return disk.unflatten(template, arrays), *more
 
     def _newest(self, leaves: Mapping[str, str]) -> tuple[Path | None, str | None, list[Line]]:
         damaged, folder = [], Path(self.folder).absolute()
         for step, path in reversed(steps(folder).items()):
-            content, problems = manifest.check(path)
+            content, problems = disk.check(path)
             if problems:
                 damaged.append(f"checkpoint {path} is damaged: {', '.join(problems)}")
                 continue
@@ -141,30 +139,12 @@ class Checkpoints:
             if damaged:
                 told = f"{'; '.join(damaged)}. Training resumes from step {step}, the newest intact one."
                 warnings.warn(told, CheckpointWarning, stacklevel=2)
-            return path, content["position"], [json.loads(line) for line in (path / HISTORY).read_text().splitlines()]
-        if len(damaged) > 1 or any(folder.glob(f"step_*/{manifest.SEAL}")):
+            return path, content["position"], content["history"]
+        if len(damaged) > 1 or any(folder.glob(f"step_*/{disk.SEAL}")):
             raise CheckpointError(f"no checkpoint in {folder} is intact: {'; '.join(damaged)}. Use another folder.")
         if damaged:  # a run that is killed during its first save leaves one without a manifest
             warnings.warn(f"{damaged[0]}. It was not finished; training starts anew.", CheckpointWarning, stacklevel=2)
         return None, None, []
-
-
-def load(folder: StrPath, template: TrainState, *, config: Mapping[str, Any] | None = None) -> TrainState | None:
-    """Loads the newest good step in a folder of checkpoints, or None if it has none, without locking or writing.
-
-    With several processes, all must call it; if no array is sharded over them, only process 0 needs the folder.
-
-    Args:
-      folder: as `Checkpoints.folder`.
-      template: a state of the same shapes and dtypes, such as one from `init_state`; what is loaded goes to the devices
-        that its arrays are committed to.
-      config: if given, it must equal the checkpoint's config.
-    Raises:
-      CheckpointError: all steps are corrupt; or the good one has another architecture, config, or version of rnnjax.
-    Warns:
-      CheckpointWarning: for each corrupt step that is skipped.
-    """
-    return Checkpoints(folder=folder, every=1, config=config).load(template)[0]
 
 
 def steps(folder: Path) -> dict[int, Path]:

@@ -5,6 +5,7 @@ It equals Optax's to rounding, except that the norm neither overflows nor underf
 Integer leaves have no norm and are not changed; a complex number keeps its phase.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,6 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from rnnjax.cell import PyTree
-from rnnjax.training.norms import is_inexact, norm, scaled_norm
 
 
 class ClipState(NamedTuple):
@@ -49,7 +49,7 @@ def clip_by_global_norm(max_norm: float | Array) -> optax.GradientTransformation
         raise ValueError(f"max_norm is {float(max_norm)}; pass a positive number, or freeze by optax.set_to_zero().")
 
     def clip(updates: PyTree, params: PyTree) -> PyTree:
-        scale, unscale, size = scaled_norm(updates)
+        scale, unscale, size = _scaled_norm(updates)
         bound = jnp.asarray(max_norm, size.dtype)
         bound = jnp.where(bound < 0, jnp.nan, bound)
         divisor = jnp.where(size == 0, 1, size)
@@ -98,3 +98,31 @@ def clip_states(opt_state: PyTree) -> list[ClipState]:
     """All `ClipState`s in the state of an optimizer, in order."""
     nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, ClipState))
     return [node for node in nodes if isinstance(node, ClipState)]
+
+
+def is_inexact(leaf: Any) -> bool:
+    """Whether the leaf has a real or complex floating dtype."""
+    return jnp.issubdtype(leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf), jnp.inexact)
+
+
+def norm(tree: PyTree) -> Array:
+    """‖tree‖ over all leaves but integers; 0 without leaves, inf only if it overflows itself, NaN for NaN or inf."""
+    scale, _, size = _scaled_norm(tree)
+    return scale * size
+
+
+def _scaled_norm(tree: PyTree) -> tuple[Array, Array, Array]:
+    """`(s, 1 / s, ‖tree / s‖)`, finite even where the norm is not, in the widest dtype, at least float32.
+
+    s is a power of two near the largest entry, so scaling by it is exact, and no square overflows or underflows.
+    """
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
+    parts = [part for leaf in leaves for part in ((leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,))]
+    dtype = jnp.float64 if any(part.dtype == jnp.float64 for part in parts) else jnp.float32
+    parts, zero, info = [part.astype(dtype) for part in parts], jnp.zeros((), dtype), jnp.finfo(dtype)
+    largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(part), initial=0) for part in parts], zero)
+    bound = 2.0 ** (info.maxexp - 8)
+    # rounds to a power of two, and keeps XLA from merging this division with a later one, which could overflow
+    unscale = lax.reduce_precision(1 / jnp.clip(largest, 1 / bound, bound), info.nexp, 0)
+    size = jnp.sqrt(sum((jnp.sum(jnp.square(part * unscale)) for part in parts), zero))
+    return 1 / unscale, unscale, jnp.where(jnp.isfinite(largest), size, jnp.nan)

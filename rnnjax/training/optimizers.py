@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from rnnjax.cell import PyTree
-from rnnjax.training.norms import is_inexact
+from rnnjax.training.clipping import is_inexact
 
 
 def transformation(optimizer: Any, setting: PyTree = None) -> optax.GradientTransformationExtraArgs:
@@ -100,7 +100,7 @@ def averaged(params: PyTree, average: PyTree, decay: float, step: Any) -> PyTree
     with _as_optax_computes():
         share = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
         moved = optax.incremental_update(trained(params), trained(params, average), share)  # pyright: ignore
-    return joined(_like(moved, trained(params)), params)
+    return joined(cast(moved, trained(params)), params)
 
 
 @contextlib.contextmanager
@@ -134,4 +134,9 @@ def _like(new: PyTree, old: PyTree) -> PyTree:
             f"the optimizer's state has other leaves after `update` (new: {sorted(after - before)}, gone: "
             f"{sorted(before - after)}); a compiled loop needs one structure: let `init` make what `update` does."
         )
+    return cast(new, old)
+
+
+def cast(new: PyTree, old: PyTree) -> PyTree:
+    """`new` in the dtypes of `old`."""
     return jax.tree.map(lambda leaf, was: jnp.astype(leaf, was.dtype) if leaf.dtype != was.dtype else leaf, new, old)

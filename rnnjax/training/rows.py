@@ -14,12 +14,10 @@ from rnnjax.tasks import Batch
 
 
 def pad(rows: Sequence[Any], steps: int | None = None, dtype: DTypeLike = np.float32) -> tuple[np.ndarray, np.ndarray]:
-    """Puts rows of unequal length into `(xs [T, N, ...], lengths [N] int32)`, with zeros after their ends.
+    """Puts N rows `[T_n, ...]` of unequal length into `(xs [T, N, ...], lengths [N] int32)`, zeros after their ends.
 
-    Args:
-      rows: N arrays `[T_n, ...]`, such as `[T_n, D]`.
-      steps: T; None: the longest row's.
-      dtype: of the result; `np.int32` for tokens.
+    T is `steps`, or the longest row's; pass `dtype=np.int32` for tokens.
+
     Raises:
       ValueError: there are no rows; or a row is empty, longer than T, of another width, or has NaN or inf.
 
@@ -79,11 +77,9 @@ def take(batch: Batch, rows: Any) -> Batch:
 
 
 def epochs(whole: Batch, batch: int, seed: int = 0) -> Callable[[Array, ArrayLike], Batch]:
-    """A data function for `fit` that draws rows without replacement, in a new order in every epoch.
+    """A data function for `fit` that draws `batch` rows without replacement, in a new order in every epoch.
 
-    Args:
-      whole: all rows, such as from `labelled`; the last rows % batch of each order are left out.
-      batch, seed: rows in a batch; seed of the orders, which do not depend on the key of the run.
+    The last rows % batch of each order are left out. The orders depend on `seed`, not on the key of the run.
 
     Example:
 

@@ -25,31 +25,18 @@ class Best(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """The complete state of a run: after saving and loading it, training continues bit for bit.
-
-    Attributes:
-      params: the parameters.
-      opt_state: the optimizer's state.
-      carry: the recurrent carry passed to the next batch, or None if every batch starts from the initial carry.
-      key: `[]` PRNG key of the run. It never changes: the randomness of each step comes from `fold_in(key, step)`.
-      step: `[]` int32, attempted updates, which is also the position in the data.
-      skipped: `[]` int32, updates skipped because they were not finite.
-      stopped: `[]` int32, the non-finite step at which the run stopped; -1: none.
-      done: `[]` bool, whether the stopping criterion is met.
-      average: the moving average of the parameters, with `FitOptions(average=...)`, else None.
-      best: the best step, with `FitOptions(best=...)`, else None.
-    """
+    """The complete state of a run: after saving and loading it, training continues bit for bit."""
 
     params: PyTree
     opt_state: PyTree
-    carry: PyTree | None
-    key: Array
-    step: Array
-    skipped: Array
-    stopped: Array
-    done: Array
-    average: PyTree | None = None
-    best: Best | None = None
+    carry: PyTree | None  # passed to the next batch; None: every batch starts from the initial carry
+    key: Array  # [] PRNG key of the run; it never changes: the randomness of each step is of `fold_in(key, step)`
+    step: Array  # [] int32, attempted updates, which is also the position in the data
+    skipped: Array  # [] int32, updates skipped because they were not finite
+    stopped: Array  # [] int32, the non-finite step at which the run stopped; -1: none
+    done: Array  # [] bool, whether the stopping criterion is met
+    average: PyTree | None = None  # moving average of the parameters, with `FitOptions(average=...)`
+    best: Best | None = None  # with `FitOptions(best=...)`
 
 
 def init_state(
@@ -79,12 +66,14 @@ def init_state(
     return TrainState(params, opt_state, carry, _own(key), step, skipped, stopped, jnp.array(False))
 
 
-def prepared(state: TrainState, options: "FitOptions") -> TrainState:
+def prepared(state: TrainState, options: "FitOptions", held_out: Any) -> TrainState:
     """Starts, or leaves out, the moving average and the best step, as the options ask."""
     average = best = None
     if options.average is not None:
         average = jax.tree.map(_own, state.params) if state.average is None else state.average
     if options.best is not None:
+        if held_out is None:
+            raise ValueError("the best step is that of a held-out measure: pass `held_out`.")
         worst = jnp.float32(-jnp.inf if options.higher_is_better else jnp.inf)
         best = state.best or Best(jax.tree.map(_own, state.params), worst, jnp.int32(-1), jnp.int32(0))
     return state._replace(average=average, best=best)
@@ -95,64 +84,44 @@ def given_back(state: TrainState) -> PyTree:
     last = state.params if state.average is None else state.average
     if state.best is None:
         return last
-    known = state.best.step >= 0  # [] or [R]
-
-    def of(best: Array, leaf: Array) -> Array:
-        return jnp.where(known.reshape(known.shape + (1,) * (best.ndim - known.ndim)), best, leaf)
-
-    return jax.tree.map(of, state.best.params, last)
+    known = state.best.step >= 0
+    return jax.tree.map(lambda best, leaf: jnp.where(known, best, leaf), state.best.params, last)
 
 
 def _own(leaf: Any) -> Array:
     """A copy with a strong dtype, since weak types, as of `jnp.asarray(0.0)`, are lost in a checkpoint."""
     leaf = jnp.asarray(leaf)
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(_own(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
     return jnp.array(leaf, leaf.dtype, copy=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """The length of a run, and how often it is logged and evaluated.
+    """The length of a run, and how often it is logged and evaluated."""
 
-    Attributes:
-      steps: the total number of updates; a state at step 300 gets `steps - 300` more.
-      chunk: updates per dispatch, in one compiled `lax.scan`; evaluation, stopping and checkpoints follow each.
-      metrics_every: updates per line of metrics, which has their means; divides `chunk`. None: one line per dispatch.
-      nonfinite: what to do if a step's loss, gradient or result has NaN or inf: "stop" raises `NonFiniteError` before
-        the update, "skip" skips it and counts it. An infinity that an optimizer's state has or reports is allowed.
-      data_period: the number of consecutive steps that share one data key, such as the chunks of one sequence.
-      held_out_batches: the number of batches per evaluation on held-out data.
-      shapes: the number of different shapes that batches of a loader may have; each compiles a program.
-      evaluate_every: updates between evaluations on held-out data, a multiple of `chunk`. None: after every dispatch.
-      best: the held-out measure whose best step is kept and given back, such as "loss"; None: the last step.
-      higher_is_better: of that measure, as for an accuracy. NaN is never better.
-      patience: evaluations without a better one after which training stops; None: it does not.
-      average: the decay of a moving average of the parameters, such as 0.999, which is evaluated and given back instead
-        of the last parameters. At update t it is at most (1 + t) / (10 + t).
-      compute_dtype: mixed precision, such as "bfloat16": the loss gets parameters, batch and carry in this dtype, while
-        parameters, optimizer and gradient keep their own. In the loss, turn outputs into float32 before long sums.
-    """
-
-    steps: int
-    chunk: int = 100
-    metrics_every: int | None = None
+    steps: int  # the total number of updates; a state at step 300 gets `steps - 300` more
+    chunk: int = 100  # updates per dispatch, one compiled `lax.scan`; evaluation, stopping, checkpoints follow each
+    metrics_every: int | None = None  # updates per line of metrics, which has their means; divides `chunk`; None: it
     nonfinite: Literal["stop", "skip"] = "stop"
-    data_period: int = 1
-    held_out_batches: int = 1
-    shapes: int = 1
-    evaluate_every: int | None = None
-    best: str | None = None
-    higher_is_better: bool = False
-    patience: int | None = None
+    """What to do if a step's loss, gradient or result has NaN or inf: "stop" raises `NonFiniteError` before the update,
+    "skip" skips it and counts it. An infinity that an optimizer's state has or reports is allowed."""
+    data_period: int = 1  # consecutive steps that share one data key, such as the chunks of one sequence
+    held_out_batches: int = 1  # batches per evaluation on held-out data
+    shapes: int = 1  # different shapes that batches of a loader may have; each compiles a program
+    evaluate_every: int | None = None  # updates between evaluations, a multiple of `chunk`; None: after every dispatch
+    best: str | None = None  # held-out measure whose best step is kept and given back, as "loss"; None: the last step
+    higher_is_better: bool = False  # of that measure, as for an accuracy; NaN is never better
+    patience: int | None = None  # evaluations without a better one after which training stops; None: it does not
     average: float | None = None
+    """The decay of a moving average of the parameters, such as 0.999, which is evaluated and given back instead of the
+    last parameters. At update t it is at most (1 + t) / (10 + t)."""
     compute_dtype: str | None = None
+    """Mixed precision, such as "bfloat16": the loss gets parameters, batch and carry in this dtype, while parameters,
+    optimizer and gradient keep their own. In the loss, turn outputs into float32 before long sums."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "chunk", "data_period", "held_out_batches", "shapes"):
-            check_size(name, getattr(self, name))
-        for name in ("metrics_every", "evaluate_every", "patience"):
-            if getattr(self, name) is not None:
+        optional = ("metrics_every", "evaluate_every", "patience")
+        for name in ("steps", "chunk", "data_period", "held_out_batches", "shapes", *optional):
+            if name not in optional or getattr(self, name) is not None:
                 check_size(name, getattr(self, name))
         if self.chunk % self.interval:
             raise ValueError(f"metrics_every is {self.metrics_every}, which does not divide chunk = {self.chunk}.")
@@ -167,10 +136,14 @@ class FitOptions:
 
     def evaluates(self, before: int, now: int) -> bool:
         """Whether the dispatch of the updates `before` to `now` ends with an evaluation."""
-        every = self.evaluate_every or 1
-        return now // every > before // every or now >= self.steps
+        return now >= self.steps or passes(self.evaluate_every or 1, before, now)
 
     @property
     def interval(self) -> int:
         """Updates per line of metrics."""
         return self.metrics_every or self.chunk
+
+
+def passes(every: int, before: int, now: int) -> bool:
+    """Whether (before, now] contains a multiple of `every`."""
+    return now // every > before // every

@@ -7,20 +7,21 @@ params_t+1 = params_t + optimizer(g_t)                   unless something is not
 
 import dataclasses
 import functools
+import hashlib
+import types
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from rnnjax.cell import PyTree
 from rnnjax.training import optimizers
-from rnnjax.training.clipping import clip_states
+from rnnjax.training.clipping import clip_states, is_inexact, norm
 from rnnjax.training.faults import finite_by_leaf
-from rnnjax.training.norms import is_inexact, norm
 from rnnjax.training.optimizers import joined, trained
-from rnnjax.training.programs import recognised
 from rnnjax.training.state import GOING_ON, Best, FitOptions, TrainState
 
 _DATA, _LOSS, _HELD_OUT = 0, 1, 2  # folded into the key, so that no two uses share one
@@ -35,17 +36,17 @@ class Problem:
     loss: Callable[..., Any]
     optimizer: Any
     data: Callable[..., PyTree] | None  # None: batches come from a loader
-    gradient: Callable[..., Any] | None = None
-    held_out: Callable[..., PyTree] | None = None
-    measure: Callable[..., Any] | None = None
-    until: Callable[..., Any] | None = None
-    health: Callable[..., Metrics] | None = None
-    has_aux: bool = False
-    has_key: bool = False
+    gradient: Callable[..., Any] | None
+    held_out: Callable[..., PyTree] | None
+    measure: Callable[..., Any] | None
+    until: Callable[..., Any] | None
+    health: Callable[..., Metrics] | None
+    has_aux: bool
+    has_key: bool
 
     @functools.cached_property
     def _recognised(self) -> Hashable:
-        return recognised([getattr(self, field.name) for field in dataclasses.fields(self)])
+        return recognised(list(vars(self).values()))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Problem) and self._recognised == other._recognised
@@ -57,6 +58,29 @@ class Problem:
         """The problem of one run of several: the functions with these names get `setting=`."""
         bound = {name: functools.partial(getattr(self, name), setting=setting) for name in names}
         return dataclasses.replace(self, optimizer=optimizers.transformation(self.optimizer, setting), **bound)
+
+
+def recognised(value: Any) -> Hashable:
+    """A cache key, which two values share only if they give the same program.
+
+    A hashable value is its own key. Others are identified by type and current contents: JAX arrays, which are
+    immutable, by identity, and NumPy arrays by value. If anything else in them has no hash, the key is unique.
+    """
+    if isinstance(value, types.MethodType):  # hashable even if its object is not
+        return value.__func__, recognised(value.__self__)
+    if isinstance(value, (tuple, list, dict)):
+        return type(value), *map(recognised, value.items() if isinstance(value, dict) else value)
+    if isinstance(value, jax.Array):
+        return types.MethodType(id, value)  # compares the array by identity, and keeps it alive
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        return value.shape, value.dtype.str, hashlib.sha256(value.tobytes()).digest()
+    try:
+        return hash(value), type(value), value  # 1, 1.0 and True are equal, but give different programs
+    except TypeError:
+        held = dict(getattr(value, "__dict__", {}))
+    if dataclasses.is_dataclass(value):
+        held |= {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return (type(value), recognised(held)) if held else object()
 
 
 class Record(NamedTuple):
@@ -73,7 +97,6 @@ class Interval(NamedTuple):
     """The updates of one line of metrics."""
 
     metrics: Metrics  # name to []: means over the applied updates (NaN: none), the largest norm, health, skipped
-    counted: Array  # [] int32, applied updates
     fault_step: Array  # [] int32, the first non-finite update, or -1
     fault: Array  # [leaves] bool, what was not finite in it
 
@@ -112,24 +135,17 @@ def update(problem: Problem, options: FitOptions, state: TrainState, batch: PyTr
     """One update; the parameters do not change if the run is over or something is not finite."""
     key = jax.random.fold_in(jax.random.fold_in(state.key, _LOSS), state.step)
 
-    def value_at(params: PyTree) -> tuple[Array, PyTree, Metrics]:
-        return _unpacked(problem, state, _call(problem.loss, problem, options, state, params, batch, key))
+    def value_at(params: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
+        return _unpacked(problem, state, _called(problem.loss, problem, options, state, params, batch, key))
 
-    def differentiate(params: PyTree) -> tuple[tuple[Array, PyTree, Metrics], PyTree]:
+    def differentiate(params: PyTree) -> tuple[tuple[Array, tuple[PyTree, Metrics]], PyTree]:
         """The result of the loss, and the gradient of the trained leaves."""
-        if problem.gradient is not None:
-            result, gradient = _call(problem.gradient, problem, options, state, params, batch, key)
-            both = trained(params, gradient), trained(params)
-            return _unpacked(problem, state, result), jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), *both)
+        if problem.gradient is None:
+            return jax.value_and_grad(lambda seen: value_at(joined(seen, params)), has_aux=True)(trained(params))
+        result, gradient = _called(problem.gradient, problem, options, state, params, batch, key)
+        return _unpacked(problem, state, result), optimizers.cast(trained(params, gradient), trained(params))
 
-        def scalar(seen: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
-            value, carry, metrics = value_at(joined(seen, params))
-            return value, (carry, metrics)
-
-        (value, (carry, metrics)), gradient = jax.value_and_grad(scalar, has_aux=True)(trained(params))
-        return (value, carry, metrics), gradient
-
-    (value, carry, metrics), gradient = differentiate(state.params)
+    (value, (carry, metrics)), gradient = differentiate(state.params)
     params, opt_state = optimizers.update(
         problem.optimizer, gradient, state.opt_state, state.params, value,
         value_fn=lambda params: value_at(params)[0], gradient_fn=lambda params: differentiate(params)[1],
@@ -164,47 +180,41 @@ def _select(flag: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: a if a is b else jnp.where(flag, a, b), new, old)
 
 
-def _call(
+def _called(
     function: Any, problem: Problem, options: FitOptions, state: TrainState, params: PyTree, batch: PyTree, key: Array
 ) -> Any:
     """The result of a loss or a gradient, in the dtype of the computation."""
 
-    def cast(leaf: Any) -> Any:
+    def lowered(leaf: Any) -> Any:
         lowers = options.compute_dtype is not None and is_inexact(leaf) and not jnp.iscomplexobj(leaf)
         return jnp.asarray(leaf, options.compute_dtype) if lowers else leaf
 
-    params, batch, carry = jax.tree.map(cast, (params, batch, state.carry))
+    params, batch, carry = jax.tree.map(lowered, (params, batch, state.carry))
     named = ({} if carry is None else {"carry": carry}) | ({"key": key} if problem.has_key else {})
     return function(params, batch, **named)
 
 
-def _unpacked(problem: Problem, state: TrainState, result: Any) -> tuple[Array, PyTree, Metrics]:
-    """`(value, carry, metrics)` from the result of a loss.
-
-    Raises:
-      TypeError: the result does not have the form that `has_aux` and the carry demand.
-      ValueError: the value or a metric is not a scalar.
-    """
+def _unpacked(problem: Problem, state: TrainState, result: Any) -> tuple[Array, tuple[PyTree, Metrics]]:
+    """`(value, (carry, metrics))` from the result of a loss, which must have the form that was announced."""
     form = ["loss"] + ["carry"] * (state.carry is not None) + ["metrics"] * problem.has_aux
-    parts: Any = result if len(form) > 1 else (result,)
-    metrics = parts[-1] if problem.has_aux and isinstance(parts, tuple) else {}
-    if not isinstance(parts, tuple) or len(parts) != len(form) or not isinstance(metrics, Mapping):
+    parts: Any = result if form[1:] else (result,)
+    fits = isinstance(parts, tuple) and len(parts) == len(form)
+    if not fits or (problem.has_aux and not isinstance(parts[-1], Mapping)):
         raise TypeError(
-            f"the loss must return {'(' + ', '.join(form) + ')' if form[1:] else 'one number'}; got "
-            f"{type(result).__name__}. With has_aux=True it also returns a dict of scalars to report, and with a carry "
-            "in `init_state` the next carry, second."
+            f"the loss must return ({', '.join(form)}); got {type(result).__name__}. With has_aux=True it also returns "
+            "a dict of scalars to report, and with a carry in `init_state` the next carry, second."
         )
-    if isinstance(parts[0], tuple):
+    value, carry, metrics = parts[0], state.carry, parts[-1] if problem.has_aux else {}
+    if isinstance(value, tuple):
         raise ValueError("the loss is a tuple (for metrics pass has_aux=True); it must be one number: take its mean.")
-    for name, number in {"the loss": parts[0], **{f"metric {name!r}": each for name, each in metrics.items()}}.items():
+    for name, number in {"the loss": value, **{f"metric {name!r}": each for name, each in metrics.items()}}.items():
         if jnp.shape(number) != ():
             raise ValueError(f"{name} is {list(jnp.shape(number))}; it must be one number: take its mean.")
-    value, carry = jnp.asarray(parts[0]), state.carry
-    if carry is not None:
-        carry = jax.tree.map(lambda new, old: new.astype(old.dtype) if new.dtype != old.dtype else new, parts[1], carry)
+    value = jnp.asarray(value)
     if jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.itemsize < 4:
         value = value.astype(jnp.float32)
-    return value, carry, {name: jnp.asarray(metric) for name, metric in metrics.items()}
+    carry = None if carry is None else optimizers.cast(parts[1], carry)
+    return value, (carry, jax.tree.map(jnp.asarray, dict(metrics)))
 
 
 def reduced(records: Record, health: Metrics) -> Interval:
@@ -222,7 +232,6 @@ def reduced(records: Record, health: Metrics) -> Interval:
     means = {name: mean(values) for name, values in records.metrics.items()}
     return Interval(
         metrics=means | {"gradient_norm_max": largest} | health | {"skipped": bad.sum(dtype=jnp.int32)},
-        counted=counted,
         fault_step=jnp.where(bad.any(), records.step[first], GOING_ON),
         fault=~records.finite[first] & bad.any(),
     )
@@ -242,23 +251,21 @@ def evaluated(problem: Problem, options: FitOptions, state: TrainState) -> tuple
         if problem.measure is not None:
             measured = problem.measure(params, batch)
             return None, measured if isinstance(measured, dict) else {"loss": measured}
-        result = _call(problem.loss, problem, options, state, params, batch, held_key)
-        value, _, metrics = _unpacked(problem, state, result)
+        result = _called(problem.loss, problem, options, state, params, batch, held_key)
+        value, (_, metrics) = _unpacked(problem, state, result)
         return None, {"loss": value, **metrics}
 
     _, each = lax.scan(one, None, jnp.arange(options.held_out_batches, dtype=jnp.int32))
-    metrics, done = jax.tree.map(lambda values: jnp.mean(values, axis=0), each), state.done
-    if options.best is not None:
-        assert state.best is not None
+    metrics, done, best = jax.tree.map(lambda values: jnp.mean(values, axis=0), each), state.done, state.best
+    if best is not None:
         if options.best not in metrics:
             raise ValueError(f"best is {options.best!r}, but the held-out measures are {', '.join(metrics)}.")
         value, going = metrics[options.best].astype(jnp.float32), _going(state)
-        better = value > state.best.value if options.higher_is_better else value < state.best.value
-        stale = state.best._replace(stale=state.best.stale + going.astype(jnp.int32))
-        best = _select(better & going, Best(params, value, state.step, jnp.int32(0)), stale)
-        state = state._replace(best=best)
+        better = going & (value > best.value if options.higher_is_better else value < best.value)
+        stale = best._replace(stale=best.stale + going.astype(jnp.int32))
+        best = _select(better, Best(params, value, state.step, jnp.int32(0)), stale)
         if options.patience is not None:
             done |= (best.stale >= options.patience) & (state.stopped == GOING_ON)
     if problem.until is not None:
         done |= jnp.asarray(problem.until(metrics), bool)
-    return state._replace(done=done), metrics
+    return state._replace(best=best, done=done), metrics

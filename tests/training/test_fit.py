@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from rnnjax import training
+from rnnjax.training.clipping import clip_states
 from rnnjax.training.loop import pieces
 from rnnjax.training.steps import data_key
 from tests.training import toy
@@ -164,7 +165,7 @@ def test_skip_leaves_out_and_tells():
     assert [line["skipped"] for line in history] == [2, 1]
     assert [line["not_finite_step"] for line in history] == [3, 11] and "loss" in history[0]["not_finite"]
     assert all(np.isfinite(line["loss"]) for line in history)
-    assert int(training.clip_states(state.opt_state)[0].steps) == 17
+    assert int(clip_states(state.opt_state)[0].steps) == 17
     close(state.params, kept_by_hand({3, 4, 11}, 20))
 
 

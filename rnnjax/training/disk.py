@@ -1,4 +1,4 @@
-"""A folder of arrays, written by Orbax, with a manifest that has the SHA-256 of every file.
+"""Trees of arrays in folders, written by Orbax, with a manifest that has the SHA-256 of every file.
 
     arrays/                  as Orbax lays them out
     manifest.json            a description of the arrays, and {file: sha256} of every other file
@@ -16,11 +16,60 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from rnnjax.training.flat import CheckpointError, is_shared
+from rnnjax.cell import PyTree
+from rnnjax.training.faults import CheckpointError, leaf_names
 
-NAME, SEAL, FORMAT = "manifest.json", "manifest.json.sha256", 3
+NAME, SEAL, FORMAT = "manifest.json", "manifest.json.sha256", 4
+StrPath = str | os.PathLike[str]
+
+
+def flatten(tree: PyTree) -> tuple[dict[str, Any], dict[str, str]]:
+    """`({name: NumPy array}, {name: "[shape] dtype"})`; of keys, the data; shapes and sharded arrays as they are."""
+    arrays, kinds = {}, {}
+    for name, leaf in zip(leaf_names(tree), jax.tree.leaves(tree), strict=True):
+        if name in arrays:
+            raise ValueError(f"two leaves are named {name}, and only one of them could be saved: rename one.")
+        arrays[name] = array = _data(leaf)
+        kinds[name] = f"{list(array.shape)} {leaf.dtype if _is_key(leaf) else array.dtype}"
+    return arrays, kinds
+
+
+def unflatten(template: PyTree, arrays: Mapping[str, Any]) -> PyTree:
+    """Puts the arrays into the structure of `template`, on the devices to which its leaves are committed."""
+    names = iter(leaf_names(template))
+    return jax.tree.map(lambda leaf: _like(leaf, arrays[next(names)], getattr(leaf, "committed", False)), template)
+
+
+def local(tree: PyTree) -> PyTree:
+    """Moves arrays that several devices hold whole to this process's default device, uncommitted."""
+
+    def moved(leaf: Any) -> Any:
+        whole = len(leaf.sharding.device_set) > 1 and leaf.is_fully_replicated
+        return _like(leaf, _data(leaf)) if whole else leaf
+
+    return jax.tree.map(moved, tree)
+
+
+def is_shared(leaf: Any) -> bool:
+    """Whether no process holds the whole array."""
+    return isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _data(leaf: Any) -> Any:
+    leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) or is_shared(leaf) else np.asarray(leaf)
+
+
+def _like(leaf: Any, array: Any, committed: bool = False) -> jax.Array:
+    array = jax.device_put(array, leaf.sharding) if committed else jnp.asarray(array)
+    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else array
 
 
 def orbax(together: bool = False) -> tuple[Any, Any, Any]:
@@ -48,10 +97,10 @@ def load(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
     return {name: found.get(f"leaf-{i}", wanted.get(name)) for i, name in enumerate(sorted(like))}
 
 
-def write(folder: Path, content: Mapping[str, Any]) -> None:
+def seal(folder: Path, content: Mapping[str, Any]) -> None:
     """Writes the manifest with `content` and the hash of every file in `folder`, and syncs all of it to disk."""
     content = {"format": FORMAT, "jax": jax.__version__, **content, "files": _files(folder)}
-    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False).encode()
+    text = json.dumps(content, indent=1).encode()
     (folder / NAME).write_bytes(text)
     (folder / SEAL).write_bytes(_seal(text))
     for path in (*folder.rglob("*"), folder, folder.parent):
@@ -77,6 +126,15 @@ def check(folder: Path) -> tuple[dict[str, Any], list[str]]:
     why |= dict.fromkeys(found.keys() - listed.keys(), "was not there when it was written")
     why |= {name: "has other bytes than were written" for name in found.keys() & listed if found[name] != listed[name]}
     return content, [f"{name} {why[name]}" for name in sorted(why)]
+
+
+def check_fit(saved: Mapping[str, Any], here: Mapping[str, Any], told: str) -> None:
+    """Raises a CheckpointError that names the entries that differ, unless all are equal."""
+    names = sorted(saved.keys() | here.keys(), key=lambda name: (not name.startswith("params"), name))
+    both = [(name, saved.get(name, "absent"), here.get(name, "absent")) for name in names]
+    if lines := [f"{name}: {a} in the checkpoint, {b} in this run" for name, a, b in both if a != b]:
+        more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
+        raise CheckpointError(f"{told}: {'; '.join(lines[:5])}{more}. Use what it was saved with, or another folder.")
 
 
 def _files(folder: Path) -> dict[str, str]:
