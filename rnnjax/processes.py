@@ -51,7 +51,7 @@ def initialize(
       count, index: the number of processes, and of this one; process 0 is the coordinator.
       device_count: the number of devices on this process's CPU. None: unchanged.
       resume: the instruction in the message about a lost process.
-      start_seconds: how long to wait for the other processes to start, before exiting with `LOST_STATUS`.
+      start_seconds: how long to wait for the others to start, before exiting with `LOST_STATUS`.
     Raises:
       ValueError: the arguments are inconsistent, or nothing was discovered.
       OSError, RuntimeError: the port, or JAX, is in use.
@@ -109,19 +109,19 @@ def largest(number: int) -> int:
 
 
 def assert_equal(what: Mapping[str, Any], told: str = "options") -> None:
-    """Raises a ValueError in every process unless all hold equal JSON values; `told` says what they are.
+    """Raises a ValueError in every process unless all hold equal JSON values, which `told` describes.
 
     A process that differs names the values, its own and those of process 0.
     """
     mine = json.loads(json.dumps(dict(what)))
     first = json.loads(from_coordinator(json.dumps(mine).encode()))
-    names = sorted(name for name in mine.keys() | first.keys() if mine.get(name) != first.get(name))
-    differ = [str(i) for i, count in enumerate(np.ravel(process_allgather(np.int32(len(names))))) if count]
-    if differ:
-        values = "; ".join(f"{name} is {first.get(name)!r} there, {mine.get(name)!r} here" for name in names)
-        who, why = (jax.process_index(), values) if names else (", ".join(differ), "its own output lists them")
+    both = [(name, first.get(name), mine.get(name)) for name in sorted(mine.keys() | first.keys())]
+    values = "; ".join(f"{name} is {there!r} there, {here!r} here" for name, there, here in both if there != here)
+    if differ := np.flatnonzero(process_allgather(np.int32(bool(values)))).tolist():
+        who = jax.process_index() if values else ", ".join(map(str, differ))
         raise ValueError(
-            f"process {who} has other {told} than process 0: {why}. Start all with the same command except its number."
+            f"process {who} has other {told} than process 0: {values or 'its own output lists them'}. Start all with "
+            "the same command except its number."
         )
 
 

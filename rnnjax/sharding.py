@@ -276,6 +276,8 @@ def spread(
 def padded(runs: PyTree, mesh: Mesh) -> PyTree:
     """Repeats the last run until the number of runs is a multiple of the devices; leaves `[R, ...]`."""
     count = jax.tree.leaves(runs)[0].shape[0]
+    if count % mesh.size == 0:
+        return runs
     which = [min(i, count - 1) for i in range(count + -count % mesh.size)]
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[jnp.array(which, jnp.int32)], runs)
 

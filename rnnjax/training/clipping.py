@@ -1,8 +1,7 @@
-"""Gradient clipping by the global norm, and counts for it and for Optax's own clips.
+"""Gradient clipping by the global norm, as Optax's up to rounding, and counts for it and for Optax's own clips.
 
-It equals Optax's to rounding, except that the norm neither overflows nor underflows (Optax turns a float32 gradient of
-1e30 into zero), and that NaN or inf, which have no direction, make *every* leaf NaN, so that `fit` does not apply it.
-Integer leaves have no norm and are not changed; a complex number keeps its phase.
+But the norm neither overflows nor underflows (Optax turns a float32 gradient of 1e30 into zero), and NaN or inf, which
+have no direction, make *every* leaf NaN, so that `fit` does not apply it. Integer leaves are not changed.
 """
 
 import functools

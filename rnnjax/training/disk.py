@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from rnnjax.cell import PyTree
 from rnnjax.training.faults import CheckpointError, leaf_names
@@ -29,11 +30,12 @@ StrPath = str | os.PathLike[str]
 def flatten(tree: PyTree) -> tuple[dict[str, Any], dict[str, str]]:
     """`({name: NumPy array}, {name: "[shape] dtype"})`; of keys, the data; shapes and sharded arrays as they are."""
     arrays, kinds = {}, {}
-    for name, leaf in zip(leaf_names(tree), jax.tree.leaves(tree), strict=True):
+    both = map(jax.tree.leaves, (tree, optax.tree.unwrap_random_key_data(tree)))
+    for name, leaf, data in zip(leaf_names(tree), *both, strict=True):
         if name in arrays:
             raise ValueError(f"two leaves are named {name}, and only one of them could be saved: rename one.")
-        arrays[name] = array = _data(leaf)
-        kinds[name] = f"{list(array.shape)} {leaf.dtype if _is_key(leaf) else array.dtype}"
+        arrays[name] = data if isinstance(data, jax.ShapeDtypeStruct) or is_shared(data) else np.asarray(data)
+        kinds[name] = f"{list(arrays[name].shape)} {getattr(leaf, 'dtype', arrays[name].dtype)}"
     return arrays, kinds
 
 
@@ -46,11 +48,11 @@ def unflatten(template: PyTree, arrays: Mapping[str, Any]) -> PyTree:
 def local(tree: PyTree) -> PyTree:
     """Moves arrays that several devices hold whole to this process's default device, uncommitted."""
 
-    def moved(leaf: Any) -> Any:
+    def moved(leaf: Any, data: Any) -> Any:
         whole = len(leaf.sharding.device_set) > 1 and leaf.is_fully_replicated
-        return _like(leaf, _data(leaf)) if whole else leaf
+        return _like(leaf, np.asarray(data)) if whole else leaf
 
-    return jax.tree.map(moved, tree)
+    return jax.tree.map(moved, tree, optax.tree.unwrap_random_key_data(tree))
 
 
 def is_shared(leaf: Any) -> bool:
@@ -58,18 +60,10 @@ def is_shared(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
 
 
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _data(leaf: Any) -> Any:
-    leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
-    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) or is_shared(leaf) else np.asarray(leaf)
-
-
 def _like(leaf: Any, array: Any, committed: bool = False) -> jax.Array:
     array = jax.device_put(array, leaf.sharding) if committed else jnp.asarray(array)
-    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else array
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if is_key else array
 
 
 def orbax(together: bool = False) -> tuple[Any, Any, Any]:

@@ -16,12 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from rnnjax import processes
 from rnnjax.cell import PyTree
-from rnnjax.sharding import AXIS, padded, place
+from rnnjax.sharding import spread
 from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning, Line
 from rnnjax.training.disk import local
 from rnnjax.training.faults import CheckpointError, DataError, NonFiniteError, Stopped, names
@@ -66,16 +65,15 @@ def fit(
 
         θ_{t+1} = θ_t + optimizer(∇ loss(θ_t, data(key_t, t)))
 
-    A data function is called inside the compiled loop, and a resumed run gets the data that it would have had. Batches
-    of an iterator or loader are one dispatch each, and the next is drawn meanwhile.
+    A data function is called inside the compiled loop. Batches of an iterator or loader are one dispatch each, and the
+    next is drawn meanwhile.
 
     Args:
       loss: `(params, batch) -> []`. If the state has a carry (`init_state`), `loss(params, batch, carry=)` returns
         `(loss, carry)`, and the carry is passed to the next step without a gradient.
       state: from `init_state`, or the state of an earlier `fit`, which continues from its step.
-      optimizer: any Optax transformation, or an object with `init` and `update`; put clipping from `rnnjax.training`
-        before it with `optax.chain`, and accumulate gradients over k batches with `optax.MultiSteps`. It also gets the
-        loss and the gradient as functions, for line searches; docs/optimizers.md lists what is supported.
+      optimizer: any Optax transformation (docs/optimizers.md), or an object with `init` and `update`; put clipping from
+        `rnnjax.training` before it with `optax.chain`, and accumulate gradients over k batches with `optax.MultiSteps`.
       data: `(key, step) -> batch`, any pytree, a pure function; `key` changes every `options.data_period` steps. Or an
         iterator of batches, or an iterable such as a PyTorch `DataLoader`, which starts again when it ends. With
         `checkpoints`, the state of one with `get_state` and `set_state`, or `state_dict` and `load_state_dict`, is
@@ -96,12 +94,11 @@ def fit(
         `state`, and gives the same bits and history as an uninterrupted run. SIGTERM and Ctrl-C save after the
         current dispatch and exit; a second Ctrl-C exits at once.
     Raises:
-      NonFiniteError: a step was not finite, with `nonfinite="stop"`; has the step, the leaf, the last good state and
-        the history.
-      DataError: the iterator or loader ended, raised, or gave another shape; has the state and the history.
-      CheckpointError: the folder cannot be used, or has another model or config; or the last step could not be saved
-        (then the progress is in `error.state` and `error.history`).
+      NonFiniteError: a step was not finite, with `nonfinite="stop"`.
+      DataError: the iterator or loader ended, raised, or gave another shape.
+      CheckpointError: the folder cannot be used, or has another model or config; or the last step could not be saved.
       ValueError, TypeError: the loss is not a scalar, `data` is impure, or options are inconsistent.
+    The first three have the progress in `error.state` and `error.history`.
 
     Example: a line through the origin, w = 3.
 
@@ -234,8 +231,7 @@ def fit_many(
     Args:
       loss, has_aux, has_key: as for `fit`.
       init: `(key, setting) -> params`.
-      optimizer: as for `fit`, or a function `setting -> transformation`; learning rates and clipping norms may be
-        traced.
+      optimizer: as for `fit`, or a function `setting -> transformation`, in which numbers may be traced.
       data: `(key, step) -> batch`, as for `fit`, but no loader. Each run has its own key.
       settings: a tree of arrays with a leading axis `[R]`, such as `{"learning_rate": ..., "scale": ...}`. The leaf
         "key" of a dict, PRNG keys `[R]`, sets the key of each run, so that runs may share one.
@@ -247,7 +243,7 @@ def fit_many(
       gradient, held_out, measure, until, health, bar: as for `fit`. Patience stops each run alone.
       report: called with each line of metrics; each value is a list of R numbers.
       mesh: from `rnnjax.sharding.make_mesh`; the runs are sharded over its devices, which may belong to several
-        processes. R need not be a multiple of the devices. Only metrics are communicated, after each dispatch.
+        processes. R need not be a multiple of the devices. Metrics and states are gathered after each dispatch.
     Raises:
       ValueError: the settings differ in length, or there are none; or as `fit`.
 
@@ -275,8 +271,6 @@ def fit_many(
     if unknown := [name for name in has_setting if name not in functions or getattr(problem, name) is None]:
         raise ValueError(f"has_setting names {', '.join(unknown)}; it may name those given of {', '.join(functions)}.")
     keys = settings["key"] if isinstance(settings, dict) and "key" in settings else jax.random.split(key, runs)
-    if mesh is not None:
-        settings, keys = padded((settings, keys), mesh)
 
     def start(params: PyTree, key: Array, setting: PyTree) -> TrainState:
         first = None if carry is None else carry(params)
@@ -287,16 +281,9 @@ def fit_many(
     draw: Any = problem.of(setting, has_setting).data
     check_pure(draw, data_key(keys[0], jnp.int32(0)), jnp.int32(0))
 
-    @functools.partial(jax.jit, static_argnums=(2, 3, 4))
-    def program(states: TrainState, settings: PyTree, *size: Any) -> Any:
-        def run(state: TrainState, setting: PyTree) -> Any:
-            return dispatch(problem.of(setting, has_setting), options, state, *size)
-
-        if mesh is None:
-            return jax.vmap(run)(states, settings)
-        cut = jax.shard_map(jax.vmap(run), mesh=mesh, in_specs=P(AXIS), out_specs=P(AXIS), check_vma=False)
-        states, *seen = cut(states, settings)
-        return states, *place(seen, mesh)
+    @functools.cache
+    def program(*size: Any) -> Callable[..., Any]:
+        return spread(lambda state, setting: dispatch(problem.of(setting, has_setting), options, state, *size), mesh)
 
     leaves = names(one.params, one.opt_state)
     faults: list[tuple[int, tuple[str, ...]] | None] = [None] * runs
@@ -304,9 +291,8 @@ def fit_many(
     with _telling(report, bar, 0, options.steps) as tell:
         for intervals, every in pieces(0, options):
             before, step = step, step + intervals * every
-            state, *seen = program(state, settings, intervals, every, options.evaluates(before, step))
-            seen = jax.device_get((*seen, state.done | (state.stopped != GOING_ON)))
-            interval, measured, over = jax.tree.map(lambda leaf: leaf[:runs], seen)
+            state, *seen = program(intervals, every, options.evaluates(before, step))(state, settings)
+            interval, measured = jax.device_get(seen)
             interval = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), interval)
             lines += _lines_of(before, every, interval, measured)
             for line in lines[-intervals:]:
@@ -314,14 +300,12 @@ def fit_many(
             for at, run in np.argwhere(interval.fault_step != GOING_ON):
                 found = int(interval.fault_step[at, run]), _culprits(interval.fault[at, run], leaves)
                 faults[run] = faults[run] or found
-            if over.all():
+            if bool((state.done | (state.stopped != GOING_ON)).all()):
                 break
-    if mesh is not None:
-        whole = jax.jit(lambda state: state, out_shardings=NamedSharding(mesh, P()))(state)
-        state = jax.tree.map(lambda leaf: leaf[:runs], local(whole))
     empty = np.full(runs, np.nan)
     columns = dict.fromkeys(name for line in lines for name in line)
-    return FittedMany(state, {name: np.stack([line.get(name, empty) for line in lines]) for name in columns}, faults)
+    history = {name: np.stack([line.get(name, empty) for line in lines]) for name in columns}
+    return FittedMany(local(state), history, faults)
 
 
 def _drawn(init: Callable[..., PyTree], keys: Array, settings: PyTree) -> PyTree:
@@ -344,9 +328,9 @@ def _lines_of(before: int, every: int, interval: Interval | None, measured: dict
     """The lines of one dispatch, which started after `before` updates; of R runs, each value is `[R]`."""
     if interval is None:
         return []
-    lines: list[Line] = [{"step": before + (i + 1) * every} for i in range(len(interval.fault_step))]
-    for i, line in enumerate(lines):
-        line |= {name: values[i] for name, values in interval.metrics.items()}
+    count = len(interval.fault_step)
+    columns = {"step": before + every * np.arange(1, count + 1), **interval.metrics}
+    lines = [{name: values[i] for name, values in columns.items()} for i in range(count)]
     lines[-1] |= {f"held_out_{name}": values for name, values in measured.items()}
     return lines
 
@@ -373,7 +357,7 @@ def _telling(
         yield tell
         return
     try:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TimeRemainingColumn
     except ImportError as error:
         raise ImportError("bar=True needs rich: pip install 'rnnjax[experiments]', or rich alone.") from error
 
@@ -382,8 +366,8 @@ def _telling(
         told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         progress.update(task, completed=line["step"], description=told)
 
-    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
-    with Progress(*columns) as progress:
+    count = "{task.completed}/{task.total}"
+    with Progress(BarColumn(), count, TimeRemainingColumn(), "{task.description}") as progress:
         task = progress.add_task("", completed=done, total=steps)
         tellers.append(show)
         yield tell

@@ -52,10 +52,6 @@ def _is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
-def _conjugate(gradient: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: jnp.conj(leaf) if jnp.iscomplexobj(leaf) else leaf, gradient)
-
-
 def init(optimizer: optax.GradientTransformationExtraArgs, params: PyTree) -> PyTree:
     """The optimizer's state before the first update."""
     with _as_optax_computes():
@@ -78,19 +74,18 @@ def update(
         return value_fn(joined(seen, params))
 
     def gradient_at(seen: PyTree, step: Any = None) -> PyTree:
-        whole = _conjugate(gradient_fn(joined(seen, params)))
+        whole = optax.tree.conj(gradient_fn(joined(seen, params)))
         return jax.tree.map(lambda node, leaf: node if _is_masked(node) else leaf, seen, whole, is_leaf=_is_masked)
 
     seen = trained(params)
     with _as_optax_computes():
         change, new = _call(optimizer, gradient, state, seen, value, value_at, gradient_at)
-        for (path, leaf), step in zip(jax.tree.leaves_with_path(seen), jax.tree.leaves(change), strict=True):
-            if jnp.shape(step) != leaf.shape:  # it would broadcast silently
-                raise ValueError(
-                    f"the optimizer's update of params{jax.tree_util.keystr(path)} {list(leaf.shape)} is "
-                    f"{list(jnp.shape(step))}; optimizers that aggregate per-example gradients, such as "
-                    "`optax.contrib.dpsgd`, are not supported, since they are given the gradient of the loss."
-                )
+        shapes, expected = ([*map(jnp.shape, jax.tree.leaves(tree))] for tree in (change, seen))
+        if shapes != expected:  # they would broadcast silently
+            raise ValueError(
+                f"the optimizer's updates have the shapes {shapes}, and the parameters {expected}; optimizers of "
+                "per-example gradients, such as `optax.contrib.dpsgd`, are not supported: they get the loss's gradient."
+            )
         moved = optax.apply_updates(seen, change)
     return joined(moved, params), _like(new, state)
 
@@ -119,7 +114,7 @@ def _call(optimizer: Any, gradient: PyTree, state: PyTree, params: PyTree, value
     extra = {"value": value, "grad": gradient, "value_fn": value_fn, "obj_fn": value_fn, "grad_fn": grad_fn}
     while True:
         try:
-            return optimizer.update(_conjugate(gradient), state, params, **extra)
+            return optimizer.update(optax.tree.conj(gradient), state, params, **extra)
         except TypeError as error:
             refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
             if refused is None or extra.pop(refused[1], None) is None:
@@ -129,10 +124,9 @@ def _call(optimizer: Any, gradient: PyTree, state: PyTree, params: PyTree, value
 def _like(new: PyTree, old: PyTree) -> PyTree:
     """Casts `new` to the dtypes of `old`, as a compiled loop requires."""
     if jax.tree.structure(new) != jax.tree.structure(old):
-        before, after = ({jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(t)} for t in (old, new))
         raise TypeError(
-            f"the optimizer's state has other leaves after `update` (new: {sorted(after - before)}, gone: "
-            f"{sorted(before - after)}); a compiled loop needs one structure: let `init` make what `update` does."
+            f"the optimizer's state is {jax.tree.structure(new)} after `update`, and was {jax.tree.structure(old)} "
+            "before; a compiled loop needs one structure: let `init` make what `update` does."
         )
     return cast(new, old)
 

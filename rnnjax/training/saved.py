@@ -109,15 +109,14 @@ def save_model(
     return folder
 
 
-def load_model(folder: StrPath, *, model: Any = None, classes: Iterable[type] = ()) -> SavedModel:
+def load_model(folder: StrPath, *, classes: Iterable[type] = ()) -> SavedModel:
     """Loads a `SavedModel`, ready to run: `carry, outputs = load_model(folder)(xs)`.
 
     Args:
       folder: written by `save_model`.
-      model: if given, the expected architecture.
       classes: your own dataclasses in the architecture, besides those of rnnjax.
     Raises:
-      CheckpointError: there is no model, it is corrupt, or it is not `model` (with each leaf and both shapes).
+      CheckpointError: there is no model, it is corrupt, or its class now has other parameters.
       ValueError: a class is neither in rnnjax nor in `classes`, or has the name of another.
       TypeError: the fields of a class have changed.
     """
@@ -130,13 +129,11 @@ def load_model(folder: StrPath, *, model: Any = None, classes: Iterable[type] = 
     dtype, input_size = content["dtype"], content["input_size"]
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise CheckpointError(f"the model in {folder} is {dtype}; turn on `jax_enable_x64` to load it.")
-    saved = decode(content["architecture"], classes)
-    shapes = _shapes(saved if model is None else model, input_size, dtype)
+    model = decode(content["architecture"], classes)
+    shapes = _shapes(model, input_size, dtype)
     like, leaves = flatten(shapes)
     check_fit(content["leaves"], leaves, f"{folder} has another architecture")
-    if model is not None and model != saved:
-        raise CheckpointError(f"the model in {folder} is {saved!r}, not {model!r}.")
-    return SavedModel(saved, unflatten(shapes, disk.load(folder, like)), content["info"], input_size)
+    return SavedModel(model, unflatten(shapes, disk.load(folder, like)), content["info"], input_size)
 
 
 def _shapes(model: Any, input_size: int, dtype: str) -> PyTree:

@@ -46,9 +46,8 @@ def init_state(
 
     Args:
       params: real and complex leaves are trained; others (integers, booleans, keys) stay unchanged.
-      optimizer: any Optax transformation, or an object with `init` and `update`.
+      optimizer, carry: as for `fit`; a carry only for a loss with one.
       key: `[]` typed PRNG key (`jax.random.key(seed)`), from which all data and randomness of the run are derived.
-      carry: for a loss with a carry (see `fit`).
     Raises:
       TypeError: `key` is not a typed PRNG key, or `optimizer` has no `init` and `update`.
 
@@ -84,8 +83,7 @@ def given_back(state: TrainState) -> PyTree:
     last = state.params if state.average is None else state.average
     if state.best is None:
         return last
-    known = state.best.step >= 0
-    return jax.tree.map(lambda best, leaf: jnp.where(known, best, leaf), state.best.params, last)
+    return optax.tree.where(state.best.step >= 0, state.best.params, last)
 
 
 def _own(leaf: Any) -> Array:
@@ -102,8 +100,8 @@ class FitOptions:
     chunk: int = 100  # updates per dispatch, one compiled `lax.scan`; evaluation, stopping, checkpoints follow each
     metrics_every: int | None = None  # updates per line of metrics, which has their means; divides `chunk`; None: it
     nonfinite: Literal["stop", "skip"] = "stop"
-    """What to do if a step's loss, gradient or result has NaN or inf: "stop" raises `NonFiniteError` before the update,
-    "skip" skips it and counts it. An infinity that an optimizer's state has or reports is allowed."""
+    """If a loss, gradient or result has NaN or inf, raise `NonFiniteError` before the update, or skip and count it. An
+    infinity that an optimizer's state has or reports is allowed."""
     data_period: int = 1  # consecutive steps that share one data key, such as the chunks of one sequence
     held_out_batches: int = 1  # batches per evaluation on held-out data
     shapes: int = 1  # different shapes that batches of a loader may have; each compiles a program

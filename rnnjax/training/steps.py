@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array, lax
 
 from rnnjax.cell import PyTree
@@ -163,7 +164,7 @@ def update(problem: Problem, options: FitOptions, state: TrainState, batch: PyTr
         number = f"_{i + 1}" if i else ""  # the share of clipped updates, and the norm after each clip
         told[f"clipped{number}"] = (clip.clipped - was.clipped).astype(clip.norm_after.dtype)
         told[f"gradient_norm_clipped{number}"] = clip.norm_after
-    after = _select(applied, new, state)._replace(
+    after = optax.tree.where(applied, new, state)._replace(
         step=state.step + tried.astype(state.step.dtype),
         skipped=state.skipped + (tried & ~ok).astype(state.step.dtype),
         stopped=jnp.where(going & ~ok, state.step, state.stopped) if stops else state.stopped,
@@ -173,11 +174,6 @@ def update(problem: Problem, options: FitOptions, state: TrainState, batch: PyTr
 
 def _going(state: TrainState) -> Array:
     return ~state.done & (state.stopped == GOING_ON)
-
-
-def _select(flag: Array, new: Any, old: Any) -> Any:
-    """`new` if the flag is set, else `old`, leaf by leaf; NaN in the other one has no effect."""
-    return jax.tree.map(lambda a, b: a if a is b else jnp.where(flag, a, b), new, old)
 
 
 def _called(
@@ -263,7 +259,7 @@ def evaluated(problem: Problem, options: FitOptions, state: TrainState) -> tuple
         value, going = metrics[options.best].astype(jnp.float32), _going(state)
         better = going & (value > best.value if options.higher_is_better else value < best.value)
         stale = best._replace(stale=best.stale + going.astype(jnp.int32))
-        best = _select(better, Best(params, value, state.step, jnp.int32(0)), stale)
+        best = optax.tree.where(better, Best(params, value, state.step, jnp.int32(0)), stale)
         if options.patience is not None:
             done |= (best.stale >= options.patience) & (state.stopped == GOING_ON)
     if problem.until is not None:
