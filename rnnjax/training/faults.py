@@ -10,7 +10,7 @@ import optax
 from jax import Array
 
 from rnnjax.cell import PyTree
-from rnnjax.training.clipping import ClipState, is_inexact
+from rnnjax.training.optimizers import ClipState, is_inexact
 
 
 class Stopped(RuntimeError):

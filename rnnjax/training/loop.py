@@ -21,10 +21,9 @@ from jax.sharding import Mesh
 from rnnjax import processes
 from rnnjax.cell import PyTree
 from rnnjax.sharding import spread
-from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning, Line
-from rnnjax.training.disk import local
+from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning, Line, local
+from rnnjax.training.data import Loader, check_pure
 from rnnjax.training.faults import CheckpointError, DataError, NonFiniteError, Stopped, names
-from rnnjax.training.loader import Loader, check_pure
 from rnnjax.training.optimizers import transformation
 from rnnjax.training.parallel import as_before
 from rnnjax.training.state import GOING_ON, FitOptions, TrainState, given_back, init_state, passes, prepared

@@ -1,4 +1,4 @@
-"""Saves a trained model in a self-describing folder (`disk.py`), to load and run without the training code.
+"""Saves a trained model in a self-describing folder (`checkpoints.py`), to load and run without the training code.
 
 The architecture is saved as JSON of frozen dataclasses of hyperparameters, identified by class name:
 
@@ -19,10 +19,10 @@ import numpy as np
 from rnnjax import cells, compose, embedding, initializers, pooling, processes, readout, wrappers
 from rnnjax._unroll import unroll
 from rnnjax.cell import PyTree, check_size, over_time
-from rnnjax.training import disk
-from rnnjax.training.disk import StrPath, check_fit, flatten, unflatten
+from rnnjax.training import checkpoints
+from rnnjax.training.checkpoints import StrPath, check_fit, flatten, unflatten
+from rnnjax.training.data import pad
 from rnnjax.training.faults import CheckpointError
-from rnnjax.training.rows import pad
 
 _PARTS = (cells, compose, embedding, initializers, pooling, readout, wrappers)
 _OURS = {k: v for part in _PARTS for k, v in vars(part).items() if isinstance(v, type) and dataclasses.is_dataclass(v)}
@@ -94,13 +94,13 @@ def save_model(
     content |= {"info": dict(info or {}), "leaves": leaves}
     if not processes.is_coordinator():
         return folder
-    checkpoint, _, writer = disk.orbax()
+    checkpoint, _, writer = checkpoints.orbax()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as aside, writer:
             new = Path(aside) / "new"
-            writer.save(new / "arrays", args=checkpoint.args.StandardSave(disk.stored(arrays)))
-            disk.seal(new, content)
+            writer.save(new / "arrays", args=checkpoint.args.StandardSave(checkpoints.stored(arrays)))
+            checkpoints.seal(new, content)
             if folder.exists():
                 folder.rename(Path(aside) / "old")
             new.rename(folder)
@@ -121,8 +121,8 @@ def load_model(folder: StrPath, *, classes: Iterable[type] = ()) -> SavedModel:
       TypeError: the fields of a class have changed.
     """
     folder = Path(folder).absolute()
-    content, problems = disk.check(folder)
-    if problems and (folder / disk.NAME).is_file():
+    content, problems = checkpoints.check(folder)
+    if problems and (folder / checkpoints.MANIFEST).is_file():
         raise CheckpointError(f"the model in {folder} is damaged: {', '.join(problems)}. Train it or copy it again.")
     if "architecture" not in content:
         raise CheckpointError(f"there is no saved model in {folder}; `save_model` writes one.")
@@ -133,7 +133,7 @@ def load_model(folder: StrPath, *, classes: Iterable[type] = ()) -> SavedModel:
     shapes = _shapes(model, input_size, dtype)
     like, leaves = flatten(shapes)
     check_fit(content["leaves"], leaves, f"{folder} has another architecture")
-    return SavedModel(model, unflatten(shapes, disk.load(folder, like)), content["info"], input_size)
+    return SavedModel(model, unflatten(shapes, checkpoints.load(folder, like)), content["info"], input_size)
 
 
 def _shapes(model: Any, input_size: int, dtype: str) -> PyTree:

@@ -20,9 +20,8 @@ from jax import Array, lax
 
 from rnnjax.cell import PyTree
 from rnnjax.training import optimizers
-from rnnjax.training.clipping import clip_states, is_inexact, norm
 from rnnjax.training.faults import finite_by_leaf
-from rnnjax.training.optimizers import joined, trained
+from rnnjax.training.optimizers import clip_states, is_inexact, joined, norm, trained
 from rnnjax.training.state import GOING_ON, Best, FitOptions, TrainState
 
 _DATA, _LOSS, _HELD_OUT = 0, 1, 2  # folded into the key, so that no two uses share one
@@ -149,7 +148,7 @@ def update(problem: Problem, options: FitOptions, state: TrainState, batch: PyTr
     (value, (carry, metrics)), gradient = differentiate(state.params)
     params, opt_state = optimizers.update(
         problem.optimizer, gradient, state.opt_state, state.params, value,
-        value_fn=lambda params: value_at(params)[0], gradient_fn=lambda params: differentiate(params)[1],
+        value_fn=lambda params: value_at(params)[0], grad_fn=lambda params: differentiate(params)[1],
     )  # fmt: skip
     finite = finite_by_leaf(value, gradient, (trained(params), opt_state), (trained(state.params), state.opt_state))
     ok, going, stops = finite.all(), _going(state), options.nonfinite == "stop"

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from rnnjax import training
-from rnnjax.training import disk
+from rnnjax.training import checkpoints
 from tests.training import damage, kills, toy
 from tests.training.toy import steps_in
 
@@ -111,7 +111,7 @@ def test_a_run_killed_between_the_arrays_and_the_manifest_goes_on(tmp_path):
 def test_a_later_version_is_refused(tmp_path, monkeypatch):
     """Not skipped as if it were damaged, which would lose its progress."""
     with monkeypatch.context() as later:
-        later.setattr(disk, "FORMAT", disk.FORMAT + 1)
+        later.setattr(checkpoints, "FORMAT", checkpoints.FORMAT + 1)
         for count in (10, 20):
             toy.run(toy.steps(count), checkpoints=kept(tmp_path))
     with pytest.raises(training.CheckpointError, match=r"step_000000020 was written by a later rnnjax; use that"):

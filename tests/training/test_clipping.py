@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from rnnjax import training
-from rnnjax.training.clipping import clip_states, norm
+from rnnjax.training.optimizers import clip_states, norm
 
 CLIPS: dict[str, Any] = {
     "global": training.clip_by_global_norm,

@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from rnnjax import training
-from rnnjax.training.clipping import clip_states
 from rnnjax.training.loop import pieces
+from rnnjax.training.optimizers import clip_states
 from rnnjax.training.steps import data_key
 from tests.training import toy
 

@@ -10,7 +10,7 @@ import optax
 
 from rnnjax import training
 from rnnjax.training import checkpoints
-from rnnjax.training.disk import flatten
+from rnnjax.training.checkpoints import flatten
 
 TRUE = np.array([1.0, -2.0, 0.5], np.float32)
 RULE = optax.chain(training.clip_by_global_norm(0.5), optax.sgd(0.1, momentum=0.5))
