@@ -10,7 +10,6 @@ Every process must make the same calls of the other functions in the same order.
 import contextlib
 import json
 import os
-import secrets
 import socket
 import sys
 import threading
@@ -152,11 +151,11 @@ def _started(place: dict[str, Any], host: str, resume: str, seconds: int) -> "Wa
         if not is_coordinator():
             watch.follow(*from_coordinator(b"").decode().split())
             return watch
-        dual, token = socket.has_dualstack_ipv6(), secrets.token_hex(16)
+        dual = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual else socket.AF_INET
         with socket.create_server(("", 0), family=family, backlog=jax.process_count(), dualstack_ipv6=dual) as server:
-            from_coordinator(f"{host} {server.getsockname()[1]} {token}".encode())
-            watch.lead(server, token)
+            from_coordinator(f"{host} {server.getsockname()[1]}".encode())
+            watch.lead(server)
         return watch
     finally:
         os.dup2(stdout, 1)
@@ -169,7 +168,7 @@ class Watch:
 
     When a process is killed, its kernel closes them; when a machine is gone, keep-alive packets go unanswered.
 
-        others to process 0:    "<token> <number>"  once,    "bye"  when the work is done
+        others to process 0:    their own "<number>" once,   "bye"  when the work is done
         process 0 to others:    "<number>" of the lost one,  "bye"  when the work is done
     """
 
@@ -178,19 +177,17 @@ class Watch:
         self._links: dict[int, socket.socket] = {}
         self._over = threading.Lock()  # taken by the first loss, or by `close`, and never released
 
-    def lead(self, server: socket.socket, token: str) -> None:
+    def lead(self, server: socket.socket) -> None:
         while len(self._links) < self._count - 1:
             link, _ = server.accept()
             link.settimeout(10)
             lines = link.makefile(errors="replace")
-            with contextlib.suppress(OSError):
-                said, _, index = lines.readline(200).partition(" ")
-                if said == token:  # or it is not one of our processes
-                    self.listen(int(index), link, lines)
+            with contextlib.suppress(OSError, ValueError):  # it is not one of our processes
+                self.listen(int(lines.readline(200)), link, lines)
 
-    def follow(self, host: str, port: str, token: str) -> None:
+    def follow(self, host: str, port: str) -> None:
         link = socket.create_connection((host, int(port)))
-        link.sendall(f"{token} {self._index}\n".encode())
+        link.sendall(f"{self._index}\n".encode())
         self.listen(0, link, link.makefile())
 
     def listen(self, index: int, link: socket.socket, lines: TextIO) -> None:

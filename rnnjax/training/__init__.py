@@ -11,7 +11,7 @@ from rnnjax.training.loop import Fitted, FittedMany, fit, fit_many
 from rnnjax.training.optimizers import ClipState, clip_by_global_norm, counted
 from rnnjax.training.parallel import data_parallel
 from rnnjax.training.saved import SavedModel, load_model, save_model
-from rnnjax.training.state import FitOptions, TrainState, init_state
+from rnnjax.training.steps import FitOptions, TrainState, init_state
 from rnnjax.training.truncated import Chunk, chunks, tbptt, whole_rows
 
 __all__ = [

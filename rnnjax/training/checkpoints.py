@@ -33,7 +33,7 @@ import optax
 from rnnjax import processes
 from rnnjax.cell import PyTree, check_size
 from rnnjax.training.faults import CheckpointError, leaf_names
-from rnnjax.training.state import TrainState
+from rnnjax.training.steps import TrainState
 
 MANIFEST, SEAL, FORMAT = "manifest.json", "manifest.json.sha256", 4
 StrPath = str | os.PathLike[str]

@@ -21,13 +21,13 @@ from jax.sharding import Mesh
 from rnnjax import processes
 from rnnjax.cell import PyTree
 from rnnjax.sharding import spread
+from rnnjax.training import steps
 from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning, Line, local
 from rnnjax.training.data import Loader, check_pure
 from rnnjax.training.faults import CheckpointError, DataError, NonFiniteError, Stopped, names
 from rnnjax.training.optimizers import transformation
 from rnnjax.training.parallel import as_before
-from rnnjax.training.state import GOING_ON, FitOptions, TrainState, given_back, init_state, passes, prepared
-from rnnjax.training.steps import Interval, Problem, data_key, dispatch, evaluated, reduced, update
+from rnnjax.training.steps import GOING_ON, FitOptions, Interval, Problem, TrainState, data_key, given_back, prepared
 
 
 class Fitted(NamedTuple):
@@ -173,7 +173,7 @@ def fit(
                 if checkpoints is not None:
                     number = processes.largest(received[0] if received else 0)
                 leaving = bool(failed or number or fault != GOING_ON)
-                due = checkpoints is not None and passes(checkpoints.every, before, now)
+                due = checkpoints is not None and steps.passes(checkpoints.every, before, now)
                 if (leaving or due) and not (failed and processes.several()):  # their data goes on, so they do not save
                     save(final=leaving)
                 if failed:
@@ -228,19 +228,18 @@ def fit_many(
     """Trains R runs at once, each as `fit` would, in one compiled program.
 
     Args:
-      loss, has_aux, has_key: as for `fit`.
+      loss, options, has_aux, has_key: as for `fit`; with `nonfinite="stop"`, only the run with NaN or inf stops.
       init: `(key, setting) -> params`.
       optimizer: as for `fit`, or a function `setting -> transformation`, in which numbers may be traced.
       data: `(key, step) -> batch`, as for `fit`, but no loader. Each run has its own key.
       settings: a tree of arrays with a leading axis `[R]`, such as `{"learning_rate": ..., "scale": ...}`. The leaf
         "key" of a dict, PRNG keys `[R]`, sets the key of each run, so that runs may share one.
-      options: `FitOptions`. With `nonfinite="stop"`, only the run with NaN or inf stops, and is listed in `faults`.
       key: split into one key per run, unless `settings` contains the keys.
       has_setting: names of the functions that also take `setting=`, the setting of their run: any of "loss", "data",
         "gradient", "held_out", "measure", "until", "health".
       carry: `params -> carry`, for a loss with a carry.
-      gradient, held_out, measure, until, health, bar: as for `fit`. Patience stops each run alone.
-      report: called with each line of metrics; each value is a list of R numbers.
+      gradient, held_out, measure, until, health, report, bar: as for `fit`, but patience stops each run alone, and each
+        value in a line of metrics is a list of R numbers.
       mesh: from `rnnjax.sharding.make_mesh`; the runs are sharded over its devices, which may belong to several
         processes. R need not be a multiple of the devices. Metrics and states are gathered after each dispatch.
     Raises:
@@ -273,7 +272,7 @@ def fit_many(
 
     def start(params: PyTree, key: Array, setting: PyTree) -> TrainState:
         first = None if carry is None else carry(params)
-        return prepared(init_state(params, transformation(optimizer, setting), key, first), options, held_out)
+        return prepared(steps.init_state(params, transformation(optimizer, setting), key, first), options, held_out)
 
     state = jax.jit(jax.vmap(start))(_drawn(init, keys, settings), keys, settings)
     one, setting = jax.tree.map(lambda leaf: leaf[0], (state, settings))
@@ -282,7 +281,7 @@ def fit_many(
 
     @functools.cache
     def program(*size: Any) -> Callable[..., Any]:
-        return spread(lambda state, setting: dispatch(problem.of(setting, has_setting), options, state, *size), mesh)
+        return spread(lambda one, own: steps.dispatch(problem.of(own, has_setting), options, one, *size), mesh)
 
     leaves = names(one.params, one.opt_state)
     faults: list[tuple[int, tuple[str, ...]] | None] = [None] * runs
@@ -341,7 +340,7 @@ def _culprits(flags: Any, leaves: Sequence[str]) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _telling(
-    report: Callable[[Line], None] | None, bar: bool, done: int, steps: int
+    report: Callable[[Line], None] | None, bar: bool, done: int, total: int
 ) -> Iterator[Callable[[dict[str, Any]], Line]]:
     """A function that turns a line into Python's numbers, reports it, and shows the medians of its losses in a bar."""
 
@@ -367,7 +366,7 @@ def _telling(
 
     count = "{task.completed}/{task.total}"
     with Progress(BarColumn(), count, TimeRemainingColumn(), "{task.description}") as progress:
-        task = progress.add_task("", completed=done, total=steps)
+        task = progress.add_task("", completed=done, total=total)
         tellers.append(show)
         yield tell
 
@@ -416,9 +415,10 @@ def _compiled(problem: Problem, options: FitOptions) -> tuple[Callable[..., Any]
     if problem.data is not None:
         check_pure(problem.data, data_key(jax.random.key(0), jnp.int32(0)), jnp.int32(0))
     problem = problem.of(None, ())
-    whole, step, evaluate = (functools.partial(each, problem, options) for each in (dispatch, update, evaluated))
+    functions = steps.dispatch, steps.update, steps.evaluated
+    whole, step, evaluate = (functools.partial(each, problem, options) for each in functions)
     compiled, health = jax.jit(whole, static_argnums=(1, 2, 3)), problem.health or (lambda params, batch: {})
-    return lambda *args: (*compiled(*args), None), *map(jax.jit, (step, evaluate, reduced, health))
+    return lambda *args: (*compiled(*args), None), *map(jax.jit, (step, evaluate, steps.reduced, health))
 
 
 def _fed(

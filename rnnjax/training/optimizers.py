@@ -65,13 +65,7 @@ def init(optimizer: optax.GradientTransformationExtraArgs, params: PyTree) -> Py
 
 
 def update(
-    optimizer: Any,
-    gradient: PyTree,
-    state: PyTree,
-    params: PyTree,
-    value: Any,
-    value_fn: Callable,
-    gradient_fn: Callable,
+    optimizer: Any, gradient: PyTree, state: PyTree, params: PyTree, value: Any, value_fn: Callable, grad_fn: Callable
 ) -> tuple[PyTree, PyTree]:
     """`(params, state)` after one update, from the gradient of `trained(params)`, the loss, and both as functions."""
 
