@@ -151,9 +151,8 @@ def _started(place: dict[str, Any], host: str, resume: str, seconds: int) -> "Wa
         if not is_coordinator():
             watch.follow(*from_coordinator(b"").decode().split())
             return watch
-        dual = socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if dual else socket.AF_INET
-        with socket.create_server(("", 0), family=family, backlog=jax.process_count(), dualstack_ipv6=dual) as server:
+        dual = {"family": socket.AF_INET6, "dualstack_ipv6": True} if socket.has_dualstack_ipv6() else {}
+        with socket.create_server(("", 0), backlog=jax.process_count(), **dual) as server:
             from_coordinator(f"{host} {server.getsockname()[1]}".encode())
             watch.lead(server)
         return watch

@@ -117,8 +117,7 @@ class Buckets:
     `shapes` programs: pass `FitOptions(shapes=...)` too. Each epoch leaves out other rows that do not fill a batch.
 
     Args:
-      lengths: `[N]`, of all rows.
-      batch, shapes, seed: rows in a batch, the number of groups, and the seed of the orders.
+      lengths, batch, shapes, seed: `[N]` of all rows; rows in a batch, the number of groups, the seed of the orders.
       make: `(indices [batch], T) -> batch`, such as a function that calls `pad([rows[i] for i in indices], T)`.
 
     Example:
@@ -157,9 +156,6 @@ class Buckets:
 
     def set_state(self, state: dict[str, int]) -> None:
         self._at = state["batch"]
-
-
-_METHODS = (("get_state", "set_state"), ("state_dict", "load_state_dict"))  # grain's, PyTorch's
 
 
 class Loader:
@@ -239,7 +235,7 @@ class Loader:
         """What has a state, and how it is read and restored."""
         self._source = iter(self._data) if self._source is None else self._source
         for of in (self._source, self._data):
-            for get, restore in _METHODS:
+            for get, restore in (("get_state", "set_state"), ("state_dict", "load_state_dict")):  # grain's, PyTorch's
                 if hasattr(of, get) and hasattr(of, restore):
                     return of, getattr(of, get), getattr(of, restore)
         return None
@@ -260,7 +256,6 @@ def check_pure(data: Callable[..., PyTree], *args: Any) -> None:
         if bits() == bits():
             return
     raise ValueError(
-        "`data` gave two different batches for one key and step, but it must be a pure function of them: it is "
-        "traced once, so every step would get the same batch. Draw from `key`, or, if it reads from an iterator, "
-        "pass the iterator itself: fit(..., data=iterator)."
+        "`data` gave two different batches for one key and step, but must be a pure function of them: it is traced "
+        "once for all steps. Draw from `key`, or pass the iterator itself: fit(..., data=iterator)."
     )

@@ -74,9 +74,8 @@ def fit(
       optimizer: any Optax transformation (docs/optimizers.md), or an object with `init` and `update`; put clipping from
         `rnnjax.training` before it with `optax.chain`, and accumulate gradients over k batches with `optax.MultiSteps`.
       data: `(key, step) -> batch`, any pytree, a pure function; `key` changes every `options.data_period` steps. Or an
-        iterator of batches, or an iterable such as a PyTorch `DataLoader`, which starts again when it ends. With
-        `checkpoints`, the state of one with `get_state` and `set_state`, or `state_dict` and `load_state_dict`, is
-        saved and restored; of others, a resumed run draws and drops the batches before its step.
+        iterator of batches, or an iterable such as a PyTorch `DataLoader`, which starts again when it ends. A resumed
+        run restores its state by `set_state` or `load_state_dict`, or else draws and drops the batches before.
       options: `FitOptions`.
       has_aux: the loss also returns, last, a dict of scalars to report: `(loss, metrics)` or `(loss, carry, metrics)`.
       has_key: the loss also takes `key=`, fresh at every step.
@@ -119,9 +118,8 @@ def fit(
     problem = Problem(loss, optimizer, drawn, gradient, held_out, measure, until, health, has_aux, has_key)
     state = prepared(state, options, held_out)
     same = dataclasses.replace(options, steps=1, chunk=1, metrics_every=None, evaluate_every=None)
-    program, *parts = _compiled(problem, same)
-    if loader is not None:
-        program = functools.partial(_fed, loader, *parts)
+    whole, *parts = _compiled(problem, same)
+    program = functools.partial(_fed, loader, *parts) if loader else whole
     leaves = names(state.params, state.opt_state)
     with contextlib.ExitStack() as stack:
         received: list[int] = []
@@ -131,10 +129,10 @@ def fit(
             stack.enter_context(checkpoints.opened())
             received = stack.enter_context(_signals())
             found, position, history = checkpoints.load(state)
-            if found is not None and loader is not None:
-                loader.go_to(position, int(found.step))
             state = found or state
             saved = int(state.step)
+            if loader and found:
+                loader.go_to(position, saved)
         tell = stack.enter_context(_telling(report, bar, int(state.step), options.steps))
 
         def save(final: bool) -> None:
@@ -143,7 +141,7 @@ def fit(
             step = int(state.step)
             if checkpoints is not None and step != saved:
                 try:
-                    checkpoints.save(state, None if loader is None else loader.position(step), history)
+                    checkpoints.save(state, loader and loader.position(step), history)
                     saved = step
                 except CheckpointError as error:
                     if final:
@@ -169,11 +167,11 @@ def fit(
                         break
                 if fault != GOING_ON:
                     state = state._replace(stopped=jnp.full_like(state.stopped, GOING_ON))
-                number = 0  # of a signal; all processes exit if one received it
+                number = due = 0  # a signal; all processes exit if one received it
                 if checkpoints is not None:
                     number = processes.largest(received[0] if received else 0)
+                    due = steps.passes(checkpoints.every, before, now)
                 leaving = bool(failed or number or fault != GOING_ON)
-                due = checkpoints is not None and steps.passes(checkpoints.every, before, now)
                 if (leaving or due) and not (failed and processes.several()):  # their data goes on, so they do not save
                     save(final=leaving)
                 if failed:
@@ -247,15 +245,10 @@ def fit_many(
 
     Example: three learning rates, from three starts.
 
-      >>> def data(key, step):
-      ...     x = jax.random.normal(key, (16,))
-      ...     return x, 3.0 * x
-      >>> def loss(w, batch):
-      ...     return jnp.mean((w * batch[0] - batch[1]) ** 2)
-      >>> settings = {"rate": jnp.array([0.1, 0.01, 10.0])}
       >>> fitted = fit_many(
-      ...     loss, lambda key, s: jax.random.normal(key), lambda s: optax.sgd(s["rate"]), data, settings,
-      ...     FitOptions(steps=200), key=jax.random.key(0),
+      ...     lambda w, x: jnp.mean((w * x - 3.0 * x) ** 2), lambda key, s: jax.random.normal(key),
+      ...     lambda s: optax.sgd(s["rate"]), lambda key, step: jax.random.normal(key, (16,)),
+      ...     {"rate": jnp.array([0.1, 0.01, 10.0])}, FitOptions(steps=200), key=jax.random.key(0),
       ... )
       >>> fitted.history["loss"].shape, bool(abs(fitted.state.params[0] - 3) < 1e-3), fitted.faults[2] is not None
       ((2, 3), True, True)
@@ -396,7 +389,7 @@ def pieces(step: int, options: FitOptions) -> Iterator[tuple[int, int]]:
     A resumed run therefore makes the same dispatches as an uninterrupted one. A second program is compiled only if
     `steps` is not a multiple of the chunk.
     """
-    every = options.interval
+    every = options.metrics_every or options.chunk
     while step < options.steps:
         size = min(options.chunk - step % options.chunk, options.steps - step)
         short = min(-step % every, size)  # up to the next line of metrics, if the run starts between two

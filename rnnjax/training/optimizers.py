@@ -58,12 +58,6 @@ def _is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
-def init(optimizer: optax.GradientTransformationExtraArgs, params: PyTree) -> PyTree:
-    """The optimizer's state before the first update."""
-    with _as_optax_computes():
-        return optimizer.init(trained(params))
-
-
 def update(
     optimizer: Any, gradient: PyTree, state: PyTree, params: PyTree, value: Any, value_fn: Callable, grad_fn: Callable
 ) -> tuple[PyTree, PyTree]:
@@ -81,7 +75,7 @@ def update(
     # Not all accept all of these (`optax.contrib.sam` takes only `grad_fn`), and the signature of a chain does not show
     # what its transformations accept.
     extra = {"value": value, "grad": gradient, "value_fn": value_at, "obj_fn": value_at, "grad_fn": gradient_at}
-    with _as_optax_computes():
+    with as_optax_computes():
         while True:
             try:
                 change, new = optimizer.update(optax.tree.conj(gradient), state, seen, **extra)
@@ -90,31 +84,30 @@ def update(
                 refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
                 if refused is None or extra.pop(refused[1], None) is None:
                     raise
-        shapes, expected = ([*map(jnp.shape, jax.tree.leaves(tree))] for tree in (change, seen))
-        if shapes != expected:  # they would broadcast silently
-            raise ValueError(
-                f"the optimizer's updates have the shapes {shapes}, and the parameters {expected}; optimizers of "
-                "per-example gradients, such as `optax.contrib.dpsgd`, are not supported: they get the loss's gradient."
-            )
-        moved = optax.apply_updates(seen, change)
-    if jax.tree.structure(new) != jax.tree.structure(state):
-        raise TypeError(
-            f"the optimizer's state is {jax.tree.structure(new)} after `update`, and was {jax.tree.structure(state)} "
-            "before; a compiled loop needs one structure: let `init` make what `update` does."
-        )
-    return joined(moved, params), cast(new, state)
+        for what, now, before in (("updates", change, seen), ("state", new, state)):
+            if _form(now) != _form(before):  # updates would broadcast silently
+                raise TypeError(
+                    f"the optimizer's {what} had the form {_form(before)} before `update`, and {_form(now)} after it; "
+                    "let `init` make what `update` does. Optimizers of per-example gradients, such as "
+                    "`optax.contrib.dpsgd`, are not supported: they get the gradient of the loss."
+                )
+        return joined(optax.apply_updates(seen, change), params), cast(new, state)
+
+
+def _form(tree: PyTree) -> tuple[Any, list[tuple[int, ...]]]:
+    return jax.tree.structure(tree), [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def averaged(params: PyTree, average: PyTree, decay: float, step: Any) -> PyTree:
     """a ← d a + (1 - d) θ, with d = min(decay, (1 + t) / (10 + t)), so that the start is soon forgotten."""
-    with _as_optax_computes():
+    with as_optax_computes():
         share = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
         moved = optax.incremental_update(trained(params), trained(params, average), share)  # pyright: ignore
     return joined(cast(moved, trained(params)), params)
 
 
 @contextlib.contextmanager
-def _as_optax_computes() -> Iterator[None]:
+def as_optax_computes() -> Iterator[None]:
     """Allows dtype promotion: Adam, for example, multiplies its integer count with floats."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield

@@ -65,9 +65,8 @@ def save_model(
       folder: created with its parents; also returned.
       model: a cell or a composite, of rnnjax or your own frozen dataclasses, with what goes before and after a network
         (`wrappers.Standardized`, `Embedding`, `Readout`).
-      params: its parameters, all of one dtype.
+      params, input_size: its parameters, all of one dtype, and D, for which they were drawn.
       info: any JSON value, such as the options of the run and the score.
-      input_size: D, for which the parameters were drawn.
     Raises:
       CheckpointError: `params` do not fit the model (with the leaf and both shapes), or writing failed.
       TypeError: the architecture contains a value without a JSON form.
@@ -113,8 +112,7 @@ def load_model(folder: StrPath, *, classes: Iterable[type] = ()) -> SavedModel:
     """Loads a `SavedModel`, ready to run: `carry, outputs = load_model(folder)(xs)`.
 
     Args:
-      folder: written by `save_model`.
-      classes: your own dataclasses in the architecture, besides those of rnnjax.
+      folder, classes: written by `save_model`; your own dataclasses in the architecture, besides those of rnnjax.
     Raises:
       CheckpointError: there is no model, it is corrupt, or its class now has other parameters.
       ValueError: a class is neither in rnnjax nor in `classes`, or has the name of another.
@@ -149,9 +147,8 @@ def encode(value: Any, known: dict[str, type] | None = None) -> Any:
         return [encode(each, known) for each in value]
     if not dataclasses.is_dataclass(kind):
         raise TypeError(
-            f"{value!r} is {kind.__name__}, which cannot be saved; an architecture consists of frozen dataclasses, "
-            "numbers, strings and tuples. (A `StepCell`, or an `Elman` with an activation of your own, holds "
-            "functions: write it as a dataclass with methods.)"
+            f"{value!r} cannot be saved; an architecture has frozen dataclasses, numbers, strings and tuples. (A "
+            "`StepCell`, or an `Elman` with an activation of your own, holds functions: write a class with methods.)"
         )
     _add(kind, known)
     fields = [field.name for field in dataclasses.fields(value) if field.init]

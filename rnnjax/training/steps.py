@@ -74,7 +74,8 @@ def init_state(
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise TypeError(f"`key` is {type(key).__name__}; pass a typed PRNG key, such as `jax.random.key(0)`.")
     params, carry = jax.tree.map(_own, (params, carry))
-    opt_state = jax.tree.map(_own, optimizers.init(optimizers.transformation(optimizer), params))
+    with optimizers.as_optax_computes():
+        opt_state = jax.tree.map(_own, optimizers.transformation(optimizer).init(trained(params)))
     step, skipped, stopped = (jnp.full((), start, jnp.int32) for start in (0, 0, GOING_ON))
     return TrainState(params, opt_state, carry, _own(key), step, skipped, stopped, jnp.array(False))
 
@@ -135,7 +136,7 @@ class FitOptions:
         for name in ("steps", "chunk", "data_period", "held_out_batches", "shapes", *optional):
             if name not in optional or getattr(self, name) is not None:
                 check_size(name, getattr(self, name))
-        if self.chunk % self.interval:
+        if self.chunk % (self.metrics_every or self.chunk):
             raise ValueError(f"metrics_every is {self.metrics_every}, which does not divide chunk = {self.chunk}.")
         if (self.evaluate_every or 0) % self.chunk:
             raise ValueError(f"evaluate_every is {self.evaluate_every}, not a multiple of chunk = {self.chunk}.")
@@ -149,11 +150,6 @@ class FitOptions:
     def evaluates(self, before: int, now: int) -> bool:
         """Whether the dispatch of the updates `before` to `now` ends with an evaluation."""
         return now >= self.steps or passes(self.evaluate_every or 1, before, now)
-
-    @property
-    def interval(self) -> int:
-        """Updates per line of metrics."""
-        return self.metrics_every or self.chunk
 
 
 def passes(every: int, before: int, now: int) -> bool:
@@ -286,10 +282,9 @@ def update(problem: Problem, options: FitOptions, state: TrainState, batch: PyTr
     ok, going, stops = finite.all(), _going(state), options.nonfinite == "stop"
     applied = going & ok
     tried = applied if stops else going
-    average = state.average
+    new = state._replace(params=params, opt_state=opt_state, carry=lax.stop_gradient(carry))
     if options.average is not None:
-        average = optimizers.averaged(params, average, options.average, state.step)
-    new = state._replace(params=params, opt_state=opt_state, carry=lax.stop_gradient(carry), average=average)
+        new = new._replace(average=optimizers.averaged(params, state.average, options.average, state.step))
     told = {"loss": value, "gradient_norm": norm(gradient)}
     for i, (was, clip) in enumerate(zip(clip_states(state.opt_state), clip_states(opt_state), strict=True)):
         number = f"_{i + 1}" if i else ""  # the share of clipped updates, and the norm after each clip
