@@ -108,10 +108,7 @@ def largest(number: int) -> int:
 
 
 def assert_equal(what: Mapping[str, Any], told: str = "options") -> None:
-    """Raises a ValueError in every process unless all hold equal JSON values, which `told` describes.
-
-    A process that differs names the values, its own and those of process 0.
-    """
+    """Raises a ValueError in every process unless all hold equal JSON values, which `told` describes; it names them."""
     mine = json.loads(json.dumps(dict(what)))
     first = json.loads(from_coordinator(json.dumps(mine).encode()))
     both = [(name, first.get(name), mine.get(name)) for name in sorted(mine.keys() | first.keys())]

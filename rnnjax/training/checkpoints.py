@@ -122,12 +122,9 @@ class Checkpoints:
     def load(self, template: TrainState) -> tuple[TrainState | None, str | None, list[Line]]:
         """The newest intact state, or None, the position in the data, and the metrics; without locking or writing.
 
-        The state goes to the devices to which the arrays of `template` are committed, such as one from `init_state`.
-
-        Raises:
-          CheckpointError: all steps are corrupt, or the newest good one has another architecture, config or version.
-        Warns:
-          CheckpointWarning: for the corrupt steps that are skipped.
+        The state goes to the devices to which the arrays of `template` are committed, such as one from `init_state`. A
+        CheckpointWarning names corrupt steps that are skipped. A CheckpointError is raised if all are, or if the newest
+        good one has another architecture, config or version.
         """
         like, leaves = flatten(template)
         path, *more = _in_process_0(lambda: self._newest(leaves))

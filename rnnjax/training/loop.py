@@ -149,11 +149,10 @@ def fit(
                     warnings.warn(f"{error} Training continues, and will try again.", CheckpointWarning, stacklevel=3)
 
         try:
-            for intervals, every in pieces(int(state.step), options):
+            for intervals, every, evaluates in pieces(int(state.step), options):
                 if bool(state.done):
                     break
                 before = int(state.step)
-                evaluates = options.evaluates(before, before + intervals * every)
                 new, *seen, failed = program(state, intervals, every, evaluates)
                 state = as_before(new, state)
                 interval, measured = jax.device_get(seen)
@@ -280,9 +279,9 @@ def fit_many(
     faults: list[tuple[int, tuple[str, ...]] | None] = [None] * runs
     lines, step = [], 0
     with _telling(report, bar, 0, options.steps) as tell:
-        for intervals, every in pieces(0, options):
+        for intervals, every, evaluates in pieces(0, options):
             before, step = step, step + intervals * every
-            state, *seen = program(intervals, every, options.evaluates(before, step))(state, settings)
+            state, *seen = program(intervals, every, evaluates)(state, settings)
             interval, measured = jax.device_get(seen)
             interval = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), interval)
             lines += _lines_of(before, every, interval, measured)
@@ -332,9 +331,7 @@ def _culprits(flags: Any, leaves: Sequence[str]) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _telling(
-    report: Callable[[Line], None] | None, bar: bool, done: int, total: int
-) -> Iterator[Callable[[dict[str, Any]], Line]]:
+def _telling(report: Any, bar: bool, done: int, total: int) -> Iterator[Callable[[dict[str, Any]], Line]]:
     """A function that turns a line into Python's numbers, reports it, and shows the medians of its losses in a bar."""
 
     def tell(line: dict[str, Any]) -> Line:
@@ -383,27 +380,26 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def pieces(step: int, options: FitOptions) -> Iterator[tuple[int, int]]:
-    """`(intervals, updates in each)` of the dispatches from `step` on, which end at multiples of `options.chunk`.
+def pieces(step: int, options: FitOptions) -> Iterator[tuple[int, int, bool]]:
+    """`(intervals, updates in each, whether it ends with an evaluation)` of the dispatches from `step` on.
 
-    A resumed run therefore makes the same dispatches as an uninterrupted one. A second program is compiled only if
-    `steps` is not a multiple of the chunk.
+    They end at multiples of `options.chunk`, so a resumed run makes the same ones as an uninterrupted one. A second
+    program is compiled only if `steps` is not a multiple of the chunk.
     """
     every = options.metrics_every or options.chunk
     while step < options.steps:
         size = min(options.chunk - step % options.chunk, options.steps - step)
         short = min(-step % every, size)  # up to the next line of metrics, if the run starts between two
         intervals, length = (1, short) if short else (size // every, every) if size >= every else (1, size)
-        yield intervals, length
-        step += intervals * length
+        before, step = step, step + intervals * length
+        yield intervals, length, step >= options.steps or steps.passes(options.evaluate_every or 1, before, step)
 
 
 @functools.lru_cache(maxsize=8)
 def _compiled(problem: Problem, options: FitOptions) -> tuple[Callable[..., Any], ...]:
     """The programs of `fit` for a data function and, in parts, for a loader; each is compiled at its first use.
 
-    They are the same for equal functions and options, also across calls of `fit`. `recognised` defines equality; two
-    lambdas with the same code are not equal. The cache is small because functions may hold data.
+    They are kept for equal functions (`recognised`) and options; only a few, because functions may hold data.
     """
     if problem.data is not None:
         check_pure(problem.data, data_key(jax.random.key(0), jnp.int32(0)), jnp.int32(0))

@@ -147,10 +147,6 @@ class FitOptions:
         if self.nonfinite not in ("stop", "skip"):
             raise ValueError(f"nonfinite is {self.nonfinite!r}; choose 'stop' or 'skip'.")
 
-    def evaluates(self, before: int, now: int) -> bool:
-        """Whether the dispatch of the updates `before` to `now` ends with an evaluation."""
-        return now >= self.steps or passes(self.evaluate_every or 1, before, now)
-
 
 def passes(every: int, before: int, now: int) -> bool:
     """Whether (before, now] contains a multiple of `every`."""
