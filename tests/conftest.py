@@ -34,7 +34,10 @@ hypothesis.settings.load_profile("rnnjax")
 
 
 CORE = ("elman_tanh", "lstm", "gru")
-"""Cells whose properties are tested on every Python; for other cells, the test's name selects one of the two."""
+"""Cells whose properties are tested on every Python; for other tests, the name selects one of the two."""
+
+BOTH = ("test_export.py", "test_import_cost.py", "test_layering.py", "test_public_api.py", "test_readme.py")
+"""Files whose tests run on every Python."""
 
 ONE_IN = 96
 """Of the pairs of a property and a cell of the catalogue, one in so many is tested, unless --whole."""
@@ -42,15 +45,8 @@ ONE_IN = 96
 ONLY_WHOLE = ("bestiary", "collapse", "flip_flop")
 """Experiments whose smallest runs take longest; tested only with --whole."""
 
-AROUND = ("benchmarks", "bounds", "converters", "dynamics", "experiments", "flax", "parity", "training")
-"""Folders whose tests run on only one of the two Pythons."""
-
-
-TESTS = pathlib.Path(__file__).parent
-
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "one_python: tested on one of the two Pythons, unless --whole")
     config.addinivalue_line("markers", "one_in(n): one in n of its parameters is tested, unless --whole")
 
 
@@ -106,8 +102,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in [] if config.getoption("--whole") else items:
         name = getattr(getattr(item, "callspec", None), "params", {}).get("name")
         of_cell = isinstance(name, str) and name in CELLS
-        apart = item.path.is_relative_to(TESTS) and item.path.relative_to(TESTS).parts[0] in AROUND
-        halved = (of_cell and name not in CORE) or apart or item.get_closest_marker("one_python")
+        halved = not (of_cell and name in CORE) and item.path.name not in BOTH
         whole_group = item.path.name == "test_all_experiments.py"
         by = _group(item) if whole_group else item.nodeid.partition("@")[0]
         if of_cell and name in CATALOGUE:

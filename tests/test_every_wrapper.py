@@ -14,8 +14,6 @@ from rnnjax import cells
 from rnnjax import wrappers as wrap
 from tests.registry import assert_close, assert_identical, normal
 
-pytestmark = pytest.mark.one_python
-
 T, B, D, H = 6, 3, 2, 4
 KEY = jax.random.key(3)
 

@@ -108,7 +108,6 @@ print("done")
 """
 
 
-@pytest.mark.one_python
 @pytest.mark.parametrize("program", [TWO_DEVICES, ON_A_USERS_MESH], ids=["our_mesh", "a_users_mesh"])
 def test_two_devices_give_the_same_numbers(program):
     """On our mesh; and, with all of JAX's checks, on an explicit mesh and inside a user's `shard_map`."""

@@ -184,7 +184,6 @@ OF_KIND = [("tasks", switch) for switch in SWITCHES if switch != "x64_off"]
 OF_KIND += [("instruments", switch) for switch in ("rank_promotion", "debug_nans")]
 
 
-@pytest.mark.one_python
 @pytest.mark.parametrize(("kind", "switch"), OF_KIND)
 def test_tasks_and_instruments_under_switches(kind, switch):
     """`rnnjax.gradients` under the switches that have shown faults, since its program takes seconds to compile.

@@ -17,8 +17,6 @@ from rnnjax import cells, gradients, wrappers
 from tests import oracles, paper_steps
 from tests.registry import COMBINED, B, D, T, assert_close, normal
 
-pytestmark = pytest.mark.one_python
-
 KEY = jax.random.key(3)
 TIMES = COMBINED._asdict()
 

@@ -9,8 +9,6 @@ import rnnjax
 from rnnjax.wrappers import ScaledParams, ScaledRecurrence, recurrent_weights
 from tests.registry import assert_close, normal
 
-pytestmark = pytest.mark.one_python
-
 D, H, B = 3, 4, 2
 ALL = rnnjax.cells.catalogue()
 KNOBS = {"t_rnn", "t_gru", "t_lstm", "min_gru", "min_lstm", "rg_lru", "mlstm"}

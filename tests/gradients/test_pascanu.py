@@ -14,8 +14,6 @@ from tests.gradients.measured import QUICKLY, weigh, weights
 from tests.registry import ALL_COUNT, CELLS, COMBINED, PLAIN, B, Sample, T, normal, sample
 from tests.unroll.textbook_cells import HOISTED
 
-pytestmark = pytest.mark.one_python
-
 # a carry of two leaves; a gate that does more with r than add it; y outside the carry; [x, h] times one matrix
 NAMES = ["lstm", "gru", "custom", "step_cell"]
 

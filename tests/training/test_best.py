@@ -13,8 +13,6 @@ from rnnjax import training
 from rnnjax.training.steps import data_key
 from tests.training import toy
 
-pytestmark = pytest.mark.one_python
-
 RATES = {"rate": jnp.array([0.1, 0.4], jnp.float32), "key": jnp.stack([jax.random.key(7)] * 2)}
 
 

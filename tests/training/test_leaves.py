@@ -36,7 +36,6 @@ def to_goal(params, batch):
     return jnp.sum(off.real**2 + 3 * off.imag**2) + jnp.sum(params["x"] ** 2)
 
 
-@pytest.mark.one_python
 @pytest.mark.parametrize("dtype", [jnp.complex64, jnp.complex128])
 @pytest.mark.parametrize(
     "rule",

@@ -13,8 +13,6 @@ from rnnjax import training
 from rnnjax.training.steps import data_key
 from tests.training import toy
 
-pytestmark = pytest.mark.one_python
-
 
 def batch(t):
     """The batch that `toy.data` gives at step t."""

@@ -75,7 +75,6 @@ WAYS: dict[str, Any] = {
 }
 
 
-@pytest.mark.one_python
 @pytest.mark.parametrize("name", WAYS)
 def test_data_and_loss_that_hold_arrays(name):
     """Callables give the same bits as functions."""

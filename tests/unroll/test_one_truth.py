@@ -21,8 +21,6 @@ from rnnjax import LSTMCarry, gradients
 from tests.registry import assert_close, normal
 from tests.unroll.random_steps import growth_of_rows, quickly
 
-pytestmark = pytest.mark.one_python
-
 T, B, D, H = 6, 2, 2, 3
 
 SIGNS = np.array([[1.0], [-1.0], [1.0], [1.0]])
