@@ -74,8 +74,8 @@ class Checkpoints:
                 file = stack.enter_context(path.open("a"))  # closing it, as the end of the process does, unlocks it
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                told = f"{path.parent} is in use by another run (process {path.read_text()})"
-                raise CheckpointError(f"{told}; wait for it, or use another folder.") from None
+                told = f"in use by another run (process {path.read_text()}); wait for it, or use another folder."
+                raise CheckpointError(f"{path.parent} is {told}") from None
             except OSError as error:
                 raise CheckpointError(f"cannot keep checkpoints in {path.parent}: {error.strerror}.") from error
             file.truncate(0)
@@ -276,8 +276,8 @@ def check_fit(saved: Mapping[str, Any], here: Mapping[str, Any], told: str) -> N
     names = sorted(saved.keys() | here.keys(), key=lambda name: (not name.startswith("params"), name))
     both = [(name, saved.get(name, "absent"), here.get(name, "absent")) for name in names]
     if lines := [f"{name}: {a} in the checkpoint, {b} in this run" for name, a, b in both if a != b]:
-        more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
-        raise CheckpointError(f"{told}: {'; '.join(lines[:5])}{more}. Use what it was saved with, or another folder.")
+        more = [f"and {len(lines) - 5} more"] if len(lines) > 5 else []
+        raise CheckpointError(f"{told}: {'; '.join(lines[:5] + more)}. Use what it was saved with, or another folder.")
 
 
 def _files(folder: Path) -> dict[str, str]:

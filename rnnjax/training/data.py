@@ -44,9 +44,10 @@ def pad(rows: Sequence[Any], steps: int | None = None, dtype: DTypeLike = np.flo
     xs = np.zeros((lengths.max() if steps is None else steps, len(arrays), *arrays[0].shape[1:]), dtype)
     for n, row in enumerate(arrays):
         if row.shape[1:] != xs.shape[2:] or not 0 < len(row) <= len(xs):
-            expected = f"[1..{len(xs)}, {', '.join(map(str, xs.shape[2:]))}]"
-            told = "leave out empty rows, cut long ones or pass a larger `steps`"
-            raise ValueError(f"row {n} is {list(row.shape)}; each is {expected} here: {told}.")
+            told = (
+                f"each is [1..{len(xs)}, {', '.join(map(str, xs.shape[2:]))}] here: leave out empty rows, cut long ones"
+            )
+            raise ValueError(f"row {n} is {list(row.shape)}; {told} or pass a larger `steps`.")
         if not np.isfinite(row).all():
             step = np.argwhere(~np.isfinite(row))[0][0]
             raise ValueError(f"row {n} has NaN or inf in step {step}: fill or remove it.")
@@ -206,10 +207,8 @@ class Loader:
             if self._source is self._data:
                 break
             self._source = None
-        raise DataError(
-            f"the data ended before batch {self._drawn}, and every step needs one: pass something that can be "
-            "iterated again (a list, a DataLoader), repeat the iterator, or lower `steps`; then"
-        )
+        told = "pass what can be iterated again (a list, a DataLoader), repeat the iterator, or lower `steps`; then"
+        raise DataError(f"the data ended before batch {self._drawn}, and every step needs one: {told}")
 
     def _checked(self, batch: PyTree) -> PyTree:
         batch = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), batch)

@@ -64,8 +64,7 @@ def fit(
 
         θ_{t+1} = θ_t + optimizer(∇ loss(θ_t, data(key_t, t)))
 
-    A data function is called inside the compiled loop. Batches of an iterator or loader are one dispatch each, and the
-    next is drawn meanwhile.
+    A data function runs in the compiled loop. A loader's batches are a dispatch each, and the next is drawn meanwhile.
 
     Args:
       loss: `(params, batch) -> []`. If the state has a carry (`init_state`), `loss(params, batch, carry=)` returns
@@ -84,13 +83,12 @@ def fit(
       held_out: `(key, index) -> batch`, the same batches at every evaluation (`options.evaluate_every`).
       measure: `(params, batch) -> []` or a dict of scalars, for held-out batches; the loss if None.
       until: `(held-out metrics) -> bool`, traced; training stops once it is True.
-      health: `(params, batch) -> dict of scalars`, at the first update of each line of metrics, such as
-        `rnnjax.training.adjoint_health`.
+      health: `(params, batch) -> dict of scalars`, at the first update of a line of metrics, as by `adjoint_health`.
       report: called with each line of metrics, a dict of numbers, such as `lambda line: print(json.dumps(line))`.
       bar: shows progress and the last losses in the terminal, with rich.
-      checkpoints: where to save. If the folder has checkpoints, training resumes from the newest good one instead of
-        `state`, and gives the same bits and history as an uninterrupted run. SIGTERM and Ctrl-C save after the
-        current dispatch and exit; a second Ctrl-C exits at once.
+      checkpoints: where to save. Training resumes from the newest good one, if there is one, to the same bits and
+        history as an uninterrupted run. SIGTERM and Ctrl-C save after the current dispatch and exit; a second Ctrl-C
+        exits at once.
     Raises:
       NonFiniteError: a step was not finite, with `nonfinite="stop"`.
       DataError: the iterator or loader ended, raised, or gave another shape.
@@ -103,10 +101,9 @@ def fit(
       >>> import jax, jax.numpy as jnp, optax
       >>> from rnnjax.training import clip_by_global_norm, init_state
       >>> def data(key, step):
-      ...     x = jax.random.normal(key, (16,))
-      ...     return x, 3.0 * x
-      >>> def loss(w, batch):
-      ...     return jnp.mean((w * batch[0] - batch[1]) ** 2)
+      ...     return jax.random.normal(key, (16,))
+      >>> def loss(w, x):
+      ...     return jnp.mean((w * x - 3.0 * x) ** 2)
       >>> rule = optax.chain(clip_by_global_norm(1.0), optax.sgd(0.1))
       >>> state = init_state(jnp.array(0.0), rule, jax.random.key(0))
       >>> state, history = fit(loss, state, rule, data, FitOptions(steps=200, chunk=50))

@@ -233,10 +233,7 @@ def data_key(key: Array, step: Array | int) -> Array:
 def dispatch(
     problem: Problem, options: FitOptions, state: TrainState, intervals: int, every: int, evaluates: bool
 ) -> tuple[TrainState, Interval, Metrics]:
-    """Runs `intervals` times `every` updates as nested scans, and evaluates if asked.
-
-    Returns the state, the lines (leaves `[intervals, ...]`), and the measures on held-out data.
-    """
+    """The state after `intervals` times `every` updates, the lines `[intervals, ...]`, and any held-out measures."""
 
     def draw(state: TrainState) -> PyTree:
         assert problem.data is not None

@@ -35,8 +35,8 @@ def chunks(data: Callable[..., Batch], steps: int, k1: int, k2: int | None = Non
     `FitOptions(data_period=steps // k1)`, so that all chunks of a row come from one key.
 
     Args:
-      data: `(key, step) -> Batch` of rows with T = `steps`.
-      steps, k1: T, a multiple of k1, the steps per update.
+      data, steps: `(key, step) -> Batch` of rows with T = `steps`.
+      k1: steps per update, which divide T.
       k2: steps that the gradient reaches back, at least k1; None: k1. With k2 = T it is the whole gradient.
     Raises:
       ValueError: k1 does not divide T, k2 < k1, or the rows have another length.
