@@ -403,12 +403,22 @@ def _compiled(problem: Problem, options: FitOptions) -> tuple[Callable[..., Any]
     problem = problem.of(None, ())
     functions = steps.dispatch, steps.update, steps.evaluated
     whole, step, evaluate = (functools.partial(each, problem, options) for each in functions)
+
+    def blank(state: TrainState, batch: PyTree, every: int) -> PyTree:
+        record = jax.eval_shape(step, state, batch)[1]
+        return jax.tree.map(lambda leaf: jnp.zeros((every, *leaf.shape), leaf.dtype), record)
+
+    def one(state: TrainState, records: PyTree, at: Array, batch: PyTree) -> tuple[TrainState, PyTree]:
+        state, record = step(state, batch)
+        return state, jax.tree.map(lambda all, each: all.at[at].set(each), records, record)
+
     compiled, health = jax.jit(whole, static_argnums=(1, 2, 3)), problem.health or (lambda params, batch: {})
-    return lambda *args: (*compiled(*args), None), *map(jax.jit, (step, evaluate, steps.reduced, health))
+    fed = jax.jit(blank, static_argnums=2), jax.jit(one, donate_argnums=1)
+    return lambda *args: (*compiled(*args), None), *fed, *map(jax.jit, (evaluate, steps.reduced, health))
 
 
 def _fed(
-    loader: Loader, step: Any, evaluate: Any, reduce: Any, health: Any,
+    loader: Loader, blank: Any, one: Any, evaluate: Any, reduce: Any, health: Any,
     state: TrainState, intervals: int, every: int, evaluates: bool,
 ) -> tuple[TrainState, Interval | None, dict[str, Any], DataError | None]:  # fmt: skip
     """`dispatch` with batches from a loader, one program each; also returns the loader's error, or None."""
@@ -420,16 +430,12 @@ def _fed(
             failed = error
             break
         if t % every == 0:
+            records.append(blank(state, batch, every))
             healths.append(health(state.params, batch))
-        before, (state, record) = state, step(state, batch)
-        records.append(record)
+        before, (state, records[-1]) = state, one(state, records[-1], np.int32(t % every), batch)
         if int(before.stopped) != GOING_ON:  # waits for the update before this one, which computes meanwhile
             break
     state, measured = evaluate(state) if evaluates and not failed else (state, {})
-    records, starts = jax.device_get(records), range(0, len(records), every)
-    lines = [reduce(_stacked(records[at : at + every]), healths[at // every]) for at in starts]
-    return state, _stacked(jax.device_get(lines)) if lines else None, measured, failed
-
-
-def _stacked(trees: Sequence[PyTree]) -> Any:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+    lines = jax.device_get([reduce(*each) for each in zip(records, healths, strict=True)])
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *lines) if lines else None
+    return state, stacked, measured, failed
