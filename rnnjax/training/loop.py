@@ -401,7 +401,7 @@ def _compiled(problem: Problem, options: FitOptions) -> tuple[Callable[..., Any]
     if problem.data is not None:
         check_pure(problem.data, data_key(jax.random.key(0), jnp.int32(0)), jnp.int32(0))
     problem = problem.of(None, ())
-    functions = steps.dispatch, steps.update, steps.evaluated
+    functions: Any = steps.dispatch, steps.update, steps.evaluated
     whole, step, evaluate = (functools.partial(each, problem, options) for each in functions)
 
     def blank(state: TrainState, batch: PyTree, every: int) -> PyTree:
