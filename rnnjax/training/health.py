@@ -1,7 +1,4 @@
-"""The decay rate of the gradient through time, in each line of metrics of `fit(..., health=adjoint_health(...))`.
-
-rate = slope of log ‖dL/d(carry_t)‖ against the lag T - t        nats per step back: below 0 the gradient vanishes
-"""
+"""The decay rate of the gradient through time, in each line of metrics of `fit(..., health=adjoint_health(...))`."""
 
 import functools
 from collections.abc import Callable
@@ -17,7 +14,7 @@ from rnnjax.gradients import adjoint
 def adjoint_health(
     cell: Cell, rnn: Callable[[PyTree], PyTree], loss: Callable[[PyTree, PyTree, Any], Array]
 ) -> Callable[..., dict[str, Array]]:
-    """The adjoint's decay rate, for `fit(..., health=...)`.
+    """The slope of log ‖dL/d(carry_t)‖ against the lag T - t, for `fit(..., health=...)`.
 
     Args:
       cell: the cell, or a `Stack`. rnn: `params -> the cell's parameters`.
@@ -25,7 +22,8 @@ def adjoint_health(
     Returns:
       `(params, batch) -> metrics`, for batches with `xs` and `lengths`; NaN if the trajectory of a row is not finite:
 
-      * adjoint_rate: nats per step back, least squares over steps with a nonzero gradient, mean over rows with two.
+      * adjoint_rate: nats per step back, below 0 if the gradient vanishes: least squares over steps with a nonzero
+        gradient, mean over rows with two.
       * adjoint_log_norm: nats, log ‖dL/d(carry_0)‖, mean over rows where it is nonzero.
       * adjoint_arrives: the share of rows with a nonzero gradient at the first step (all ReLU units may be inactive).
 

@@ -13,7 +13,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from rnnjax.cell import PyTree
-from rnnjax.sharding import fully_sharded, place
+from rnnjax.sharding import check_rows, fully_sharded, place
 from rnnjax.tasks import Batch
 from rnnjax.training.optimizers import joined, trained
 
@@ -24,19 +24,15 @@ BATCH_AXES = Batch._make((1, 1, 1, 0))
 def data_parallel(
     loss: Callable[[PyTree, Any], Array], mesh: Mesh, *, batch_axes: Any = BATCH_AXES, sharded: bool = False
 ) -> Callable[[PyTree, Any], tuple[Array, PyTree]]:
-    """The `gradient` argument of `fit` for data-parallel training.
+    """The `gradient` argument of `fit`: `(params, batch) -> (loss, gradient)`, as without a mesh up to rounding.
 
     Args:
       loss: `(params, batch) -> []`.
-      mesh: from `rnnjax.sharding.make_mesh`.
+      mesh: from `rnnjax.sharding.make_mesh`. A ValueError says if the rows are no multiple of its devices.
       batch_axes: the axis of the rows, as a tree like the batch or a prefix of it.
       sharded: for a state from `rnnjax.sharding.fully_sharded`, which stays sharded: parameters are gathered before the
         time loop, and the gradient is scattered after it. A `measure` of held-out batches does the same if it begins
         with `params = rnnjax.sharding.place(params, mesh)`.
-    Returns:
-      `(params, batch) -> (loss, gradient)`, equal to rounding to the result without a mesh.
-    Raises:
-      ValueError: the number of rows is not a multiple of the number of devices.
 
     Example:
 
@@ -49,11 +45,7 @@ def data_parallel(
     """
 
     def cut(leaf: Array, axis: int) -> Array:
-        if leaf.shape[axis] % mesh.size:
-            raise ValueError(
-                f"a batch array {list(leaf.shape)} has {leaf.shape[axis]} rows for {mesh.size} devices; make the "
-                f"batch a multiple of {mesh.size}, or the mesh of fewer devices: make_mesh(jax.devices()[:n])."
-            )
+        check_rows(f"a batch array, {list(leaf.shape)},", leaf.shape[axis], mesh)
         return place(leaf, mesh, axis)
 
     def gradient(params: PyTree, batch: Any) -> tuple[Array, PyTree]:

@@ -19,21 +19,13 @@ from rnnjax.tasks import Batch
 
 
 class Chunk(NamedTuple):
-    """k consecutive steps of longer rows.
+    """k consecutive steps of longer rows."""
 
-    Attributes:
-      xs: `[k, *batch, D]`.
-      targets: `[k, *batch, ...]`.
-      weights: `[k, *batch]`.
-      mask: `[k, *batch]` bool, False after the end of a row, and before its start.
-      resets: `[k, *batch]` bool, True at the first step of a row, which starts from the initial carry.
-    """
-
-    xs: Array
-    targets: Array
-    weights: Array
-    mask: Array
-    resets: Array
+    xs: Array  # [k, *batch, D]
+    targets: Array  # [k, *batch, ...]
+    weights: Array  # [k, *batch]
+    mask: Array  # [k, *batch] bool, False after the end of a row, and before its start
+    resets: Array  # [k, *batch] bool, True at the first step of a row, which starts from the initial carry
 
 
 def chunks(data: Callable[..., Batch], steps: int, k1: int, k2: int | None = None) -> Callable[..., Chunk]:
@@ -43,9 +35,8 @@ def chunks(data: Callable[..., Batch], steps: int, k1: int, k2: int | None = Non
     `FitOptions(data_period=steps // k1)`, so that all chunks of a row come from one key.
 
     Args:
-      data: `(key, step) -> Batch` of rows with T = `steps`.
-      steps: T, a multiple of k1.
-      k1: steps per update.
+      data, steps: `(key, step) -> Batch` of rows with T = `steps`.
+      k1: steps per update, which divide T.
       k2: steps that the gradient reaches back, at least k1; None: k1. With k2 = T it is the whole gradient.
     Raises:
       ValueError: k1 does not divide T, k2 < k1, or the rows have another length.
@@ -100,13 +91,12 @@ def tbptt(
     check_size("k1", k1)
 
     def loss(params: PyTree, chunk: Chunk, carry: PyTree) -> tuple[Array, PyTree]:
-        if chunk.xs.shape[0] < k1:
-            raise ValueError(
-                f"this chunk has {chunk.xs.shape[0]} steps, but k1 is {k1}; use `chunks(data, steps, k1)`."
-            )
+        steps = chunk.xs.shape[0]
+        if steps < k1:
+            raise ValueError(f"this chunk has {steps} steps, but k1 is {k1}; use `chunks(data, steps, k1)`.")
         first, rest = jax.tree.map(lambda leaf: leaf[:k1], chunk), jax.tree.map(lambda leaf: leaf[k1:], chunk)
         carry, outputs = apply(params, first.xs, carry=carry, mask=first.mask, resets=first.resets)
-        if chunk.xs.shape[0] > k1:
+        if steps > k1:
             _, more = apply(params, rest.xs, carry=carry, mask=rest.mask, resets=rest.resets)
             outputs = jax.tree.map(lambda *both: jnp.concatenate(both), outputs, more)
         return score(outputs, chunk), lax.stop_gradient(carry)
