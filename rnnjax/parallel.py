@@ -37,7 +37,8 @@ class Solution(NamedTuple):
       iterations: how many corrections were added, the same for all rows.
       residual: `[*batch]` max |f(h_{t-1}, x_t) - h_t| over all steps and states; the error may be much larger. This
         and the estimate are inf where they are NaN.
-      estimate: `[*batch]` max |d|, the next correction of `carries`: the error to first order, no bound.
+      estimate: `[*batch]` max |d|, the next correction of `carries`, plus what rounding errors of random sign grow to:
+        the error to first order, no bound.
       converged: `[*batch]` whether the estimate meets the tolerance.
       bound: `[*batch]`, in NumPy: max |h_t* - h_t| is at most this, for the exact states h* of the given numbers; inf
         if no bound was found, or with `certify=False`.
@@ -107,9 +108,9 @@ def solve(
     References: see `rnnjax._unroll.newton`.
     """
     parallel = Parallel(tolerance, iterations, damping, jacobian, above="value")
-    whole = make_whole(cell, params, carry, xs, lengths, mask, resets, reverse)
     if not hasattr(cell, "step"):
         raise TypeError(f"{cell!r} needs the whole sequence and has no single step: pass one of its cells.")
+    whole = make_whole(cell, params, carry, xs, lengths, mask, resets, reverse)
     closes_over = check_carry(cell, whole.params, whole.carry, whole.xs).closes_over
     newton.check_real(cell, whole.carry)
     if certify and any([isinstance(leaf, Tracer) for leaf in jax.tree.leaves(whole[1:])]):

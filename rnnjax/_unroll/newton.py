@@ -6,8 +6,8 @@ the solution of the linearised equations,
     d_t = J_t d_{t-1} + r_t,   d_0 = 0,   J_t = ∂f/∂h at h_{t-1}
 
 a linear recurrence, which a parallel scan over time solves (`recurrence.py`). A masked step has J = I, and a reset
-J = 0. The size of d at the states that are returned is the `estimate` of their error, to first order: r alone says
-little, as it may be small where d is not.
+J = 0. The size of d at the states that are returned, and of what rounding errors grow to, is the `estimate` of their
+error, to first order: r alone says little, as it may be small where d is not.
 
 Derivatives follow from the implicit function theorem (`jax.lax.custom_root`): the tangents solve one more linear
 recurrence, with the J of the solution, and so do the cotangents, backwards in time. So no iteration is differentiated,
@@ -35,7 +35,7 @@ import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 
-from rnnjax._unroll.arguments import Masks, StepInput, timed_step
+from rnnjax._unroll.arguments import Masks, StepInput, select, timed_step
 from rnnjax._unroll.recurrence import diagonals_of, matrices_of, solve_recurrence
 from rnnjax._unroll.scan import unroll_scan
 from rnnjax.cell import Cell, PyTree, batch_shape_of, flat, unflat
@@ -51,7 +51,8 @@ class Parallel:
 
     Attributes:
       tolerance: the iteration ends once the next correction of every row is at most this times max(1, max |h|) of that
-        row. `None` for ε^(2/3) of the carry's dtype: 4e-11 in float64, 2e-5 in float32.
+        row; it has converged if so is the estimate. `None` for ε^(2/3) of the carry's dtype: 4e-11 in float64, 2e-5 in
+        float32.
       iterations: the most corrections.
       damping: in 0..1; J is multiplied by 1 - damping in the corrections, which keeps them small where products of J
         grow. 1 is fixed-point iteration, h_t <- f(h_{t-1}). The solution is the same, after more iterations.
@@ -100,7 +101,7 @@ class Reached(NamedTuple):
     Attributes:
       iterations: how many corrections were added.
       residual: `[*batch]` max |f(h_{t-1}, x_t) - h_t| over time and states; inf where it is NaN.
-      estimate: `[*batch]` max |d|, the next correction; inf where it is NaN.
+      estimate: `[*batch]` max |d|, the next correction, plus the effect of rounding errors; inf where it is NaN.
       converged: `[*batch]` whether the estimate is within the tolerance.
     """
 
@@ -181,6 +182,19 @@ def corrected(problem: Problem, parallel: Parallel, after: Array) -> tuple[Array
     return residual, solve_recurrence(a, residual, problem.inputs.resets)
 
 
+def rounding(problem: Problem, after: Array) -> Array:
+    """`[T, *batch, S]`: what a rounding error in every state, of random sign, becomes over the steps, to first order.
+
+    The residual does not show it: evaluated alike, f(h_{t-1}) - h_t may be zero to the bit.
+    """
+    new, push = jax.linearize(problem.step, problem.shifted(after))
+    signs = 2 * jax.random.bernoulli(jax.random.key(0), shape=after.shape).astype(after.dtype) - 1
+    errors = signs * jnp.abs(after) * float(jnp.finfo(after.dtype).eps)
+    counts = problem.inputs.counts
+    errors = errors if counts is None else select(counts, errors, jnp.zeros_like(errors))
+    return solve_recurrence(matrices_of(push, new), errors, problem.inputs.resets)
+
+
 def size(rows: Array) -> Array:
     """`[*batch]` the largest absolute value; inf for NaN, which XLA's maximum may drop (jaxlib 0.10, CPU)."""
     known = jnp.isfinite(rows).all((0, -1))
@@ -206,13 +220,13 @@ def iterate(problem: Problem, parallel: Parallel, after: Array) -> tuple[Array, 
     tolerance = parallel.tolerance_for(after.dtype)
     newton = dataclasses.replace(parallel, jacobian="full", damping=0.0)
 
-    def met(after: Array, d: Array, tolerance: float) -> Array:
-        return (size(d) <= tolerance * jnp.maximum(size(after), 1)) & jnp.isfinite(size(d))
+    def met(after: Array, estimate: Array, tolerance: float) -> Array:
+        return (estimate <= tolerance * jnp.maximum(size(after), 1)) & jnp.isfinite(estimate)
 
     def stage(parallel: Parallel, tolerance: float, count: Array, after: Array) -> State:
         def go_on(state: State) -> Array:
             count, after, _, d = state
-            return ~met(after, d, tolerance).all() & (count < parallel.iterations)
+            return ~met(after, size(d), tolerance).all() & (count < parallel.iterations)
 
         def correct(state: State) -> State:
             count, after, residual, d = state
@@ -227,7 +241,8 @@ def iterate(problem: Problem, parallel: Parallel, after: Array) -> tuple[Array, 
     if newton != parallel:
         count, after, _, _ = stage(parallel, tolerance**0.5, count, after)
     count, after, residual, d = stage(newton, tolerance, count, after)
-    return after, Reached(count, size(residual), size(d), met(after, d, tolerance))
+    estimate = size(d) + size(rounding(problem, after))
+    return after, Reached(count, size(residual), estimate, met(after, estimate, tolerance))
 
 
 def solve(
@@ -307,7 +322,7 @@ def _raising(parallel: Parallel, reached: Reached) -> Array:
         converged, estimate = np.asarray(converged), np.asarray(estimate)
         if not converged.all():
             raise NotConverged(
-                f"{parallel} did not converge: after {int(np.max(iterations))} iterations, the next correction of "
+                f"{parallel} did not converge: after {int(np.max(iterations))} iterations, the estimated error of "
                 f"{int((~converged).sum())} of {converged.size} rows is above the tolerance, with up to "
                 f"{float(np.max(estimate)):.3g}. The network may be chaotic (rnnjax.gradients.leading_exponent above "
                 '0); use engine="auto", or choose above="scan" or "value".'
