@@ -147,9 +147,14 @@ def from_start(cell: Cell, params: PyTree, carry: PyTree, fresh: Array, batch_sh
     def of_leaf(leaf: Array, start: Array) -> Array:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return leaf
-        return leaf + select(fresh, start - lax.stop_gradient(start), jnp.zeros_like(start))
+        return leaf + select(fresh, derivative_of(start), jnp.zeros_like(start))
 
     return jax.tree.map(of_leaf, carry, cell.initial_carry(params, batch_shape))
+
+
+def derivative_of(start: Array) -> Array:
+    """Zero, with the derivative of `start`, which may hold infinities."""
+    return jnp.where(jnp.isfinite(start), start - lax.stop_gradient(start), jnp.zeros_like(start))
 
 
 def outcome(moment: Moment, dloss: LossGradient, fresh: Array | None = None) -> Outcome:
@@ -199,7 +204,8 @@ def row_shapes(cell: Cell, params: PyTree, input_size: int | None) -> tuple[PyTr
       ValueError: `input_size` does not fit, or is None and cannot be told from the parameters.
     """
     carry = jax.eval_shape(cell.initial_carry, params)
-    dtype = next((leaf.dtype for leaf in floating((params, carry))), jnp.dtype("float32"))
+    dtypes = [leaf.dtype for leaf in floating((params, carry))] or [jnp.dtype("float32")]
+    dtype = jnp.finfo(next((dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)), dtypes[0])).dtype
 
     def row(size: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((*space_of(cell), size), dtype)

@@ -56,7 +56,7 @@ class Rule:
         """One step, the gradient of its loss, and the trace after it.
 
         Args:
-          cell, params: as in `init`.
+          cell, params: as in `init`. A random wrapper, such as dropout, takes the expectation.
           carry: before the step.
           trace: of `init`, or of the step before.
           x: `[*batch, D]`.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from rnnjax.cell import Cell, PyTree
-from rnnjax.online.moment import LossGradient, Moment, Stepped, in_rows, outcome
+from rnnjax.online.moment import LossGradient, Moment, Stepped, derivative_of, in_rows, outcome
 from rnnjax.online.rule import Rule, need_key
 from rnnjax.online.vectors import flat, merged, reals
 
@@ -104,7 +104,7 @@ class UORO(Rule):
 def linked(moment: Moment, thetas: list[Array], state: Array, fresh: Array) -> Array:
     """One row's state, which depends on the parameters as the initial one does if the row is `fresh`."""
     start = flat(moment.cell.initial_carry(merged(thetas, moment.params)), 0)
-    return state + jnp.where(fresh, start - jax.lax.stop_gradient(start), jnp.zeros_like(start))
+    return state + jnp.where(fresh, derivative_of(start), jnp.zeros_like(start))
 
 
 def signs_of(key: Array, like: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from rnnjax.cell import PyTree
 
@@ -67,5 +67,5 @@ def _as_real(leaf: Array) -> Array:
 
 def _back(part: Array, like: Array) -> Array:
     if jnp.issubdtype(like.dtype, jnp.complexfloating):
-        return (part[..., 0] + 1j * part[..., 1]).astype(like.dtype)
+        return lax.complex(*[part[..., i].astype(jnp.finfo(like.dtype).dtype) for i in (0, 1)])
     return part.astype(like.dtype)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+import rnnjax
 from rnnjax import online
-from tests.online.runs import COUNTED, backpropagated, by_copy, loss_of, run, weights, within
+from tests.online.runs import COUNTED, backpropagated, by_copy, loss, loss_of, run, weights, within
 from tests.registry import CAUSAL, CELLS, B, D, assert_close, sample
 
 
@@ -128,3 +129,65 @@ def test_snap_is_rtrl_masked_by_its_pattern(name, n):
 
     begun = cell.initial_carry(drawn.params), online.SnAp(n).init(cell, drawn.params, input_size=D)
     assert_close(jax.jit(lambda: jax.lax.scan(rule_step, begun, (drawn.xs, ws)))()[1], expected)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_rules_for_every_cell(name):
+    """They trace, with flags, and their gradients are like the parameters."""
+    cell, drawn = CELLS[name], sample(name)
+    flags = jnp.zeros(B, bool)
+    for rule in (online.SnAp(2), online.UORO(), online.TBPTT(2), online.Immediate(), online.DNI(), online.KeRNL()):
+
+        def both(params, carry, x, key, rule=rule):
+            trace = rule.init(cell, params, (B,), input_size=D)
+            dloss = jax.grad(lambda y: loss(y, y))
+            found = rule.step(cell, params, carry, trace, x, dloss, mask=flags, resets=flags, key=key)
+            return (carry, trace, params), (found.carry, found.trace, found.gradient)
+
+        before, after = jax.eval_shape(both, drawn.params, drawn.carry, drawn.xs[0], jax.random.key(0))
+        assert jax.tree.map(jnp.shape, before) == jax.tree.map(jnp.shape, after)
+        assert [leaf.dtype for leaf in jax.tree.leaves(before)] == [leaf.dtype for leaf in jax.tree.leaves(after)]
+
+
+def counting(params, carry, x):
+    t, h = carry
+    h = params["turn"] * h + (x @ params["w_x"]).astype(h.dtype)
+    y = {"y": h.imag * (1 + t % 2)[..., None].astype("float64"), "t": t}
+    return (t + 1, h), y
+
+
+def counting_start(params, batch_shape):
+    start = jnp.broadcast_to(params["start"], (*batch_shape, 2))
+    return jnp.zeros(batch_shape, "int32"), start
+
+
+def test_complex_states_and_counters():
+    """Complex parameters get JAX's gradient; a counter has no derivative, but counts."""
+    cell, rng = rnnjax.StepCell(counting, counting_start), np.random.default_rng(0)
+    turn, start = rng.normal(size=(2, 2)) + 1j * rng.normal(size=(2, 2))
+    params = {"turn": jnp.asarray(turn), "start": jnp.asarray(start), "w_x": jnp.asarray(rng.normal(size=(D, 2)))}
+    drawn = sample("elman_tanh")
+    xs, mask, resets = drawn.xs, jnp.asarray(COUNTED.mask), jnp.asarray(COUNTED.resets)
+
+    def total(params):
+        return jnp.sin(rnnjax.unroll(cell, params, xs, mask=mask, resets=resets, engine="scan")[1]["y"]).sum()
+
+    for rule in (online.RTRL(), online.TBPTT(9)):
+
+        def step(state, now, rule=rule):
+            (carry, trace), (x, mask, resets) = state, now
+            found = rule.step(
+                cell,
+                params,
+                carry,
+                trace,
+                x,
+                lambda y: {"y": jnp.cos(y["y"]), "t": y["t"]},
+                mask=mask,
+                resets=resets,
+            )
+            return (found.carry, found.trace), found.gradient
+
+        begun = cell.initial_carry(params, (B,)), rule.init(cell, params, (B,))
+        found = jax.lax.scan(step, begun, (xs, mask, resets))[1]
+        assert_close(jax.tree.map(lambda leaf: leaf.sum(0), found), jax.grad(total)(params))
