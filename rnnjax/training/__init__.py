@@ -1,18 +1,13 @@
-"""Training as pure functions: clipping, a compiled loop, many runs at once, truncated backpropagation, checkpoints.
-
-It loads on first use, because it needs Optax: `from rnnjax import training`.
-"""
+"""Training as pure functions: clipping, a compiled loop, many runs at once, truncated backpropagation, checkpoints."""
 
 from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning
 from rnnjax.training.data import Buckets, class_weights, epochs, labelled, pad, take
 from rnnjax.training.faults import CheckpointError, DataError, NonFiniteError
-from rnnjax.training.health import adjoint_health
 from rnnjax.training.loop import Fitted, FittedMany, fit, fit_many
+from rnnjax.training.losses import Chunk, adjoint_health, chunks, data_parallel, tbptt, whole_rows
 from rnnjax.training.optimizers import ClipState, clip_by_global_norm, counted
-from rnnjax.training.parallel import data_parallel
 from rnnjax.training.saved import SavedModel, load_model, save_model
 from rnnjax.training.steps import FitOptions, TrainState, init_state
-from rnnjax.training.truncated import Chunk, chunks, tbptt, whole_rows
 
 __all__ = [
     "Buckets",

@@ -5,6 +5,7 @@ runs, vmapped over seeds, learning rates, scales of W2, or any other setting.
 import contextlib
 import dataclasses
 import functools
+import itertools
 import signal
 import threading
 import warnings
@@ -26,7 +27,6 @@ from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning, Line, lo
 from rnnjax.training.data import Loader, check_pure
 from rnnjax.training.faults import CheckpointError, DataError, NonFiniteError, Stopped, names
 from rnnjax.training.optimizers import transformation
-from rnnjax.training.parallel import as_before
 from rnnjax.training.steps import GOING_ON, FitOptions, Interval, Problem, TrainState, data_key, given_back, prepared
 
 
@@ -151,12 +151,12 @@ def fit(
                     break
                 before = int(state.step)
                 new, *seen, failed = program(state, intervals, every, evaluates)
-                state = as_before(new, state)
+                state = jax.tree.map(_cut_as_before, new, state)
                 interval, measured = jax.device_get(seen)
                 fault, now = int(state.stopped), int(state.step)
                 for i, line in enumerate(_lines_of(before, every, interval, measured)):
                     line["step"] = min(line["step"], now) if failed else line["step"]
-                    if bad := _culprits(interval.fault[i], leaves):
+                    if bad := tuple(itertools.compress(leaves, interval.fault[i])):
                         line |= {"not_finite_step": interval.fault_step[i], "not_finite": bad}
                     history.append(tell(line))
                     if bad and options.nonfinite == "stop":
@@ -166,7 +166,7 @@ def fit(
                 number = due = 0  # a signal; all processes exit if one received it
                 if checkpoints is not None:
                     number = processes.largest(received[0] if received else 0)
-                    due = steps.passes(checkpoints.every, before, now)
+                    due = now // checkpoints.every > before // checkpoints.every
                 leaving = bool(failed or number or fault != GOING_ON)
                 if (leaving or due) and not (failed and processes.several()):  # their data goes on, so they do not save
                     save(final=leaving)
@@ -285,7 +285,7 @@ def fit_many(
             for line in lines[-intervals:]:
                 tell(line)
             for at, run in np.argwhere(interval.fault_step != GOING_ON):
-                found = int(interval.fault_step[at, run]), _culprits(interval.fault[at, run], leaves)
+                found = int(interval.fault_step[at, run]), tuple(itertools.compress(leaves, interval.fault[at, run]))
                 faults[run] = faults[run] or found
             if bool((state.done | (state.stopped != GOING_ON)).all()):
                 break
@@ -322,9 +322,10 @@ def _lines_of(before: int, every: int, interval: Interval | None, measured: dict
     return lines
 
 
-def _culprits(flags: Any, leaves: Sequence[str]) -> tuple[str, ...]:
-    """The names of the leaves that were not finite."""
-    return tuple(name for name, bad in zip(leaves, flags, strict=True) if bad)
+def _cut_as_before(new: Array, old: Array) -> Array:
+    """`new`, cut as `old` was if several devices hold it; XLA may cut the results of a program otherwise."""
+    spread = len(old.sharding.device_set) > 1 and new.sharding != old.sharding
+    return jax.device_put(new, old.sharding) if spread else new
 
 
 @contextlib.contextmanager
@@ -389,7 +390,8 @@ def pieces(step: int, options: FitOptions) -> Iterator[tuple[int, int, bool]]:
         short = min(-step % every, size)  # up to the next line of metrics, if the run starts between two
         intervals, length = (1, short) if short else (size // every, every) if size >= every else (1, size)
         before, step = step, step + intervals * length
-        yield intervals, length, step >= options.steps or steps.passes(options.evaluate_every or 1, before, step)
+        evaluates = step // (options.evaluate_every or 1) > before // (options.evaluate_every or 1)
+        yield intervals, length, evaluates or step >= options.steps
 
 
 @functools.lru_cache(maxsize=8)

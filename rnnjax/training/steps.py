@@ -148,11 +148,6 @@ class FitOptions:
             raise ValueError(f"nonfinite is {self.nonfinite!r}; choose 'stop' or 'skip'.")
 
 
-def passes(every: int, before: int, now: int) -> bool:
-    """Whether (before, now] contains a multiple of `every`."""
-    return now // every > before // every
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
     """The functions of a run; `fit` documents them. Equal if the functions are (`recognised`)."""

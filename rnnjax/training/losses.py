@@ -1,4 +1,9 @@
-"""Truncated backpropagation through time: an update every k1 steps, with a gradient that reaches k2 steps back.
+"""What `fit` can use beside a plain loss: a gradient over a mesh, a loss of chunks, and the rate of the adjoint.
+
+Over a mesh, XLA shards the computation and adds the collectives, none of them inside a time loop. The mesh may span
+processes: a batch is a pure function of key and step, so every process draws the same batch and keeps its own rows.
+
+Truncated backpropagation through time makes an update every k1 steps, with a gradient that reaches k2 steps back:
 
     carry_{t+1}, y_t = f(θ, carry_t, x_t)          the carry continues over all of time
     g_j = ∂/∂θ Σ_{t in chunk j} ℓ(y_t)             through the last k2 steps only; earlier carries are constants
@@ -7,15 +12,57 @@ Reference: Williams and Peng, An efficient gradient-based algorithm for on-line 
 trajectories, Neural Computation 2 (1990), 490-501: BPTT(h; h'), h = k2 and h' = k1.
 """
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import Mesh
 
-from rnnjax.cell import PyTree, check_size
+from rnnjax.cell import Cell, PyTree, check_size
+from rnnjax.gradients import adjoint
+from rnnjax.sharding import check_rows, fully_sharded, place
 from rnnjax.tasks import Batch
+from rnnjax.training.optimizers import joined, trained
+
+
+def data_parallel(
+    loss: Callable[[PyTree, Any], Array], mesh: Mesh, *, batch_axes: Any = None, sharded: bool = False
+) -> Callable[[PyTree, Any], tuple[Array, PyTree]]:
+    """The `gradient` argument of `fit`: `(params, batch) -> (loss, gradient)`, as without a mesh up to rounding.
+
+    Args:
+      loss: `(params, batch) -> []`.
+      mesh: from `rnnjax.sharding.make_mesh`. A ValueError says if the rows are no multiple of its devices.
+      batch_axes: the axis of the rows, as a tree like the batch or a prefix of it; None for a `rnnjax.tasks.Batch`.
+      sharded: for a state from `rnnjax.sharding.fully_sharded`, which stays sharded: parameters are gathered before the
+        time loop, and the gradient is scattered after it. A `measure` of held-out batches does the same if it begins
+        with `params = rnnjax.sharding.place(params, mesh)`.
+
+    Example:
+
+      >>> from rnnjax.sharding import make_mesh
+      >>> from rnnjax.tasks import adding, squared_error
+      >>> gradient = data_parallel(lambda w, batch: squared_error(batch.xs @ w, batch), make_mesh(jax.devices()[:1]))
+      >>> value, g = jax.jit(gradient)(jax.numpy.ones((2, 1)), adding(jax.random.key(0), 10, (4,)))
+      >>> g.shape
+      (2, 1)
+    """
+
+    def cut(leaf: Array, axis: int) -> Array:
+        check_rows(f"a batch array, {list(leaf.shape)},", leaf.shape[axis], mesh)
+        return place(leaf, mesh, axis)
+
+    def gradient(params: PyTree, batch: Any) -> tuple[Array, PyTree]:
+        axes = Batch._make((1, 1, 1, 0)) if batch_axes is None else batch_axes
+        batch = jax.tree.map(cut, batch, jax.tree.broadcast(axes, batch))
+        params = place(params, mesh)  # before the time loop
+        value, found = jax.value_and_grad(lambda seen: loss(joined(seen, params), batch))(trained(params))
+        return place(value, mesh), fully_sharded(found, mesh) if sharded else place(found, mesh)
+
+    return gradient
 
 
 class Chunk(NamedTuple):
@@ -110,3 +157,40 @@ def whole_rows(batch: Batch) -> Chunk:
     at = jnp.arange(steps, dtype=batch.lengths.dtype).reshape(steps, *[1] * len(batch_shape))
     resets = jnp.zeros((steps, *batch_shape), bool).at[0].set(True)
     return Chunk(batch.xs, batch.targets, batch.weights, at < batch.lengths[None], resets)
+
+
+def adjoint_health(
+    cell: Cell, rnn: Callable[[PyTree], PyTree], loss: Callable[[PyTree, PyTree, Any], Array]
+) -> Callable[..., dict[str, Array]]:
+    """The slope of log ‖dL/d(carry_t)‖ against the lag T - t, for `fit(..., health=...)`.
+
+    Args:
+      cell: the cell, or a `Stack`. rnn: `params -> the cell's parameters`.
+      loss: `(params, ys, batch) -> []`, the training loss as a function of the cell's outputs.
+    Returns:
+      `(params, batch) -> {"adjoint_rate": ...}`, nats per step back, below 0 if the gradient vanishes, for batches with
+      `xs` and `lengths`: least squares over steps with a nonzero gradient, mean over rows with two; NaN if the
+      trajectory of a row is not finite.
+
+    Example:
+
+      >>> import jax, rnnjax
+      >>> cell, batch = rnnjax.Elman(1, "linear"), rnnjax.tasks.parity(jax.random.key(0), 50, (2,))
+      >>> params = cell.init(jax.random.key(0), 1)._replace(w_h=jnp.array([[0.5]]))
+      >>> measured = adjoint_health(cell, lambda p: p, lambda p, ys, batch: ys[-1].sum())(params, batch)
+      >>> round(float(jnp.exp(measured["adjoint_rate"])), 4)
+      0.5
+    """
+
+    def health(params: PyTree, batch: Any) -> dict[str, Array]:
+        decay = adjoint(cell, rnn(params), batch.xs, lambda ys: loss(params, ys, batch), lengths=batch.lengths)
+        log_norm = decay.log_norm.reshape(decay.log_norm.shape[0], -1)
+        reached = jnp.isfinite(log_norm)
+        over_steps = functools.partial(jnp.mean, axis=0, keepdims=True, where=reached)
+        lag = jnp.broadcast_to(jnp.arange(len(log_norm), dtype=log_norm.dtype)[::-1, None], log_norm.shape)
+        lag, level = lag - over_steps(lag), log_norm - over_steps(log_norm)
+        rates = over_steps(lag * level) / over_steps(lag**2)  # 0 / 0 with fewer than two steps
+        known = (reached | jnp.isneginf(log_norm)).all()
+        return {"adjoint_rate": jnp.where(known, jnp.mean(rates, where=jnp.isfinite(rates)), jnp.nan)}
+
+    return health
