@@ -243,11 +243,12 @@ def _compared(
     rnn: rnnjax.Cell, params: Any, x: Array, rows: np.ndarray, found: FixedPoints, iterations: int
 ) -> dict[str, np.ndarray]:
     ours, steps = np.full((2, len(LEVELS), len(rows)), -1)
-    for k in range(1, 500):  # the same search, stopped after k steps
+    whole = found.evaluations[: len(rows)]
+    for k in itertools.count(1):  # the same search, stopped after k steps
         ends = search(rnn, 1, params, x, rows, tolerance_of(rows.dtype), k)
         new = (ours < 0) & (ends.speed <= np.array(LEVELS)[:, None])
         ours, steps = np.where(new, ends.evaluations, ours), np.where(new, k, steps)
-        if (ours >= 0).all() or ends.finished.all():
+        if (ours >= 0).all() or (ends.evaluations == whole).all():
             break
     rules = [jnp.array([getattr(rule, name) for rule in RULES]) for name in ("rate", "halving", "momentum")]
     when, states = map(np.asarray, _descents(rnn, iterations, params, x, jnp.asarray(rows), *rules))

@@ -7,7 +7,8 @@ with a large μ a short step down the gradient Aᵀr of q. More steps follow fro
 F each: a change of rank one makes B map the last change of r to the last d (Broyden's first method, Mathematics of
 Computation 19 (1965), 577), also if the step did not lower q and was not taken. After eight failures in a row the
 Jacobian is evaluated anew, and μ falls; if none of its steps was taken, μ grows instead. So the search ends at a fixed
-point, or at a stationary point of q.
+point, where no step from a new Jacobian lowers q (at multiple roots Broyden's steps alone would stop too early), or at
+a stationary point of q.
 
 All of it is one program without LAPACK: the least-squares problem is solved by Householder reflections.
 """
@@ -133,15 +134,14 @@ def _search(
         first = _Steps(s.h, s.r, inverse, jnp.zeros((), s.h.dtype), zero, s.steps)
         end = lax.while_loop(lambda e: (e.failures < FAILURES) & (e.steps < iterations), step, first)
         before, after = (s.r**2).sum(), (end.r**2).sum()
-        fixed = after <= 2 * tolerance * (1 + (end.h**2).sum())
-        tiny = end.longest <= eps * (1 + jnp.abs(s.h).max())
-        better = after < before
+        better, fixed = after < before, after <= 2 * tolerance * (1 + (end.h**2).sum())
+        done = (fixed & ~better) | (end.longest <= eps * (1 + jnp.abs(end.h).max()))
         damping = jnp.where(better, jnp.maximum(s.damping / FACTOR, eps**2), jnp.maximum(s.damping * FACTOR, SOME))
         over = end.steps >= iterations
-        anew = better & ~(fixed | tiny | over)
+        anew = better & ~(done | over)
         a = jnp.where(anew, with_jacobian(residual, end.h)[1], s.a)
         evaluations = s.evaluations + cycle * (end.steps - s.steps + jnp.where(anew, size, 0))
-        return _State(end.h, end.r, a, damping, fixed | tiny | (stationary(a, end.r) & ~over), end.steps, evaluations)
+        return _State(end.h, end.r, a, damping, done | (stationary(a, end.r) & ~fixed & ~over), end.steps, evaluations)
 
     def step(e: _Steps) -> _Steps:
         d = -e.inverse @ e.r
