@@ -152,7 +152,8 @@ def _search(
         before, after = (e.r**2).sum(), (r**2).sum()
         failures = jnp.where(after < ENOUGH * before, 0, e.failures + 1)
         h, r = (jnp.where(after < before, new, old) for new, old in ((h, e.h), (r, e.r)))
-        return _Steps(h, r, inverse, jnp.maximum(e.longest, jnp.abs(d).max()), failures, e.steps + 1)
+        longest = jnp.where(jnp.isfinite(d).all(), jnp.abs(d).max(), jnp.inf)  # XLA's maximum may drop NaN on a CPU
+        return _Steps(h, r, inverse, jnp.maximum(e.longest, longest), failures, e.steps + 1)
 
     return jax.vmap(one)(rows)
 
