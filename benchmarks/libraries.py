@@ -20,6 +20,7 @@ from benchmarks.problems import Problem, programs, read
 from experiments.lab import machine
 from rnnjax import cells
 from rnnjax.converters import to_torchrecurrent
+from rnnjax.converters.layouts import EQUINOX, HAIKU, KERAS, TORCH, Layout, to_layout
 from rnnjax.converters.torchrecurrent import _LAYOUTS  # pyright: ignore[reportPrivateUsage]
 
 Programs = dict[str, contest.Program]
@@ -42,11 +43,9 @@ def _kind(problem: Problem, **kinds: Any) -> Any:
     return kinds[problem.cell]
 
 
-def _reordered(weight: Any, order: str) -> Any:
-    """A weight with its gates in another order: "igfo" of an LSTM's i, f, g, o, "zrn" of a GRU's r, z, n."""
-    places = ["ifgo".index(gate) if len(order) == 4 else "rzn".index(gate) for gate in order]
-    gates = jnp.split(jnp.asarray(weight), len(order), axis=-1)
-    return jnp.concatenate([gates[place] for place in places], axis=-1)
+def _stored(layout: Layout, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """A problem's weights as a library stores them."""
+    return to_layout(layout, layout.record(**{name: jnp.asarray(weights[name]) for name in layout.record._fields}))
 
 
 def flax_linen(problem: Problem, *, ours: bool = False) -> Programs:
@@ -134,16 +133,12 @@ def haiku(problem: Problem) -> Programs:
 
     model = hk.without_apply_rng(hk.transform(unrolled))
 
-    def layout(weights: Mapping[str, Any]) -> dict[str, Any]:
-        w_x, w_h, b = (weights[name] for name in ("w_x", "w_h", "b"))
-        if problem.cell == "lstm":
-            forget = jnp.repeat(jnp.array([0.0, 0.0, 1.0, 0.0]), H)  # its step adds one to this gate
-            joined = _reordered(jnp.concatenate([w_x, w_h]), "igfo")
-            return {"core/linear": {"w": joined, "b": _reordered(b, "igfo") - forget}}
-        if kind is hk.GRU:
-            sign = jnp.repeat(jnp.array([-1.0 if problem.cell == "gru_reset_before" else 1.0, 1.0, 1.0]), H)
-            return {"core": {k: sign * _reordered(w, "zrn") for k, w in (("w_i", w_x), ("w_h", w_h), ("b", b))}}
-        return {"core/linear": {"w": w_x, "b": b}, "core/linear_1": {"w": w_h, "b": jnp.zeros_like(b)}}
+    def layout(weights: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        tree: dict[str, dict[str, Any]] = {}
+        for name, array in _stored(HAIKU[kind.__name__], weights).items():
+            module, _, leaf = f"core/{name}".rpartition("/")
+            tree.setdefault(module, {})[leaf] = array
+        return tree
 
     return programs(problem, lambda params, xs, lengths: model.apply(params, xs), layout)
 
@@ -157,13 +152,12 @@ def equinox(problem: Problem) -> Programs:
 
     _, _, D, H = problem.point
     drawn = _kind(problem, lstm=eqx.nn.LSTMCell, gru=eqx.nn.GRUCell)(D, H, key=jax.random.key(0))
-    bias_n = ["bias_n"] if problem.cell == "gru" else []
+    names = tuple(EQUINOX[type(drawn).__name__].leaves)
 
     def layout(weights: Mapping[str, Any]) -> list[Any]:
-        return [weights["w_x"].T, weights["w_h"].T, weights["b"]] + [weights["b_hn"] for _ in bias_n]
+        return list(_stored(EQUINOX[type(drawn).__name__], weights).values())
 
     def forward(params: Any, xs: Any, lengths: Any) -> Any:
-        names = ("weight_ih", "weight_hh", "bias", *bias_n)
         cell = eqx.tree_at(lambda cell: [getattr(cell, name) for name in names], drawn, params)
 
         def step(carry: Any, x: Any) -> tuple[Any, Any]:
@@ -207,14 +201,8 @@ def keras(problem: Problem) -> Programs:
         return layer.stateless_call(params, state, xs, mask=mask)[0]
 
     def layout(weights: Mapping[str, Any]) -> list[Any]:
-        params = [jnp.asarray(weights[name]) for name in ("w_x", "w_h", "b")]
-        if kind is not layers.GRU:
-            return params
-        w_x, w_h, b = (_reordered(param, "zrn") for param in params)
-        if problem.cell == "gru_reset_before":
-            return [w_x, w_h, b]
-        recurrent = jnp.concatenate([jnp.zeros(2 * H), weights["b_hn"]])
-        return [w_x, w_h, jnp.stack([b, recurrent])]  # a row of biases for the input, one for the carry
+        name = kind.__name__ + "(reset_after=False)" * (problem.cell == "gru_reset_before")
+        return list(_stored(KERAS[name], weights).values())
 
     return programs(problem, forward, layout, weighted=True, batch_major=True)
 
@@ -278,12 +266,8 @@ def pytorch(problem: Problem) -> Programs:
     )
 
     def layout(weights: Mapping[str, Any]) -> dict[str, Any]:
-        inner = jnp.zeros_like(weights["b"])
-        if problem.cell == "gru":
-            inner = inner.at[2 * H :].set(weights["b_hn"])
-        made = {"weight_ih_l0": weights["w_x"].T, "weight_hh_l0": weights["w_h"].T}
-        made |= {"bias_ih_l0": weights["b"], "bias_hh_l0": inner}
-        return made | ({"weight_hr_l0": weights["w_p"].T} if "w_p" in weights else {})
+        row = TORCH["projected" if "w_p" in weights else kind.__name__]
+        return {f"{name}_l0": array for name, array in _stored(row, weights).items()}
 
     model = kind(D, H, dtype=getattr(torch, problem.xs.dtype.name), **options)
     model.load_state_dict({name: torch.tensor(np.array(value)) for name, value in layout(problem.weights).items()})

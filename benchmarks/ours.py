@@ -15,7 +15,8 @@ from benchmarks.problems import Problem, params_of, programs
 from rnnjax import cells, sharding
 
 FAST_ENGINES = ("hoisted",)
-"""Engines for every cell, beside scan and loop; "associative" is for cells that are linear in their carry."""
+"""Engines for every cell, beside scan and loop; "associative" is for cells that are linear in their carry, "parallel"
+for few units that do not grow chaotic."""
 
 
 def contestant(

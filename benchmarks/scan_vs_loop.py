@@ -6,7 +6,8 @@ Minutes: about 70 on two cores, most of it in compiling unrolled loops and in th
 Expected: at T = 1,000 a jitted loop compiles at least 50 times longer than a scan (its forward pass half a minute, its
 training step minutes at T = 100 already), and an eager loop runs hundreds of times longer where a step is small; where
 a step takes 100 us or more, the matmuls are most of the time. Scan and hoisted compile in the same time at every T. The
-parallel scan over time does more work in fewer steps: on two cores it is slower than the hoisted engine at every T.
+parallel scan over time does more work in fewer steps: on two cores it is slower than the hoisted engine at every T, and
+so is Newton's method, the more the larger H is.
 
 Contestants, all of them `rnnjax.unroll`, all giving the same outputs and gradients:
   eager loop    a Python loop as written, one operation at a time
@@ -14,7 +15,8 @@ Contestants, all of them `rnnjax.unroll`, all giving the same outputs and gradie
   scan, scan×4, scan×16    `jax.lax.scan`, with 1, 4 or 16 steps in the body
   and every other engine there is, on one device and with the batch split over --devices.
 The engine "associative" is for cells that are linear in their carry: these have a contest of their own, of scan,
-hoisted and associative.
+hoisted and associative. "parallel", Newton's method in time, does S³ operations per step and iteration for S states: it
+has a contest at small sizes, of scan, hoisted and parallel, with a W2 that makes the exponent negative.
 Not every one can be run at every length; the result says which were left out where, and why.
 """
 
@@ -32,6 +34,7 @@ from experiments.lab import style
 _QUICK = {"sizes": ("4,16,32",), "steps": (10, 100, 300), "rounds": 3}
 _QUICK |= {"eager_steps": 100, "jitted_steps": 100, "jitted_train_steps": 10}
 _QUICK |= {"linear_cells": ("min_gru",), "linear_steps": (100, 1000, 10000)}
+_QUICK |= {"parallel_cells": ("elman",), "parallel_sizes": ("1,2,4",), "parallel_steps": (100, 1000)}
 
 
 @lab.options(quick=_QUICK)
@@ -56,6 +59,12 @@ class Options(harness.Options):
     """B,D,H of these cells."""
     linear_steps: lab.Distinct[PositiveInt] = (100, 1000, 10000, 100000)
     """Lengths T of these cells [steps]."""
+    parallel_cells: lab.Distinct[CellName] = ("elman", "gru")
+    """The cells that Newton's method in time runs."""
+    parallel_sizes: lab.Distinct[SizeText] = ("1,2,2", "1,4,8", "4,16,32")
+    """B,D,H of these cells: it is for few units."""
+    parallel_steps: lab.Distinct[PositiveInt] = (100, 1000, 10000)
+    """Lengths T of these cells [steps]."""
     train_seconds: PositiveFloat = 10.0
     """A size is left out at lengths whose matmuls alone would take longer than this at 100 GFLOP/s [s]."""
 
@@ -71,15 +80,19 @@ def measure(options: Options, run: harness.Run) -> None:
                 run.add({**where, "left_out": f"its matmuls alone take about {seconds:.0f} s, more than {limit}"})
             else:
                 run.add(run.contest(where, contestants(problem, options), problem.forward_flops))
-    for cell in options.linear_cells:
-        for T in options.linear_steps:
-            problem = make_problem(cell, Point.of_size(options.linear_size, T), seed=options.seed)
-            where = {"contest": f"{cell}, {options.linear_size}", "cell": cell, "size": options.linear_size, "T": T}
-            made = [
-                ours.contestant(engine, problem, engine, limit_bytes=options.limit_bytes)
-                for engine in ("scan", *ours.FAST_ENGINES, "associative")
-            ]
-            run.add(run.contest(where, made, problem.forward_flops))
+    scans = [
+        (cell, options.linear_size, T, "associative") for cell in options.linear_cells for T in options.linear_steps
+    ]
+    for cell in options.parallel_cells:
+        scans += [(cell, size, T, "parallel") for size in options.parallel_sizes for T in options.parallel_steps]
+    for cell, size, T, engine in scans:
+        problem = make_problem(cell, Point.of_size(size, T), seed=options.seed)
+        where = {"contest": f"{cell}, {size}", "engine": engine, "cell": cell, "size": size, "T": T}
+        made = [
+            ours.contestant(name, problem, name, limit_bytes=options.limit_bytes)
+            for name in ("scan", *ours.FAST_ENGINES, engine)
+        ]
+        run.add(run.contest(where, made, problem.forward_flops))
 
 
 def contestants(problem: Problem, options: Options) -> list[contest.Contestant]:
@@ -110,24 +123,24 @@ def contestants(problem: Problem, options: Options) -> list[contest.Contestant]:
 def draw(result: Mapping[str, Any], page: Any) -> None:
     """A figure per size and cell: time of a training step, compile or forward time, and memory against T."""
     points = [point for point in result["points"] if "left_out" not in point]
-    for cell, size, linear in dict.fromkeys((p["cell"], p["size"], "contest" in p) for p in points):
-        chosen = [p for p in points if (p["cell"], p["size"], "contest" in p) == (cell, size, linear)]
-        eager, jitted = ("associative",) * 2 if linear else ("eager loop", "jitted loop")
+    for cell, size, engine in dict.fromkeys((p["cell"], p["size"], p.get("engine")) for p in points):
+        chosen = [p for p in points if (p["cell"], p["size"], p.get("engine")) == (cell, size, engine)]
+        eager, jitted = (engine, engine) if engine else ("eager loop", "jitted loop")
         panels = {  # task and key, y label, and the contestant whose last mark says how many times scan's it is
             "Training step": (("train", "median_ms"), "time [ms]", eager),
             "Compilation, forward pass": (("forward", "compile_total_s"), "time [s]", jitted),
             "Forward pass": (("forward", "median_ms"), "time [ms]", eager),
             "Temporary memory, training step": (("train", "temp_mib"), "memory [MiB]", jitted),
         }
-        del panels["Compilation, forward pass" if linear else "Forward pass"]
+        del panels["Compilation, forward pass" if engine else "Forward pass"]
         fig, axes = style.figures(1, 3, 10.5, 4.4, sharex=True)
         for ax, (title, (column, label, said)) in zip(axes[0], panels.items(), strict=True):
             harness.plot_lines(ax, chosen, "T", *column, harness.names(chosen))
             ax.set(xlabel="length T [steps]", ylabel=label, title=title)
             _say_factor(ax, chosen, said, column)
         B, D, H = size.split(",")
-        title = f"{cell if linear else cell.upper()}, batch {B}, {D} features, {H} hidden units"
-        name = f"scan_vs_loop-{f'{cell}-' * linear}{size.replace(',', '-')}"
+        title = f"{cell if engine else cell.upper()}, batch {B}, {D} features, {H} hidden units"
+        name = f"scan_vs_loop-{f'{cell}-' if engine else ''}{size.replace(',', '-')}"
         alt = f"Time, compile time and memory against length for {', '.join(harness.names(chosen))}"
         harness.save(page, name, fig, axes, title, alt, 4)
 

@@ -4,7 +4,19 @@ import importlib
 import types
 import typing
 
-from rnnjax._unroll import Explanation, MemoryBudget, Noise, Noisy, NotHoistable, NotLinear, draw_noise, explain, unroll
+from rnnjax._unroll import (
+    Explanation,
+    MemoryBudget,
+    Noise,
+    Noisy,
+    NotConverged,
+    NotHoistable,
+    NotLinear,
+    Parallel,
+    draw_noise,
+    explain,
+    unroll,
+)
 from rnnjax.cell import Cell, StepCell
 from rnnjax.cells import (
     GRU,
@@ -44,12 +56,16 @@ _SUBMODULES = (
     "flax",
     "gradients",
     "initializers",
+    "online",
+    "parallel",
     "processes",
     "sharding",
     "tasks",
     "training",
     "wrappers",
 )
+
+_DOORS = ("equinox", "haiku")  # need libraries that may not be installed, so they are not in `__all__`
 
 __version__ = "0.1.0"
 
@@ -77,8 +93,10 @@ __all__ = [
     "MemoryBudget",
     "Noise",
     "Noisy",
+    "NotConverged",
     "NotHoistable",
     "NotLinear",
+    "Parallel",
     "Readout",
     "ReadoutParams",
     "Stack",
@@ -104,6 +122,8 @@ __all__ = [
     "lstm_projected_initial_carry",
     "lstm_projected_step",
     "lstm_step",
+    "online",
+    "parallel",
     "pool_last",
     "pool_mean",
     "processes",
@@ -124,6 +144,8 @@ if typing.TYPE_CHECKING:
         flax,
         gradients,
         initializers,
+        online,
+        parallel,
         processes,
         sharding,
         tasks,
@@ -134,7 +156,7 @@ else:  # type checkers must not see this: any misspelt name would count as a sub
 
     def __getattr__(name: str) -> types.ModuleType:
         """Imports a submodule on first use: `rnnjax.training` needs Optax, which `import rnnjax` should not load."""
-        if name in _SUBMODULES:
+        if name in (*_SUBMODULES, *_DOORS):
             return importlib.import_module(f"rnnjax.{name}")
         raise AttributeError(f"module 'rnnjax' has no attribute {name!r}")
 

@@ -13,6 +13,7 @@ any number of batch axes, including none.
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
@@ -203,6 +204,25 @@ def per_row(b: Array, x: Array) -> Array:
     return jnp.broadcast_to(b, (*x.shape[:-1], *b.shape))
 
 
+def flat(tree: PyTree, batch_ndim: int = 0) -> Array:
+    """Concatenates leaves `[*batch, ...]` to `[*batch, n]`."""
+    leaves = [leaf.reshape(*leaf.shape[:batch_ndim], -1) for leaf in jax.tree.leaves(tree)]
+    return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=-1)
+
+
+def unflat(rows: Any, like: PyTree, batch_ndim: int = 0) -> PyTree:
+    """Splits `[*leading, n]` into a tree like `like` (with `batch_ndim` batch axes), with leaves `[*leading, ...]`."""
+    start = 0
+
+    def take(leaf: Any) -> Any:
+        nonlocal start
+        own = leaf.shape[batch_ndim:]
+        first, start = start, start + math.prod(own)
+        return rows[..., first:start].reshape(*rows.shape[:-1], *own)
+
+    return jax.tree.map(take, like)
+
+
 def check_input(name: str, xs: Array, w_x: Array) -> None:
     """Raises if an input does not fit the parameters, where it could otherwise broadcast silently.
 
@@ -301,3 +321,13 @@ def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
     """`dtype`, or float32 for half precision. (Strict dtype promotion forbids `promote_types`.)"""
     given = jnp.dtype(dtype)
     return jnp.dtype("float32") if given.itemsize < 4 else given
+
+
+class Alone:
+    """A cell that equals no other, for steps that close over arrays: programs compiled with the former are not used."""
+
+    def __init__(self, cell: Cell):
+        self.cell = cell
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cell, name)

@@ -10,7 +10,6 @@ Every process must make the same calls of the other functions in the same order.
 import contextlib
 import json
 import os
-import secrets
 import socket
 import sys
 import threading
@@ -41,18 +40,17 @@ def initialize(
 ) -> Iterator[None]:
     """In the block, this process is number `index` of `count`, and `jax.devices()` has the devices of all processes.
 
-    Enter it once, before anything else uses JAX. It calls `jax.distributed.initialize`, with Gloo on a CPU and without
-    JAX's preemption service, which would swallow SIGTERM. If another process dies, this one writes its number and what
-    to do to standard error, and exits with `LOST_STATUS`, whatever it was doing. An error that leaves the block ends
-    the process at once, since waiting for the others could take minutes.
+    Enter it once, before anything else uses JAX. It calls `jax.distributed.initialize`, with Gloo on a CPU. If another
+    process dies, this one writes its number and what to do to standard error, and exits with `LOST_STATUS`, whatever it
+    was doing. An error that leaves the block ends the process at once; waiting for the others could take minutes.
 
     Args:
       coordinator: `host:port` of process 0, the same in every process, with a port that is free there. None: JAX
         discovers it, `count` and `index`, as under SLURM or Open MPI.
       count, index: the number of processes, and of this one; process 0 is the coordinator.
-      device_count: the number of devices on this process's CPU. None: unchanged.
-      resume: the instruction in the message about a lost process.
-      start_seconds: how long to wait for the other processes to start, before exiting with `LOST_STATUS`.
+      device_count, resume: the number of devices on this process's CPU, None: unchanged; what a message about a lost
+        process tells to do.
+      start_seconds: how long to wait for the others to start, before exiting with `LOST_STATUS`.
     Raises:
       ValueError: the arguments are inconsistent, or nothing was discovered.
       OSError, RuntimeError: the port, or JAX, is in use.
@@ -110,19 +108,16 @@ def largest(number: int) -> int:
 
 
 def assert_equal(what: Mapping[str, Any], told: str = "options") -> None:
-    """Raises a ValueError in every process unless all hold equal JSON values; `told` says what they are.
-
-    A process that differs names the values, its own and those of process 0.
-    """
+    """Raises a ValueError in every process unless all hold equal JSON values, which `told` describes; it names them."""
     mine = json.loads(json.dumps(dict(what)))
     first = json.loads(from_coordinator(json.dumps(mine).encode()))
-    names = sorted(name for name in mine.keys() | first.keys() if mine.get(name) != first.get(name))
-    differ = [str(i) for i, count in enumerate(np.ravel(process_allgather(np.int32(len(names))))) if count]
-    if differ:
-        values = "; ".join(f"{name} is {first.get(name)!r} there, {mine.get(name)!r} here" for name in names)
-        who, why = (jax.process_index(), values) if names else (", ".join(differ), "its own output lists them")
+    both = [(name, first.get(name), mine.get(name)) for name in sorted(mine.keys() | first.keys())]
+    values = "; ".join(f"{name} is {there!r} there, {here!r} here" for name, there, here in both if there != here)
+    if differ := np.flatnonzero(process_allgather(np.int32(bool(values)))).tolist():
+        who = jax.process_index() if values else ", ".join(map(str, differ))
         raise ValueError(
-            f"process {who} has other {told} than process 0: {why}. Start all with the same command except its number."
+            f"process {who} has other {told} than process 0: {values or 'its own output lists them'}. Start all with "
+            "the same command except its number."
         )
 
 
@@ -131,10 +126,10 @@ def _may_be_of_a_peer(error: BaseException) -> bool:
     return isinstance(error, jax.errors.JaxRuntimeError) or (isinstance(error, ValueError) and "Gloo " in str(error))
 
 
-def _started(place: dict[str, object], host: str, resume: str, seconds: int) -> "Watch":
+def _started(place: dict[str, Any], host: str, resume: str, seconds: int) -> "Watch":
     """Starts JAX, and connects every process to process 0, at an address that they exchange through JAX."""
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
     told = f"error: not all processes started within {seconds} s ({place or 'discovered'}); start all of them at once, "
     told += "with the same coordinator and count, and numbers from 0 to count - 1.\n"
     patience = threading.Timer(seconds, end_process, [told])  # JAX itself would abort with a page of log
@@ -143,21 +138,20 @@ def _started(place: dict[str, object], host: str, resume: str, seconds: int) -> 
     stdout = os.dup(1)
     try:
         jax.distributed.initialize(
-            **place,  # pyright: ignore[reportArgumentType]
+            **place,
             cluster_detection_method="deactivate" if place else None,
             initialization_timeout=seconds + 60,
             heartbeat_timeout_seconds=10,  # how long a survivor could hang if the watch failed
         )
         os.dup2(2, 1)  # Gloo prints a line at the first collective
         watch = Watch(jax.process_index(), jax.process_count(), resume)
-        if jax.process_index() > 0:
+        if not is_coordinator():
             watch.follow(*from_coordinator(b"").decode().split())
             return watch
-        dual, token = socket.has_dualstack_ipv6(), secrets.token_hex(16)
-        family = socket.AF_INET6 if dual else socket.AF_INET
-        with socket.create_server(("", 0), family=family, backlog=jax.process_count(), dualstack_ipv6=dual) as server:
-            from_coordinator(f"{host} {server.getsockname()[1]} {token}".encode())
-            watch.lead(server, token)
+        dual = {"family": socket.AF_INET6, "dualstack_ipv6": True} if socket.has_dualstack_ipv6() else {}
+        with socket.create_server(("", 0), backlog=jax.process_count(), **dual) as server:
+            from_coordinator(f"{host} {server.getsockname()[1]}".encode())
+            watch.lead(server)
         return watch
     finally:
         os.dup2(stdout, 1)
@@ -170,7 +164,7 @@ class Watch:
 
     When a process is killed, its kernel closes them; when a machine is gone, keep-alive packets go unanswered.
 
-        others to process 0:    "<token> <number>"  once,    "bye"  when the work is done
+        others to process 0:    their own "<number>" once,   "bye"  when the work is done
         process 0 to others:    "<number>" of the lost one,  "bye"  when the work is done
     """
 
@@ -179,19 +173,17 @@ class Watch:
         self._links: dict[int, socket.socket] = {}
         self._over = threading.Lock()  # taken by the first loss, or by `close`, and never released
 
-    def lead(self, server: socket.socket, token: str) -> None:
+    def lead(self, server: socket.socket) -> None:
         while len(self._links) < self._count - 1:
             link, _ = server.accept()
             link.settimeout(10)
             lines = link.makefile(errors="replace")
-            with contextlib.suppress(OSError):
-                said, _, index = lines.readline(200).partition(" ")
-                if said == token:  # or it is not one of our processes
-                    self.listen(int(index), link, lines)
+            with contextlib.suppress(OSError, ValueError):  # it is not one of our processes
+                self.listen(int(lines.readline(200)), link, lines)
 
-    def follow(self, host: str, port: str, token: str) -> None:
+    def follow(self, host: str, port: str) -> None:
         link = socket.create_connection((host, int(port)))
-        link.sendall(f"{token} {self._index}\n".encode())
+        link.sendall(f"{self._index}\n".encode())
         self.listen(0, link, link.makefile())
 
     def listen(self, index: int, link: socket.socket, lines: TextIO) -> None:

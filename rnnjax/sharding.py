@@ -165,7 +165,7 @@ def unroll(
     xs = as_array("xs", xs)
     if xs.ndim < 3:
         raise ValueError(f"`xs` is {list(xs.shape)}; a mesh needs a batch axis to shard: [T, B, ..., D].")
-    _check_rows("`xs`", xs.shape[1], mesh)
+    check_rows("`xs`", xs.shape[1], mesh)
     # pass on only what is given, so that None keeps its meaning
     flags = {"lengths": (lengths, 0), "mask": (mask, 1), "resets": (resets, 1)}
     given = {name: jnp.asarray(value) for name, (value, _) in flags.items() if value is not None}
@@ -209,7 +209,7 @@ def value_and_grad(
             raise ValueError(f"batch_axes has {len(axes)} entries for {len(batch)} batch arguments.")
         for axis, tree in zip(axes, batch, strict=True):
             for leaf in jax.tree.leaves(tree):
-                _check_rows(f"a batch argument, {list(jnp.shape(leaf))},", jnp.shape(leaf)[axis], mesh)
+                check_rows(f"a batch argument, {list(jnp.shape(leaf))},", jnp.shape(leaf)[axis], mesh)
 
         @functools.partial(
             jax.shard_map,
@@ -276,6 +276,8 @@ def spread(
 def padded(runs: PyTree, mesh: Mesh) -> PyTree:
     """Repeats the last run until the number of runs is a multiple of the devices; leaves `[R, ...]`."""
     count = jax.tree.leaves(runs)[0].shape[0]
+    if count % mesh.size == 0:
+        return runs
     which = [min(i, count - 1) for i in range(count + -count % mesh.size)]
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[jnp.array(which, jnp.int32)], runs)
 
@@ -284,7 +286,8 @@ def _cut(axis: int | None) -> P:
     return P() if axis is None else P(*[None] * axis, AXIS)
 
 
-def _check_rows(name: str, rows: int, mesh: Mesh) -> None:
+def check_rows(name: str, rows: int, mesh: Mesh) -> None:
+    """Raises unless the rows can be cut over the mesh."""
     if rows % mesh.size:
         raise ValueError(
             f"{name} has {rows} rows for {mesh.size} devices; pad the batch to a multiple of {mesh.size} (a row with "

@@ -2,7 +2,7 @@
 
 # pyright: reportUnknownMemberType=false
 
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +62,38 @@ def step(
       >>> y.shape, bool(jnp.allclose(y[1], rnnjax.step(cell, params, None, jnp.ones(3))[1]))
       ((2, 4), True)
     """
+    carry, inputs, batch_shape = step_arguments(cell, params, carry, x, mask, resets)
+    if noise is not None:
+        params = with_weights(cell, params, noise.weights)
+    if noise is not None and jax.tree.leaves(noise.steps):
+        inputs = inputs._replace(x=Noisy(inputs.x, noise.steps))
+    new_carry, y = timed_step(cell, params, batch_shape)(carry, inputs)
+    fix = "a step must give back a carry of the same tree, shapes and dtypes as it was given"
+    check_alike(f"the carry that {type(cell).__name__}.step returns", new_carry, carry, fix)
+    return new_carry, y
+
+
+class StepArguments(NamedTuple):
+    """The checked arguments of one step; the input of a masked row is zero."""
+
+    carry: PyTree
+    inputs: StepInput
+    batch_shape: tuple[int, ...]
+
+
+def step_arguments(
+    cell: Cell[P, C],
+    params: P,
+    carry: C | None,
+    x: ArrayLike,
+    mask: ArrayLike | None,
+    resets: ArrayLike | None,
+) -> StepArguments:
+    """The checks of `step`, before anything runs.
+
+    Raises:
+      As `step`.
+    """
     check_cell(cell)
     if not hasattr(cell, "step"):
         raise TypeError(f"{cell!r} needs the whole sequence and has no single step; use `rnnjax.unroll`.")
@@ -79,14 +111,7 @@ def step(
     check_alike("`carry`", carry, start, fix)
     if mask is not None:
         x = select(mask, x, jnp.zeros_like(x))
-    carry = rows_like(x, carry, 0, len(batch_shape))
-    if noise is not None:
-        params = with_weights(cell, params, noise.weights)
-    given: Any = x if noise is None or not jax.tree.leaves(noise.steps) else Noisy(x, noise.steps)
-    new_carry, y = timed_step(cell, params, batch_shape)(carry, StepInput(given, mask, resets))
-    fix = "a step must give back a carry of the same tree, shapes and dtypes as it was given"
-    check_alike(f"the carry that {type(cell).__name__}.step returns", new_carry, carry, fix)
-    return new_carry, y
+    return StepArguments(rows_like(x, carry, 0, len(batch_shape)), StepInput(x, mask, resets), batch_shape)
 
 
 def _flags(name: str, flags: ArrayLike, x: Array, batch_shape: tuple[int, ...]) -> Array:

@@ -70,6 +70,9 @@ ENGINES: dict[str, dict[str, Any]] = {
 ASSOCIATIVE: dict[str, dict[str, Any]] = {"associative": {"engine": "associative"}}
 """The engine for the cells of `LINEAR`."""
 
+PARALLEL: dict[str, dict[str, Any]] = {"parallel": {"engine": rnnjax.Parallel(tolerance=1e-13, above="scan")}}
+"""Newton's method in time; its properties are in `tests/unroll/test_parallel.py`, as its programs compile slowly."""
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "scan_unroll_2": {"engine": "scan", "unroll": 2},
     "scan_checkpoint_2": {"engine": "scan", "checkpoint": 2},
@@ -193,7 +196,7 @@ def pull(
     name: str, engine: str, sample: Sample, times: Times, cotangents: Outputs, reverse: bool = False
 ) -> tuple[Outputs, Sample]:
     """`((carry, ys), gradients)`: gradients of the outputs weighted by `cotangents`, for params, carry and xs."""
-    if engine in ENGINES | ASSOCIATIVE and engine != "loop" and not reverse:
+    if engine in ENGINES | ASSOCIATIVE | PARALLEL and engine != "loop" and not reverse:
         return curvature(name, engine, sample, times, cotangents)[0]  # is compiled anyway
     return _pull(name, engine, reverse)(sample, times, cotangents)
 
@@ -205,7 +208,7 @@ def curvature(name: str, engine: str, sample: Sample, times: Times, cotangents: 
 
 def unroller(name: str, engine: str, reverse: bool, times: Times) -> Callable[..., Outputs]:
     """`unroll` as a function of its differentiable arguments: `(params, carry, xs) -> (carry, ys)`."""
-    options = (ENGINES | ASSOCIATIVE | VARIANTS)[engine]
+    options = (ENGINES | ASSOCIATIVE | PARALLEL | VARIANTS)[engine]
 
     def outputs(params: PyTree, carry: PyTree, xs: Array) -> Outputs:
         return rnnjax.unroll(CELLS[name], params, xs, carry=carry, **times._asdict(), reverse=reverse, **options)

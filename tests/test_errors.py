@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import copy
-import importlib
+import importlib.util
 import inspect
 import multiprocessing
 import pickle
@@ -21,6 +21,9 @@ def exceptions() -> dict[str, type[BaseException]]:
     """All classes of exceptions and warnings in all modules, by name."""
     found = {}
     for module in pkgutil.walk_packages(rnnjax.__path__, "rnnjax."):
+        door = module.name.removeprefix("rnnjax.")
+        if door in ("equinox", "haiku") and importlib.util.find_spec(door) is None:
+            continue
         for kind in vars(importlib.import_module(module.name)).values():
             if inspect.isclass(kind) and issubclass(kind, BaseException) and kind.__module__ == module.name:
                 found[kind.__qualname__] = kind

@@ -15,7 +15,7 @@ import pytest
 from jax import export
 
 import rnnjax
-from rnnjax import gradients, initializers, numerics
+from rnnjax import gradients, initializers, numerics, online
 from tests.registry import CAUSAL, CELLS, LINEAR, PLAIN, D, assert_close, features, normal
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -122,6 +122,26 @@ def test_unroll_by_an_associative_scan(name):
     """It needs a known T."""
     args = shapes(name, steps=5, batch=2)
     lowers(lambda args, timed: unrolled(name, timed, engine="associative")(*args), args, times(steps=5, batch=2))
+
+
+@pytest.mark.parametrize("above", ["scan", "value"])
+def test_unroll_by_newtons_method(above):
+    """It needs a known T."""
+    args = shapes("lstm", steps=5, batch=2)
+    engine = rnnjax.Parallel(above=above)
+    lowers(lambda args, timed: unrolled("lstm", timed, engine=engine)(*args), args, times(steps=5, batch=2))
+
+
+def test_what_raises_from_values_cannot_be_exported():
+    """It calls Python, which JAX does not export."""
+    args = shapes("elman_tanh", steps=5, batch=2)
+    with pytest.raises(NotImplementedError, match="callback"):
+        lowers(unrolled("elman_tanh", engine="parallel"), *args)
+
+
+def test_newtons_method_with_a_report():
+    params, carry, xs = shapes("lstm", steps=5, batch=2)
+    lowers(lambda p, c, xs: rnnjax.parallel.solve(CELLS["lstm"], p, xs, carry=c, certify=False), params, carry, xs)
 
 
 def test_unroll_in_python():
@@ -301,6 +321,24 @@ def test_an_exported_program_gives_the_numbers():
         timed = {"lengths": jnp.arange(batch, dtype="int32") + 2, "mask": flags, "resets": ~flags}
         got = exported.call(args, jax.tree.map(jnp.asarray, timed))
         assert_close(got, unrolled("lstm", timed, engine="scan")(*args))
+
+
+RULES = [online.RTRL(), online.SnAp(1), online.TBPTT(3), online.UORO(), online.KFRTRL(), online.KeRNL()]
+RULES += [online.EProp("random"), online.RFLO(), online.DNI(), online.Immediate()]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_one_step_of_a_rule(rule):
+    """From its start, with mask and resets; over time it is the user's scan."""
+    cell = rnnjax.Readout(rnnjax.cells.RateNetwork(3), 1)
+    params = jax.eval_shape(lambda key: cell.init(key, D, "float64"), KEY)
+    flags = jax.ShapeDtypeStruct((BATCH,), "bool")
+
+    def run(params, x, mask, resets, key):
+        carry, trace = cell.initial_carry(params, x.shape[:1]), rule.init(cell, params, x.shape[:1])
+        return rule.step(cell, params, carry, trace, x, jnp.ones_like, mask=mask, resets=resets, key=key)
+
+    lowers(run, params, jax.ShapeDtypeStruct((BATCH, D), "float64"), flags, flags, KEY)
 
 
 PARTS = ("init", "initial_carry", "step")

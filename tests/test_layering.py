@@ -1,10 +1,10 @@
 """Layering: a file imports only from floors below its own. Imports are read from the source.
 
-    5 flax, training, converters    4 dynamics, gradients, processes    3 compose, readout, ...    2 _bounds, _unroll
-    1 cells, tasks    1/2 textbook    0 cell, ...
+    6 equinox, haiku    5.5 converters    5 flax, training    4 dynamics, gradients, online, processes
+    3 compose, readout, ...    2 _bounds, _unroll    1 cells, tasks    1/2 textbook    0 cell, ...
 
-Cells never import each other; nothing imports experiments and benchmarks; flax, optax and orbax are each imported by
-one package only. A new file or folder of `rnnjax/` needs a floor here.
+Cells never import each other; nothing imports experiments and benchmarks; flax, optax, orbax, equinox and haiku are
+each imported by one package only. A new file or folder of `rnnjax/` needs a floor here.
 """
 
 import ast
@@ -18,14 +18,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = {
+    "equinox": 6,
+    "haiku": 6,
+    "converters": 5.5,
     "flax": 5,
     "training": 5,
-    "converters": 5,
     "dynamics": 4,
     "gradients": 4,
+    "online": 4,
     "processes": 4,
     "compose": 3,
     "embedding": 3,
+    "parallel": 3,
     "pooling": 3,
     "readout": 3,
     "sharding": 3,
@@ -41,13 +45,19 @@ FLOORS = {
     "numerics": 0,
     "textbook": 0.5,
 }
-ROOF = 6
+ROOF = 7
 """`rnnjax/__init__.py`, the public names: it may import everything, and nothing below imports it."""
 
 GROUND = "cell"
 """What a cell is (and a `PyTree`): it imports nothing of the house, so that its neighbours on floor 0 may import it."""
 
-DOORS = {"flax": {"flax"}, "training": {"optax", "orbax", "chex", "rich"}}
+DOORS = {
+    "converters": {"h5py"},
+    "equinox": {"equinox"},
+    "flax": {"flax"},
+    "haiku": {"haiku"},
+    "training": {"optax", "orbax", "chex", "rich"},
+}
 """External imports that each part may use, besides the standard library and `ANYWHERE`."""
 
 ANYWHERE = {"jax", "numpy", "typing_extensions"}
@@ -197,6 +207,8 @@ def test_every_part_has_a_floor():
         ("rnnjax.flax.linen", "import optax"),
         ("rnnjax.training.loop", "import flax"),
         ("rnnjax.cell", "import chex"),
+        ("rnnjax.converters.haiku", "import haiku"),
+        ("rnnjax.flax.linen", "from rnnjax.converters import from_haiku"),
         ("rnnjax.compose", "importlib.import_module('flax')"),
         ("rnnjax.training.loop", "from experiments.lab import run"),
         ("rnnjax.compose", "from tests import registry"),

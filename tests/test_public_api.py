@@ -27,6 +27,8 @@ SUBMODULES = [
     "flax",
     "gradients",
     "initializers",
+    "online",
+    "parallel",
     "processes",
     "sharding",
     "tasks",

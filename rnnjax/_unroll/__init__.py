@@ -4,6 +4,7 @@ from rnnjax._unroll.arguments import Composite, Masks, Run, is_causal, output_si
 from rnnjax._unroll.associative import NotLinear
 from rnnjax._unroll.contract import Engine, NotHoistable, unroll
 from rnnjax._unroll.explanation import Explanation, explain
+from rnnjax._unroll.newton import NotConverged, Parallel
 from rnnjax._unroll.noise import Noise, Noisy, apart, draw_noise, dtype_of, keep, one_step, with_weights
 from rnnjax._unroll.remat import Checkpoint, MemoryBudget
 
@@ -16,8 +17,10 @@ __all__ = [
     "MemoryBudget",
     "Noise",
     "Noisy",
+    "NotConverged",
     "NotHoistable",
     "NotLinear",
+    "Parallel",
     "Run",
     "apart",
     "draw_noise",

@@ -262,9 +262,14 @@ def check_carry(cell: Cell, params: PyTree, carry: PyTree, xs: Array, noise: PyT
         if message == str(error):
             raise
         raise (TypeError if isinstance(error, TypeError) else ValueError)(message) from None
+    check_returned(cell, new_carry, expected)
+    return Checked(y, closes_over_arrays(start) or closes_over_arrays(step))
+
+
+def check_returned(cell: Cell, new_carry: PyTree, expected: PyTree) -> None:
+    """Raises unless the carry that a step returns is like its input carry."""
     fix = "a step must return a carry of the same tree, shapes and dtypes as its input carry"
     check_alike(f"the carry that {type(cell).__name__}.step returns", new_carry, expected, fix)
-    return Checked(y, closes_over_arrays(start) or closes_over_arrays(step))
 
 
 def check_alike(what: str, got: PyTree, expected: PyTree, fix: str) -> None:

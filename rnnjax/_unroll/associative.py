@@ -60,7 +60,10 @@ def read_linear(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStru
       NotLinear: the step has another form.
     """
     program, closed_over, _, _ = traced(cell.step, params, carry, x)
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(carry)]
+    named = [(f"carry{jax.tree_util.keystr(path)}", leaf) for path, leaf in jax.tree.leaves_with_path(carry)]
+    for name, leaf in named:
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise NotLinear(f"`{name}` is {leaf.dtype}, and only real and complex states are solved for")
     ins = program.inputs[len(jax.tree.leaves(params)) : -1]
     outs = program.outputs[: len(ins)]
     needs = _needs(program, ins)
@@ -69,7 +72,7 @@ def read_linear(cell: Cell, params: PyTree, carry: PyTree, x: jax.ShapeDtypeStru
         above = [leaf | {k for j in leaf for k in above[j]} for leaf in above]
     groups = {tuple(sorted({j, *(i for i in above[j] if j in above[i])})) for j in range(len(ins))}
     ordered = sorted(groups, key=lambda group: len(above[group[0]] | set(group)))
-    read = [_read_group(program, group, ins, outs, [f"carry{path}" for path in paths]) for group in ordered]
+    read = [_read_group(program, group, ins, outs, [name for name, _ in named]) for group in ordered]
     return Linear(program, closed_over, read)
 
 

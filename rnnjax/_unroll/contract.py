@@ -41,6 +41,7 @@ from rnnjax._unroll.arguments import (
 from rnnjax._unroll.associative import Linear, NotLinear, read_linear, unroll_associative
 from rnnjax._unroll.equations import bytes_of
 from rnnjax._unroll.hoist import unroll_hoisted
+from rnnjax._unroll.newton import Parallel, named_error, unroll_newton
 from rnnjax._unroll.noise import Noise, with_noise
 from rnnjax._unroll.reading import NOTHING_LEAVES, Read, Reading, read
 from rnnjax._unroll.remat import (
@@ -54,7 +55,8 @@ from rnnjax._unroll.remat import (
 from rnnjax._unroll.scan import unroll_loop, unroll_scan
 from rnnjax.cell import C, Cell, P, PyTree, batch_shape_of, over_time
 
-Engine = Literal["auto", "loop", "scan", "hoisted", "associative"]
+Named = Literal["auto", "loop", "scan", "hoisted", "associative", "parallel"]
+Engine = Named | Parallel
 
 
 @overload
@@ -160,7 +162,8 @@ def unroll(
       reverse: run each row from its own end to its start; `ys` stays in input order.
       engine: "hoisted" (every matmul that does not need the carry leaves the loop, in the derivative too), "scan"
         (`jax.lax.scan`), "loop" (a Python loop; the reference), "associative" (`jax.lax.associative_scan`, for a step
-        that is linear in its carry), or "auto": "hoisted" if possible, else "scan".
+        that is linear in its carry), `rnnjax.Parallel(...)` (Newton's method for all steps at once, for networks that
+        are not chaotic; "parallel" for its defaults), or "auto": "hoisted" if possible, else "scan".
       checkpoint: remat: time is split into segments, only the carry at the start of each segment is stored, and the
         rest is recomputed in the backward pass. The number of steps per segment; "sqrt" for about √T; or
         `MemoryBudget(bytes)` for nested segments until the estimate fits. Each level costs one more forward pass.
@@ -176,6 +179,8 @@ def unroll(
       ValueError: a shape does not fit, T = 0, lengths are outside 0..T (if their values are known), the engine is
         unknown or cannot run this cell, or the memory budget cannot be met.
       TypeError: the input is integer, or differs in dtype from the parameters; or a mask is not boolean.
+      NotConverged: the engine is `Parallel(above="raise")` and did not reach its tolerance (inside of `jax.jit`, a
+        `jax.errors.JaxRuntimeError` that names it).
     See also:
       `rnnjax.explain` shows which engine runs each layer and why, the segments, and the expected bytes and FLOPs.
 
@@ -190,7 +195,8 @@ def unroll(
     """
     options = Options(engine, unroll, checkpoint, chunk, carries)
     whole = make_whole(cell, params, carry, xs, lengths, mask, resets, reverse, key, noise)
-    last, ys = run_program(options, whole)
+    with named_error(options.engine) as finished:
+        last, ys = finished(run_program(options, whole))
     if not carries:
         return last, ys
     last, every = split_carries(last)
@@ -209,6 +215,8 @@ class Options:
 
     def __post_init__(self) -> None:
         check_engine(self.engine, self.unroll)
+        if self.engine == "parallel":
+            object.__setattr__(self, "engine", Parallel())
         if self.checkpoint is not None:
             check_checkpoint(self.checkpoint)
         if self.chunk is not None:
@@ -221,8 +229,9 @@ class Options:
 
 def check_engine(engine: Any, unroll: Any) -> None:
     """Raises ValueError for an unknown engine, or an invalid `unroll`."""
-    if engine not in get_args(Engine):
-        raise ValueError(f"engine is {engine!r}; choose one of {', '.join(map(repr, get_args(Engine)))}.")
+    if not isinstance(engine, Parallel) and engine not in get_args(Named):
+        choices = ", ".join(map(repr, get_args(Named)))
+        raise ValueError(f"engine is {engine!r}; choose one of {choices}, or a `rnnjax.Parallel`.")
     if isinstance(unroll, bool) or not isinstance(unroll, int) or unroll < 1:
         raise ValueError(f"unroll is {unroll!r}; it must be a positive integer.")
     if engine == "loop" and unroll != 1:
@@ -373,9 +382,10 @@ class Choice(NamedTuple):
     why: str
     found: Read | None = None
     linear: Linear | None = None
+    parallel: Parallel | None = None
 
 
-def choose_engine(engine: str, cell: Cell, params: PyTree, carry: PyTree, xs: Array) -> Choice:
+def choose_engine(engine: str | Parallel, cell: Cell, params: PyTree, carry: PyTree, xs: Array) -> Choice:
     """The named engine, or, for "auto", "hoisted" if it can run the cell and is faster, else "scan".
 
     Both give the same numbers. The hoisted engine computes the same matmuls in fewer and larger calls, with fewer of
@@ -385,13 +395,15 @@ def choose_engine(engine: str, cell: Cell, params: PyTree, carry: PyTree, xs: Ar
       NotHoistable: the engine is "hoisted" and cannot run this cell.
     """
     if engine == "loop":
-        return Choice(engine, "named: a Python loop over the steps, the reference")
+        return Choice("loop", "named: a Python loop over the steps, the reference")
     if engine == "scan":
-        return Choice(engine, "named: the step as written, inside `jax.lax.scan`")
+        return Choice("scan", "named: the step as written, inside `jax.lax.scan`")
     batch_shape = batch_shape_of(cell, xs)
     row, x = _row_of(carry, len(batch_shape)), _row_of(xs, len(batch_shape) + 1)
     found = read(cell, params, row, x, batched=len(batch_shape) > 0)
     obstacle = found.reading.only_scan or found.reading.own_rule
+    if isinstance(engine, Parallel):
+        return _parallel(engine, obstacle, cell, params, row, x)
     if engine == "associative":
         return _associative(obstacle, cell, params, row, x)
     if obstacle is None and engine == "auto" and _is_slower_hoisted(found.reading, batch_shape):
@@ -417,6 +429,16 @@ def _associative(obstacle: str | None, cell: Cell, params: PyTree, carry: PyTree
     except NotLinear as reason:
         raise NotLinear(f'{cell!r} cannot run as an associative scan: {reason}; use engine="auto".') from None
     return Choice("associative", "named: the step is linear in its carry; a parallel scan over time", linear=linear)
+
+
+def _parallel(parallel: Parallel, obstacle: str | None, cell: Cell, params: PyTree, carry: PyTree, x: Any) -> Choice:
+    """Newton's method; or a single parallel scan, which is exact, if the step is linear in its carry."""
+    try:
+        linear = _associative(obstacle, cell, params, carry, x).linear
+    except NotLinear:
+        how = "Newton's method" if parallel.jacobian == "full" else "corrections with the diagonal of the Jacobian"
+        return Choice("parallel", f"named: {how} for all steps at once", parallel=parallel)
+    return Choice("associative", "parallel: the step is linear in its carry, so that one scan is exact", linear=linear)
 
 
 _MOST_ROWS, _MOST_BYTES = 16, 16_384
@@ -482,6 +504,8 @@ def run_layer(
         last, ys, every = unroll_hoisted(choice.found, cell, params, carry, xs, masks, unroll=unroll, carries=carries)
     elif choice.linear is not None:
         last, (ys, every) = unroll_associative(choice.linear, cell, params, carry, xs, masks)
+    elif choice.parallel is not None:
+        last, (ys, every) = unroll_newton(choice.parallel, cell, params, carry, xs, masks)
     elif choice.engine == "loop":
         last, (ys, every) = unroll_loop(cell, params, carry, xs, masks)
     else:

@@ -12,7 +12,9 @@ from jax.typing import ArrayLike
 
 from rnnjax._unroll.arguments import Composite, Part, is_causal, is_layer, make_whole, shapes_of
 from rnnjax._unroll.contract import Engine, Options, choose_engine, on_engines
-from rnnjax._unroll.equations import bytes_of
+from rnnjax._unroll.equations import ELEMENTWISE, bytes_of
+from rnnjax._unroll.newton import Parallel, is_real
+from rnnjax._unroll.prediction import Prediction, predict
 from rnnjax._unroll.remat import Checkpoint, Cut, cuts_of, footprint_of, parts_of, share_of_budget
 from rnnjax.cell import Cell, PyTree, batch_shape_of, over_time
 
@@ -23,10 +25,11 @@ class Layer:
 
     Attributes:
       cell: the cell's repr.
-      engine: "hoisted", "scan" or "loop".
+      engine: "hoisted", "scan", "loop", "associative" or "parallel".
       why: the reason; if "auto" chose "scan", what keeps the hoisted engine from running the cell.
       forward_flops: 2 × T × batch × (D + H) × G × H for a cell with G gates: its matmuls over all of time.
       projected_bytes: the projected input that is in memory at once; 0 if each step projects its own input.
+      prediction: what Newton's method in time would need, if an exponent is given and the carry is real.
     """
 
     cell: str
@@ -34,6 +37,7 @@ class Layer:
     why: str
     forward_flops: int
     projected_bytes: int
+    prediction: Prediction | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +120,8 @@ class Explanation:
                     f"  forward {_scaled(layer.forward_flops, 'FLOP')}, "
                     f"projected input {_scaled(layer.projected_bytes, 'B')}"
                 )
+                if layer.prediction is not None:
+                    lines.append(f"  in parallel, {layer.prediction}, {_scaled(layer.prediction.bytes, 'B')}")
             lines.append(f"  time: {_cuts(part)}")
             lines.append(
                 f"  backward pass {_scaled(part.backward_bytes, 'B')} "
@@ -143,6 +149,7 @@ def explain(
     checkpoint: Checkpoint = None,
     chunk: int | None = None,
     unroll: int = 1,
+    exponent: ArrayLike | None = None,
 ) -> Explanation:
     """Explains on which engine `rnnjax.unroll` runs each layer and why, its segments, and the expected bytes and FLOPs.
 
@@ -152,6 +159,9 @@ def explain(
 
     Args:
       As for `rnnjax.unroll`; arrays may be `jax.ShapeDtypeStruct`s.
+      exponent: the leading Lyapunov exponent of the network with such inputs, in nats per step, given or measured
+        (`rnnjax.gradients.leading_exponent`, of several rows the largest counts): adds what `rnnjax.Parallel` is
+        expected to need.
     Returns:
       An `Explanation`; print it.
     Raises:
@@ -168,6 +178,8 @@ def explain(
       ('hoisted', (Cut(length=100, recomputed=True),))
       >>> plan.forward_flops == 2 * 10_000 * 8 * (32 + 64) * 4 * 64
       True
+      >>> [rnnjax.explain(cell, params, xs, exponent=e).layers[0].prediction.converges for e in (-0.2, 0.1)]
+      [True, False]
     """
     options = Options(engine, unroll, checkpoint, chunk)
 
@@ -176,16 +188,16 @@ def explain(
 
     whole = Part(cell, *jax.eval_shape(whole_of, *_shapes((params, carry, xs, lengths, mask, resets))))
     share = share_of_budget(options.checkpoint, on_engines(options), whole)
-    return Explanation(tuple(_segmented(options, part, share) for part in parts_of(whole, is_causal)))
+    return Explanation(tuple(_segmented(options, part, share, exponent) for part in parts_of(whole, is_causal)))
 
 
-def _segmented(options: Options, part: Part, share: float) -> Segmented:
+def _segmented(options: Options, part: Part, share: float, exponent: Any) -> Segmented:
     engines = on_engines(options)
     cuts = cuts_of(options.checkpoint, options.chunk, engines, part, share)
     footprint = footprint_of(engines, part)
     at_once = min([footprint.steps, *(cut.length for cut in cuts)])
     return Segmented(
-        layers=tuple(_layer(options, layer, at_once) for layer in parts_of(part, is_layer)),
+        layers=tuple(_layer(options, layer, at_once, exponent) for layer in parts_of(part, is_layer)),
         steps=footprint.steps,
         cuts=cuts,
         carry_bytes=footprint.carry,
@@ -196,7 +208,7 @@ def _segmented(options: Options, part: Part, share: float) -> Segmented:
     )
 
 
-def _layer(options: Options, part: Part, at_once: int) -> Layer:
+def _layer(options: Options, part: Part, at_once: int, exponent: Any) -> Layer:
     cell, steps, batch_shape = part.cell, part.xs.shape[0], batch_shape_of(part.cell, part.xs)
     choice = choose_engine(options.engine, cell, part.params, part.carry, part.xs)
     x = jax.ShapeDtypeStruct(part.xs.shape[1:], part.xs.dtype)
@@ -211,24 +223,37 @@ def _layer(options: Options, part: Part, at_once: int) -> Layer:
         why=choice.why,
         forward_flops=steps * matmul_flops(cell.step, part.params, part.carry, x),
         projected_bytes=projected,
+        prediction=None if exponent is None else _prediction(options, part, batch_shape, at_once, exponent),
     )
 
 
-def matmul_flops(function: Callable[..., Any], *args: Any) -> int:
+def _prediction(
+    options: Options, part: Part, batch_shape: tuple[int, ...], at_once: int, exponent: Any
+) -> Prediction | None:
+    leaves = jax.tree.leaves(part.carry)
+    if not is_real(part.carry):
+        return None
+    rows, numbers = math.prod(batch_shape), sum(math.prod(leaf.shape) for leaf in leaves)
+    parallel = options.engine if isinstance(options.engine, Parallel) else Parallel()
+    return predict(parallel, exponent, part.xs.shape[0], at_once, rows, numbers // rows, leaves[0].dtype)
+
+
+def matmul_flops(function: Callable[..., Any], *args: Any, elementwise: bool = False) -> int:
     """2 m n k for every product of an m × k with a k × n matrix; arguments may be `jax.ShapeDtypeStruct`s.
 
     So is a convolution, with m places and n output channels; products with its padding count. Elementwise operations do
-    not count, a scan counts once per step, and a conditional counts as its most expensive branch.
+    not count, unless `elementwise`, then one for each number; a scan counts once per step, and a conditional counts as
+    its most expensive branch.
 
     Example:
 
       >>> matmul_flops(lambda x, w: jax.nn.relu(x @ w), jnp.ones((5, 3)), jnp.ones((3, 4)))
       120
     """
-    return _flops(jax.make_jaxpr(function)(*args).jaxpr)
+    return _flops(jax.make_jaxpr(function)(*args).jaxpr, elementwise)
 
 
-def _flops(jaxpr: Jaxpr) -> int:
+def _flops(jaxpr: Jaxpr, elementwise: bool) -> int:
     total = 0
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
@@ -240,9 +265,11 @@ def _flops(jaxpr: Jaxpr) -> int:
             kernel, outputs = _shape_of(eqn.invars[1]), eqn.params["dimension_numbers"].rhs_spec[0]
             total += 2 * math.prod(kernel) // kernel[outputs] * math.prod(_shape_of(eqn.outvars[0]))
             continue
-        inside = [_flops(inner) for inner in _inner(eqn.params.values())]
+        inside = [_flops(inner, elementwise) for inner in _inner(eqn.params.values())]
         if inside:
             total += max(inside) if eqn.primitive.name == "cond" else sum(inside) * eqn.params.get("length", 1)
+        elif elementwise and (eqn.primitive.name in ELEMENTWISE or eqn.primitive.name == "reduce_sum"):
+            total += math.prod(_shape_of(eqn.invars[0] if eqn.primitive.name == "reduce_sum" else eqn.outvars[0]))
     return total
 
 

@@ -20,44 +20,40 @@ from typing import Any
 
 import numpy as np
 
-from rnnjax.cell import Cell, PyTree
-from rnnjax.cells import (
-    GRU,
-    LSTM,
-    Elman,
-    ElmanParams,
-    GRUParams,
-    LSTMParams,
-    LSTMProjected,
-    LSTMProjectedParams,
-)
-from rnnjax.compose import Bidirectional, BothWays, Stack
-from rnnjax.converters.state_dict import Recurrent, Weights, read
+from rnnjax._names import nearest
+from rnnjax.cell import PyTree
+from rnnjax.cells import ElmanParams, GRUParams, LSTMParams, LSTMProjectedParams
+from rnnjax.compose import Bidirectional, BothWays
+from rnnjax.converters.layouts import TORCH, Layout, from_layout, to_layout
+from rnnjax.converters.models import Linear, whole
+from rnnjax.converters.names import numpy_tree
+from rnnjax.converters.state_dict import Recurrent, Weights, as_numpy, read
 from rnnjax.converters.torch_module import check_config, config_of, is_module
+from rnnjax.readout import ReadoutParams
 from rnnjax.textbook import Activation
-from rnnjax.wrappers import WithoutBias
 
 _RECORDS = (LSTMParams, GRUParams, ElmanParams, LSTMProjectedParams)
 
 
 def from_torch(
-    state_dict: Any, *, prefix: str = "", activation: Activation | None = None
-) -> tuple[Cell | Stack | Bidirectional, PyTree]:
+    state_dict: Any, *, prefix: str = "", activation: Activation | None = None, head: str | None = None
+) -> tuple[Any, PyTree]:
     """Converts a PyTorch module or state dict to a cell and its parameters.
 
     Args:
       state_dict: a recurrent module, a model that contains one, or a state dict of tensors or arrays. Only a module
         contains the `nonlinearity` of an RNN.
       prefix: the name of the recurrent module in the model, such as `"encoder.lstm."`.
-      activation: the nonlinearity of a `torch.nn.RNN` if only its state dict is given; "tanh" by default, as in
-        PyTorch.
+      activation: the nonlinearity of a `torch.nn.RNN` if only its state dict is given: "tanh" (PyTorch's default) or
+        "relu".
+      head: the name of a `torch.nn.Linear` of the model that reads the outputs, such as `"fc."`.
     Returns:
       `(cell, params)`: a cell for one layer, a `Stack` for several, with a `Bidirectional` for each bidirectional
-      layer and the module's `dropout`. The arrays are NumPy arrays of unchanged dtype; `jax.device_put(params)`
-      converts them to JAX arrays.
+      layer and the module's `dropout`; with a `head` in a `Readout`. The arrays are NumPy arrays of unchanged dtype;
+      `jax.device_put(params)` converts them to JAX arrays.
     Raises:
-      ValueError: a name is not a recurrent weight, is missing or duplicated; the shapes fit no cell; or `activation`
-        contradicts the module.
+      ValueError: a name is not a recurrent weight, is missing or duplicated; the shapes fit no cell; `activation`
+        contradicts the module, or is not given for the state dict of an RNN; or there is no such `head`.
       TypeError: `state_dict` is neither a state dict nor a recurrent module.
     Warns:
       UserWarning: the module has `batch_first`, which is not part of the cell.
@@ -90,33 +86,39 @@ def from_torch(
         found = read(state_dict, prefix)
         if activation not in (None, "tanh") and found.kind != "RNN":
             raise ValueError(f"activation is {activation!r}, but the weights are {found.kind}'s; leave it out.")
+        if activation is None and found.kind == "RNN":
+            raise ValueError(
+                "`state_dict` is that of an RNN, and does not say its nonlinearity; pass the module, or activation="
+                '"tanh" (PyTorch\'s default) or "relu".'
+            )
     else:
         raise TypeError(
             f"`state_dict` is a {type(state_dict).__name__}; expected a PyTorch module or its `state_dict()`."
         )
     converted = []
     for layer in found.layers:
-        halves = [(_cell_of(found, activation or "tanh"), _from_one(found, weights)) for weights in layer]
+        halves = [from_layout(_layout_of(found), weights, activation) for weights in layer]
         if len(halves) == 1:
             converted.append(halves[0])
         else:
             cells, params = zip(*halves, strict=True)
             converted.append((Bidirectional(*cells), BothWays(*params)))
-    if len(converted) == 1:
-        return converted[0]
-    cells, params = zip(*converted, strict=True)
-    return Stack(cells, dropout), params
+    module: Any = state_dict
+    weights = module.state_dict() if is_module(module) else module
+    return whole("`state_dict`", converted, None if head is None else _linear(weights, head), dropout)
 
 
-def to_torch(params: PyTree, *, prefix: str = "") -> dict[str, np.ndarray]:
+def to_torch(params: PyTree, *, prefix: str = "", head: str = "head.") -> dict[str, np.ndarray]:
     """Converts parameters to a PyTorch state dict of NumPy arrays.
 
     Load it with `module.load_state_dict({k: torch.from_numpy(v) for k, v in ...})`.
 
     Args:
       params: `LSTMParams`, `GRUParams`, `ElmanParams` or `LSTMProjectedParams`, a `BothWays` of two, or a tuple of
-        layers of one kind. Parameters of a `WithoutBias` cell are for a module with `bias=False`.
+        layers of one kind; or the `ReadoutParams` of a `Readout` of these. Parameters of a `WithoutBias` cell are for a
+        module with `bias=False`.
       prefix: a prefix for each name.
+      head: the name of the `torch.nn.Linear` of a `Readout`.
     Returns:
       `weight_ih_l0` and so on. `bias_hh` is zero except for the candidate of a GRU; `from_torch` is the inverse. (The
       activation of an `Elman` is not part of its parameters: create the `torch.nn.RNN` with the same `nonlinearity`.)
@@ -132,6 +134,10 @@ def to_torch(params: PyTree, *, prefix: str = "") -> dict[str, np.ndarray]:
       >>> {name: w.shape for name, w in to_torch(params).items()}
       {'weight_ih_l0': (6, 3), 'weight_hh_l0': (6, 2), 'bias_ih_l0': (6,), 'bias_hh_l0': (6,)}
     """
+    linear: dict[str, np.ndarray] = {}
+    if isinstance(params, ReadoutParams):
+        w, b = np.asarray(params.w_out), np.asarray(params.b_out)
+        params, linear = params.rnn, {f"{head}weight": np.copy(w.T, order="C"), f"{head}bias": b.copy()}
     stacked = isinstance(params, tuple) and not hasattr(params, "_fields")
     layers = [tuple(layer) if isinstance(layer, BothWays) else (layer,) for layer in (params if stacked else (params,))]
     halves: list[Any] = [half for layer in layers for half in layer]
@@ -157,58 +163,35 @@ def to_torch(params: PyTree, *, prefix: str = "") -> dict[str, np.ndarray]:
         read(state, "")
     except ValueError as error:
         raise ValueError(f"`params` do not fit one PyTorch module; in PyTorch's names: {error}") from None
-    return {f"{prefix}{name}": array for name, array in state.items()}
+    return {f"{prefix}{name}": array for name, array in state.items()} | linear
 
 
-def _cell_of(found: Recurrent, activation: Activation) -> Any:
-    size = found.hidden_size
-    if found.projection is not None:
-        cell = LSTMProjected(size, found.projection)
-    else:
-        cell = {"LSTM": LSTM(size), "GRU": GRU(size), "RNN": Elman(size, activation)}[found.kind]
-    return cell if found.bias else WithoutBias(cell)
+def _linear(state: Mapping[str, Any], head: str) -> Linear:
+    names = [f"{head}weight", f"{head}bias"]
+    arrays = [as_numpy(state[name]) if name in state else None for name in names]
+    if arrays[0] is None or arrays[0].ndim != 2:
+        known = [
+            name.removesuffix("weight") for name in state if name.endswith("weight") and len(state[name].shape) == 2
+        ]
+        raise ValueError(f"`state_dict` has no linear map at head={head!r}{nearest(head, known)}.")
+    return Linear(arrays[0].T, arrays[1])
 
 
-def _from_one(found: Recurrent, weights: Weights) -> PyTree:
-    size = found.hidden_size
-    w_x, w_h = (_transposed(weights[name]) for name in ("weight_ih", "weight_hh"))
-    b: Any = weights["bias_ih"] + weights["bias_hh"] if found.bias else None
-    if found.projection is not None:
-        return LSTMProjectedParams(w_x, w_h, b, _transposed(weights["weight_hr"]))
-    if found.kind == "LSTM":
-        return LSTMParams(w_x, w_h, b)
-    if found.kind == "RNN":
-        return ElmanParams(w_x, w_h, b)
-    b_hn: Any = None
-    if found.bias:
-        b[2 * size :] = weights["bias_ih"][2 * size :]
-        b_hn = weights["bias_hh"][2 * size :].copy()
-    return GRUParams(w_x, w_h, b, b_hn)
+def _layout_of(found: Recurrent) -> Layout:
+    return TORCH["projected" if found.projection is not None else found.kind]
 
 
 def _to_one(params: Any) -> Weights:
-    state = {"weight_ih": _transposed(params.w_x), "weight_hh": _transposed(params.w_h)}
     b_hn = params.b_hn if isinstance(params, GRUParams) else None
     if isinstance(params, GRUParams) and (b_hn is None) != (params.b is None):
         raise ValueError(
             f"`params` holds {_shown(params)} with b_hn {'left out' if b_hn is None else 'given'}; a GRU of PyTorch "
             "has both biases or none: use zeros for the missing one."
         )
-    if params.b is not None:
-        b = np.asarray(params.b)
-        b_hh = np.zeros_like(b)
-        if b_hn is not None:
-            b_hh[len(b) - len(b_hn) :] = b_hn
-        state |= {"bias_ih": b.copy(), "bias_hh": b_hh}
-    if isinstance(params, LSTMProjectedParams):
-        state["weight_hr"] = _transposed(params.w_p)
-    return state
+    layout = next(layout for layout in TORCH.values() if layout.record is type(params))
+    return to_layout(layout, numpy_tree(params))
 
 
 def _shown(params: Any) -> str:
     bias = " without bias" if params.b is None else ""
     return f"{type(params).__name__}{bias} with w_h {list(np.shape(params.w_h))}"
-
-
-def _transposed(matrix: Any) -> Any:
-    return np.ascontiguousarray(np.asarray(matrix).T)

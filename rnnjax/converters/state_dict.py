@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -61,9 +61,14 @@ def read(state_dict: Mapping[str, Any], prefix: str) -> Recurrent:
     return _measured(in_layers, lambda part, layer, way: part if by_cell else f"{part}_l{layer}{ways[way]}")
 
 
+def prefixes(keys: Iterable[str]) -> set[str]:
+    """What is before the names of recurrent weights."""
+    return {key[: match.start()] for key in keys if (match := _at_the_end(key))}
+
+
 def _check_prefix(keys: list[str], prefix: str) -> None:
     """Raises unless names of recurrent weights directly follow `prefix`."""
-    holders = {key[: match.start()] for key in keys if (match := _at_the_end(key))}
+    holders = prefixes(keys)
     if prefix in holders:
         return
     if not holders:

@@ -7,6 +7,7 @@ differ from their papers, and its MCLSTM is another cell.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from rnnjax import cells
 from rnnjax._names import discrepancies
 from rnnjax.cell import PyTree
+from rnnjax.compose import Stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +151,9 @@ def from_torchrecurrent(cell: Any, state_dict: Mapping[str, Any]) -> PyTree:
     """Converts the state dict of a cell of torchrecurrent to parameters of the same cell here.
 
     Args:
-      cell: our cell, such as `rnnjax.cells.JANET(20)`.
-      state_dict: of the corresponding `torchrecurrent.JANETCell`, with tensors or arrays.
+      cell: our cell, such as `rnnjax.cells.JANET(20)`, or a `Stack` of several.
+      state_dict: of the corresponding `torchrecurrent.JANETCell`, with tensors or arrays; for a `Stack`, of a
+        `torchrecurrent.JANET`.
     Returns:
       Parameters of `cell` as NumPy arrays of unchanged dtype.
     Raises:
@@ -165,6 +168,16 @@ def from_torchrecurrent(cell: Any, state_dict: Mapping[str, Any]) -> PyTree:
       >>> from_torchrecurrent(cells.JANET(2), state).w_x.shape
       (3, 4)
     """
+    if isinstance(cell, Stack):
+        if wrong := [name for name in state_dict if not re.fullmatch(r"cells\.\d+\..+", name)]:
+            raise ValueError(f"`state_dict` holds {wrong}; a layer of torchrecurrent has cells.0.weight_ih and so on.")
+        parts: list[dict[str, Any]] = [{} for _ in cell.cells]
+        for name, array in state_dict.items():
+            _, index, inner = name.split(".", 2)
+            if int(index) >= len(parts):
+                raise ValueError(f"`state_dict` holds {name!r}, but {cell!r} has {len(parts)} layers.")
+            parts[int(index)][inner] = array
+        return tuple([from_torchrecurrent(*layer) for layer in zip(cell.cells, parts, strict=True)])
     layout = _layout_of(cell)
     names = _names(layout)
     state = {name: np.asarray(array) for name, array in state_dict.items() if name in names or name != "beta"}
@@ -208,6 +221,9 @@ def to_torchrecurrent(cell: Any, params: PyTree) -> dict[str, np.ndarray]:
       >>> sorted(state), state["weight_ih"].shape
       (['bias_hh', 'bias_ih', 'weight_hh', 'weight_ih'], (4, 3))
     """
+    if isinstance(cell, Stack):
+        layers = [to_torchrecurrent(*layer) for layer in zip(cell.cells, params, strict=True)]
+        return {f"cells.{k}.{name}": array for k, layer in enumerate(layers) for name, array in layer.items()}
     layout = _layout_of(cell)
     fields = {name: np.asarray(array) for name, array in params._asdict().items()}
     if any(field == "w_h2" for field, *_ in layout.matrices):
@@ -242,3 +258,16 @@ def _layout_of(cell: Any) -> _Layout:
         known = ", ".join(sorted(kind.__name__ for kind in _LAYOUTS))
         raise TypeError(f"`cell` is {cell!r}, which torchrecurrent does not have, or has differently; known: {known}.")
     return _LAYOUTS[type(cell)]
+
+
+KINDS = tuple(_LAYOUTS)
+"""Our cells that torchrecurrent has."""
+
+
+def with_names(names: set[str], blocks: int) -> list[str]:
+    """The cells of torchrecurrent whose arrays have these names, and that many blocks of `weight_hh`."""
+    return [
+        f"{kind.__name__}Cell"
+        for kind, layout in _LAYOUTS.items()
+        if set(_names(layout)) == names and dict(layout.blocks).get("weight_hh") == blocks
+    ]

@@ -25,8 +25,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from rnnjax._unroll.arguments import closes_over_arrays
-from rnnjax.cell import Cell, PyTree
-from rnnjax.dynamics.problem import checked, checked_count, checked_rows, eigenvalues_of, map_of, unflat, with_jacobian
+from rnnjax.cell import Cell, PyTree, unflat
+from rnnjax.dynamics.problem import checked, checked_count, checked_rows, eigenvalues_of, map_of, with_jacobian
 from rnnjax.dynamics.solve import is_fixed, search, tolerance_of
 
 FOLD, BRANCHING, FLIP, NEIMARK_SACKER = "fold", "branching", "flip", "neimark-sacker"
@@ -126,7 +126,7 @@ def continue_in(
     rows = checked_rows("starts", starts, like, leading=True)
     cycle, points = checked_count("cycle", cycle), checked_count("points", points)
     tolerance = tolerance_of(rows.dtype)
-    ends = search(cell, cycle, params, x, rows, tolerance, 200)
+    ends = search(cell, cycle, params, x, rows, tolerance, 500)
     fixed = is_fixed(ends, tolerance)
     if not fixed.any():
         raise ValueError(f"none of `starts` is, or leads to, a fixed point at `value` = {value}; find some first.")

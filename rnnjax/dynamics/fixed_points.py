@@ -5,7 +5,8 @@
 The search is one compiled program (`solve.py`); merging, eigenvalues and certificates follow in NumPy.
 
 Reference: Sussillo and Barak, Opening the black box: low-dimensional dynamics in high-dimensional recurrent neural
-networks, Neural Computation 25 (2013), 626. They minimise q = ½‖F(h) - h‖² by descent; here Newton's steps do.
+networks, Neural Computation 25 (2013), 626. They minimise q = ½‖F(h) - h‖² by descent; here
+Newton's and Broyden's steps do.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from rnnjax.cell import Cell, PyTree
+from rnnjax.cell import Cell, PyTree, unflat
 from rnnjax.dynamics.certify import certifier
 from rnnjax.dynamics.problem import (
     checked,
@@ -29,7 +30,6 @@ from rnnjax.dynamics.problem import (
     jacobians_at,
     map_of,
     orbits,
-    unflat,
 )
 from rnnjax.dynamics.solve import Ends, is_fixed, search, tolerance_of
 
@@ -89,14 +89,15 @@ def fixed_points(
     *,
     cycle: int = 1,
     tolerance: float | None = None,
-    iterations: int = 200,
+    iterations: int = 500,
     certify: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> FixedPoints:
     """The fixed points of a cell under a constant input, or its cycles of `cycle` steps, that are reached from starts.
 
-    From every start, damped Newton steps lower q = ½‖F(h) - h‖² to a fixed point, stable or not, or to a local minimum
-    of q, which is a slow point. Two ends within ε^(3/8) (1 + ‖h‖) of each other are one point: 1.3e-6 in float64,
+    From every start, damped Newton steps, and Broyden's steps between them, lower q = ½‖F(h) - h‖² to a fixed point,
+    stable or not, or to a local minimum of q, which is a slow point; in strongly chaotic networks many starts end at
+    those, so give more starts. Two ends within ε^(3/8) (1 + ‖h‖) of each other are one point: 1.3e-6 in float64,
     2.5e-3 in float32, and 100 times that for slow points. Use float64 (`jax_enable_x64`): float32 knows q to 2e-11
     only, cannot tell slow points from fixed ones below that, and merges points that are close.
 
@@ -107,7 +108,7 @@ def fixed_points(
       starts: carries with a leading axis, leaves `[N, ...]`, such as those along a trajectory with added noise.
       cycle: k; the points of F^k, of which each cycle is returned once. Points of a smaller period are among them.
       tolerance: a point is fixed if q <= tolerance (1 + ‖h‖²); by default 1.6e-24, in float32 2e-11.
-      iterations: the most steps from a start.
+      iterations: the most steps from a start, each an evaluation of F^k; Jacobians come on top.
       certify: whether to prove each isolated point by `rnnjax.dynamics.certify`.
       progress: called as `progress(starts done, all starts)` after each slice of the starts.
     Returns:

@@ -18,8 +18,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from rnnjax.cell import Cell, PyTree
-from rnnjax.dynamics.problem import checked, checked_rows, flat, unflat, with_jacobian
+from rnnjax.cell import Cell, PyTree, flat, unflat
+from rnnjax.dynamics.problem import checked, checked_rows, with_jacobian
 
 
 class Linearization(NamedTuple):

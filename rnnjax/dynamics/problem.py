@@ -5,7 +5,6 @@ package's functions are checked here.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +15,8 @@ from jax import Array, lax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from rnnjax._unroll.arguments import as_array, check_alike, check_cell, closes_over_arrays
-from rnnjax.cell import Cell, PyTree, check_space, space_of
+from rnnjax._unroll.arguments import as_array, check_alike, check_cell, check_returned, closes_over_arrays
+from rnnjax.cell import Alone, Cell, PyTree, check_space, flat, space_of, unflat
 
 Map = Callable[[Array], Array]
 
@@ -30,22 +29,6 @@ def map_of(cell: Cell, cycle: int, params: PyTree, x: Array) -> Map:
         return flat(cell.step(params, unflat(h, like), x)[0])
 
     return once if cycle == 1 else lambda h: lax.fori_loop(0, cycle, lambda _, h: once(h), h)
-
-
-def flat(carry: PyTree) -> Array:
-    """Concatenates the leaves of one carry to `[S]`."""
-    return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(carry)])
-
-
-def unflat(rows: Any, like: PyTree) -> PyTree:
-    """Splits `[..., S]` into a tree like one carry, with leaves `[..., *leaf]`."""
-    leaves, tree = jax.tree.flatten(like)
-    parts, start = [], 0
-    for leaf in leaves:
-        end = start + math.prod(leaf.shape)
-        parts.append(rows[..., start:end].reshape(*rows.shape[:-1], *leaf.shape))
-        start = end
-    return tree.unflatten(parts)
 
 
 def rows_of(carry: PyTree) -> np.ndarray:
@@ -86,16 +69,6 @@ def orbits(cell: Cell, cycle: int, params: PyTree, x: Array, rows: Array) -> Arr
     return jax.vmap(orbit)(rows)
 
 
-class Alone:
-    """A cell that equals no other, for steps that close over arrays: programs compiled with the former are not used."""
-
-    def __init__(self, cell: Cell):
-        self.cell = cell
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.cell, name)
-
-
 def checked(cell: Cell, params: PyTree, x: ArrayLike, of: str) -> tuple[Any, Array, PyTree]:
     """The cell, by which programs may be cached; the input as an array; and the shapes of one carry.
 
@@ -127,8 +100,7 @@ def checked(cell: Cell, params: PyTree, x: ArrayLike, of: str) -> tuple[Any, Arr
                 "counters and flags out of the carry, and complex states as two real ones."
             )
     step, (after, _) = jax.make_jaxpr(cell.step, return_shape=True)(params, like, x)
-    fix = "a step must return a carry of the same tree, shapes and dtypes as its input carry"
-    check_alike(f"the carry that {type(cell).__name__}.step returns", after, like, fix)
+    check_returned(cell, after, like)
     return Alone(cell) if closes_over_arrays(start) or closes_over_arrays(step) else cell, x, like
 
 

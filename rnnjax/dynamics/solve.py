@@ -1,11 +1,14 @@
-"""The search for fixed points: damped least-squares steps on q(h) = ½‖F(h) - h‖² from every start at once.
+"""The search for fixed points: from every start at once, steps that lower q(h) = ½‖F(h) - h‖².
 
-    d = argmin ‖r + A d‖² + μ ‖d‖²,      r = F(h) - h,   A = J - I
+    d = -B r,      r = F(h) - h,      B = (AᵀA + μI)⁻¹ Aᵀ,      A = J - I
 
-With μ near 0 this is Newton's step, and where A is singular the shortest of the least-squares steps; with a large μ it
-is a short step down the gradient Aᵀr of q. A step that does not lower q is not taken, and μ grows; after a step that
-lowers q as predicted it shrinks, so the search ends with Newton's quadratic convergence, and never leaves a local
-minimum of q (Levenberg 1944, Marquardt 1963; the rule for μ by the ratio of the actual decrease to the predicted one).
+With this B, d is the damped least-squares step of Levenberg (1944) and Marquardt (1963): with μ near 0 Newton's step,
+with a large μ a short step down the gradient Aᵀr of q. More steps follow from the same Jacobian, for one evaluation of
+F each: a change of rank one makes B map the last change of r to the last d (Broyden's first method, Mathematics of
+Computation 19 (1965), 577), also if the step did not lower q and was not taken. After eight failures in a row the
+Jacobian is evaluated anew, and μ falls; if none of its steps was taken, μ grows instead. So the search ends at a fixed
+point, where no step from a new Jacobian lowers q (at multiple roots Broyden's steps alone would stop too early), or at
+a stationary point of q.
 
 All of it is one program without LAPACK: the least-squares problem is solved by Householder reflections.
 """
@@ -22,8 +25,11 @@ from jax import Array, lax
 from rnnjax.cell import Cell, PyTree
 from rnnjax.dynamics.problem import map_of, with_jacobian
 
-FASTER, SLOWER, SOME = 1 / 30, 8.0, 1e-3
-"""Factors of μ after good and bad steps, and its value, relative to ‖A‖², from which it grows."""
+FACTOR, SOME = 8.0, 1e-3
+"""Of μ after good and bad Jacobians, and its value, relative to ‖A‖², from which it grows."""
+
+FAILURES, ENOUGH = 8, 0.9
+"""Steps in a row after which a Jacobian is given up; a step fails unless it multiplies q by less than `ENOUGH`."""
 
 
 class Ends(NamedTuple):
@@ -75,7 +81,7 @@ def search(
     for first in range(0, count, width):
         own = rows[first : first + width]
         padded = np.concatenate([own, np.repeat(own[:1], width - len(own), axis=0)])
-        ended = _search(cell, cycle, iterations, params, x, jnp.asarray(padded), tolerance)
+        ended = _search(cell, cycle, params, x, jnp.asarray(padded), tolerance, iterations)
         found.append(Ends(*(np.asarray(leaf)[: len(own)] for leaf in ended)))
         if progress is not None:
             progress(min(first + width, count), count)
@@ -92,50 +98,68 @@ class _State(NamedTuple):
     evaluations: Array
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+class _Steps(NamedTuple):
+    """What changes in the steps from one Jacobian."""
+
+    h: Array
+    r: Array
+    inverse: Array  # B
+    longest: Array  # max |d_i| of all steps
+    failures: Array  # in a row
+    steps: Array
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _search(
-    cell: Cell, cycle: int, iterations: int, params: PyTree, x: Array, rows: Array, tolerance: float
+    cell: Cell, cycle: int, params: PyTree, x: Array, rows: Array, tolerance: float, iterations: int
 ) -> tuple[Array, Array, Array, Array]:
     function = map_of(cell, cycle, params, x)
-    eps, size = float(jnp.finfo(rows.dtype).eps), rows.shape[-1]
+    eps, size, zero = float(jnp.finfo(rows.dtype).eps), rows.shape[-1], jnp.zeros((), jnp.int32)
 
-    def at(h: Array) -> tuple[Array, Array]:
-        return with_jacobian(lambda h: function(h) - h, h)
+    def residual(h: Array) -> Array:
+        return function(h) - h
+
+    def stationary(a: Array, r: Array) -> Array:
+        return ((a.T @ r) ** 2).sum() <= eps**1.25 * (r**2).sum()
 
     def one(h: Array) -> tuple[Array, Array, Array, Array]:
-        r, a = at(h)
-        count = jnp.asarray(cycle * (1 + size), jnp.int32)
-        no = jnp.zeros((), jnp.int32)
-        start = _State(h, r, a, jnp.asarray(eps**2, h.dtype), ~jnp.isfinite(r).all(), no, count)
+        r, a = with_jacobian(residual, h)
+        done = ~jnp.isfinite(r).all() | stationary(a, r)
+        start = _State(h, r, a, jnp.asarray(eps**2, h.dtype), done, zero, zero + cycle * (1 + size))
         end = lax.while_loop(lambda s: ~s.done & (s.steps < iterations), improve, start)
         return end.h, end.r, end.done, end.evaluations
 
     def improve(s: _State) -> _State:
-        scale = (s.a**2).sum()
-        d = least_squares(s.a, -s.r, jnp.sqrt(s.damping * scale))
-        tried = s.h + d
-        r, a = at(tried)
-        before, after = (s.r**2).sum(), (r**2).sum()
-        predicted = before - ((s.r + s.a @ d) ** 2).sum()
-        ratio = (before - after) / predicted
-        better = jnp.isfinite(after) & (after < before) & (ratio > 1e-4)
-        calm, growing = jnp.maximum(s.damping * FASTER, eps**2), jnp.maximum(s.damping * SLOWER, SOME)
-        damping = jnp.where(better, jnp.where(ratio > 0.75, calm, s.damping), growing)
-        damping = jnp.where(better & (ratio < 0.25), growing, damping)
+        inverse = least_squares(s.a, jnp.eye(size, dtype=s.h.dtype), jnp.sqrt(s.damping * (s.a**2).sum()))
+        first = _Steps(s.h, s.r, inverse, jnp.zeros((), s.h.dtype), zero, s.steps)
+        end = lax.while_loop(lambda e: (e.failures < FAILURES) & (e.steps < iterations), step, first)
+        before, after = (s.r**2).sum(), (end.r**2).sum()
+        better, fixed = after < before, after <= 2 * tolerance * (1 + (end.h**2).sum())
+        done = (fixed & ~better) | (end.longest <= eps * (1 + jnp.abs(end.h).max()))
+        damping = jnp.where(better, jnp.maximum(s.damping / FACTOR, eps**2), jnp.maximum(s.damping * FACTOR, SOME))
+        over = end.steps >= iterations
+        anew = better & ~(done | over)
+        a = jnp.where(anew, with_jacobian(residual, end.h)[1], s.a)
+        evaluations = s.evaluations + cycle * (end.steps - s.steps + jnp.where(anew, size, 0))
+        return _State(end.h, end.r, a, damping, done | (stationary(a, end.r) & ~fixed & ~over), end.steps, evaluations)
 
-        fixed = before <= 2 * tolerance * (1 + (s.h**2).sum())
-        tiny = jnp.abs(d).max() <= eps * (1 + jnp.abs(s.h).max())
-        flat = ((s.a.T @ s.r) ** 2).sum() <= eps**1.25 * before
-        done = (~better & (fixed | tiny)) | (flat & ~fixed) | (before == 0)
-        h, r, a = (jnp.where(better, new, old) for new, old in ((tried, s.h), (r, s.r), (a, s.a)))
-        count = s.evaluations + cycle * (1 + size * better.astype(jnp.int32))
-        return _State(h, r, a, damping, done, s.steps + 1, count)
+    def step(e: _Steps) -> _Steps:
+        d = -e.inverse @ e.r
+        h, r = e.h + d, residual(e.h + d)
+        change = e.inverse @ (r - e.r)
+        inverse = e.inverse + jnp.outer(d - change, d @ e.inverse) / (d @ change)
+        inverse = jnp.where(jnp.isfinite(inverse).all(), inverse, e.inverse)
+        before, after = (e.r**2).sum(), (r**2).sum()
+        failures = jnp.where(after < ENOUGH * before, 0, e.failures + 1)
+        h, r = (jnp.where(after < before, new, old) for new, old in ((h, e.h), (r, e.r)))
+        longest = jnp.where(jnp.isfinite(d).all(), jnp.abs(d).max(), jnp.inf)  # XLA's maximum may drop NaN on a CPU
+        return _Steps(h, r, inverse, jnp.maximum(e.longest, longest), failures, e.steps + 1)
 
     return jax.vmap(one)(rows)
 
 
 def least_squares(a: Array, b: Array, damping: Array) -> Array:
-    """argmin ‖a d - b‖² + ‖damping d‖² for a square `a` `[S, S]`, by Householder reflections of [a; damping I].
+    """argmin ‖a d - b‖² + ‖damping d‖² for square `a` and `b` `[S, S]`, by Householder reflections of [a; damping I].
 
     Where the column of a singular matrix vanishes, the result is not finite.
     """
@@ -150,8 +174,8 @@ def least_squares(a: Array, b: Array, damping: Array) -> Array:
         length = jnp.sqrt((column**2).sum())
         v = column.at[j].add(jnp.where(column[j] < 0, -length, length))
         square = (v**2).sum()
-        v, w = v, v * jnp.where(square > 0, 2 / square, 0)
-        return a - w[:, None] * (v @ a)[None, :], b - w * (v @ b)
+        w = v * jnp.where(square > 0, 2 / square, 0)
+        return a - jnp.outer(w, v @ a), b - jnp.outer(w, v @ b)
 
     def substitute(i: Array, d: Array) -> Array:
         j = size - 1 - i

@@ -1,6 +1,7 @@
 """Flax support: drop-in RNN modules that run on rnnjax, and conversion of parameters in both directions.
 
-`rnnjax.flax.linen` and `rnnjax.flax.nnx` have an `RNN` and a `Bidirectional` that replace Flax's by changing one line.
+`rnnjax.flax.linen` and `rnnjax.flax.nnx` have an `RNN` and a `Bidirectional` that replace Flax's by changing one line,
+and `ScannedRNN` is the core of RL agents in linen.
 Only this package imports Flax, and `import rnnjax` does not import it.
 
 Example: run the LSTM of a linen model as pure functions.
@@ -17,5 +18,6 @@ Example: run the LSTM of a linen model as pure functions.
 from rnnjax.flax import linen, nnx
 from rnnjax.flax.linen_params import from_linen, to_linen
 from rnnjax.flax.nnx_params import from_nnx, to_nnx
+from rnnjax.flax.scanned import ScannedRNN
 
-__all__ = ["from_linen", "from_nnx", "linen", "nnx", "to_linen", "to_nnx"]
+__all__ = ["ScannedRNN", "from_linen", "from_nnx", "linen", "nnx", "to_linen", "to_nnx"]

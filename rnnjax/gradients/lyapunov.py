@@ -19,11 +19,11 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from rnnjax.cell import Cell, PyTree, over_time
+from rnnjax.cell import Cell, PyTree, over_time, unflat
 from rnnjax.gradients.dimension import entropy_rate, kaplan_yorke_dimension
 from rnnjax.gradients.orthonormal import orthonormalise
 from rnnjax.gradients.sequence import only_known
-from rnnjax.gradients.tangents import Flow, flow_of, push, unflat
+from rnnjax.gradients.tangents import Flow, flow_of, push
 
 
 class LyapunovSpectrum(NamedTuple):

@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from rnnjax._unroll.arguments import check_carry, checked_xs
-from rnnjax.cell import Cell, PyTree, batch_shape_of
+from rnnjax.cell import Cell, PyTree, batch_shape_of, flat, unflat
 from rnnjax.gradients.sequence import (
     AccurateCell,
     FiniteSteps,
@@ -106,28 +106,6 @@ def push(flow: Flow, carry: PyTree, rows: Array, x: Array) -> tuple[PyTree, Arra
     """
     new_carry, linear = jax.linearize(lambda c: flow.step(c, x), carry)
     batch_ndim = len(flow.batch_shape)
-    pushed = jax.vmap(linear)(_as_trees(jnp.moveaxis(rows, -2, 0), carry, batch_ndim))
+    pushed = jax.vmap(linear)(unflat(jnp.moveaxis(rows, -2, 0), carry, batch_ndim))
     rows = jnp.moveaxis(flat(pushed, batch_ndim + 1), 0, -2)
     return new_carry, rows, rows_finite(new_carry, batch_ndim)
-
-
-def flat(tree: PyTree, batch_ndim: int) -> Array:
-    """Concatenates leaves `[*batch, ...]` to `[*batch, n]`."""
-    leaves = [leaf.reshape(*leaf.shape[:batch_ndim], -1) for leaf in jax.tree.leaves(tree)]
-    return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=-1)
-
-
-def unflat(rows: Array, like: PyTree, batch_ndim: int) -> PyTree:
-    """Splits `[*leading, n]` into a tree like `like` (with `batch_ndim` batch axes), with leaves `[*leading, ...]`."""
-    return _as_trees(rows, like, batch_ndim)
-
-
-def _as_trees(rows: Array, like: PyTree, batch_ndim: int) -> PyTree:
-    leaves, tree = jax.tree.flatten(like)
-    parts, start = [], 0
-    for leaf in leaves:
-        own = leaf.shape[batch_ndim:]
-        end = start + math.prod(own)
-        parts.append(rows[..., start:end].reshape(*rows.shape[:-1], *own))
-        start = end
-    return tree.unflatten(parts)

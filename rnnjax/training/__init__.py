@@ -1,22 +1,13 @@
-"""Training as pure functions: clipping, a compiled loop, many runs at once, truncated backpropagation, checkpoints.
-
-It loads on first use, because it needs Optax: `from rnnjax import training`.
-"""
+"""Training as pure functions: clipping, a compiled loop, many runs at once, truncated backpropagation, checkpoints."""
 
 from rnnjax.training.checkpoints import Checkpoints, CheckpointWarning
-from rnnjax.training.checkpoints import load as load_checkpoint
-from rnnjax.training.clipping import ClipState, clip_by_global_norm, clip_states, counted
-from rnnjax.training.faults import NonFiniteError
-from rnnjax.training.flat import CheckpointError
-from rnnjax.training.health import adjoint_health
-from rnnjax.training.loader import DataError
-from rnnjax.training.loop import Fitted, fit
-from rnnjax.training.many import FittedMany, fit_many
-from rnnjax.training.parallel import data_parallel
-from rnnjax.training.rows import Buckets, class_weights, epochs, labelled, pad, take
+from rnnjax.training.data import Buckets, class_weights, epochs, labelled, pad, take
+from rnnjax.training.faults import CheckpointError, DataError, NonFiniteError
+from rnnjax.training.loop import Fitted, FittedMany, fit, fit_many
+from rnnjax.training.losses import Chunk, adjoint_health, chunks, data_parallel, tbptt, whole_rows
+from rnnjax.training.optimizers import ClipState, clip_by_global_norm, counted
 from rnnjax.training.saved import SavedModel, load_model, save_model
-from rnnjax.training.state import FitOptions, TrainState, init_state
-from rnnjax.training.truncated import Chunk, chunks, tbptt, whole_rows
+from rnnjax.training.steps import FitOptions, TrainState, init_state
 
 __all__ = [
     "Buckets",
@@ -36,7 +27,6 @@ __all__ = [
     "chunks",
     "class_weights",
     "clip_by_global_norm",
-    "clip_states",
     "counted",
     "data_parallel",
     "epochs",
@@ -44,7 +34,6 @@ __all__ = [
     "fit_many",
     "init_state",
     "labelled",
-    "load_checkpoint",
     "load_model",
     "pad",
     "save_model",

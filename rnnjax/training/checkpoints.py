@@ -1,11 +1,16 @@
 """Checkpoints: a run that is killed at any moment resumes from its last good step, bit for bit.
 
-    folder/step_000000300/     the `TrainState`, config, position in the data and metrics, laid out as in `manifest.py`
+    folder/step_000000300/     the `TrainState`, config, position in the data and metrics:
+        arrays/                as Orbax lays them out
+        manifest.json          what they are, and {file: sha256} of every other file
+        manifest.json.sha256   the hash of manifest.json, in the format of `sha256sum -c`, written last
     folder/lock                locked while a run uses the folder
 
-Orbax's `CheckpointManager` writes a step to a temporary folder, renames it, and removes the oldest. The manifest comes
-last; a step without one is unfinished. Process 0 alone writes and reads a state that every process holds, and sends it
-to the others. If an array is sharded over processes, all of them write and read together, on a shared disk.
+Orbax's `CheckpointManager` writes a step to a temporary folder, renames it, and removes the oldest. Orbax does not
+detect every flipped bit, truncated file, and missing or added file; the manifest does, and a step without one is
+unfinished. Process 0 alone writes and reads a state that every process holds, and sends it to the others. If an array
+is sharded over processes, all of them write and read together, on a shared disk. Of Orbax's interfaces, we use the
+stable one, since only it can run in one process of several: v1's save has a collective of all processes.
 """
 
 import contextlib
@@ -20,13 +25,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnnjax import processes
-from rnnjax.cell import check_size
-from rnnjax.training import manifest
-from rnnjax.training.flat import CheckpointError, StrPath, check_fit, flatten, is_shared, unflatten
-from rnnjax.training.state import TrainState
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 
-HISTORY = "history.jsonl"
+from rnnjax import processes
+from rnnjax.cell import PyTree, check_size
+from rnnjax.training.faults import CheckpointError, leaf_names
+from rnnjax.training.steps import TrainState
+
+MANIFEST, SEAL, FORMAT = "manifest.json", "manifest.json.sha256", 4
+StrPath = str | os.PathLike[str]
 Line = dict[str, Any]
 """One line of metrics: "step" (updates so far), "loss", "gradient_norm", ..."""
 
@@ -37,19 +47,13 @@ class CheckpointWarning(UserWarning):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoints:
-    """Where and how often to save a run; pass it to `fit`, which then saves and resumes automatically.
+    """Where and how often to save a run; pass it to `fit`, which then saves and resumes automatically."""
 
-    Attributes:
-      folder: created if it does not exist. Only one run at a time can use it.
-      every: updates between two checkpoints, which are written at the end of a dispatch.
-      keep: the number of steps to keep, at least 2: the newest, and one to fall back to.
-      config: the configuration of the run, as JSON; a folder with another is rejected. None: any is accepted.
-    """
-
-    folder: StrPath
-    every: int
-    keep: int = 3
+    folder: StrPath  # created if it does not exist; only one run at a time can use it
+    every: int  # updates between two checkpoints, which are written at the end of a dispatch
+    keep: int = 3  # steps to keep, at least 2: the newest, and one to fall back to
     config: Mapping[str, Any] | None = dataclasses.field(default_factory=dict)
+    """The configuration of the run, as JSON; a folder with another is rejected. None: any is accepted."""
 
     def __post_init__(self) -> None:
         check_size("every", self.every)
@@ -70,8 +74,8 @@ class Checkpoints:
                 file = stack.enter_context(path.open("a"))  # closing it, as the end of the process does, unlocks it
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                told = f"{path.parent} is in use by another run (process {path.read_text()})"
-                raise CheckpointError(f"{told}; wait for it, or use another folder.") from None
+                told = f"in use by another run (process {path.read_text()}); wait for it, or use another folder."
+                raise CheckpointError(f"{path.parent} is {told}") from None
             except OSError as error:
                 raise CheckpointError(f"cannot keep checkpoints in {path.parent}: {error.strerror}.") from error
             file.truncate(0)
@@ -81,29 +85,25 @@ class Checkpoints:
             _in_process_0(lock)
             yield self
 
-    def due(self, before: int, now: int) -> bool:
-        """Whether (before, now] contains a multiple of `every`."""
-        return now // self.every > before // self.every
-
     def save(self, state: TrainState, position: str | None = None, history: Sequence[Line] = ()) -> None:
         """Writes a step, the position in the data and the metrics atomically, and removes the oldest step."""
         step, (arrays, leaves), folder = int(state.step), flatten(state), Path(self.folder).absolute()
-        content = {"step": step, "config": dict(self.config or {}), "position": position, "leaves": leaves}
+        content = {"step": step, "config": dict(self.config or {}), "leaves": leaves}
+        content |= {"position": position, "history": list(history)}
         final, together = folder / f"step_{step:09d}", any(map(is_shared, arrays.values()))
 
         def write() -> None:
-            orbax, who, _ = manifest.orbax(together)
-            options = orbax.CheckpointManagerOptions(
+            checkpoint, who, _ = orbax(together)
+            options = checkpoint.CheckpointManagerOptions(
                 max_to_keep=self.keep, step_prefix="step", step_format_fixed_length=9, cleanup_tmp_directories=True,
                 create=False, save_root_metadata=False, enable_async_checkpointing=False, multiprocessing_options=who,
             )  # fmt: skip
             try:
-                with orbax.CheckpointManager(folder, options=options) as manager:
-                    saved = orbax.args.StandardSave(manifest.stored(arrays))
-                    manager.save(step, args=orbax.args.Composite(arrays=saved), force=True)
+                with checkpoint.CheckpointManager(folder, options=options) as manager:
+                    saved = checkpoint.args.StandardSave(stored(arrays))
+                    manager.save(step, args=checkpoint.args.Composite(arrays=saved), force=True)
                 if processes.is_coordinator():
-                    (final / HISTORY).write_text("".join(f"{json.dumps(line)}\n" for line in history))
-                    manifest.write(final, content)
+                    seal(final, content)
             except Exception as error:  # Orbax and the file system raise many types
                 for rest in folder.glob(f"{final.name}*"):
                     shutil.rmtree(rest, ignore_errors=True)
@@ -120,18 +120,23 @@ class Checkpoints:
         _in_process_0(write, together)
 
     def load(self, template: TrainState) -> tuple[TrainState | None, str | None, list[Line]]:
-        """`load_checkpoint`, and the position in the data and the metrics."""
+        """The newest intact state, or None, the position in the data, and the metrics; without locking or writing.
+
+        The state goes to the devices to which the arrays of `template` are committed, such as one from `init_state`. A
+        CheckpointWarning names corrupt steps that are skipped. A CheckpointError is raised if all are, or if the newest
+        good one has another architecture, config or version.
+        """
         like, leaves = flatten(template)
         path, *more = _in_process_0(lambda: self._newest(leaves))
         if path is None:
             return None, None, []
-        arrays = _in_process_0(lambda: manifest.load(path, like), any(map(is_shared, like.values())))
+        arrays = _in_process_0(lambda: load(path, like), any(map(is_shared, like.values())))
         return unflatten(template, arrays), *more
 
     def _newest(self, leaves: Mapping[str, str]) -> tuple[Path | None, str | None, list[Line]]:
         damaged, folder = [], Path(self.folder).absolute()
         for step, path in reversed(steps(folder).items()):
-            content, problems = manifest.check(path)
+            content, problems = check(path)
             if problems:
                 damaged.append(f"checkpoint {path} is damaged: {', '.join(problems)}")
                 continue
@@ -141,30 +146,12 @@ class Checkpoints:
             if damaged:
                 told = f"{'; '.join(damaged)}. Training resumes from step {step}, the newest intact one."
                 warnings.warn(told, CheckpointWarning, stacklevel=2)
-            return path, content["position"], [json.loads(line) for line in (path / HISTORY).read_text().splitlines()]
-        if len(damaged) > 1 or any(folder.glob(f"step_*/{manifest.SEAL}")):
+            return path, content["position"], content["history"]
+        if len(damaged) > 1 or any(folder.glob(f"step_*/{SEAL}")):
             raise CheckpointError(f"no checkpoint in {folder} is intact: {'; '.join(damaged)}. Use another folder.")
         if damaged:  # a run that is killed during its first save leaves one without a manifest
             warnings.warn(f"{damaged[0]}. It was not finished; training starts anew.", CheckpointWarning, stacklevel=2)
         return None, None, []
-
-
-def load(folder: StrPath, template: TrainState, *, config: Mapping[str, Any] | None = None) -> TrainState | None:
-    """Loads the newest good step in a folder of checkpoints, or None if it has none, without locking or writing.
-
-    With several processes, all must call it; if no array is sharded over them, only process 0 needs the folder.
-
-    Args:
-      folder: as `Checkpoints.folder`.
-      template: a state of the same shapes and dtypes, such as one from `init_state`; what is loaded goes to the devices
-        that its arrays are committed to.
-      config: if given, it must equal the checkpoint's config.
-    Raises:
-      CheckpointError: all steps are corrupt; or the good one has another architecture, config, or version of rnnjax.
-    Warns:
-      CheckpointWarning: for each corrupt step that is skipped.
-    """
-    return Checkpoints(folder=folder, every=1, config=config).load(template)[0]
 
 
 def steps(folder: Path) -> dict[int, Path]:
@@ -187,3 +174,116 @@ def _in_process_0(work: Callable[[], Any], together: bool = False) -> Any:
     if error or told:
         raise error or told
     return result if together else sent
+
+
+def flatten(tree: PyTree) -> tuple[dict[str, Any], dict[str, str]]:
+    """`({name: NumPy array}, {name: "[shape] dtype"})`; of keys, the data; shapes and sharded arrays as they are."""
+    arrays, kinds = {}, {}
+    both = map(jax.tree.leaves, (tree, optax.tree.unwrap_random_key_data(tree)))
+    for name, leaf, data in zip(leaf_names(tree), *both, strict=True):
+        if name in arrays:
+            raise ValueError(f"two leaves are named {name}, and only one of them could be saved: rename one.")
+        arrays[name] = data if isinstance(data, jax.ShapeDtypeStruct) or is_shared(data) else np.asarray(data)
+        kinds[name] = f"{list(arrays[name].shape)} {getattr(leaf, 'dtype', arrays[name].dtype)}"
+    return arrays, kinds
+
+
+def unflatten(template: PyTree, arrays: Mapping[str, Any]) -> PyTree:
+    """Puts the arrays into the structure of `template`, on the devices to which its leaves are committed."""
+    names = iter(leaf_names(template))
+    return jax.tree.map(lambda leaf: _like(leaf, arrays[next(names)], getattr(leaf, "committed", False)), template)
+
+
+def local(tree: PyTree) -> PyTree:
+    """Moves arrays that several devices hold whole to this process's default device, uncommitted."""
+
+    def moved(leaf: Any, data: Any) -> Any:
+        whole = len(leaf.sharding.device_set) > 1 and leaf.is_fully_replicated
+        return _like(leaf, np.asarray(data)) if whole else leaf
+
+    return jax.tree.map(moved, tree, optax.tree.unwrap_random_key_data(tree))
+
+
+def is_shared(leaf: Any) -> bool:
+    """Whether no process holds the whole array."""
+    return isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+
+
+def _like(leaf: Any, array: Any, committed: bool = False) -> jax.Array:
+    array = jax.device_put(array, leaf.sharding) if committed else jnp.asarray(array)
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if is_key else array
+
+
+def orbax(together: bool = False) -> tuple[Any, Any, Any]:
+    """Orbax, its options for this process alone or for all together, and its `Checkpointer`, for a `with` block."""
+    from orbax import checkpoint  # takes a second or more to import, and few runs need it
+
+    me = jax.process_index()
+    alone = {"primary_host": me, "active_processes": {me}, "barrier_sync_key_prefix": f"process_{me}"}
+    options = checkpoint.options.MultiprocessingOptions(**({} if together else alone))
+    handler = checkpoint.StandardCheckpointHandler(multiprocessing_options=options)
+    return checkpoint, options, checkpoint.Checkpointer(handler, multiprocessing_options=options)
+
+
+def stored(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays under names that no file system misinterprets, without empty ones, which Orbax rejects."""
+    return {f"leaf-{i}": arrays[name] for i, name in enumerate(sorted(arrays)) if arrays[name].size}
+
+
+def load(folder: Path, like: Mapping[str, Any]) -> dict[str, Any]:
+    """Loads arrays of the shapes and dtypes of `like`, in one process, or in all if an array is sharded over them."""
+    checkpoint, _, disk = orbax(any(map(is_shared, like.values())))
+    wanted = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in like.items() if not is_shared(leaf)}
+    with disk:
+        found = disk.restore(folder / "arrays", args=checkpoint.args.StandardRestore(stored({**like, **wanted})))
+    return {name: found.get(f"leaf-{i}", wanted.get(name)) for i, name in enumerate(sorted(like))}
+
+
+def seal(folder: Path, content: Mapping[str, Any]) -> None:
+    """Writes the manifest with `content` and the hash of every file in `folder`, and syncs all of it to disk."""
+    content = {"format": FORMAT, "jax": jax.__version__, **content, "files": _files(folder)}
+    text = json.dumps(content, indent=1).encode()
+    (folder / MANIFEST).write_bytes(text)
+    (folder / SEAL).write_bytes(_seal(text))
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+
+def check(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Returns `(content, problems)`; without problems, every byte is as written. Raises if it is of another version."""
+    try:
+        text = (folder / MANIFEST).read_bytes()
+        if (folder / SEAL).read_bytes() != _seal(text):
+            return {}, [f"{MANIFEST} does not match {SEAL}"]
+        content, found = json.loads(text), _files(folder)
+    except OSError as error:
+        return {}, [f"{Path(str(error.filename or folder)).name}: {error.strerror}"]
+    if content["format"] != FORMAT:
+        told = f"{folder} was written by {'a later' if content['format'] > FORMAT else 'an earlier'} rnnjax"
+        raise CheckpointError(f"{told}; use that version, or another folder.")
+    listed: dict[str, str] = content["files"]
+    why = dict.fromkeys(listed.keys() - found.keys(), "is missing")
+    why |= dict.fromkeys(found.keys() - listed.keys(), "was not there when it was written")
+    why |= {name: "has other bytes than were written" for name in found.keys() & listed if found[name] != listed[name]}
+    return content, [f"{name} {why[name]}" for name in sorted(why)]
+
+
+def check_fit(saved: Mapping[str, Any], here: Mapping[str, Any], told: str) -> None:
+    """Raises a CheckpointError that names the entries that differ, unless all are equal."""
+    names = sorted(saved.keys() | here.keys(), key=lambda name: (not name.startswith("params"), name))
+    both = [(name, saved.get(name, "absent"), here.get(name, "absent")) for name in names]
+    if lines := [f"{name}: {a} in the checkpoint, {b} in this run" for name, a, b in both if a != b]:
+        more = [f"and {len(lines) - 5} more"] if len(lines) > 5 else []
+        raise CheckpointError(f"{told}: {'; '.join(lines[:5] + more)}. Use what it was saved with, or another folder.")
+
+
+def _files(folder: Path) -> dict[str, str]:
+    paths = [path for path in folder.rglob("*") if not path.is_dir() and path.name not in (MANIFEST, SEAL)]
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def _seal(text: bytes) -> bytes:
+    return f"{hashlib.sha256(text).hexdigest()}  {MANIFEST}\n".encode()

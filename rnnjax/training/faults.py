@@ -1,4 +1,4 @@
-"""Detects non-finite steps, reports the step and leaf, and never applies them."""
+"""The errors that end a run, and the detection of non-finite steps, which are never applied."""
 
 import collections
 from collections.abc import Sequence
@@ -10,61 +10,58 @@ import optax
 from jax import Array
 
 from rnnjax.cell import PyTree
-from rnnjax.training.clipping import ClipState
-from rnnjax.training.norms import is_inexact
+from rnnjax.training.optimizers import ClipState, is_inexact
 
 
-class NonFiniteError(FloatingPointError):
-    """Training found NaN or inf and stopped before applying the update.
+class Stopped(RuntimeError):
+    """The end of a run: `state` is the `TrainState` from which it can continue, `history` the metrics so far."""
 
-    Attributes:
-      step: the number of the update, counted from 0.
-      leaves: names of what was not finite: "loss", "gradient of rnn/w_h", ...
-      state: the finite `TrainState` before that update, from which training can continue.
-      history: the metrics so far.
+    state: Any = None
+    history: Sequence[dict[str, Any]] = ()
+
+
+class NonFiniteError(Stopped, FloatingPointError):
+    """Training found NaN or inf in update `step`, counted from 0, and stopped before it, in a finite state.
+
+    `leaves` are the names of what was not finite: "loss", "gradient of rnn/w_h", ...
     """
 
-    def __init__(self, step: int, leaves: Sequence[str], state: Any, history: Sequence[Any] = ()) -> None:
-        super().__init__(
-            f"step {step}: not finite: {', '.join(leaves)}. The state before that step is finite (error.state). "
-            "Clip the gradient, lower the learning rate, or pass nonfinite='skip' to skip such steps."
-        )
-        self.step, self.leaves, self.state, self.history = step, tuple(leaves), state, list(history)
+    def __init__(self, step: int, leaves: Sequence[str]) -> None:
+        super().__init__(step, leaves)
+        self.step, self.leaves = step, tuple(leaves)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Lets pickle and copy keep all attributes; `Exception` alone would keep only the message."""
-        return type(self), (self.step, self.leaves, self.state, self.history), vars(self)
+    def __str__(self) -> str:
+        return (
+            f"step {self.step}: not finite: {', '.join(self.leaves)}. The state before that step is finite "
+            "(error.state). Clip the gradient, lower the learning rate, or pass nonfinite='skip' to skip such steps."
+        )
+
+
+class DataError(Stopped):
+    """The data ended, raised, or gave a batch of another shape; `state` is before that batch, as is the checkpoint."""
+
+
+class CheckpointError(Stopped):
+    """A checkpoint cannot be written, read, or used for this run; has the `state` if its progress is not on disk."""
 
 
 def leaf_names(tree: PyTree) -> list[str]:
-    """A name for each leaf, such as `rnn/w_h`, or its whole path if two names would be equal.
-
-    Example: two leaves share a name only if two keys of one node have the same `repr`.
-
-      >>> leaf_names({"gru/w": 0.0, "gru": {"w": 0.0, "b": 0.0}})
-      ['gru/b', "['gru']['w']", "['gru/w']"]
-    """
+    """A name for each leaf, such as `rnn/w_h`, or its whole path, `['rnn']['w_h']`, if two names would be equal."""
 
     def told(path: Any, **style: Any) -> str:
         return jax.tree_util.keystr(path, **style).encode(errors="backslashreplace").decode()
 
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
     short = [told(path, simple=True, separator="/") or "params" for path in paths]
     times = collections.Counter(short)
     return [name if times[name] == 1 else told(path) for name, path in zip(short, paths, strict=True)]
 
 
-def names(params: PyTree, opt_state: PyTree) -> tuple[str, ...]:
+def names(params: PyTree, opt_state: PyTree) -> list[str]:
     """The name of each entry of `finite_by_leaf`."""
-
-    def of(tree: PyTree) -> list[str]:
-        both = zip(leaf_names(tree), jax.tree.leaves(tree), strict=True)
-        return [name for name, leaf in both if is_inexact(leaf)]
-
-    ours = of(params)
-    after = [f"{name} after the update" for name in ours]
-    optimizer = [f"optimizer state {name}" for name in of(_memory(opt_state))]
-    return "loss", *(f"gradient of {name}" for name in ours), *after, *optimizer
+    parts = {"gradient of {}": params, "{} after the update": params, "optimizer state {}": _memory(opt_state)}
+    named = [(form, zip(leaf_names(tree), jax.tree.leaves(tree), strict=True)) for form, tree in parts.items()]
+    return ["loss", *(form.format(name) for form, leaves in named for name, leaf in leaves if is_inexact(leaf))]
 
 
 def finite_by_leaf(value: Array, gradient: PyTree, new: tuple[PyTree, PyTree], old: tuple[PyTree, PyTree]) -> Array:
@@ -73,16 +70,15 @@ def finite_by_leaf(value: Array, gradient: PyTree, new: tuple[PyTree, PyTree], o
     Entries that were inf before may stay inf, such as a clipping bound, or a best value before the first evaluation.
     """
 
+    def inexact(tree: PyTree) -> list[Array]:
+        return [leaf for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
+
     def fine(new: Array, old: Array) -> Array:
         return ~((jnp.isnan(new) & ~jnp.isnan(old)) | (jnp.isinf(new) & jnp.isfinite(old))).any()
 
-    first = [jnp.isfinite(leaf).all() for leaf in (value, *_inexact(gradient))]
-    after, before = (_inexact((params, _memory(opt_state))) for params, opt_state in (new, old))
+    first = [jnp.isfinite(leaf).all() for leaf in inexact((value, gradient))]
+    after, before = (inexact((params, _memory(opt_state))) for params, opt_state in (new, old))
     return jnp.stack([*first, *map(fine, after, before)])
-
-
-def _inexact(tree: PyTree) -> list[Array]:
-    return [leaf for leaf in jax.tree.leaves(tree) if is_inexact(leaf)]
 
 
 _REPORTS: dict[type, tuple[str, ...]] = {

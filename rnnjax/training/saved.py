@@ -1,4 +1,4 @@
-"""Saves a trained model in a self-describing folder (`manifest.py`), to load and run without the training code.
+"""Saves a trained model in a self-describing folder (`checkpoints.py`), to load and run without the training code.
 
 The architecture is saved as JSON of frozen dataclasses of hyperparameters, identified by class name:
 
@@ -8,7 +8,7 @@ Loading never imports code: a name refers to a class of rnnjax, or to one that t
 """
 
 import dataclasses
-import shutil
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ import numpy as np
 from rnnjax import cells, compose, embedding, initializers, pooling, processes, readout, wrappers
 from rnnjax._unroll import unroll
 from rnnjax.cell import PyTree, check_size, over_time
-from rnnjax.training import manifest
-from rnnjax.training.flat import CheckpointError, StrPath, check_fit, flatten, unflatten
-from rnnjax.training.rows import pad
+from rnnjax.training import checkpoints
+from rnnjax.training.checkpoints import StrPath, check_fit, flatten, unflatten
+from rnnjax.training.data import pad
+from rnnjax.training.faults import CheckpointError
 
 _PARTS = (cells, compose, embedding, initializers, pooling, readout, wrappers)
 _OURS = {k: v for part in _PARTS for k, v in vars(part).items() if isinstance(v, type) and dataclasses.is_dataclass(v)}
@@ -29,17 +30,12 @@ _OURS = {k: v for part in _PARTS for k, v in vars(part).items() if isinstance(v,
 
 @dataclasses.dataclass(frozen=True)
 class SavedModel:
-    """A model with its parameters; call it.
+    """A model with its parameters; call it."""
 
-    Attributes:
-      model, params: the architecture, such as a `rnnjax.Readout`, and its parameters.
-      info, input_size: the information that was saved with it, and D.
-    """
-
-    model: Any
+    model: Any  # the architecture, such as a `rnnjax.Readout`
     params: PyTree
-    info: dict[str, Any]
-    input_size: int
+    info: dict[str, Any]  # what was saved with it
+    input_size: int  # D
 
     @over_time
     def __call__(self, xs: Any, *, carry: PyTree | None = None, **time: Any) -> tuple[PyTree, Any]:
@@ -69,13 +65,12 @@ def save_model(
       folder: created with its parents; also returned.
       model: a cell or a composite, of rnnjax or your own frozen dataclasses, with what goes before and after a network
         (`wrappers.Standardized`, `Embedding`, `Readout`).
-      params: its parameters, all of one dtype.
+      params, input_size: its parameters, all of one dtype, and D, for which they were drawn.
       info: any JSON value, such as the options of the run and the score.
-      input_size: D, for which the parameters were drawn.
     Raises:
       CheckpointError: `params` do not fit the model (with the leaf and both shapes), or writing failed.
       TypeError: the architecture contains a value without a JSON form.
-      ValueError: `input_size` is not a positive integer, or two parameters have the same name.
+      ValueError: `input_size` is not a positive integer, or two parameters or classes have the same name.
 
     Example:
 
@@ -98,51 +93,45 @@ def save_model(
     content |= {"info": dict(info or {}), "leaves": leaves}
     if not processes.is_coordinator():
         return folder
-    aside, old = (folder.with_name(f".{folder.name}.{rest}") for rest in ("aside", "old"))
-    checkpoint, _, disk = manifest.orbax()
+    checkpoint, _, writer = checkpoints.orbax()
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-        with disk:
-            disk.save(aside / "arrays", args=checkpoint.args.StandardSave(manifest.stored(arrays)))
-        manifest.write(aside, content)
-        if folder.exists():
-            folder.rename(old)
-        aside.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as aside, writer:
+            new = Path(aside) / "new"
+            writer.save(new / "arrays", args=checkpoint.args.StandardSave(checkpoints.stored(arrays)))
+            checkpoints.seal(new, content)
+            if folder.exists():
+                folder.rename(Path(aside) / "old")
+            new.rename(folder)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"the model could not be saved in {folder}: {error}.") from error
     return folder
 
 
-def load_model(folder: StrPath, *, model: Any = None, classes: Iterable[type] = ()) -> SavedModel:
+def load_model(folder: StrPath, *, classes: Iterable[type] = ()) -> SavedModel:
     """Loads a `SavedModel`, ready to run: `carry, outputs = load_model(folder)(xs)`.
 
     Args:
-      folder: written by `save_model`.
-      model: if given, the expected architecture.
-      classes: your own dataclasses in the architecture, besides those of rnnjax.
+      folder, classes: written by `save_model`; your own dataclasses in the architecture, besides those of rnnjax.
     Raises:
-      CheckpointError: there is no model, it is corrupt, or it is not `model` (with each leaf and both shapes).
+      CheckpointError: there is no model, it is corrupt, or its class now has other parameters.
       ValueError: a class is neither in rnnjax nor in `classes`, or has the name of another.
       TypeError: the fields of a class have changed.
     """
     folder = Path(folder).absolute()
-    content, problems = manifest.check(folder)
-    if problems and (folder / manifest.NAME).is_file():
+    content, problems = checkpoints.check(folder)
+    if problems and (folder / checkpoints.MANIFEST).is_file():
         raise CheckpointError(f"the model in {folder} is damaged: {', '.join(problems)}. Train it or copy it again.")
     if "architecture" not in content:
         raise CheckpointError(f"there is no saved model in {folder}; `save_model` writes one.")
     dtype, input_size = content["dtype"], content["input_size"]
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise CheckpointError(f"the model in {folder} is {dtype}; turn on `jax_enable_x64` to load it.")
-    saved = decode(content["architecture"], classes)
-    shapes = _shapes(saved if model is None else model, input_size, dtype)
+    model = decode(content["architecture"], classes)
+    shapes = _shapes(model, input_size, dtype)
     like, leaves = flatten(shapes)
     check_fit(content["leaves"], leaves, f"{folder} has another architecture")
-    if model is not None and model != saved:
-        raise CheckpointError(f"the model in {folder} is {saved!r}, not {model!r}.")
-    return SavedModel(saved, unflatten(shapes, manifest.load(folder, like)), content["info"], input_size)
+    return SavedModel(model, unflatten(shapes, checkpoints.load(folder, like)), content["info"], input_size)
 
 
 def _shapes(model: Any, input_size: int, dtype: str) -> PyTree:
@@ -150,13 +139,7 @@ def _shapes(model: Any, input_size: int, dtype: str) -> PyTree:
 
 
 def encode(value: Any, known: dict[str, type] | None = None) -> Any:
-    """JSON of frozen dataclasses, numbers, strings, None and tuples; a TypeError for other values and for equal names.
-
-    Example:
-
-      >>> encode(initializers.Orthogonal(0.9))
-      {'class': 'Orthogonal', 'scale': 0.9}
-    """
+    """JSON of frozen dataclasses, numbers, strings, None and tuples; a TypeError for other values."""
     known, kind = dict(_OURS) if known is None else known, type(value)
     if value is None or kind in (bool, int, float, str):
         return value
@@ -164,13 +147,10 @@ def encode(value: Any, known: dict[str, type] | None = None) -> Any:
         return [encode(each, known) for each in value]
     if not dataclasses.is_dataclass(kind):
         raise TypeError(
-            f"{value!r} is {kind.__name__}, which cannot be saved; an architecture consists of frozen dataclasses, "
-            "numbers, strings and tuples. (A `StepCell`, or an `Elman` with an activation of your own, holds "
-            "functions: write it as a dataclass with methods.)"
+            f"{value!r} cannot be saved; an architecture has frozen dataclasses, numbers, strings and tuples. (A "
+            "`StepCell`, or an `Elman` with an activation of your own, holds functions: write a class with methods.)"
         )
-    if (other := known.setdefault(kind.__name__, kind)) is not kind:
-        told = f"{value!r} is a {kind}, and would be taken for {other} when it is loaded"
-        raise TypeError(f"{told}: give one of the two classes another name.")
+    _add(kind, known)
     fields = [field.name for field in dataclasses.fields(value) if field.init]
     return {"class": kind.__name__} | {name: encode(getattr(value, name), known) for name in fields}
 
@@ -179,8 +159,7 @@ def decode(content: Any, classes: Iterable[type] = ()) -> Any:
     """The architecture from its JSON, with `classes` besides those of rnnjax. Errors as in `load_model`."""
     known = dict(_OURS)
     for kind in classes:
-        if (other := known.setdefault(kind.__name__, kind)) is not kind:
-            raise ValueError(f"`classes` has {kind}, and there is {other} of the same name: rename one.")
+        _add(kind, known)
 
     def restored(content: Any) -> Any:
         if not isinstance(content, dict):
@@ -194,3 +173,8 @@ def decode(content: Any, classes: Iterable[type] = ()) -> Any:
             raise TypeError(f"the saved {name} has fields {', '.join(fields)}, not those of this version.") from error
 
     return restored(content)
+
+
+def _add(kind: type, known: dict[str, type]) -> None:
+    if (other := known.setdefault(kind.__name__, kind)) is not kind:
+        raise ValueError(f"{kind} would be taken for {other}, since classes are saved by name: rename one of the two.")

@@ -44,9 +44,6 @@ class Skip(Wrapper):
 class Standardized(Wrapper):
     """Standardises the input: x_t ← (x_t - mean) / deviation. Both are constants, saved with the model and not trained.
 
-    Attributes:
-      mean, deviation: one number for each feature, or one for all.
-
     Example:
 
       >>> import rnnjax
@@ -55,7 +52,7 @@ class Standardized(Wrapper):
       (3.0, 5.0)
     """
 
-    mean: tuple[float, ...] = (0.0,)
+    mean: tuple[float, ...] = (0.0,)  # of each feature, or one for all
     deviation: tuple[float, ...] = (1.0,)
 
     @classmethod
@@ -68,11 +65,9 @@ class Standardized(Wrapper):
     def around(self, step: Step, params: PyTree, carry: PyTree, x: Array, noise: PyTree) -> tuple[PyTree, PyTree]:
         if not jnp.issubdtype(x.dtype, jnp.floating):  # the constants would be rounded to integers
             raise TypeError(f"the input of Standardized is {x.dtype}; convert `xs` to floats, such as float32.")
-        for name in ("mean", "deviation"):
-            if len(getattr(self, name)) not in (1, x.shape[-1]):
-                raise ValueError(
-                    f"{name} has {len(getattr(self, name))} numbers, but the input has {x.shape[-1]} features."
-                )
+        for name, numbers in {"mean": self.mean, "deviation": self.deviation}.items():
+            if len(numbers) not in (1, x.shape[-1]):
+                raise ValueError(f"{name} has {len(numbers)} numbers, but the input has {x.shape[-1]} features.")
         mean, deviation = (jnp.array(each, x.dtype) for each in (self.mean, self.deviation))
         return step(params, carry, (x - mean) / deviation)
 

@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 RECORDED = sorted(path for path in RESULTS.glob("*.json") if not path.name.startswith("profile"))
 TINY = {
-    "scan_vs_loop": "--cell elman --sizes 2,1,2 --steps 2 --jitted-train-steps 2 --linear-cells lru --linear-steps 3",
+    "scan_vs_loop": "--cell elman --sizes 2,1,2 --steps 2 --jitted-train-steps 2 --linear-cells lru --linear-steps 3 "
+    "--parallel-cells elman --parallel-sizes 1,1,2 --parallel-steps 3",
     "memory": "--cell elman --size 1,1,2 --steps 4 7 --every 3 --losses last --jitted-steps 7",
     "observatory": "--hidden 4 --shares 1 --intervals 2 --gains 2 --seeds 1 --steps 8 --few 1 --processes 1",
     "sweep": "--hidden 2 --scales 2 --seeds 1 --lengths 3 --few 1 --engine scan",

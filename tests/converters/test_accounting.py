@@ -13,7 +13,7 @@ import pytest
 
 import rnnjax
 from rnnjax.converters import from_torch, to_torch
-from tests.converters.test_pytorch import GATES, H, P, state_dict
+from tests.converters.test_pytorch import GATES, H, P, activation_of, state_dict
 from tests.registry import assert_identical, normal
 
 WHOLE = {kind: state_dict(kind, 2, 2) for kind in GATES}
@@ -125,7 +125,7 @@ def test_a_module_is_its_state_dict(kind):
     """A module alone, and as part of a model."""
     for layers, ways, bias in itertools.product((1, 2), (1, 2), (True, False)):
         rnn = module(kind, layers, ways, bias)
-        cell, params = from_torch(rnn.state_dict())
+        cell, params = from_torch(rnn.state_dict(), **activation_of(kind))
         for found in (from_torch(rnn), from_torch(model(head=module("RNN"), rnn=rnn), prefix="rnn.")):
             assert found[0] == cell
             assert_identical(found[1], params)
@@ -138,7 +138,7 @@ def test_a_module_of_one_step(kind):
     cell = {"LSTM": LSTMCell, "GRU": GRUCell, "RNN": RNNCell}[kind](state, hidden_size=H, bias=True, **told)
     found, params = from_torch(cell)
     assert found == {"LSTM": rnnjax.LSTM(H), "GRU": rnnjax.GRU(H), "RNN": rnnjax.Elman(H, "relu")}[kind]
-    assert_identical(params, from_torch(state)[1])
+    assert_identical(params, from_torch(state, **activation_of(kind))[1])
 
 
 def test_a_module_knows_its_nonlinearity():
@@ -149,6 +149,8 @@ def test_a_module_knows_its_nonlinearity():
     assert from_torch(relu.state_dict(), activation="relu")[0] == from_torch(relu, activation="relu")[0]
     with pytest.raises(ValueError, match="activation is 'tanh', but the module is a RNN of relu"):
         from_torch(relu, activation="tanh")
+    with pytest.raises(ValueError, match="that of an RNN, and does not say its nonlinearity"):
+        from_torch(relu.state_dict())
     with pytest.raises(ValueError, match="activation is 'relu', but the weights are LSTM's"):
         from_torch(WHOLE["LSTM"], activation="relu")
 
@@ -202,7 +204,7 @@ def test_what_no_module_of_pytorch_can_hold():
             to_torch(layers)
     with pytest.raises(ValueError, match=r"`weight_ih_l1` is \[8, 3\], .* \[8, 2\]"):
         to_torch((lstm, lstm))
-    with pytest.raises(ValueError, match=r"`bias_ih_l0` is \[1\]"):
+    with pytest.raises(ValueError, match=r"`b` is \[1\], but 2 units need \[8\]"):
         to_torch(lstm._replace(b=np.zeros(1)))
     with pytest.raises(ValueError, match="b_hn given; a GRU of PyTorch has both"):
         to_torch(gru._replace(b=None))

@@ -25,6 +25,21 @@ def test_a_linear_network_has_one_point():
     confirm(cell, params, x, found)
 
 
+def test_a_jacobian_serves_several_steps():
+    """F and J at the start, then F once per step: cheaper than four of Newton's steps, which evaluate J each."""
+    rng = np.random.default_rng(0)
+    cell, params, x = elman(0.9 * rng.normal(size=(20, 20)) / 20**0.5, rng.normal(size=20))
+    starts = jnp.asarray(rng.normal(size=(4, 20)))
+    for steps in (1, 4):
+        found = fixed_points(cell, params, x, starts, iterations=steps, certify=False)
+        assert (found.evaluations == 1 + 20 + steps).all() and found.kind.tolist()[0] == "slow"
+    found = fixed_points(cell, params, x, starts, iterations=40)
+    assert (found.speed < 1e-12).all() and found.evaluations.max() < 4 * (1 + 20)
+    found = fixed_points(cell, params, x, starts)
+    assert found.found.tolist() == [4] and found.certified.all()
+    confirm(cell, params, x, found)
+
+
 @pytest.mark.parametrize("gain", [0.5, 0.9, 1.001, 1.1, 2.0, 4.0])
 def test_one_tanh_unit(gain):
     """One point, or three; h = tanh(g h) has slope g (1 - h²) there."""
@@ -50,6 +65,12 @@ def test_the_triple_root_is_found_and_not_certified():
     assert np.abs(found.carry).max() < 1e-6 and found.found.tolist() == [9]
     assert found.kind.tolist() == ["point"] and not found.certified[0] and not found.stable[0]
     assert found.why[0] and np.isnan(found.radius[0])
+
+    rng = np.random.default_rng(4)  # the same along (1, -1, -1, 1) in a network of four units
+    along = np.linalg.qr(np.column_stack([[1.0, -1, -1, 1], rng.normal(size=(4, 3))]))[0]
+    cell, params, x = elman(along * [1, 0.7, 0.2, -0.6] @ along.T)
+    found = fixed_points(cell, params, x, jnp.asarray(rng.normal(size=(512, 4))))
+    assert np.abs(found.carry).max() < 1e-6 and found.found.tolist() == [512] and not found.certified[0]
 
 
 def test_uncoupled_units_have_all_corners():

@@ -50,6 +50,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "gradient_decay": {"cells": ("linear", "lstm"), "scales": (0.5,), "lengths": (5, 8), "seeds": 2, "hidden_size": 4},
     "linear_spectra": {"hidden_size": 4, "steps": 100, "seeds": 2, "draws": 4, "lags": 5, "scales": (0.5,)},
     "lstm_memory": {"inits": ("1", "chrono"), "t_max": 5, "hidden_size": 4, "steps": 20, "seeds": 2},
+    "newton": {"cells": ("elman",), "scales": (0.5,), "lengths": (20,), "hidden_size": 2, "seeds": 1},
     "reproduce": {"only": ("orthogonal-exponents",), "quick": True},
     "statland": {"seeds": 2, "steps": 20},
     "stocks": {

@@ -5,6 +5,7 @@ import sys
 
 from benchmarks import contest
 from benchmarks.harness import machine
+from tests.parity import models
 from tests.parity.pairs import DEPARTURES, REMARKS, differences, pairs
 
 PACKAGES = {
@@ -44,7 +45,28 @@ def table() -> str:
         cell = f"`{pair.cell}`{f', {pair.axes}-D' if pair.axes else ''}"
         theirs = f"{pair.library} {pair.theirs}".strip()
         lines.append(f"| {cell} | {theirs} | {' | '.join(numbers)} | {REMARKS.get((pair.cell, pair.library), '')} |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, *whole_models(), ""])
+
+
+def whole_models() -> list[str]:
+    """The lines on whole models, as `rnnjax.converters.from_any` and its inverses convert them."""
+    lines = [
+        "",
+        "## Whole models",
+        "",
+        "Weights of a whole model in each library, biases too, through `rnnjax.converters.from_any` (of torchrecurrent",
+        "`from_torchrecurrent`), and back through its inverse: the largest difference of outputs on a padded batch,",
+        f"rows of {', '.join(map(str, models.LENGTHS))} of {models.T} steps, relative to the largest output.",
+        "",
+        "| library | layer | direction | float64: from | back | float32: from | back |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for model in models.models():
+        numbers = [f"{x:.0e}" for dtype in ("float64", "float32") for x in models.differences(*model, dtype)]
+        library, layer, form = model
+        lines.append(f"| {library} | {layer} | {form} | {' | '.join(numbers)} |")
+    lines += ["", "Differences that remain:", "", "| where | there | here |", "| --- | --- | --- |"]
+    return lines + [f"| {' | '.join(row)} |" for row in models.REMAIN]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import contest
 from rnnjax import cells
+from tests.parity import models
 from tests.parity.pairs import DEPARTURES, NAMES, Pair, differences, pairs
 
 LIBRARIES = [pair for pair in pairs() if pair.theirs]
@@ -26,6 +27,16 @@ def test_the_same_weights_give_the_same_values_and_gradients(pair: Pair) -> None
     slope_in_float32 = pair.cell in ("sgu", "dsgu") and pair.library == "torchrecurrent"
     assert doubles[0] < 1e-12 and doubles[1] < (1e-7 if slope_in_float32 else 1e-12)
     assert max(differences(pair, "float32")) < (1e-5 if pair.cell in EXPONENTIALS else 1e-6)
+
+
+@pytest.mark.one_in(5)
+@pytest.mark.parametrize("model", list(models.models()), ids=", ".join)
+def test_whole_models_there_and_back(model: tuple[str, str, str]) -> None:
+    try:
+        assert max(models.differences(*model, "float64")) < 1e-12
+    except contest.LeftOut as reason:
+        pytest.skip(f"{model[0]}: {reason}")
+    assert max(models.differences(*model, "float32")) < 1e-6
 
 
 def test_every_cell_is_compared_with_someone() -> None:

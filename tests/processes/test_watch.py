@@ -9,7 +9,7 @@ import pytest
 from rnnjax import processes
 from rnnjax.processes import Watch
 
-TOKEN, COUNT = "token", 3
+COUNT = 3
 
 
 class Noted(Watch):
@@ -26,12 +26,12 @@ def team():
     server = socket.create_server(("127.0.0.1", 0))
     port = server.getsockname()[1]
     watches = [Noted(i, COUNT, "again") for i in range(COUNT)]
-    leading = threading.Thread(target=watches[0].lead, args=(server, TOKEN))
+    leading = threading.Thread(target=watches[0].lead, args=(server,))
     leading.start()
     stray = socket.create_connection(("127.0.0.1", port))  # of another program
     stray.sendall(b"GET / HTTP/1.1\n")
     for each in watches[1:]:
-        each.follow("127.0.0.1", str(port), TOKEN)
+        each.follow("127.0.0.1", str(port))
     leading.join(10)
     stray.close()
     yield watches

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from rnnjax import training
-from rnnjax.training import manifest
+from rnnjax.training import checkpoints
 from tests.training import damage, kills, toy
 from tests.training.toy import steps_in
 
@@ -92,7 +92,7 @@ def test_lost_and_added_files_are_noticed(tmp_path):
         else:
             (newest / ("manifest.json" if name == "manifest" else "arrays/_METADATA")).unlink()
         with pytest.warns(training.CheckpointWarning, match={"lost": "is missing", "added": "was not there"}.get(name)):
-            loaded = training.load_checkpoint(tmp_path / name, toy.start())
+            loaded = toy.loaded(tmp_path / name, toy.start())
         assert loaded is not None and int(loaded.step) == 10
 
 
@@ -105,13 +105,13 @@ def test_a_run_killed_between_the_arrays_and_the_manifest_goes_on(tmp_path):
         told = "resumes from step 10" if count == 20 else "was not finished; training starts anew"
         with pytest.warns(training.CheckpointWarning, match=told):
             fitted = toy.run(toy.steps(count), checkpoints=kept(tmp_path))
-        toy.same_bits(training.load_checkpoint(tmp_path, toy.start()), fitted.state)
+        toy.same_bits(toy.loaded(tmp_path, toy.start()), fitted.state)
 
 
 def test_a_later_version_is_refused(tmp_path, monkeypatch):
     """Not skipped as if it were damaged, which would lose its progress."""
     with monkeypatch.context() as later:
-        later.setattr(manifest, "FORMAT", manifest.FORMAT + 1)
+        later.setattr(checkpoints, "FORMAT", checkpoints.FORMAT + 1)
         for count in (10, 20):
             toy.run(toy.steps(count), checkpoints=kept(tmp_path))
     with pytest.raises(training.CheckpointError, match=r"step_000000020 was written by a later rnnjax; use that"):
@@ -142,7 +142,7 @@ def test_another_architecture_names_leaf_and_both_shapes(tmp_path):
     toy.run(toy.steps(10), checkpoints=kept(tmp_path))
     other = training.init_state({"w": jnp.zeros(5), "v": jnp.zeros(2)}, toy.RULE, jax.random.key(0))
     with pytest.raises(training.CheckpointError) as caught:
-        training.load_checkpoint(tmp_path, other)
+        toy.loaded(tmp_path, other)
     message = str(caught.value)
     assert "params/w: [3] float32 in the checkpoint, [5] float64 in this run" in message
     assert "params/v: absent in the checkpoint, [2] float64 in this run" in message
@@ -152,7 +152,7 @@ def test_another_architecture_names_leaf_and_both_shapes(tmp_path):
 def test_another_optimizer_and_another_config_are_refused(tmp_path):
     toy.run(toy.steps(10), checkpoints=kept(tmp_path, config={"rate": 0.1, "sizes": (1, 2)}))
     with pytest.raises(training.CheckpointError, match=r"opt_state/0/clipped: \[\] int32 in the checkpoint, absent"):
-        training.load_checkpoint(tmp_path, toy.start(optax.sgd(0.1)))
+        toy.loaded(tmp_path, toy.start(optax.sgd(0.1)))
     with pytest.raises(training.CheckpointError, match=r"rate: 0\.1 in the checkpoint, 0\.2 in this run\. Use"):
         toy.run(checkpoints=kept(tmp_path, config={"rate": 0.2, "sizes": (1, 2)}))
     toy.run(toy.steps(10), checkpoints=kept(tmp_path, config={"rate": 0.1, "sizes": (1, 2)}))

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from rnnjax import training
-from rnnjax.training.norms import norm
+from rnnjax.training.optimizers import clip_states, norm
 
 CLIPS: dict[str, Any] = {
     "global": training.clip_by_global_norm,
@@ -191,7 +191,7 @@ def test_counts_and_norms_over_steps():
 
     def step(state, size):
         _, state = rule.update(size[None], state)
-        return state, training.clip_states(state)[0]
+        return state, clip_states(state)[0]
 
     _, states = jax.lax.scan(step, rule.init(jnp.zeros(1)), sizes)
     assert states.steps.tolist() == [1, 2, 3, 4, 5]
@@ -203,6 +203,6 @@ def test_counts_and_norms_over_steps():
 
 def test_clip_states_are_found_in_order():
     rule = optax.chain(CLIPS["value"](2.0), optax.masked(training.clip_by_global_norm(1.0), True), optax.sgd(0.1))
-    found = training.clip_states(rule.init(WEIGHTS))
+    found = clip_states(rule.init(WEIGHTS))
     assert [type(state) for state in found] == [training.ClipState] * 2
-    assert training.clip_states(optax.adam(0.1).init(WEIGHTS)) == []
+    assert clip_states(optax.adam(0.1).init(WEIGHTS)) == []

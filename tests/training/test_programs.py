@@ -13,7 +13,7 @@ import pytest
 
 from rnnjax import training
 from rnnjax.tasks import Batch
-from rnnjax.training.programs import recognised
+from rnnjax.training.steps import recognised
 from tests.training import toy
 
 SERIES = jnp.arange(12, dtype=jnp.float32).reshape(4, 3) / 12

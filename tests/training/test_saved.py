@@ -32,7 +32,6 @@ def test_is_what_was_saved(saved: Path) -> None:
     assert jax.tree.structure(found.params) == jax.tree.structure(PARAMS)
     expected = rnnjax.unroll(MODEL.cell, PARAMS.rnn, XS)[1] @ PARAMS.w_out + PARAMS.b_out
     np.testing.assert_array_equal(found(XS)[1], expected)
-    assert load_model(saved, model=MODEL).model == MODEL
 
 
 def test_predicts_rows_of_unequal_length_with_what_goes_before(tmp_path: Path) -> None:
@@ -91,22 +90,6 @@ def test_any_cell_is_a_model(tmp_path: Path, cell: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, found(XS), rnnjax.unroll(cell, params, XS))
 
 
-@pytest.mark.parametrize(
-    ("other", "says"),
-    [
-        (
-            rnnjax.Readout(rnnjax.Stack((rnnjax.GRU(3), rnnjax.LSTM(5))), 5),
-            r"rnn/1/w_h: \[4, 16\] float64 in the checkpoint, \[5, 20\] float64 in this run",
-        ),
-        (rnnjax.Readout(rnnjax.GRU(3), 5), r"rnn/1/b: \[16\] float64 in the checkpoint, absent in this run"),
-        (rnnjax.Readout(rnnjax.Stack((rnnjax.GRU(3), rnnjax.LSTM(4))), 5), r"scale=0.9.*not .*scale=1.0"),
-    ],
-)
-def test_another_architecture_is_told_leaf_by_leaf(saved: Path, other: rnnjax.Readout, says: str) -> None:
-    with pytest.raises(CheckpointError, match=says):
-        load_model(saved, model=other)
-
-
 def test_parameters_of_another_model_are_not_saved(saved: Path) -> None:
     other = dataclasses.replace(MODEL, output_size=6)
     with pytest.raises(CheckpointError, match=r"w_out: \[4, 6\] float64 .* \[4, 5\] float64"):
@@ -161,10 +144,10 @@ def test_classes_of_one_name_are_refused(tmp_path: Path) -> None:
 
     Other = dataclasses.make_dataclass("Own", [], bases=(rnnjax.GRU,), frozen=True)
     for model in (GRU(2), rnnjax.Stack((Own(2), Other(2)))):
-        with pytest.raises(TypeError, match=r"would be taken for .*give one of the two classes another name"):
+        with pytest.raises(ValueError, match=r"would be taken for .*: rename one of the two"):
             save_model(tmp_path / "model", model, model.init(jax.random.key(0), 2), input_size=2)
     for classes in ((GRU,), (Own, Other)):
-        with pytest.raises(ValueError, match=r"of the same name: rename one"):
+        with pytest.raises(ValueError, match=r"would be taken for .*: rename one of the two"):
             decode(encode(rnnjax.GRU(2)), classes)
     assert decode(encode(Own(2)), (Own, rnnjax.GRU, Own)) == Own(2)
 

@@ -10,7 +10,7 @@ import optax
 
 from rnnjax import training
 from rnnjax.training import checkpoints
-from rnnjax.training.flat import flatten
+from rnnjax.training.checkpoints import flatten
 
 TRUE = np.array([1.0, -2.0, 0.5], np.float32)
 RULE = optax.chain(training.clip_by_global_norm(0.5), optax.sgd(0.1, momentum=0.5))
@@ -64,6 +64,11 @@ def steps(count):
 def steps_in(folder):
     """The steps in a folder of checkpoints, oldest first."""
     return list(checkpoints.steps(folder))
+
+
+def loaded(folder, template):
+    """The newest intact state in a folder of checkpoints, of any config."""
+    return training.Checkpoints(folder=folder, every=1, config=None).load(template)[0]
 
 
 @functools.cache

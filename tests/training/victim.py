@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 
 from rnnjax import training
-from rnnjax.training.flat import flatten
+from rnnjax.training.checkpoints import flatten
 from tests.training import toy
 
 

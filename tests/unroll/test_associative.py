@@ -56,6 +56,15 @@ def test_what_is_not_linear_is_named(step, why):
         run(leaky(step), jnp.ones(4), jnp.ones((5, 4)), engine="associative")
 
 
+def test_a_counter_in_the_carry_is_named():
+    cell = rnnjax.StepCell(
+        lambda p, carry, x: ((carry[0] * p + x, carry[1] + 1), carry[0]),
+        lambda p, b: (jnp.zeros((*b, 4)), jnp.zeros(b, int)),
+    )
+    with pytest.raises(rnnjax.NotLinear, match=r"`carry\[1\]` is int64"):
+        run(cell, jnp.array(0.5), jnp.ones((5, 4)), engine="associative")
+
+
 @pytest.mark.parametrize("name", NOT_LINEAR)
 def test_no_other_cell_of_the_registry_is_linear(name):
     """So that `LINEAR` has all for which the properties must hold."""
