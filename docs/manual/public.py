@@ -1,11 +1,15 @@
 """The public names of rnnjax: each once, under its shortest public path."""
 
+import importlib.util
 import inspect
 import types
 from collections.abc import Container
 from typing import Any, NamedTuple
 
 import rnnjax
+
+DOORS = ("equinox", "haiku")
+"""Modules that need the library of their name, so that `rnnjax.__all__` does not have them."""
 
 
 class Name(NamedTuple):
@@ -34,8 +38,8 @@ class Name(NamedTuple):
 
 
 def modules() -> list[types.ModuleType]:
-    """`rnnjax`, and every module that a public module names, from the top down."""
-    found = [rnnjax]
+    """`rnnjax`, every module that a public module names, and the doors to libraries that are installed."""
+    found = [rnnjax, *(importlib.import_module(f"rnnjax.{door}") for door in DOORS if importlib.util.find_spec(door))]
     for module in found:
         for name in _names_of(module):
             value = getattr(module, name)
