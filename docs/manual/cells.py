@@ -186,12 +186,9 @@ def _rate(value: float | None) -> str:
 
 
 def _peers(entries: tuple[str, ...]) -> Iterator[str]:
-    rows = [
-        [cell.strip() for cell in line.strip()[1:-1].split("|")]
-        for line in (DOCS / "parity.md").read_text().splitlines()
-        if re.match(r"\| `", line)
-    ]
-    found = [row for row in rows if re.match(r"`(\w+)`", row[0])[1] in entries]  # pyright: ignore
+    first, *_ = (DOCS / "parity.md").read_text("utf-8").split("\n## ")  # the table of single cells
+    rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in first.splitlines() if line.startswith("| `")]
+    found = [row for row in rows if row[0].split("`")[1] in entries]
     if found:
         yield from ["In other libraries", "------------------", ""]
         yield "Largest differences of the outputs with the same weights, from :doc:`../parity`:"
