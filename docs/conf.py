@@ -22,6 +22,8 @@ release = version = importlib.metadata.version("rnnjax")
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton", "sphinx_design"]
 exclude_patterns = ["manual"]
+highlight_language = "none"  # an indented block of a docstring is an equation or a table
+smartquotes = False  # --quick is an option
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
