@@ -30,7 +30,19 @@ from experiments.lab.options import described, parse
 Point = Mapping[str, Any]
 """A point of a result: where it was measured, and `contestants`, as `contest.run` gives them."""
 
-_PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "dm-haiku", "equinox", "keras", "torch", "torchrecurrent")
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "numpy",
+    "flax",
+    "optax",
+    "dm-haiku",
+    "equinox",
+    "keras",
+    "torch",
+    "torchrecurrent",
+    "braintrace",
+)
 
 
 @lab.options
