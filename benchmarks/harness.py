@@ -30,19 +30,7 @@ from experiments.lab.options import described, parse
 Point = Mapping[str, Any]
 """A point of a result: where it was measured, and `contestants`, as `contest.run` gives them."""
 
-_PACKAGES = (
-    "jax",
-    "jaxlib",
-    "numpy",
-    "flax",
-    "optax",
-    "dm-haiku",
-    "equinox",
-    "keras",
-    "torch",
-    "torchrecurrent",
-    "braintrace",
-)
+_PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "dm-haiku", "equinox", "keras", "torch", "torchrecurrent")
 
 
 @lab.options

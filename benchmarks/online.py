@@ -30,6 +30,7 @@ from benchmarks.libraries import require
 from benchmarks.problems import Point, Problem, make_problem
 from experiments import lab
 from experiments.lab import style
+from experiments.lab.machine import versions
 from rnnjax import online
 
 TASK = "gradient"
@@ -52,7 +53,10 @@ def measure(options: Options, run: harness.Run) -> None:
         directions = np.random.default_rng(options.seed + 1).normal(size=(options.steps, H)).astype("float32")
         builders = {"rnnjax": ours, "braintrace": braintrace, "backpropagation": backpropagation}
         made = [
-            contest.Contestant(name, functools.partial(build, problem, directions)) for name, build in builders.items()
+            contest.Contestant(
+                name, functools.partial(build, problem, directions), record={"version": versions((name,))[name]}
+            )
+            for name, build in builders.items()
         ]
         run.add(run.contest({"H": H, "T": options.steps, "updates": options.steps}, made))
 
@@ -105,15 +109,15 @@ def braintrace(problem: Problem, directions: np.ndarray) -> dict[str, contest.Pr
     (state,) = network.states(brainstate.ParamState).values()
     state.value = {"weight": jnp.concatenate([weights["w_x"], weights["w_h"]]), "bias": jnp.asarray(weights["b"])}
     hidden = list(network.states(brainstate.HiddenState).values())
-    xs, directions = jnp.asarray(problem.xs[:, 0]), jnp.asarray(directions)
+    given = jnp.asarray(problem.xs[:, 0]), jnp.asarray(directions)
     with warnings.catch_warnings():  # it says that its pattern is full
         warnings.simplefilter("ignore")
-        learner = braintrace.compile(network, braintrace.SnAp, xs[0], n=2)
+        learner = braintrace.compile(network, braintrace.SnAp, given[0][0], n=2)
 
     @brainstate.transform.jit
     def gradient(xs: Array, directions: Array) -> Any:
         for each in hidden:
-            each.value = jnp.zeros(H, xs.dtype)
+            each.value = jnp.zeros(H, given[0].dtype)
         learner.reset_state()
         return learner.etrace_grad(xs, directions, step_fn=lambda x, direction: (learner(x) * direction).sum())
 
@@ -121,7 +125,7 @@ def braintrace(problem: Problem, directions: np.ndarray) -> dict[str, contest.Pr
         leaves = {np.ndim(leaf): T * np.asarray(leaf) for leaf in jax.tree.leaves(result)}
         return {"w_x": leaves[2][:D], "w_h": leaves[2][D:], "b": leaves[1]}
 
-    return {TASK: contest.Program(lambda: jax.block_until_ready(gradient(xs, directions)), shared)}
+    return {TASK: contest.Program(lambda: jax.block_until_ready(gradient(*given)), shared)}
 
 
 def draw(result: Mapping[str, Any], page: Any) -> None:

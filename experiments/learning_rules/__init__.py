@@ -71,12 +71,11 @@ MATCH = 0.05  # of success: less than this below RTRL counts as a match
 PARTS = 10  # of a stream, for its curve
 
 
-@lab.options(
-    quick={
-        "tasks": ("adding", "flip_flop", "cart_pole"), "cells": ("leaky",), "lags": (4,), "steps": 1000, "seeds": 1, "rates": (3e-3,), "hidden_size": 8,
-        "bias_lags": 12, "bias_seeds": 4,
-    }
-)  # fmt: skip
+_QUICK = {"tasks": ("adding", "flip_flop", "cart_pole"), "cells": ("leaky",), "lags": (4,), "steps": 1000, "seeds": 1}
+_QUICK |= {"rates": (3e-3,), "hidden_size": 8, "bias_lags": 12, "bias_seeds": 4}
+
+
+@lab.options(quick=_QUICK)
 class Options(lab.Options):
     """Online learning by rule, cell, task and lag."""
 
@@ -160,9 +159,8 @@ def learned(asked: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         found = online.fit(
             model, params, xs, targets, loss, rule, make(rate), resets=begins, key=key if rule.random else None
         )
-        return found.losses, streams.balanced(model, found.params, key) if first["task"] == "cart_pole" else jnp.array(
-            math.nan
-        )
+        driven = first["task"] == "cart_pole"
+        return found.losses, streams.balanced(model, found.params, key) if driven else jnp.array(math.nan)
 
     rates = jnp.array([factor * each["rate"] for each in asked])
     keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))[at]

@@ -33,7 +33,7 @@ def problem(task: str, lag: int, length: int, rows: int, push: float) -> Problem
         baseline = tasks.adding_baseline().loss
         return Problem(lambda key: tasks.adding(key, 2 * lag, shape), _squared, baseline, 2, 1)
     if task == "copy":
-        given = {"symbols": SYMBOLS, "memory": MEMORY}
+        given: dict[str, Any] = {"symbols": SYMBOLS, "memory": MEMORY}
         baseline = tasks.copy_memory_baseline(lag, **given).loss
         return Problem(
             lambda key: tasks.copy_memory(key, lag, shape, **given), _entropy, baseline, SYMBOLS + 2, SYMBOLS + 1
