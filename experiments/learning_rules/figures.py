@@ -9,7 +9,7 @@ from matplotlib.ticker import NullFormatter
 
 from experiments import lab
 from experiments.lab import style
-from experiments.learning_rules import CLAIM, MATCH, PARTS, RULES, Options
+from experiments.learning_rules.training import CLAIM, MATCH, PARTS, RULES
 
 
 def lines_of(rows: Sequence[lab.Row]) -> list[dict[str, Any]]:
@@ -70,12 +70,12 @@ def draw(rows: list[lab.Row], page: lab.Page) -> None:
     page.summary |= {"lines": lines, "gradients": compared, "by_lag": [row.plain for row in gradient_rows]}
 
 
-def _results(lines: list[dict[str, Any]], first: list[dict[str, Any]], o: Options) -> list[str]:
+def _results(lines: list[dict[str, Any]], first: list[dict[str, Any]], o: Any) -> list[str]:
     told = []
     for optimizer in o.optimizers:
         pairs = pairs_of(lines, optimizer)
         short = [pair for pair in pairs if pair[1]["success"] < pair[0]["success"] - MATCH]
-        names = [f"{line['task']} at lag {line['lag']}, {line['cell']}" for line, _ in short]
+        names = [f"{_titled(line['task'], line['lag'])}, {line['cell']}" for line, _ in short]
         if pairs:
             told.append(
                 f"With {optimizer}, Immediate is within {MATCH} of RTRL's success or above in "
