@@ -3,9 +3,10 @@
 Question: what is a rule's approximate gradient worth, by cell and lag, and do immediate derivatives match RTRL?
 Command: python -m experiments.learning_rules
 Minutes: 60 on two cores; with --quick 2.
-Expected: RTRL learns most at the short lag, and rules without a trace fall behind it where the loss needs a memory that
-the state does not hold by itself. The bias of a truncated rule is the exact gradient of the lags that it leaves out,
-which falls as the adjoint does; the unbiased rules pay in variance.
+Expected: an exact gradient is not always the best teacher. On flip_flop at lag 16 the leaky network ends at a success
+of 0.75 by RTRL, 0.94 through 4 steps and 0.97 by immediate derivatives, the GRU at 0.98 by RTRL (medians of 3 seeds).
+The bias of a truncated rule is the exact gradient of the lags that it leaves out, which falls as the adjoint does;
+unbiased rules pay in variance.
 
 A stream of new sequences, each begun with a reset, is learned with an update at every step; a loss counts before its
 update, so it is a test. Success is 1 - loss / loss of a predictor without memory, over the last tenth of the stream.
