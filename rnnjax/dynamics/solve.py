@@ -119,6 +119,11 @@ def _search(
     def residual(h: Array) -> Array:
         return function(h) - h
 
+    def merit(h: Array, r: Array) -> Array:
+        """2 q, with what rounding leaves of h: else r would vanish where h is so large that F(h) rounds to h."""
+        rounded = eps**2 * jnp.exp2(jnp.ceil(jnp.log2(1 + (h**2).sum())))  # the same after a short step
+        return (r**2).sum() + rounded
+
     def stationary(a: Array, r: Array) -> Array:
         return ((a.T @ r) ** 2).sum() <= eps**1.25 * (r**2).sum()
 
@@ -133,9 +138,10 @@ def _search(
         inverse = least_squares(s.a, jnp.eye(size, dtype=s.h.dtype), jnp.sqrt(s.damping * (s.a**2).sum()))
         first = _Steps(s.h, s.r, inverse, jnp.zeros((), s.h.dtype), zero, s.steps)
         end = lax.while_loop(lambda e: (e.failures < FAILURES) & (e.steps < iterations), step, first)
-        before, after = (s.r**2).sum(), (end.r**2).sum()
-        better, fixed = after < before, after <= 2 * tolerance * (1 + (end.h**2).sum())
-        done = (fixed & ~better) | (end.longest <= eps * (1 + jnp.abs(end.h).max()))
+        before, after = merit(s.h, s.r), merit(end.h, end.r)
+        better = after < before
+        fixed = (end.r**2).sum() <= 2 * tolerance * (1 + (end.h**2).sum())
+        done = (fixed & ~(after < ENOUGH * before)) | (end.longest <= eps * (1 + jnp.abs(end.h).max()))
         damping = jnp.where(better, jnp.maximum(s.damping / FACTOR, eps**2), jnp.maximum(s.damping * FACTOR, SOME))
         over = end.steps >= iterations
         anew = better & ~(done | over)
@@ -149,7 +155,7 @@ def _search(
         change = e.inverse @ (r - e.r)
         inverse = e.inverse + jnp.outer(d - change, d @ e.inverse) / (d @ change)
         inverse = jnp.where(jnp.isfinite(inverse).all(), inverse, e.inverse)
-        before, after = (e.r**2).sum(), (r**2).sum()
+        before, after = merit(e.h, e.r), merit(h, r)
         failures = jnp.where(after < ENOUGH * before, 0, e.failures + 1)
         h, r = (jnp.where(after < before, new, old) for new, old in ((h, e.h), (r, e.r)))
         longest = jnp.where(jnp.isfinite(d).all(), jnp.abs(d).max(), jnp.inf)  # XLA's maximum may drop NaN on a CPU

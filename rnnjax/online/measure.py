@@ -168,7 +168,7 @@ def _draws(
             found = rule.step(cell, params, carry, trace, x, dloss, mask=counts, resets=resets, key=key)
             return found.carry, found.trace, flat(found.gradient)
 
-        carries, traces, gradients = jax.vmap(one)(traces)
+        carries, traces, gradients = jax.vmap(one, axis_size=lags + 1)(traces)  # a rule may have no trace
         of_window = jnp.where((windows <= t + 1)[:, None], gradients[(t + 1 - windows) % lags], 0.0)
         shorter = jnp.concatenate([jnp.zeros_like(of_window[:1]), of_window[:-1]])
         added = jnp.where((windows <= t + 1)[:, None], of_window - shorter, 0.0)

@@ -171,6 +171,13 @@ def test_a_slow_point_is_where_two_points_have_met():
     np.testing.assert_allclose(found.residual, np.sqrt(2 * found.speed))
 
 
+def test_no_point_is_where_rounding_hides_what_is_added():
+    """h <- h + (2 + tanh h) / 10 never rests; at h = -1e16 it does in floating point, where F(h) rounds to h."""
+    drift = rnnjax.StepCell(lambda _, h, x: (h + 0.1 * (2 + jnp.tanh(h)), h), lambda _, batch: jnp.zeros((*batch, 1)))
+    found = fixed_points(drift, (), jnp.zeros(1), jnp.linspace(-3.0, 3.0, 9)[:, None])
+    assert found.found.sum() == 9 and (found.speed > 0.00499).all() and (np.abs(found.carry) < 1e10).all()
+
+
 def test_cycles():
     """-tanh(2 h) changes its sign at every step: ±0.9575 is a cycle of two, returned once, and 0 a point."""
     cell, params, x = elman([[-2.0]])

@@ -139,12 +139,14 @@ def test_bias_by_lag():
     cell, drawn = CELLS["elman_tanh"], sample("elman_tanh", batch_shape=())
     targets = normal(jax.ShapeDtypeStruct((len(drawn.xs), 3), "float64"), "targets")
     rules = {"rtrl": online.RTRL(), "two": online.TBPTT(2), "snap": online.SnAp(1), "uoro": online.UORO()}
+    rules["immediate"] = online.Immediate()
     found = online.bias(cell, drawn.params, drawn.xs, targets, squared, rules, seeds=400, lags=4)
     by_lag = gradients.attribution_by_lag(cell, drawn.params, drawn.xs, lambda ys: squared(ys, targets), lags=4)
     exact = np.sqrt(sum([np.exp(2 * np.asarray(leaf)) for leaf in jax.tree.leaves(by_lag.log_norm)]))
     np.testing.assert_allclose(found["rtrl"].exact_by_lag, exact, rtol=1e-10)
     assert found["rtrl"].bias_by_lag.max() == 0 and abs(found["rtrl"].cosine - 1) < 1e-12
     np.testing.assert_allclose(found["two"].bias_by_lag, exact * (np.arange(4) >= 2), atol=1e-12)
+    np.testing.assert_allclose(found["immediate"].bias_by_lag, exact * (np.arange(4) >= 1), atol=1e-12)
     assert found["snap"].bias_by_lag[0] < 1e-12 < 1e-3 < found["snap"].bias_by_lag[2]
     assert found["snap"].deviation == 0
     uoro = found["uoro"]

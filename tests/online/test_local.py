@@ -121,7 +121,7 @@ ROLLED = rnnjax.StepCell(
         (online.KFRTRL(), CELLS["gru_reset_before"], r"params.w_h.*used by `slice`|params"),
         (online.RTRL(), rnnjax.GRU, "expected a cell instance"),
     ],
-    ids=repr,
+    ids=[f"case {i}" for i in range(11)],
 )
 def test_what_is_refused(rule, cell, words):
     made = cell if not isinstance(cell, type) else cell(3)
