@@ -8,9 +8,8 @@
 
 Orbax's `CheckpointManager` writes a step to a temporary folder, renames it, and removes the oldest. Orbax does not
 detect every flipped bit, truncated file, and missing or added file; the manifest does, and a step without one is
-unfinished. Process 0 alone writes and reads a state that every process holds, and sends it to the others. If an array
-is sharded over processes, all of them write and read together, on a shared disk. Of Orbax's interfaces, we use the
-stable one, since only it can run in one process of several: v1's save has a collective of all processes.
+unfinished. Process 0 alone writes and reads a state that every process holds, which Orbax's stable interface allows
+and its v1 does not. If an array is sharded over processes, all of them write and read together, on a shared disk.
 """
 
 import contextlib

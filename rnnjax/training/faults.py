@@ -21,10 +21,7 @@ class Stopped(RuntimeError):
 
 
 class NonFiniteError(Stopped, FloatingPointError):
-    """Training found NaN or inf in update `step`, counted from 0, and stopped before it, in a finite state.
-
-    `leaves` are the names of what was not finite: "loss", "gradient of rnn/w_h", ...
-    """
+    """Update `step`, counted from 0, gave NaN or inf in `leaves`, as in "gradient of rnn/w_h"; `state` is before it."""
 
     def __init__(self, step: int, leaves: Sequence[str]) -> None:
         super().__init__(step, leaves)

@@ -5,8 +5,7 @@
     θ        ← θ + u
 
 g* is the complex conjugate: for z = x + iy `jax.grad` gives ∂L/∂x - i ∂L/∂y, and L decreases fastest along minus its
-conjugate. Leaves of θ that are not floating point (integers, booleans, PRNG keys) have no gradient. They are hidden
-from the optimizer, like by `optax.masked`, and stay unchanged.
+conjugate. Leaves of θ that are not floating point have no gradient, and stay unchanged, as with `optax.masked`.
 
 Our clip by the global norm is Optax's, but the norm does not overflow (Optax turns a float32 gradient of 1e30 into
 zero), and NaN or inf, which have no direction, make *every* leaf NaN, so that `fit` does not apply it.

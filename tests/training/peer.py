@@ -1,8 +1,8 @@
 """One of two processes of a data-parallel run with checkpoints, one of which gets killed.
 
-`python -m tests.training.peer FOLDER STEPS PORT COUNT INDEX`: process 0 prints the step of each line of metrics, and
-every process prints the SHA-256 of its final state. Batches are drawn by index, so that a single process gets the same
-ones.
+`python -m tests.training.peer FOLDER STEPS PORT COUNT INDEX [loader]`: process 0 prints the step of each line of
+metrics, and every process prints the SHA-256 of its final state. Batches are drawn by index, or by a loader with a
+state, so that every process, and a single one, gets the same ones.
 """
 
 import sys
@@ -11,7 +11,7 @@ from pathlib import Path
 from rnnjax import processes, sharding
 
 
-def main(folder: Path, steps: int, port: int, count: int, index: int) -> None:
+def main(folder: Path, steps: int, port: int, count: int, index: int, batches: str = "") -> None:
     with processes.initialize(f"127.0.0.1:{port}", count, index):
         from rnnjax import training
         from tests.training import toy
@@ -20,6 +20,7 @@ def main(folder: Path, steps: int, port: int, count: int, index: int) -> None:
         mesh = sharding.make_mesh()
         fitted = toy.run(
             toy.steps(steps),
+            batches=toy.Stream() if batches == "loader" else None,
             gradient=training.data_parallel(toy.loss, mesh, batch_axes=0),
             checkpoints=training.Checkpoints(folder=folder, every=20, config={"steps": steps}),
             report=lambda line: print(line["step"], flush=True),
@@ -28,4 +29,4 @@ def main(folder: Path, steps: int, port: int, count: int, index: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:6]), *sys.argv[6:])

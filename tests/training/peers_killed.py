@@ -2,6 +2,7 @@
 with the same bits as an uninterrupted run.
 
 python -m tests.training.peers_killed            kills process 1, and in a second run process 0
+python -m tests.training.peers_killed loader     with batches from a loader in each, whose positions are restored
 """
 
 import re
@@ -26,11 +27,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(folder: Path, steps: int) -> list[subprocess.Popen[str]]:
+def start(folder: Path, steps: int, batches: str = "") -> list[subprocess.Popen[str]]:
     port = free_port()
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.training.peer", *map(str, (folder, steps, port, 2, index))],
+            [sys.executable, "-m", "tests.training.peer", *map(str, (folder, steps, port, 2, index)), batches],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -49,9 +50,9 @@ def finish(both: list[subprocess.Popen[str]]) -> str:
     return ends[0]
 
 
-def killed(folder: Path, victim: int, steps: int = STEPS) -> tuple[float, str]:
+def killed(folder: Path, victim: int, batches: str = "", steps: int = STEPS) -> tuple[float, str]:
     """Kills `victim` during training; `(seconds until the other process exited, its output)`."""
-    both = start(folder, steps)
+    both = start(folder, steps, batches)
     try:
         stdout = both[0].stdout
         assert stdout is not None
@@ -73,16 +74,16 @@ def killed(folder: Path, victim: int, steps: int = STEPS) -> tuple[float, str]:
             process.communicate()
 
 
-def main(victims: list[int]) -> int:
+def main(batches: str = "") -> int:
     with tempfile.TemporaryDirectory() as folder:
-        alone = finish(start(Path(folder) / "alone", STEPS))
+        alone = finish(start(Path(folder) / "alone", STEPS, batches))
         print(f"undisturbed: {alone}", flush=True)
-        for victim in victims:
+        for victim in (1, 0):
             run = Path(folder) / f"killed_{victim}"
-            took, said = killed(run, victim)
+            took, said = killed(run, victim, batches)
             print(f"process {victim} killed; the other ended after {took:.1f} s with\n  {said}", flush=True)
             steps = sorted(path.name for path in run.glob("step_*"))
-            again = finish(start(run, STEPS))
+            again = finish(start(run, STEPS, batches))
             print(f"went on from {steps[-1]}, arrived at {again}", flush=True)
             if again != alone:
                 print("FAILED: not where the undisturbed run arrived")
@@ -91,4 +92,4 @@ def main(victims: list[int]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main([int(arg) for arg in sys.argv[1:]] or [1, 0]))
+    sys.exit(main(*sys.argv[1:]))

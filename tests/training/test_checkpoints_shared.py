@@ -78,8 +78,9 @@ def test_all_leave_when_one_is_asked_to(two, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif("RNNJAX_SLOW" not in os.environ, reason="ten processes that compile: set RNNJAX_SLOW=1")
-def test_a_killed_peer_ends_the_run_which_then_goes_on():
-    assert peers_killed.main([1, 0]) == 0
+@pytest.mark.parametrize("batches", ["", "loader"])
+def test_a_killed_peer_ends_the_run_which_then_goes_on(batches):
+    assert peers_killed.main(batches) == 0
 
 
 @pytest.mark.skipif("RNNJAX_SLOW" not in os.environ, reason="two processes: set RNNJAX_SLOW=1")
