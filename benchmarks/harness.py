@@ -21,11 +21,8 @@ import numpy as np
 from annotated_types import Ge, Lt
 from pydantic import PositiveFloat, PositiveInt
 
-from benchmarks import contest
-from benchmarks.problems import floor_row, large_matmul
-from experiments import lab
-from experiments.lab import identity, machine, page, strict_json, style
-from experiments.lab.options import described, parse
+from . import contest, described, identity, lab, machine, page, parse, strict_json, style
+from .problems import floor_row, large_matmul
 
 Point = Mapping[str, Any]
 """A point of a result: where it was measured, and `contestants`, as `contest.run` gives them."""

@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import contest
-from benchmarks.problems import Problem, programs, read
-from experiments.lab import machine
 from rnnjax import cells
 from rnnjax.converters import to_torchrecurrent
 from rnnjax.converters.layouts import EQUINOX, HAIKU, KERAS, TORCH, Layout, to_layout
 from rnnjax.converters.torchrecurrent import _LAYOUTS  # pyright: ignore[reportPrivateUsage]
+
+from . import contest, machine
+from .problems import Problem, programs, read
 
 Programs = dict[str, contest.Program]
 _SETTLE_S = 0.1  # PyTorch's OpenMP threads go on spinning for a while after their work

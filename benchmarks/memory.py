@@ -26,10 +26,9 @@ from jax import Array, lax
 from pydantic import PositiveFloat, PositiveInt
 
 import rnnjax
-from benchmarks import contest, harness, ours
-from benchmarks.problems import CellName, Point, Problem, SizeText, make_problem
-from experiments import lab
-from experiments.lab import style
+
+from . import contest, harness, lab, ours, style
+from .problems import CellName, Point, Problem, SizeText, make_problem
 
 Step = Callable[[Any, Array], tuple[Any, Array]]
 

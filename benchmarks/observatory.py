@@ -40,10 +40,9 @@ from jax import Array
 from pydantic import NonNegativeInt, PositiveInt
 
 import rnnjax
-from benchmarks import contest, harness, ours
-from experiments import lab
-from experiments.lab import style
 from rnnjax import gradients, sharding
+
+from . import contest, harness, lab, ours, style
 
 REFERENCE, FLOOR = "one program", "the products alone"
 TASKS = ("spectrum", "leading")

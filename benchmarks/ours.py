@@ -10,9 +10,10 @@ from jax import Array
 from jax.sharding import Mesh
 
 import rnnjax
-from benchmarks import contest
-from benchmarks.problems import Problem, params_of, programs
 from rnnjax import cells, sharding
+
+from . import contest
+from .problems import Problem, params_of, programs
 
 FAST_ENGINES = ("hoisted",)
 """Engines for every cell, beside scan and loop; "associative" is for cells that are linear in their carry, "parallel"

@@ -25,13 +25,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from benchmarks import contest, harness, libraries, ours
-from benchmarks.harness import divided, floor_ms, geomean, number
-from benchmarks.problems import GATES, GRID, AnyCell, CellName, Point, PointText, Problem, make_problem
-from experiments import lab
-from experiments.lab import style
 from rnnjax._unroll import Engine
 from rnnjax.cells import catalogue
+
+from . import contest, harness, lab, libraries, ours, style
+from .harness import divided, floor_ms, geomean, number
+from .problems import GATES, GRID, AnyCell, CellName, Point, PointText, Problem, make_problem
 
 OURS, OURS_SPLIT, OURS_GENERIC = "rnnjax", "rnnjax, split", "rnnjax, generic"
 JAX_PEERS: dict[str, Callable[..., libraries.Programs]] = {"Flax linen": libraries.flax_linen}

@@ -16,8 +16,9 @@ import numpy as np
 from jax import Array
 from pydantic import AfterValidator
 
-from benchmarks import contest
 from rnnjax.cells import catalogue
+
+from . import contest
 
 CellName = Literal["lstm", "gru", "elman"]
 

@@ -20,8 +20,8 @@ from typing import Any
 import jax
 from jax.profiler import ProfileData
 
-from benchmarks import contest, ours, sweep
-from benchmarks.problems import Point, make_problem
+from . import contest, ours, sweep
+from .problems import Point, make_problem
 
 _CALLS = 5
 _RUNTIME = ("ThunkExecutor", "Slinky", "while", "end:", "Pjit", "CommonPjRt", "PjRt", "$", "Thread", "TfrtCpu")

@@ -25,11 +25,9 @@ from typing import Any
 
 from pydantic import PositiveFloat, PositiveInt
 
-from benchmarks import contest, harness, ours
-from benchmarks.harness import number
-from benchmarks.problems import AnyCell, CellName, Point, Problem, SizeText, make_problem
-from experiments import lab
-from experiments.lab import style
+from . import contest, harness, lab, ours, style
+from .harness import number
+from .problems import AnyCell, CellName, Point, Problem, SizeText, make_problem
 
 _QUICK = {"sizes": ("4,16,32",), "steps": (10, 100, 300), "rounds": 3}
 _QUICK |= {"eager_steps": 100, "jitted_steps": 100, "jitted_train_steps": 10}

@@ -34,13 +34,12 @@ from jax import Array, lax
 from pydantic import PositiveInt
 
 import rnnjax
-from benchmarks import contest, harness, ours
-from benchmarks.harness import divided, number
-from experiments import lab
-from experiments.lab import style
 from rnnjax import sharding
 from rnnjax._unroll import Engine
 from rnnjax.initializers import Normal
+
+from . import contest, harness, lab, ours, style
+from .harness import divided, number
 
 Params = tuple[rnnjax.ElmanParams, Any]
 REFERENCE = "one program"

@@ -27,15 +27,14 @@ from jax import Array, lax
 from pydantic import AfterValidator, PositiveInt
 
 import rnnjax
-from benchmarks import contest, harness, ours
-from benchmarks.harness import divided, number
-from benchmarks.libraries import require
-from benchmarks.problems import GATES
-from experiments import lab
-from experiments.lab import style
 from rnnjax import tasks, training
 from rnnjax.cells import catalogue
 from rnnjax.training.steps import data_key
+
+from . import contest, harness, lab, ours, style
+from .harness import divided, number
+from .libraries import require
+from .problems import GATES
 
 LOOP, FIT = "Flax + Optax loop", "rnnjax fit"
 LINES = 10  # losses are compared as means of so many updates

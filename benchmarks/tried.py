@@ -31,12 +31,11 @@ import numpy as np
 from jax import Array, lax
 
 import rnnjax
-from benchmarks import contest, harness, ours
-from benchmarks.harness import divided, geomean, number
-from benchmarks.problems import GATES, GRID, CellName, Point, PointText, Problem, make_problem
-from experiments import lab
-from experiments.lab import style
 from rnnjax._unroll import hoist, reading
+
+from . import contest, harness, lab, ours, style
+from .harness import divided, geomean, number
+from .problems import GATES, GRID, CellName, Point, PointText, Problem, make_problem
 
 
 @lab.options(quick={"cells": ("lstm",), "points": ("8,200,32,64", "32,100,64,128"), "rounds": 3})

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from experiments.lab.options import print_list
+from .lab.options import print_list
 
 if __name__ == "__main__":
     more = "Add --help for its options, --quick for a small version, --out DIR for the folder of its results."
-    print_list(Path(__file__).parent, "experiments", more)
+    print_list(Path(__file__).parent, __package__ or "", more)

@@ -18,8 +18,9 @@ from typing import Annotated, Any
 from annotated_types import Ge
 from pydantic import PositiveFloat, PositiveInt
 
-from experiments import lab, learning
 from rnnjax import tasks
+
+from . import lab, learning
 
 
 @lab.options(quick={"updates": 200, "seeds": 3, "steps": 20, "hidden_size": 16, "look_every": 20})

@@ -24,11 +24,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import lab
-from experiments.lab import identity, strict_json
-from experiments.lab.machine import ROOT
-from experiments.lab.options import listed, parse
-from experiments.lab.run import CONFIG, SUMMARY
+from . import lab
+from .lab import identity, strict_json
+from .lab.machine import ROOT
+from .lab.options import listed, parse
+from .lab.run import CONFIG, PACKAGE, SUMMARY
 
 BENCHMARKS = ROOT / "benchmarks" / "results"
 RESULTS = Path("results")
@@ -55,9 +55,9 @@ def experiments() -> list[str]:
 
 def experiment(name: str) -> Any:
     """An experiment by its name."""
-    module = importlib.import_module(f"experiments.{name}")
+    module = importlib.import_module(f".{name}", __package__)
     if not hasattr(module, "experiment"):
-        module = importlib.import_module(f"experiments.{name}.__main__")
+        module = importlib.import_module(f".{name}.__main__", __package__)
     return module.experiment
 
 
@@ -140,7 +140,7 @@ def publish(source: Path, target: Path) -> None:
 def remake(name: str, quick: bool) -> float:
     """Runs an experiment with the options of its committed run, and publishes it; returns the seconds."""
     if quick:
-        return run_logged([sys.executable, "-m", f"experiments.{name}", "--quick"], RESULTS / "logs" / f"{name}.txt")
+        return run_logged([sys.executable, "-m", f"{PACKAGE}.{name}", "--quick"], RESULTS / "logs" / f"{name}.txt")
     recorded = read(ROOT / "docs" / name / CONFIG).get("command", f"python -m experiments.{name}")
     seconds = run_logged(command_of(recorded), RESULTS / "logs" / f"{name}.txt")
     publish(RESULTS / name, ROOT / "docs" / name)

@@ -32,11 +32,12 @@ from jax import Array
 from pydantic import PositiveFloat, PositiveInt
 
 import rnnjax
-from experiments import lab
 from rnnjax import tasks
 from rnnjax.gradients import adjoint, leading_exponent, theory
 from rnnjax.training import FitOptions, clip_by_global_norm, fit_many
 from rnnjax.wrappers import ScaledParams, ScaledRecurrence, knob_of
+
+from . import lab
 
 CATALOGUE = rnnjax.cells.catalogue()
 TEN = ("elman", "lstm", "gru", "mgu", "indrnn", "antisymmetric", "orthogonal", "lem", "min_gru", "lru")
@@ -348,7 +349,7 @@ def _results(lines: Sequence[dict[str, Any]]) -> list[str]:
 def _rates_figure(page: lab.Page, lines: Sequence[dict[str, Any]]) -> None:
     from matplotlib.lines import Line2D
 
-    from experiments.lab import style
+    from .lab import style
 
     columns = min(9, len(lines))
     count = math.ceil(len(lines) / columns)
@@ -402,7 +403,7 @@ _OPEN: dict[str, Any] = {"marker": "o", "linestyle": "none", "markerfacecolor": 
 
 def _learning_figure(page: lab.Page, lines: Sequence[dict[str, Any]]) -> None:
     """Success on both tasks, cells ordered by their sum; on the right the gradient's rate as drawn."""
-    from experiments.lab import style
+    from .lab import style
 
     ordered = sorted(lines, key=lambda line: sum(line[f"{task}_success"] for task in page.options.tasks))
     at = np.arange(len(ordered))
@@ -434,7 +435,7 @@ def _learning_figure(page: lab.Page, lines: Sequence[dict[str, Any]]) -> None:
 
 
 def _cost_figure(page: lab.Page, lines: Sequence[dict[str, Any]]) -> None:
-    from experiments.lab import style
+    from .lab import style
 
     count = len(page.options.tasks)
     fig, axes = style.figures(1, count, 6.0 * count, 6.0, sharex=True, sharey=True)

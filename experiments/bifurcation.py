@@ -31,10 +31,11 @@ from jax import Array
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 import rnnjax
-from experiments import lab
-from experiments.lab import style
 from rnnjax import gradients
 from rnnjax.dynamics import Branch, continue_in, fixed_points, plot_branches, plot_eigenvalues
+
+from . import lab
+from .lab import style
 
 NAMES = {"symmetric": "symmetric W2, eigenvectors ±1", "gaussian": "Gaussian W2, spectral radius 1"}
 BEFORE = 2000  # steps for the network to settle where no fixed point is stable

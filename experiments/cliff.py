@@ -35,10 +35,11 @@ from matplotlib.lines import Line2D
 from pydantic import PositiveFloat, PositiveInt
 
 import rnnjax
-from experiments import lab
-from experiments.lab import style
 from rnnjax.gradients import ClippedAdjoint
 from rnnjax.training import clip_by_global_norm
+
+from . import lab
+from .lab import style
 
 START, TARGET = 0.5, 0.7
 THROWN, REACHED = 1.0, 1e-3  # a step in w and b longer than the first, an error below the second

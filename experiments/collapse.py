@@ -31,13 +31,14 @@ from matplotlib.lines import Line2D
 from pydantic import PositiveFloat, PositiveInt
 
 import rnnjax
-from experiments import lab
-from experiments.lab import style
-from experiments.temporal_order import Network
 from rnnjax import tasks
 from rnnjax.gradients import adjoint, leading_exponent, theory
 from rnnjax.initializers import Normal
 from rnnjax.training import FitOptions, clip_by_global_norm, fit_many
+
+from . import lab
+from .lab import style
+from .temporal_order import Network
 
 
 @lab.options(quick={"lengths": (10, 20), "seeds": 1, "updates": 100, "hidden_size": 16})

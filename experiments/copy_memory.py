@@ -20,8 +20,9 @@ from typing import Any
 from jax import Array
 from pydantic import PositiveFloat, PositiveInt
 
-from experiments import lab, learning
 from rnnjax import tasks
+
+from . import lab, learning
 
 SYMBOLS, MEMORY = 8, 10
 

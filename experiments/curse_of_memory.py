@@ -31,9 +31,10 @@ from jax import Array
 from pydantic import PositiveInt
 
 import rnnjax
-from experiments import lab
-from experiments.lab import style
 from rnnjax.gradients import theory
+
+from . import lab
+from .lab import style
 
 _CELL = rnnjax.Elman(1, activation="linear")
 Weight = Annotated[float, Gt(-1), Lt(1)]

@@ -40,11 +40,12 @@ from matplotlib.figure import Figure
 from pydantic import PositiveFloat, PositiveInt
 
 import rnnjax
-from experiments import lab
-from experiments.flip_flop import CELLS, fitted, network_of, starts_of
-from experiments.lab import style
 from rnnjax import gradients, tasks
 from rnnjax.dynamics import fixed_points, linearize
+
+from . import lab
+from .flip_flop import CELLS, fitted, network_of, starts_of
+from .lab import style
 
 CLASSES = 2
 COHERENCES = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
-from experiments import lab, learning
-from experiments.data import labelled
+from . import lab, learning
+from .data import labelled
 
 CLASSES = 10
 

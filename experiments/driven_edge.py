@@ -28,11 +28,12 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.patheffects import withStroke
 from pydantic import PositiveFloat
 
-from experiments import lab
-from experiments.lab import style
-from experiments.tanh_phase_diagram import TANH, GainParams, networks
 from rnnjax import gradients
 from rnnjax.gradients import theory
+
+from . import lab
+from .lab import style
+from .tanh_phase_diagram import TANH, GainParams, networks
 
 AROUND = (0.86, 0.9, 0.94, 0.97, 1.0, 1.03, 1.06, 1.1, 1.14)  # gains relative to the critical one
 AtLeast2 = Annotated[int, Ge(2)]

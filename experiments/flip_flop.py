@@ -38,12 +38,13 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 import rnnjax
-from experiments import lab
-from experiments.lab import style
 from rnnjax import tasks
 from rnnjax.dynamics import FixedPoints, fixed_points, linearize, plot_eigenvalues
 from rnnjax.dynamics.solve import search, tolerance_of
 from rnnjax.training import FitOptions, clip_by_global_norm, fit_many
+
+from . import lab
+from .lab import style
 
 CELLS = {"elman": rnnjax.Elman, "gru": rnnjax.GRU}
 BITS = 3

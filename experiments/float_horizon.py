@@ -30,10 +30,11 @@ from jax import Array
 from pydantic import PositiveFloat, PositiveInt
 
 import rnnjax
-from experiments import lab
-from experiments.gradient_decay import CELLS, redraw
-from experiments.lab import style
 from rnnjax import gradients
+
+from . import lab
+from .gradient_decay import CELLS, redraw
+from .lab import style
 
 INPUT_SIZE = 3
 FORMATS = (("norm", "float32"), ("gradient", "float32"), ("norm", "float64"), ("gradient", "float64"))

@@ -23,13 +23,14 @@ from jax.sharding import Mesh
 from pydantic import PositiveFloat, PositiveInt
 
 import rnnjax
-from experiments import lab
-from experiments.lab import style
-from experiments.temporal_order import Network
 from rnnjax.gradients import finite_time_exponents, flossing
 from rnnjax.initializers import Normal
 from rnnjax.tasks import Batch, accuracy, cross_entropy, delayed_xor
 from rnnjax.training import FitOptions, clip_by_global_norm, fit_many
+
+from . import lab
+from .lab import style
+from .temporal_order import Network
 
 KINDS = ("plain", "flossed")
 STAGES = ("before", "flossed", "plain_trained", "flossed_trained")

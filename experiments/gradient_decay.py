@@ -44,10 +44,11 @@ from jax import Array
 from pydantic import BeforeValidator, PositiveInt
 
 import rnnjax
-from experiments import lab
 from rnnjax.gradients import theory
 from rnnjax.initializers import Normal, Orthogonal, per_gate
 from rnnjax.wrappers import ScaledParams, ScaledRecurrence, knob_of, recurrent_weights
+
+from . import lab
 
 CELLS: dict[str, Callable[[int], rnnjax.Cell]] = {
     "linear": lambda hidden_size: rnnjax.Elman(hidden_size, activation="linear"),
@@ -139,7 +140,7 @@ def series(options: Options) -> tuple[np.ndarray, dict[str, Any]]:
         xs = np.asarray(jax.random.normal(jax.random.key(options.seed), shape, "float64"))
         source = f"jax.random.normal, seed {options.seed}"
         return xs, {"source": source, "kind": "white noise N(0, 1)", "sha256": None, "steps_count": len(xs)}
-    from experiments.data import stocks
+    from .data import stocks
 
     returns = stocks.log_returns(*options.tickers, standardize=True)
     return returns.values, returns.record | {"steps_count": max(options.lengths)}
@@ -594,7 +595,7 @@ def _decay_figure(page: lab.Page, curves: dict[Any, Any], lag_lines: list[dict[s
     """The log gradient against lag, theory over it, and where float32 gives up; panels kind x cell."""
     from matplotlib.lines import Line2D
 
-    from experiments.lab import style
+    from .lab import style
 
     options, height = page.options, 30.0  # decades above and below zero
     death = {(line["cell"], line["kind"], line["scale"]): line["float32_norm_dies_at_lag_steps"] for line in lag_lines}
@@ -660,7 +661,7 @@ def _map_figure(page: lab.Page, lines: list[dict[str, Any]]) -> None:
     """How much gradient reaches step 1, by scale (up) and length (to the right); decades written in each field."""
     from matplotlib.colors import TwoSlopeNorm
 
-    from experiments.lab import style
+    from .lab import style
 
     norm = TwoSlopeNorm(0, -20, 20)  # decades; the colour map's brightness rises throughout, so it also reads in grey
     kinds, scales, lengths, cells = (getattr(page.options, name) for name in ("kinds", "scales", "lengths", "names"))
@@ -699,7 +700,7 @@ def _map_figure(page: lab.Page, lines: list[dict[str, Any]]) -> None:
 
 def _rates_figure(page: lab.Page, lag_lines: list[dict[str, Any]]) -> None:
     """Growth per step against the scale of W2, measured and in theory; one panel per kind."""
-    from experiments.lab import style
+    from .lab import style
 
     options = page.options
     fig, axes = style.figures(1, len(options.kinds), 4.6 * len(options.kinds), 4.4, sharey=True)
@@ -736,7 +737,7 @@ def _overview_figure(page: lab.Page, lag_lines: list[dict[str, Any]]) -> None:
     """Growth per step of many cells: cells from the most vanishing to the most exploding, scales to the right."""
     from matplotlib.colors import TwoSlopeNorm
 
-    from experiments.lab import style
+    from .lab import style
 
     options = page.options
     kinds, scales = options.kinds, sorted(options.scales)

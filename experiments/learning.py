@@ -23,13 +23,14 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from pydantic import PositiveFloat, PositiveInt
 
 import rnnjax
-from experiments import lab
-from experiments.data.labelled import Parts, Sequences, best_constant
-from experiments.lab import style
-from experiments.lab.options import plain
-from experiments.lab.strict_json import strict
 from rnnjax.tasks import Batch, accuracy, cross_entropy
 from rnnjax.training import FitOptions, clip_by_global_norm, fit_many, labelled, save_model
+
+from . import lab
+from .data.labelled import Parts, Sequences, best_constant
+from .lab import style
+from .lab.options import plain
+from .lab.strict_json import strict
 
 CELLS: dict[str, Callable[[int], Any]] = {"elman": rnnjax.Elman, "lstm": rnnjax.LSTM, "gru": rnnjax.GRU}
 """As they draw themselves: orthogonal W2 (gate by gate), W1 of variance 1/D, the LSTM's forget bias 1."""

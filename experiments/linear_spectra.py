@@ -27,11 +27,12 @@ from jax import Array
 from pydantic import PositiveFloat
 
 import rnnjax
-from experiments import lab
-from experiments.lab import style
 from rnnjax import gradients
 from rnnjax.gradients import theory
 from rnnjax.initializers import Normal, Orthogonal
+
+from . import lab
+from .lab import style
 
 WEIGHTS = (0.5, 0.9, 1.1, 2.0)
 LABELS = {"orthogonal": "orthogonal", "fresh": "Gaussian, fresh at each step", "frozen": "Gaussian, one matrix reused"}

@@ -31,10 +31,11 @@ from jax import Array
 from pydantic import PositiveInt
 
 import rnnjax
-from experiments import lab
-from experiments.lab import style
 from rnnjax import gradients
 from rnnjax.gradients import theory
+
+from . import lab
+from .lab import style
 
 INPUT_SIZE = 3
 SETTINGS = ("closed", "driven")

@@ -30,9 +30,10 @@ from jax import Array
 from pydantic import PositiveFloat, PositiveInt
 
 import rnnjax
-from experiments import lab
-from experiments.lab import style
 from rnnjax import cells, gradients, parallel
+
+from . import lab
+from .lab import style
 
 CELLS = ("elman", "gru", "lstm")
 FEATURES = 2

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import lab
-from experiments.all import read
-from experiments.lab import strict_json
-from experiments.lab.options import listed, parse
-from experiments.lab.page import Page
-from experiments.lab.run import CONFIG, SUMMARY
+from . import lab
+from .all import read
+from .lab import strict_json
+from .lab.options import listed, parse
+from .lab.page import Page
+from .lab.run import CONFIG, SUMMARY
 
 FIRST = ("reproduce", "gradient_decay")  # then the others by name
 ROWS_SHOWN = 60  # of a table; summary.json has them all

@@ -35,11 +35,12 @@ from jax import Array
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 import rnnjax
-from experiments import lab
-from experiments.data import stocks
-from experiments.lab import style
 from rnnjax.tasks import Batch, squared_error
 from rnnjax.training import FitOptions, clip_by_global_norm, fit_many, save_model
+
+from . import lab
+from .data import stocks
+from .lab import style
 
 CONTROL_CELL = "gru"
 PLANTED = (0.5, -0.3)  # of the last two returns: a quarter and more of the variance can be known the day before

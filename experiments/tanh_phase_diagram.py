@@ -34,11 +34,12 @@ from jax import Array
 from pydantic import PositiveFloat
 
 import rnnjax
-from experiments import lab
-from experiments.lab import style
 from rnnjax import gradients
 from rnnjax.gradients import theory
 from rnnjax.initializers import Normal
+
+from . import lab
+from .lab import style
 
 SOURCE = "github.com/davidclark1/rnn-lyapunov, N = 4096"
 PUBLISHED: tuple[dict[str, float], ...] = (

@@ -32,11 +32,12 @@ from matplotlib.lines import Line2D
 from pydantic import PositiveFloat, PositiveInt
 
 import rnnjax
-from experiments import lab
-from experiments.lab import style
 from rnnjax import tasks
 from rnnjax.gradients import norm_ratios
 from rnnjax.training import FitOptions, clip_by_global_norm, fit_many
+
+from . import lab
+from .lab import style
 
 METHODS = ("SGD", "SGD, clipped", "SGD, clipped, Ω")
 INPUTS, CLASSES = 6, 4

@@ -16,8 +16,8 @@ from typing import Any
 
 from pydantic import PositiveFloat, PositiveInt
 
-from experiments import lab, learning
-from experiments.data import labelled
+from . import lab, learning
+from .data import labelled
 
 
 @lab.options(quick={"updates": 100, "seeds": 3, "hidden_size": 32})

@@ -30,12 +30,13 @@ from matplotlib.patheffects import withStroke
 from pydantic import PositiveFloat, PositiveInt
 
 import rnnjax
-from experiments import lab
-from experiments.gradient_decay import CELLS, redraw
-from experiments.lab import style
 from rnnjax import gradients
 from rnnjax.gradients import theory
 from rnnjax.sharding import spread
+
+from . import lab
+from .gradient_decay import CELLS, redraw
+from .lab import style
 
 INPUT_SIZE = 2  # noise and marker
 MEASURED, TESTED = 64, 512  # sequences for gradients, and for errors

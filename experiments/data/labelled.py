@@ -18,8 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.lab.machine import verified
 from rnnjax.training import pad
+
+from ..lab.machine import verified
 
 FOLDER = Path(__file__).parent
 SHA256 = {

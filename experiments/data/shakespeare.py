@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.lab.machine import verified
-from experiments.lab.options import UsageError
+from ..lab.machine import verified
+from ..lab.options import UsageError
 
 PATH = Path(__file__).with_name("shakespeare.txt.bz2")
 SHA256 = "deb8ba78f9cca7b3eea5cf15bc4ab5124930d639c2455effc606fe9bb0fb968e"

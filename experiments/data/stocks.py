@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.lab.machine import verified
-from experiments.lab.options import UsageError
+from ..lab.machine import verified
+from ..lab.options import UsageError
 
 PATH = Path(__file__).with_name("stocks.csv.gz")
 SHA256 = "5abadf99b2d394f920120a27de6f0df129859d71d4cfb0bf661bcc99446ab1fd"

@@ -39,10 +39,10 @@ a new number in a finished folder is computed alone. The harness itself imports 
 are needed.
 """
 
-from experiments.lab.options import Distinct, Options, ProcessOptions, Share, UsageError, options
-from experiments.lab.page import Page, residual
-from experiments.lab.rows import Row, Rows
-from experiments.lab.run import Experiment, Run
+from .options import Distinct, Options, ProcessOptions, Share, UsageError, options
+from .page import Page, residual
+from .rows import Row, Rows
+from .run import Experiment, Run
 
 __all__ = [
     "Distinct",

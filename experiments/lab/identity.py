@@ -35,7 +35,8 @@ Chain = tuple[str, ...]  # names joined by dots: `theory.linear_rate` is ("theor
 Reference = tuple[str, Chain]  # a module, and what is looked up in it
 Definition = tuple[str, str]  # a module, and a name that its top level defines
 
-OURS = ("rnnjax", "experiments", "benchmarks")
+OURS = ("rnnjax", "experiments", "benchmarks", "rnnjax_lab")
+INSTALLED = "rnnjax_lab."  # where a wheel has experiments and benchmarks; their hashes are those of a clone
 EFFECTS = "<module>"  # stands for the statements of a module that define nothing
 WHOLE = "*"
 DEFINITION = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -76,6 +77,8 @@ class _Imports:
                     self.names[alias.asname or top].append((alias.name if alias.asname else top, ()))
                     self.loads.add(alias.name)
             elif isinstance(node, ast.ImportFrom):
+                if node.level > package.count(".") + 1:
+                    continue  # beyond the top of a clone; it is there in a wheel
                 base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
                 self.loads |= {base} | {f"{base}.{alias.name}" for alias in node.names}
                 for alias in node.names:
@@ -179,9 +182,10 @@ class _Code:
 
     def _sha256(self, starts: tuple[Reference, ...]) -> str:
         total = hashlib.sha256()
-        for module, names in sorted(self.reach(starts).items()):
+        reached = {module.removeprefix(INSTALLED): (module, names) for module, names in self.reach(starts).items()}
+        for known, (module, names) in sorted(reached.items()):
             for name in sorted(names):
-                total.update(f"\0{module}:{name}\0".encode())
+                total.update(f"\0{known}:{name}\0".encode())
                 total.update(b"".join(statement.digest for statement in self._statements(module, name)))
         return total.hexdigest()
 

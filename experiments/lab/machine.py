@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from experiments.lab.options import UsageError
+from .options import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax")

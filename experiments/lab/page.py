@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.lab import strict_json
+from . import strict_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -187,7 +187,7 @@ class Page:
           alt: what the figure shows, in words, for a reader who does not see it.
           caption: what stands under it.
         """
-        from experiments.lab import style
+        from . import style
 
         png, svg = style.render(fig)
         if self.folder is not None:

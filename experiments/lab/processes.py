@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from experiments.lab.options import UsageError
+from .options import UsageError
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.lab import processes, strict_json
+from . import processes, strict_json
 
 Asked = Mapping[str, Any]
 

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from experiments.lab import identity, machine, processes, strict_json
-from experiments.lab.options import ProcessOptions, UsageError, described, parse, plain
-from experiments.lab.page import Page, console
-from experiments.lab.rows import Row, Rows, Store, discard, key_of
+from . import identity, machine, processes, strict_json
+from .options import ProcessOptions, UsageError, described, parse, plain
+from .page import Page, console
+from .rows import Row, Rows, Store, discard, key_of
 
 CONFIG, SUMMARY, REPORT, LOCK = "config.json", "summary.json", "report.html", ".lock"
 _LINE_EVERY_SECONDS = 10.0
+PACKAGE = __name__.removesuffix(".lab.run")  # `experiments`; in a wheel, `rnnjax_lab.experiments`
 
 
 class Run:
@@ -169,7 +170,7 @@ class Experiment:
     ) -> None:
         self.options, self.measure, self.draw, self.x64 = options, measure, draw, x64
         module = (module or module_of(measure)).removesuffix(".__main__")
-        self.name = module.removeprefix("experiments.")
+        self.module, self.name = module, module.removeprefix(f"{PACKAGE}.")
         self.doc = getattr(sys.modules.get(module, sys.modules["__main__"]), "__doc__", "") or ""
 
     def __call__(self, **given: Any) -> Rows:
@@ -180,13 +181,13 @@ class Experiment:
         """
         options = self._made(given)
         if options.out is not None:
-            return self._in_folder(options, options.out, f"experiments.{self.name}", quiet=True)[0]
+            return self._in_folder(options, options.out, self.module, quiet=True)[0]
         with _precision(self.x64):
             return Rows(self.measure(options, Run(options, None, self.x64, quiet=True)))
 
     def page(self, rows: Rows, **given: Any) -> Page:
         """What `draw` makes of these rows, with the options that they were made with."""
-        from experiments.lab import style
+        from . import style
 
         page = Page(self._made(given))
         with _precision(self.x64), style.plotting():
@@ -206,9 +207,9 @@ class Experiment:
         given = list(sys.argv[1:] if arguments is None else arguments)
         folder, options = Path(), None
         try:
-            options = parse(self.options, given, f"experiments.{self.name}", self.doc)
+            options = parse(self.options, given, self.module, self.doc)
             folder = options.out or Path("results") / (self.name + "-quick" * options.quick)
-            command = shlex.join(["python", "-m", f"experiments.{self.name}", *given])
+            command = shlex.join(["python", "-m", self.module, *given])
             return self._in_folder(options, folder, command)[1].status
         except (UsageError, KeyboardInterrupt) as error:
             if isinstance(error, UsageError):
@@ -254,7 +255,7 @@ class Experiment:
             return rows, page
 
     def _write(self, rows: Rows, page: Page, run: Run, folder: Path, config: dict[str, Any]) -> None:
-        from experiments.lab import style
+        from . import style
 
         with style.plotting():
             self.draw(rows, page)

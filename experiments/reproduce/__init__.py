@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments import lab
-from experiments.lab import style
-from experiments.reproduce import measures
+from .. import lab
+from ..lab import style
+from . import measures
 
 THEMES: dict[str, list[dict[str, Any]]] = tomllib.loads(Path(__file__).with_name("rows.toml").read_text("utf-8"))
 NOT_ATTEMPTED = THEMES.pop("not attempted")

@@ -1,6 +1,6 @@
 """Runs `experiments.reproduce`; see its docstring."""
 
-from experiments.reproduce import experiment
+from . import experiment
 
 if __name__ == "__main__":
     experiment.main()

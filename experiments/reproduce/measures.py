@@ -12,19 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import cliff, temporal_order
-from experiments.curse_of_memory import second_moments
-from experiments.driven_edge import AROUND, leading_exponents, zero_crossing
-from experiments.float_horizon import death_lags, gradient_curves
-from experiments.gradient_decay import scalar_case
-from experiments.linear_spectra import norms, scalar, spectrum
-from experiments.lstm_memory import memory, rate
-from experiments.reproduce.recipes import adding_errors, order_learned
-from experiments.statland.published import COMPANIES
-from experiments.statland.training import forward, lstm_prediction, published_network
-from experiments.tanh_phase_diagram import leading_and_mean, whole_spectrum
 from rnnjax import tasks
 from rnnjax.gradients import theory
+
+from .. import cliff, temporal_order
+from ..curse_of_memory import second_moments
+from ..driven_edge import AROUND, leading_exponents, zero_crossing
+from ..float_horizon import death_lags, gradient_curves
+from ..gradient_decay import scalar_case
+from ..linear_spectra import norms, scalar, spectrum
+from ..lstm_memory import memory, rate
+from ..statland.published import COMPANIES
+from ..statland.training import forward, lstm_prediction, published_network
+from ..tanh_phase_diagram import leading_and_mean, whole_spectrum
+from .recipes import adding_errors, order_learned
 
 Found = dict[str, Any]
 

@@ -18,8 +18,8 @@ from typing import Annotated, Literal
 from annotated_types import MinLen
 from pydantic import PositiveFloat, PositiveInt
 
-from experiments import lab
-from experiments.statland import published
+from .. import lab
+from . import published
 
 
 @lab.options(quick={"steps": 1000})
@@ -50,7 +50,7 @@ class Options(lab.ProcessOptions):
 
 def measure(options: Options, run: lab.Run) -> list[lab.Row]:
     """A row for each seed and optimizer, then one with the first updates of a seed; with days alone one for them."""
-    from experiments.statland.training import first_updates, train
+    from .training import first_updates, train
 
     if options.days and not options.train:
         return run.rows(published.trace, [{"days": options.days}])
@@ -68,7 +68,7 @@ def measure(options: Options, run: lab.Run) -> list[lab.Row]:
 
 
 def draw(rows: list[lab.Row], page: lab.Page) -> None:
-    from experiments.statland.figures import draw_days, draw_lstm, draw_training
+    from .figures import draw_days, draw_lstm, draw_training
 
     draw_days(page)
     if "updates" in rows[-1]:

@@ -3,10 +3,10 @@
 import contextlib
 import sys
 
-from experiments import lab
-from experiments.lab.options import parse
-from experiments.lab.page import console
-from experiments.statland import Options, experiment, published
+from .. import lab
+from ..lab.options import parse
+from ..lab.page import console
+from . import Options, experiment, published
 
 
 def main(given: list[str]) -> int:

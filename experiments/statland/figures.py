@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from experiments import lab
-from experiments.lab import style
-from experiments.statland import published
-from experiments.statland.published import RULES, THREE_DAYS, WEIGHTS
-from experiments.statland.training import curve_steps
+from .. import lab
+from ..lab import style
+from . import published
+from .published import RULES, THREE_DAYS, WEIGHTS
+from .training import curve_steps
 
 LONGEST, HEAD, TAIL = 12, 6, 4  # rows of more days are drawn with their middle left out
 WIDTH, LINE = 6.6, 1.12  # inches, of the drawing and per copy

@@ -16,9 +16,10 @@ import optax
 from jax import Array
 
 import rnnjax
-from experiments.statland.published import DAYS, GATES, RULES, THREE_DAYS, WEIGHTS, reading
 from rnnjax.sharding import spread
 from rnnjax.training import pad
+
+from .published import DAYS, GATES, RULES, THREE_DAYS, WEIGHTS, reading
 
 CURVE_POINTS = 120  # losses kept of each seed, evenly in the logarithm of the step
 DIVERGED_LOSS = 1e6  # a run with a larger loss never comes back

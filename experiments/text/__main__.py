@@ -10,13 +10,14 @@ import numpy as np
 from annotated_types import Ge, Le, MinLen
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from experiments import lab, learning
-from experiments.data import shakespeare
-from experiments.lab import identity, style
-from experiments.lab.rows import key_of
-from experiments.text import ngram, paired, sample
-from experiments.text.model import HELD_OUT, MEASURE, texts, train_grid, train_large, trained_model
 from rnnjax.training import save_model
+
+from .. import lab, learning
+from ..data import shakespeare
+from ..lab import identity, style
+from ..lab.rows import key_of
+from . import ngram, paired, sample
+from .model import HELD_OUT, MEASURE, texts, train_grid, train_large, trained_model
 
 TEST = f"test_{MEASURE}"
 OF_THE_LARGE = ("hidden_size", "updates", "batch", "rate", "dropped", "restarted")

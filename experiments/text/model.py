@@ -28,14 +28,15 @@ from jax import Array, lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from experiments import lab, learning
-from experiments.data import shakespeare
-from experiments.text.paired import by_stretch, standard_error
 from rnnjax import Readout, ReadoutParams, unroll
 from rnnjax.initializers import Normal
 from rnnjax.sharding import AXIS
 from rnnjax.tasks import cross_entropy
 from rnnjax.training import Checkpoints, Chunk, FitOptions, clip_by_global_norm, fit, init_state, tbptt
+
+from .. import lab, learning
+from ..data import shakespeare
+from .paired import by_stretch, standard_error
 
 MEASURE, HELD_OUT = "bits_per_character", "held_out_bits_per_character"
 CURVES = ("loss", "gradient_norm", HELD_OUT)

@@ -16,10 +16,11 @@ from annotated_types import MinLen
 from jax import Array
 from pydantic import PositiveFloat, PositiveInt
 
-from experiments import lab
-from experiments.data.shakespeare import Alphabet
 from rnnjax import Readout
 from rnnjax.training import CheckpointError, load_model
+
+from .. import lab
+from ..data.shakespeare import Alphabet
 
 
 @lab.options
