@@ -36,7 +36,7 @@ class Prediction:
       exponent: λ, in nats per step.
       converges: whether rounding errors, as amplified over T steps, stay below the tolerance.
       iterations: the expected number, at most T: for tanh networks, LSTMs and GRUs within a factor of 2 where
-        λ < -0.1, and of 8 for λ nearer to 0 (docs/newton).
+        λ < -0.1; nearer to 0 see docs/newton.
       bytes: of the Jacobians of all steps and rows and their products; of one segment, with `chunk` or `checkpoint`.
       pays_from: the length T from which it is faster than a scan on this kind of device; None if no length is known.
       source: how that is known, or not.
@@ -58,7 +58,7 @@ class Prediction:
 
 
 PAYS: dict[str, tuple[int | None, str]] = {
-    "cpu": (None, "no: slower on two cores wherever it was measured, 4 times with 1 unit, 100 with 4 (scan_vs_loop)"),
+    "cpu": (None, "no: slower on two cores wherever it was measured (benchmarks.scan_vs_loop)"),
 }
 """By kind of device, the length from which it pays and how that is known. Other kinds were not measured."""
 
