@@ -25,7 +25,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from rnnjax._unroll import Engine
+from rnnjax._unroll import EngineName
 from rnnjax.cells import catalogue
 
 from . import contest, harness, lab, libraries, ours, style
@@ -61,7 +61,7 @@ class Options(harness.Options):
     """The size of the other cells, as B,T,D,H."""
     batches: Literal["dense", "padded", "both"] = "both"
     """Whole sequences, padded batches, or one after the other."""
-    engine: Engine = "auto"
+    engine: EngineName = "auto"
     """The engine of rnnjax that takes part."""
     generic: bool = True
     """Also the same cell as a bare step, as a user's own would be."""

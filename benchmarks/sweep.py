@@ -35,7 +35,7 @@ from pydantic import PositiveInt
 
 import rnnjax
 from rnnjax import sharding
-from rnnjax._unroll import Engine
+from rnnjax._unroll import EngineName
 from rnnjax.initializers import Normal
 
 from . import contest, harness, lab, ours, style
@@ -64,7 +64,7 @@ class Options(harness.Options):
     """Lengths of the sequences [steps]."""
     few: PositiveInt = 4
     """How many settings the slow contestants are run on [count]."""
-    engine: Engine = "auto"
+    engine: EngineName = "auto"
     """The engine of rnnjax that runs the networks."""
 
     def check(self) -> None:

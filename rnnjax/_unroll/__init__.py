@@ -2,7 +2,7 @@
 
 from rnnjax._unroll.arguments import Composite, Masks, Run, is_causal, output_size
 from rnnjax._unroll.associative import NotLinear
-from rnnjax._unroll.contract import Engine, NotHoistable, unroll
+from rnnjax._unroll.contract import Engine, EngineName, NotHoistable, unroll
 from rnnjax._unroll.explanation import Explanation, explain
 from rnnjax._unroll.newton import NotConverged, Parallel
 from rnnjax._unroll.noise import Noise, Noisy, apart, draw_noise, dtype_of, keep, one_step, with_weights
@@ -12,6 +12,7 @@ __all__ = [
     "Checkpoint",
     "Composite",
     "Engine",
+    "EngineName",
     "Explanation",
     "Masks",
     "MemoryBudget",

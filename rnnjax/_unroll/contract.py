@@ -8,6 +8,7 @@ chooses the engine from the traced step; `run_layer` runs it (`hoist.py`, `scan.
 import collections
 import contextlib
 import dataclasses
+import functools
 import math
 import weakref
 from collections.abc import Callable
@@ -55,8 +56,8 @@ from rnnjax._unroll.remat import (
 from rnnjax._unroll.scan import unroll_loop, unroll_scan
 from rnnjax.cell import C, Cell, P, PyTree, batch_shape_of, over_time
 
-Named = Literal["auto", "loop", "scan", "hoisted", "associative", "parallel"]
-Engine = Named | Parallel
+EngineName = Literal["auto", "loop", "scan", "hoisted", "associative", "parallel"]
+Engine = EngineName | Parallel
 
 
 @overload
@@ -195,8 +196,8 @@ def unroll(
     """
     options = Options(engine, unroll, checkpoint, chunk, carries)
     whole = make_whole(cell, params, carry, xs, lengths, mask, resets, reverse, key, noise)
-    with named_error(options.engine) as finished:
-        last, ys = finished(run_program(options, whole))
+    run = functools.partial(run_program, options, whole)
+    last, ys = named_error(options.engine, run) if isinstance(options.engine, Parallel) else run()
     if not carries:
         return last, ys
     last, every = split_carries(last)
@@ -229,8 +230,8 @@ class Options:
 
 def check_engine(engine: Any, unroll: Any) -> None:
     """Raises ValueError for an unknown engine, or an invalid `unroll`."""
-    if not isinstance(engine, Parallel) and engine not in get_args(Named):
-        choices = ", ".join(map(repr, get_args(Named)))
+    if not isinstance(engine, Parallel) and engine not in get_args(EngineName):
+        choices = ", ".join(map(repr, get_args(EngineName)))
         raise ValueError(f"engine is {engine!r}; choose one of {choices}, or a `rnnjax.Parallel`.")
     if isinstance(unroll, bool) or not isinstance(unroll, int) or unroll < 1:
         raise ValueError(f"unroll is {unroll!r}; it must be a positive integer.")

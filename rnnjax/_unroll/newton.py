@@ -22,12 +22,11 @@ nonlinear RNNs, arXiv 2407.19115 (diagonal J, damping); Gonzalez et al., Predict
 nonlinear state space models, arXiv 2508.16817 (λ); Danieli et al., ParaRNN, arXiv 2510.21450.
 """
 
-import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +38,8 @@ from rnnjax._unroll.arguments import Masks, StepInput, select, timed_step
 from rnnjax._unroll.recurrence import diagonals_of, matrices_of, solve_recurrence
 from rnnjax._unroll.scan import unroll_scan
 from rnnjax.cell import Cell, PyTree, batch_shape_of, flat, unflat
+
+T = TypeVar("T")
 
 
 class NotConverged(ArithmeticError):
@@ -294,15 +295,14 @@ def unroll_newton(
     return last, jax.tree.map(lambda leaf: jnp.flip(leaf, 0), every) if masks.reverse else every
 
 
-@contextlib.contextmanager
-def named_error(engine: Any) -> Iterator[Callable[[Any], Any]]:
-    """Raises `NotConverged` in place of the error with its text that a compiled program raises.
+def named_error(parallel: Parallel, run: Callable[[], T]) -> T:
+    """`run()`, with `NotConverged` in place of the error with its text that a compiled program raises.
 
-    It gives a function that waits until results are there, since JAX computes them after a call has returned.
+    If it may raise one, this waits until the results are there, since JAX computes them after a call has returned.
     """
-    raises = isinstance(engine, Parallel) and engine.above == "raise"
     try:
-        yield _waited if raises else (lambda results: results)
+        results = run()
+        return _waited(results) if parallel.above == "raise" else results
     except jax.errors.JaxRuntimeError as error:
         found = re.search(r"NotConverged: (.*)", str(error))
         if found is None:
@@ -310,7 +310,7 @@ def named_error(engine: Any) -> Iterator[Callable[[Any], Any]]:
         raise NotConverged(found[1]) from None
 
 
-def _waited(results: PyTree) -> PyTree:
+def _waited(results: T) -> T:
     traced = any([isinstance(leaf, Tracer) for leaf in jax.tree.leaves(results)])
     return results if traced else jax.block_until_ready(results)
 
