@@ -25,13 +25,11 @@ from jax import Array, lax
 from pydantic import PositiveInt
 
 import rnnjax
-from benchmarks import contest, harness
-from benchmarks.libraries import require
-from benchmarks.problems import Point, Problem, make_problem
-from experiments import lab
-from experiments.lab import style
-from experiments.lab.machine import versions
 from rnnjax import online
+
+from . import contest, harness, lab, machine, style
+from .libraries import require
+from .problems import Point, Problem, make_problem
 
 TASK = "gradient"
 FEATURES = 3
@@ -54,7 +52,7 @@ def measure(options: Options, run: harness.Run) -> None:
         builders = {"rnnjax": ours, "braintrace": braintrace, "backpropagation": backpropagation}
         made = [
             contest.Contestant(
-                name, functools.partial(build, problem, directions), record={"version": versions((name,))[name]}
+                name, functools.partial(build, problem, directions), record={"version": machine.versions((name,))[name]}
             )
             for name, build in builders.items()
         ]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import NullFormatter
 
-from experiments import lab
-from experiments.lab import style
-from experiments.learning_rules.training import CLAIM, MATCH, PARTS, RULES
+from .. import lab
+from ..lab import style
+from .training import CLAIM, MATCH, PARTS, RULES
 
 
 def lines_of(rows: Sequence[lab.Row]) -> list[dict[str, Any]]:

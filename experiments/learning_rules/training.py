@@ -11,7 +11,7 @@ import optax
 from jax import Array
 
 import rnnjax
-from experiments.learning_rules import streams
+from . import streams
 from rnnjax import gradients, online
 
 CELLS: dict[str, Callable[[int], Any]] = {
@@ -30,10 +30,12 @@ RULES: dict[str, online.Rule] = {
     "KeRNL": online.KeRNL(),
     "e-prop": online.EProp(),
     "RFLO": online.RFLO(),
+    "TBPTT-50": online.TBPTT(50),
     "TBPTT-4": online.TBPTT(4),
     "Immediate": online.Immediate(),
     "DNI": online.DNI(),
 }
+"""TBPTT-50 reaches the beginning of every sequence: it is exact, and computed anew with the current parameters."""
 OPTIMIZERS = {"rmsprop": (optax.rmsprop, 1.0), "adam": (optax.adam, 1.0), "sgd": (optax.sgd, 10.0)}
 """Each with the factor of its learning rates."""
 CLAIM = ("RTRL", "Immediate")
