@@ -4,8 +4,8 @@ Question: what is a rule's approximate gradient worth, by cell and lag, and do i
 Command: python -m experiments.learning_rules
 Minutes: 60 on two cores; with --quick 2.
 Expected: an exact gradient is not always the best teacher. On flip_flop at lag 16 the leaky network ends at a success
-of 0.75 by RTRL, 0.91 by TBPTT-50, 0.94 through 4 steps and 0.97 by immediate derivatives (medians of 3 seeds). RTRL and
-TBPTT-50 are both exact while the parameters rest; with an update at every step, RTRL's trace is one of older parameters.
+of 0.75 by RTRL, 0.91 by TBPTT-50, 0.94 through 4 steps and 0.97 by immediate derivatives (medians of 3 seeds). RTRL
+and TBPTT-50 are both exact for parameters at rest; with an update at every step, RTRL's trace is of older parameters.
 The bias of a truncated rule is the exact gradient of the lags that it leaves out, which falls as the adjoint does;
 unbiased rules pay in variance.
 

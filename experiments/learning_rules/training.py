@@ -11,8 +11,9 @@ import optax
 from jax import Array
 
 import rnnjax
-from . import streams
 from rnnjax import gradients, online
+
+from . import streams
 
 CELLS: dict[str, Callable[[int], Any]] = {
     "leaky": lambda size: rnnjax.cells.RateNetwork(size, form="rate", dt=0.2),
