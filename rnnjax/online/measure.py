@@ -16,6 +16,7 @@ from rnnjax.cell import Cell, PyTree, batch_shape_of, check_size
 from rnnjax.online.influence import RTRL
 from rnnjax.online.learning import Loss
 from rnnjax.online.rule import Rule
+from rnnjax.readout import Readout
 
 
 class Bias(NamedTuple):
@@ -100,7 +101,8 @@ def bias(
         check_size("lags", lags)
         if lags > len(xs):
             raise ValueError(f"`lags` is {lags}, but `xs` has {len(xs)} steps; give at most {len(xs)}.")
-        held: Any = _FixedStart(cell)
+        reads_out = isinstance(cell, Readout)  # which stays one, as rules with feedback of their own ask for it
+        held: Any = dataclasses.replace(cell, cell=_FixedStart(cell.cell)) if reads_out else _FixedStart(cell)
         carry = cell.initial_carry(params, batch_shape) if carry is None else carry
         stream = carry, (xs, targets, masks.counts, masks.resets)
         (exact, exact_lags), *_ = _draws(RTRL(), held, params, loss, stream, lags, 1)

@@ -26,6 +26,7 @@ TINY = {
     "--parallel-cells elman --parallel-sizes 1,1,2 --parallel-steps 3",
     "memory": "--cell elman --size 1,1,2 --steps 4 7 --every 3 --losses last --jitted-steps 7",
     "observatory": "--hidden 4 --shares 1 --intervals 2 --gains 2 --seeds 1 --steps 8 --few 1 --processes 1",
+    "online": "--hidden 2 --steps 3",
     "sweep": "--hidden 2 --scales 2 --seeds 1 --lengths 3 --few 1 --engine scan",
     "tried": "--cells elman --points 2,5,1,4",
     "training": "--settings temporal_order,elman,2,10,2 --updates 10",

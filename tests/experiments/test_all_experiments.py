@@ -48,6 +48,11 @@ SMALL: dict[str, dict[str, Any]] = {
         "floss_steps": 4,
     },
     "gradient_decay": {"cells": ("linear", "lstm"), "scales": (0.5,), "lengths": (5, 8), "seeds": 2, "hidden_size": 4},
+    "learning_rules": {
+        "tasks": ("cart_pole",), "cells": ("leaky",), "rules": ("RTRL", "Immediate"), "lags": (2,), "length": 10,
+        "steps": 100, "rows": 1, "hidden_size": 2, "seeds": 1, "rates": (3e-3,), "optimizers": ("rmsprop",),
+        "bias_lags": 2, "bias_seeds": 1,
+    },
     "linear_spectra": {"hidden_size": 4, "steps": 100, "seeds": 2, "draws": 4, "lags": 5, "scales": (0.5,)},
     "lstm_memory": {"inits": ("1", "chrono"), "t_max": 5, "hidden_size": 4, "steps": 20, "seeds": 2},
     "newton": {"cells": ("elman",), "scales": (0.5,), "lengths": (20,), "hidden_size": 2, "seeds": 1},

@@ -134,6 +134,24 @@ def test_fit_is_the_loop_written_out():
         online.fit(CELL, PARAMS, XS, WS, squared, rule, optimizer, every=3)
 
 
+def test_bias_is_that_of_the_rule_itself():
+    """`online.bias` runs each rule as a loop of one's own does: the same cosine and norm, where nothing is random."""
+
+    def whole(rule):
+        return np.concatenate([np.asarray(leaf).sum(0).ravel() for leaf in jax.tree.leaves(gradients_of(rule)[1])])
+
+    found = online.bias(CELL, PARAMS, XS, WS, lambda y, w: loss_of(w)(y), RULES, seeds=2)
+    exact = whole(RULES["rtrl"])
+    for name, rule in RULES.items():
+        if rule.random:
+            assert np.isfinite(found[name].cosine)
+            continue
+        own = whole(rule)
+        sizes = np.linalg.norm(own), np.linalg.norm(exact)
+        np.testing.assert_allclose(found[name].norm_ratio, sizes[0] / sizes[1], rtol=1e-10, err_msg=name)
+        np.testing.assert_allclose(found[name].cosine, own @ exact / (sizes[0] * sizes[1]), rtol=1e-10, err_msg=name)
+
+
 def test_bias_by_lag():
     """The exact lags are those of `attribution_by_lag`; truncation keeps the first two, UORO is right on average."""
     cell, drawn = CELLS["elman_tanh"], sample("elman_tanh", batch_shape=())
