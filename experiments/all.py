@@ -169,6 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except lab.UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if not options.quick and not (ROOT / "docs" / "tables.py").is_file():
+        print(f"error: no committed results in {ROOT}: this needs a clone; --quick does not.", file=sys.stderr)
+        return 2
     folders = {
         name: RESULTS / f"{name}-quick" if options.quick else ROOT / "docs" / name
         for name in experiments()
