@@ -8,7 +8,7 @@ An experiment's result is `docs/NAME`. It is stale if the code that measures or 
 (`experiments.lab.identity`); then its command is run again in `results/NAME`, where finished rows of the same code are
 kept, and copied to `docs`. So a change of a figure takes seconds. A benchmark's results are the files of
 `benchmarks/results`. Those of a GPU, or of another version of JAX than the one at hand, are named and left as they are,
-with their date and commit. At the end the tables of both READMEs are made anew (`docs/tables.py`).
+with their date and commit. At the end the manual's tables are made anew (`docs/tables.py`).
 """
 
 import concurrent.futures

@@ -1,4 +1,4 @@
-"""Runs an experiment or a benchmark: `rnnjax NAME`, `rnnjax benchmarks NAME`, or `python -m rnnjax` in place of `rnnjax`.
+"""Runs an experiment or a benchmark: `rnnjax NAME`, `rnnjax benchmarks NAME`, or with `python -m rnnjax` for `rnnjax`.
 
     rnnjax                            lists the experiments and the benchmarks
     rnnjax gradient-decay --quick     `python -m experiments.gradient_decay --quick` in a clone

@@ -34,7 +34,7 @@ def figures(name: str) -> list[dict[str, Any]]:
 
 
 def table(name: str) -> str:
-    """A table of the README, made from the committed results as there (`docs/tables.py`)."""
+    """A table of results.md, made from the committed results as there (`docs/tables.py`)."""
     spec = importlib.util.spec_from_file_location("tables", DOCS / "tables.py")
     assert spec is not None and spec.loader is not None
     tables = importlib.util.module_from_spec(spec)
