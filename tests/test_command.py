@@ -55,7 +55,7 @@ def test_what_a_wheel_runs(ran, wheel, tmp_path):
     assert sys.path[:2] == [str(tmp_path), str(Path.cwd())]
 
 
-@pytest.mark.parametrize("given", [["no-such"], ["benchmarks", "gradient-decay"], ["../x"], ["lab.run"]])
+@pytest.mark.parametrize("given", [["no-such"], ["benchmarks", "gradient-decay"], ["../x"], ["lab/run"], ["all.x"]])
 def test_an_unknown_name(ran, capsys, given):
     assert command.main(given) == 2 and not ran
     assert "lists them" in capsys.readouterr().err
