@@ -7,6 +7,7 @@ results, at the beginning of a build; git does not keep them. Notebooks are Mark
 import importlib.metadata
 import os
 import sys
+import tomllib
 from pathlib import Path
 
 DOCS = Path(__file__).parent
@@ -40,6 +41,9 @@ toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_show_sourcelink = False
+home = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]["urls"]["Home"]
+if home != "HOME_URL":  # the address is known
+    html_theme_options = {"footer_icons": [{"name": "Source", "url": home, "html": "Source", "class": ""}]}
 copybutton_exclude = ".linenos, .gp, .go"
 
 

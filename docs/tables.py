@@ -1,4 +1,4 @@
-"""Writes the tables of both READMEs and of the manual's benchmarks from the committed results: `python docs/tables.py`.
+"""Writes the tables of the manual and of `benchmarks/results` from committed results: `python docs/tables.py`.
 
 Each stands between `<!-- table: NAME -->` and `<!-- end -->`, and comes from `docs/NAME/summary.json`, or, of a
 benchmark, from `benchmarks/results`. Tests check that it was run.
@@ -209,7 +209,7 @@ def _mean(ratio: dict[str, float] | None) -> str:
 
 
 RESULTS = DOCS.parent / "benchmarks" / "results"
-PAGES = (DOCS.parent / "README.md", RESULTS / "README.md", DOCS / "benchmarks.md")
+PAGES = (DOCS / "results.md", DOCS / "benchmarks.md", RESULTS / "README.md")
 OF_EXPERIMENTS = {"gradient_decay": gradient_decay, "statland": statland, "stocks": stocks, "text": text}
 OF_SEVERAL = {"learning": learning, "peers": peers, "scan_vs_loop": scan_vs_loop, "doors": doors, "sweep": sweep}
 OF_SEVERAL |= {"tried": tried, "training": training, "observatory": observatory}

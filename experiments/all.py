@@ -8,7 +8,7 @@ An experiment's result is `docs/NAME`. It is stale if the code that measures or 
 (`experiments.lab.identity`); then its command is run again in `results/NAME`, where finished rows of the same code are
 kept, and copied to `docs`. So a change of a figure takes seconds. A benchmark's results are the files of
 `benchmarks/results`. Those of a GPU, or of another version of JAX than the one at hand, are named and left as they are,
-with their date and commit. At the end the tables of both READMEs are made anew (`docs/tables.py`).
+with their date and commit. At the end the manual's tables are made anew (`docs/tables.py`).
 """
 
 import concurrent.futures
@@ -168,6 +168,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except lab.UsageError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not options.quick and not (ROOT / "docs" / "tables.py").is_file():
+        print(f"error: no committed results in {ROOT}: this needs a clone; --quick does not.", file=sys.stderr)
         return 2
     folders = {
         name: RESULTS / f"{name}-quick" if options.quick else ROOT / "docs" / name

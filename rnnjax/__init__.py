@@ -67,7 +67,7 @@ _SUBMODULES = (
 
 _DOORS = ("equinox", "haiku")  # need libraries that may not be installed, so they are not in `__all__`
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "GRU",

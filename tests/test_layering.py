@@ -1,6 +1,6 @@
 """Layering: a file imports only from floors below its own. Imports are read from the source.
 
-    6 equinox, haiku    5.5 converters    5 flax, training    4 dynamics, gradients, online, processes
+    6 __main__, equinox, haiku    5.5 converters    5 flax, training    4 dynamics, gradients, online, processes
     3 compose, readout, ...    2 _bounds, _unroll    1 cells, tasks    1/2 textbook    0 cell, ...
 
 Cells never import each other; nothing imports experiments and benchmarks; flax, optax, orbax, equinox and haiku are
@@ -18,6 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = {
+    "__main__": 6,
     "equinox": 6,
     "haiku": 6,
     "converters": 5.5,

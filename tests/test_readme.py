@@ -1,4 +1,7 @@
-"""The README's Python blocks run, its shell commands are those of CI, and its tables match the committed results."""
+"""The Python blocks of the README and of the manual's tour run, and the README's shell commands are those of CI.
+
+Tables match the committed results, and links between the files of the repository lead somewhere.
+"""
 
 import importlib.util
 import re
@@ -8,11 +11,11 @@ import jax
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+README, TOUR = (ROOT / "README.md").read_text(), (ROOT / "docs" / "tour.md").read_text()
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+def _blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def _table(folder: Path) -> None:
@@ -25,26 +28,41 @@ def _table(folder: Path) -> None:
     (folder / "table.csv").write_text("\n".join(lines))
 
 
-def test_python_blocks_run_from_top_to_bottom(capsys, tmp_path, monkeypatch):
-    """All blocks run in one namespace, with JAX's defaults rather than those of the tests.
-
-    The output in a comment, such as `print(x)  # (8, 32)`, is what is printed.
-    """
-    _table(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    blocks = _blocks("python")
-    assert max(len(block.strip().splitlines()) for block in blocks if "read_csv" in block) <= 20
-    assert len(blocks) >= 4
+def _run(text: str) -> None:
+    """All blocks in one namespace, with JAX's defaults rather than those of the tests."""
     namespace: dict = {"__name__": "readme"}
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        for block in blocks:
-            exec(compile(block, "README.md", "exec"), namespace)
+        for block in _blocks("python", text):
+            exec(compile(block, "a page", "exec"), namespace)
+
+
+def _promised(text: str) -> list[str]:
+    """What a comment says is printed, such as `print(x)  # (8, 32)`."""
+    found = re.findall(r"^print\(.*\)\s+# ((?:\([\d, ]+\) ?)+)", text, flags=re.MULTILINE)
+    return [shapes.strip() for shapes in found]
+
+
+def test_python_blocks_run_from_top_to_bottom(capsys, tmp_path, monkeypatch):
+    _table(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (classifier,) = [block for block in _blocks("python") if "read_csv" in block]
+    assert len(classifier.strip().splitlines()) <= 20 and len(_blocks("python")) == 3
+    _run(README)
     printed = capsys.readouterr().out
     assert float(re.findall(r"^[01]\.\d+$", printed, flags=re.MULTILINE)[-1]) > 0.9 and "held_out_loss" in printed
-    promised = re.findall(r"^print\(.*\)\s+# ((?:\([\d, ]+\) ?)+)", README, flags=re.MULTILINE)
-    assert len(promised) >= 3
-    for text in promised:
-        assert text.strip() in printed
+    assert len(_promised(README)) == 3 and all(shapes in printed for shapes in _promised(README))
+
+
+def test_the_tour_runs_from_top_to_bottom(capsys):
+    _run(TOUR)
+    printed = capsys.readouterr().out
+    assert len(_promised(TOUR)) >= 5 and all(shapes in printed for shapes in _promised(TOUR))
+    (accuracy,) = re.findall(r"^([01]\.\d+)$", printed, flags=re.MULTILINE)
+    assert 0.9 < float(accuracy) < 1
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 120
 
 
 def test_shell_commands_are_the_two_that_ci_runs():
@@ -64,5 +82,47 @@ def test_tables_are_made_from_the_committed_results():
     assert spec is not None and spec.loader is not None
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
-    for page in tables.PAGES:
-        assert tables.fill(page.read_text()) == page.read_text()
+    pages = [page.read_text() for page in tables.PAGES]
+    for page in pages:
+        assert tables.fill(page) == page
+    placed = re.findall(r"^<!-- table: (\w+) -->$", "".join(pages), flags=re.MULTILINE)
+    assert sorted(placed) == sorted({*tables.OF_EXPERIMENTS, *tables.OF_SEVERAL})
+
+
+WRITTEN = ("docs/cells/", "docs/experiments/", "docs/reference/")
+"""Pages that a build of the manual writes."""
+
+
+def _dead(text: str, path: Path) -> list[str]:
+    """The relative links of a Markdown text in `path` that lead to no file, or to no heading of one."""
+    dead = []
+    for link in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)):
+        name, _, fragment = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        written = target.is_relative_to(ROOT) and target.relative_to(ROOT).as_posix().startswith(WRITTEN)
+        left_out = target.suffix == ".png" and not (ROOT / ".github").exists()  # the sdist has no figures
+        if not (target.exists() or written or left_out):
+            dead.append(link)
+        elif fragment and target.suffix == ".md" and target.exists():
+            headings = re.findall(r"^#+ (.*)$", target.read_text() if name else text, flags=re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            dead += [] if fragment in anchors else [link]
+    return dead
+
+
+def _markdown() -> list[Path]:
+    folders = (".github", "benchmarks", "docs", "experiments")
+    nested = [path for folder in folders for path in (ROOT / folder).rglob("*.md")]
+    ours = [path for path in nested if path.parent.name != "licenses"]  # copies of other projects' files
+    return [*ROOT.glob("*.md"), *(path for path in ours if not path.relative_to(ROOT).as_posix().startswith(WRITTEN))]
+
+
+def test_links_between_files_lead_somewhere():
+    found = {path.relative_to(ROOT).as_posix(): _dead(path.read_text(), path) for path in _markdown()}
+    assert {"README.md", "CONTRIBUTING.md", "docs/index.md"} <= set(found)
+    assert {path: links for path, links in found.items() if links} == {}
+
+
+def test_a_dead_link_is_found():
+    text = "# A b\n[x](LICENSE) [x](#a-b) [x](no.md) [x](#c) `[x](code.md)` [x](https://x.org/y) [x](README.md#nothing)"
+    assert _dead(text, ROOT / "README.md") == ["no.md", "#c", "README.md#nothing"]

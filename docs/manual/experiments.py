@@ -34,7 +34,7 @@ def figures(name: str) -> list[dict[str, Any]]:
 
 
 def table(name: str) -> str:
-    """A table of the README, made from the committed results as there (`docs/tables.py`)."""
+    """A table of results.md, made from the committed results as there (`docs/tables.py`)."""
     spec = importlib.util.spec_from_file_location("tables", DOCS / "tables.py")
     assert spec is not None and spec.loader is not None
     tables = importlib.util.module_from_spec(spec)
@@ -53,9 +53,16 @@ def _index(names: list[str]) -> str:
     lines = [
         "# Experiments",
         "",
-        "Each is one command, from a clone, that measures something and writes figures, numbers and a report. These",
-        "pages are made from the committed results. `python -m experiments` lists the experiments, `--help` shows the",
-        "options of one, `--quick` runs a small version.",
+        "Each is one command that measures something and writes figures, numbers and a report. These pages are",
+        "made from the committed results. `python -m experiments` in a clone, or `rnnjax` where the package is",
+        "installed, lists the experiments; `--help` shows the options of one, `--quick` runs a small version.",
+        "{doc}`../results` has the numbers in tables.",
+        "",
+        "Each run writes a folder with `config.json`, `summary.json`, figures as PNG and SVG, and `report.html`.",
+        "Rows are kept with the code that made them, so a stopped run resumes, and a new seed, scale or length is",
+        "computed alone. An experiment is also a function: `experiments.lstm_memory.experiment(steps=100).frame()`",
+        "is a pandas DataFrame of rows. `gradient_decay` takes any cells of the catalogue, and your own data, cell",
+        "and scales: `--cells lru min_gru`, `--data my.csv --cell my_cells:MyCell --scales 0.5:2:7`.",
         "",
         "::::{grid} 1 2 2 3",
         ":gutter: 3",
