@@ -18,6 +18,7 @@ EXPONENTIALS = ("orthogonal", "unitary")
 """The exponential of a matrix, which is less exact in float32."""
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("pair", [*LIBRARIES, *ALONE], ids=str)
 def test_the_same_weights_give_the_same_values_and_gradients(pair: Pair) -> None:
     try:

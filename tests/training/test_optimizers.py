@@ -73,6 +73,7 @@ def check(params):
         assert float(loss(tree, None)) < 0.8 * float(loss(START, None)), name
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("first", GROUPS)
 def test_trains(first):
     """20 steps from `START` reduce the loss by at least a fifth."""
@@ -80,6 +81,7 @@ def test_trains(first):
     check(training.fit(loss_of_all, training.init_state(params, rule, KEY), rule, data, steps(20)).state.params)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("first", GROUPS)
 def test_trains_under_fit_many(first):
     """The same in one of two runs, where the updates of the other are scaled by zero."""

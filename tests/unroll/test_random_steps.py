@@ -23,6 +23,7 @@ SEEDS = (
 )  # fmt: skip
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_engine_and_instrument_runs_this_step(seed):
     """Where it fails, `python -m tests.unroll.random_steps 1 --start SEED` prints the step."""
