@@ -29,4 +29,5 @@ def main(folder: Path, steps: int, port: int, count: int, index: int, batches: s
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:6]), *sys.argv[6:])
+    numbers = [int(each) for each in sys.argv[2:6]]
+    main(Path(sys.argv[1]), numbers[0], numbers[1], numbers[2], numbers[3], *sys.argv[6:])
