@@ -3,7 +3,7 @@
 Question: does the measured exponent of a network say whether all its time steps can be solved at once, and how fast?
 Command: python -m experiments.newton
 Minutes: 5 on two cores; with --quick 1.
-Expected: networks with an exponent below -0.2 need 3 to 6 iterations at every length. From -0.1 towards zero the number
+Expected: networks with an exponent below -0.2 need 3 to 5 iterations at every length. From -0.1 towards zero the number
 rises, to some 15 to 50 at T = 300. Above zero no network converges in 50 iterations at T = 1,000, and all are reported;
 at T = 100 some do, as rounding errors forbid it only where λ T > ln(tolerance / ε) = 12. What converges is within 1e-10
 of the scan. The exponent is that of the solution: a network at scale 5 with -0.17 fails at every length, since products
