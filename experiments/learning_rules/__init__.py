@@ -6,6 +6,8 @@ Minutes: 60 on two cores; with --quick 2.
 Expected: an exact gradient is not always the best teacher. On flip_flop at lag 16 the leaky network ends at a success
 of 0.75 by RTRL, 0.91 by TBPTT-50, 0.94 through 4 steps and 0.97 by immediate derivatives (medians of 3 seeds). RTRL
 and TBPTT-50 are both exact for parameters at rest; with an update at every step, RTRL's trace is of older parameters.
+Immediate derivatives match RTRL on flip_flop and cart_pole, and fail at copy, where no step between a symbol and its
+repetition is scored: with rmsprop they are within 0.05 of RTRL, or above, in 15 of 28 settings.
 The bias of a truncated rule is the exact gradient of the lags that it leaves out, which falls as the adjoint does;
 unbiased rules pay in variance.
 
