@@ -48,7 +48,7 @@ def initialize(
       coordinator: `host:port` of process 0, the same in every process, with a port that is free there. None: JAX
         discovers it, `count` and `index`, as under SLURM or Open MPI.
       count, index: the number of processes, and of this one; process 0 is the coordinator.
-      device_count, resume: devices on this process's CPU, None: unchanged; what to do when a process is lost.
+      device_count, resume: devices of this process's CPU, None: unchanged; the advice when a process is lost.
       start_seconds: how long to wait for the others to start, before exiting with `LOST_STATUS`.
     Raises:
       ValueError: the arguments are inconsistent, or nothing was discovered.

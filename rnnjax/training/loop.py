@@ -87,7 +87,7 @@ def fit(
       report: called with each line of metrics, a dict of numbers, such as `lambda line: print(json.dumps(line))`.
       bar: shows progress and the last losses in the terminal, with rich.
       checkpoints: where to save. Training resumes from the newest good one, if there is one, to the same bits and
-        history as an uninterrupted run. SIGTERM and Ctrl-C save after this dispatch and exit; a second Ctrl-C at once.
+        history as an uninterrupted run. SIGTERM and Ctrl-C save after this dispatch and exit; a second exits at once.
     Raises:
       NonFiniteError: a step was not finite, with `nonfinite="stop"`.
       DataError: the iterator or loader ended, raised, or gave another shape.
