@@ -167,17 +167,21 @@ def sample(name: str, dtype: str = "float64", steps: int = T, batch_shape: tuple
     Parameters depend only on the name, carry and inputs also on their shapes; float32 values are rounded float64
     values.
     """
-    cell = CELLS[name]
+    return draw(CELLS[name], name, dtype, steps, batch_shape)
+
+
+def draw(cell: Any, name: str, dtype: str = "float64", steps: int = T, batch_shape: tuple[int, ...] = (B,)) -> Sample:
+    """The same for a cell that is not in the registry, such as one of another size."""
     params = jax.eval_shape(lambda key: cell.init(key, D), jax.random.key(0))
     carry = jax.eval_shape(lambda p: cell.initial_carry(p, batch_shape), params)
-    xs = jax.ShapeDtypeStruct((steps, *batch_shape, *features(name)), "float64")
+    xs = jax.ShapeDtypeStruct((steps, *batch_shape, *features(cell)), "float64")
     carry = normal(carry, f"{name} carry", dtype)
     return Sample(normal(params, name, dtype, scale=0.6), possible(name, carry), normal(xs, f"{name} xs", dtype))
 
 
-def features(name: str) -> tuple[int, ...]:
+def features(cell: Any) -> tuple[int, ...]:
     """The shape of one row's input at one step: `(D,)`, or `(*space, D)` for a convolutional cell."""
-    return (*getattr(CELLS[name], "space", ()), D)
+    return (*getattr(cell, "space", ()), D)
 
 
 def possible(name: str, carry: PyTree) -> PyTree:

@@ -50,7 +50,7 @@ def shapes(name, steps: Any = STEPS, batch: Any = BATCH):
     cell = CELLS[name]
     params = jax.eval_shape(lambda key: cell.init(key, D), KEY)
     carry = jax.eval_shape(lambda p: cell.initial_carry(p, (batch,)), params)
-    return params, carry, jax.ShapeDtypeStruct((steps, batch, *features(name)), "float64")
+    return params, carry, jax.ShapeDtypeStruct((steps, batch, *features(cell)), "float64")
 
 
 def times(steps: Any = STEPS, batch: Any = BATCH):
