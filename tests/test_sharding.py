@@ -107,8 +107,34 @@ same(pooled, params, (tokens, *given[1:]), placed, specs, rows)
 print("done")
 """
 
+ONLINE = """
+import jax, jax.numpy as jnp, numpy as np
+import rnnjax
+from jax.sharding import NamedSharding, PartitionSpec as P
+rnnjax.sharding.setup_process(device_count=2)
+jax.config.update("jax_enable_x64", True)
+from tests.online.test_every_rule import CELL, KEYS, PARAMS, RULES, STEPS, XS
+mesh = rnnjax.sharding.make_mesh()
+mask, resets = (np.random.default_rng(seed).random(XS.shape[:2]) < 0.7 for seed in (0, 1))
+placed = [jax.device_put(each, NamedSharding(mesh, P(None, *mesh.axis_names))) for each in (XS, mask, resets)]
+for name, rule in RULES.items():
+    def gradients(xs, mask, resets):
+        def step(state, now):
+            x, mask, resets, key = now
+            found = rule.step(CELL, PARAMS, *state, x, jnp.cos, mask=mask, resets=resets, key=key)
+            return (found.carry, found.trace), found.gradient
+        rows = xs.shape[1:2]
+        start = CELL.initial_carry(PARAMS, rows), rule.init(CELL, PARAMS, rows)
+        return jax.lax.scan(step, start, (xs, mask, resets, KEYS[:STEPS]))[1]
+    got, want = jax.jit(gradients)(*placed), jax.jit(gradients)(XS, mask, resets)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), got, want)
+print("done")
+"""
 
-@pytest.mark.parametrize("program", [TWO_DEVICES, ON_A_USERS_MESH], ids=["our_mesh", "a_users_mesh"])
+
+@pytest.mark.parametrize(
+    "program", [TWO_DEVICES, ON_A_USERS_MESH, ONLINE], ids=["our_mesh", "a_users_mesh", "online_rules"]
+)
 def test_two_devices_give_the_same_numbers(program):
     """On our mesh; and, with all of JAX's checks, on an explicit mesh and inside a user's `shard_map`."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
