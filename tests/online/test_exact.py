@@ -11,7 +11,6 @@ from rnnjax import online
 from tests.online.runs import COUNTED, backpropagated, by_copy, loss, loss_of, run, weights, within
 from tests.registry import CATALOGUE, CAUSAL, CELLS, B, D, assert_close, draw, sample
 
-
 WIDE = {name: cell for name, cell in CELLS.items() if name in CAUSAL and name not in CATALOGUE}
 WIDE |= {name: make(5) for name, make in rnnjax.cells.catalogue().items()}
 WIDE |= {name: CELLS[name] for name in CATALOGUE if name not in WIDE}
