@@ -111,8 +111,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if of_cell and name in CATALOGUE:
             by = f"{_name_of(item)} {name}"  # whichever variant is tested here
         chance = zlib.crc32(by.encode())
-        sampled = item.get_closest_marker("one_in")
-        one_in = sampled.args[0] if sampled else ONE_IN if of_cell and name in CATALOGUE else 1
+        sampled = item.get_closest_marker("one_in") if halved else None  # a core cell is never left out
+        one_in = max(sampled.args[0] if sampled else 1, ONE_IN if of_cell and name in CATALOGUE else 1)
         if (halved and chance % 2 != here) or chance // 2 % one_in or (whole_group and name in ONLY_WHOLE):
             left_out.append(item)
     if left_out:
