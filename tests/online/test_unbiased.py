@@ -35,7 +35,7 @@ def sample(cell):
     return params, xs, normal(jax.eval_shape(lambda: rnnjax.unroll(cell, params, xs)[1]), "w")
 
 
-def all_draws(rule, cell, signs=ALL_SIGNS):
+def all_draws(rule, cell, signs: np.ndarray | None = ALL_SIGNS):
     """The gradients of all steps, leaves `[draws, T, *leaf]`; without draws if there are no signs, as for RTRL."""
     params, xs, ws = sample(cell)
 
