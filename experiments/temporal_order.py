@@ -6,9 +6,8 @@ Command: python -m experiments.temporal_order
 Minutes: 13 on a share of one core; with --quick one.
 Expected: three curves in the paper's order. Of 5 seeds within 4000 updates plain descent solves none at any length,
 except two of the basic networks at T = 20; clipped all at 20, then 5 (smart) and 4 (basic) at 35 and none at 50; with Ω
-all at 20, 35 and 50. At 80 none is solved. No run diverged into NaN. Which seeds are solved near the limit is decided
-by rounding: before training was rewritten (0.2.0), with the same draws and losses that agree to 1e-7 over the first 60
-updates, clipping solved 4 and 2 at 35, and 1 and 0 at 50.
+all at 20, 35 and 50. At 80 none is solved. No run diverged into NaN. Which seeds are solved near the limit depends on
+rounding: with the same draws, and sums rounded otherwise, clipping has solved 4 and 2 at 35, and 1 and 0 at 50.
 
 After Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, ICML 2013, section 4.1, and
 its authors' code: 50 units, batches of 20, norms clipped at 1, Ω with weight 4 (of squared norms, averaged over steps,

@@ -110,13 +110,13 @@ print("done")
 ONLINE = """
 import jax, jax.numpy as jnp, numpy as np
 import rnnjax
-from jax.sharding import NamedSharding, PartitionSpec as P
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P, auto_axes
 rnnjax.sharding.setup_process(device_count=2)
 jax.config.update("jax_enable_x64", True)
 from tests.online.test_every_rule import CELL, KEYS, PARAMS, RULES, STEPS, XS
-mesh = rnnjax.sharding.make_mesh()
+meshes = [jax.make_mesh((2,), ("rows",), axis_types=(kind,)) for kind in (AxisType.Auto, AxisType.Explicit)]
 mask, resets = (np.random.default_rng(seed).random(XS.shape[:2]) < 0.7 for seed in (0, 1))
-placed = [jax.device_put(each, NamedSharding(mesh, P(None, *mesh.axis_names))) for each in (XS, mask, resets)]
+given = XS, jnp.asarray(mask), jnp.asarray(resets)
 for name, rule in RULES.items():
     def gradients(xs, mask, resets):
         def step(state, now):
@@ -126,8 +126,12 @@ for name, rule in RULES.items():
         rows = xs.shape[1:2]
         start = CELL.initial_carry(PARAMS, rows), rule.init(CELL, PARAMS, rows)
         return jax.lax.scan(step, start, (xs, mask, resets, KEYS[:STEPS]))[1]
-    got, want = jax.jit(gradients)(*placed), jax.jit(gradients)(XS, mask, resets)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), got, want)
+    want = jax.jit(gradients)(*given)
+    for mesh, run in zip(meshes, (gradients, auto_axes(gradients, out_sharding=P()))):
+        placed = [jax.device_put(each, NamedSharding(mesh, P(None, "rows"))) for each in given]
+        with jax.set_mesh(mesh):
+            got = jax.jit(run)(*placed)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), got, want)
 print("done")
 """
 
@@ -136,7 +140,10 @@ print("done")
     "program", [TWO_DEVICES, ON_A_USERS_MESH, ONLINE], ids=["our_mesh", "a_users_mesh", "online_rules"]
 )
 def test_two_devices_give_the_same_numbers(program):
-    """On our mesh; and, with all of JAX's checks, on an explicit mesh and inside a user's `shard_map`."""
+    """On our mesh; and, with all of JAX's checks, on an explicit mesh and inside a user's `shard_map`.
+
+    The rules of `rnnjax.online` run on a mesh with automatic axes, and in `auto_axes` on one with explicit axes.
+    """
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     if program == TWO_DEVICES:
         environment.pop("XLA_FLAGS", None)  # XLA's defaults

@@ -9,19 +9,15 @@ from jax.flatten_util import ravel_pytree
 import rnnjax
 from rnnjax import online
 from tests.online.runs import COUNTED, backpropagated, by_copy, loss, loss_of, run, weights, within
-from tests.registry import CATALOGUE, CAUSAL, CELLS, B, D, assert_close, draw, sample
+from tests.registry import CAUSAL, CELLS, B, D, assert_close, draw, sample
 
-WIDE = {name: cell for name, cell in CELLS.items() if name in CAUSAL and name not in CATALOGUE}
-WIDE |= {name: make(5) for name, make in rnnjax.cells.catalogue().items()}
-WIDE |= {name: CELLS[name] for name in CATALOGUE if name not in WIDE}
+WIDE = {name: CELLS[name] for name in CAUSAL} | {name: make(5) for name, make in rnnjax.cells.catalogue().items()}
+"""The registry, in which the cells of the catalogue have 5 units."""
 
 
 @pytest.mark.parametrize("name", WIDE)
 def test_rtrl_is_backpropagation(name):
-    """With masks and resets: the gradient of each step's loss, and the trace, which is the Jacobian of all steps.
-
-    Of every cell in the registry, those of the catalogue with 5 units.
-    """
+    """With masks and resets: the gradient of each step's loss, and the trace, which is the Jacobian of all steps."""
     cell = WIDE[name]
     drawn = draw(cell, name)
     found = run(online.RTRL(), cell, drawn, COUNTED)

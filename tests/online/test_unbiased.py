@@ -1,7 +1,7 @@
 """Rules that are exact on average: the mean over all draws of their signs is RTRL's gradient.
 
-So few signs are drawn that all draws can be run: the mean is compared with RTRL, each draw with the method's equations
-in NumPy, and the variance with what `online.bias` estimates from random ones.
+The networks are so small that every combination of signs can be run. The mean over all of them is compared with RTRL,
+each with the method's equations in NumPy, and the variance with the estimate of `online.bias` from random signs.
 """
 
 import itertools
@@ -17,7 +17,6 @@ from tests.custom_cells import Leaky
 from tests.registry import D, assert_close, normal
 
 STEPS = 4
-
 
 ALL_SIGNS = np.array(list(itertools.product([-1.0, 1.0], repeat=2 * STEPS))).reshape(-1, STEPS, 2)
 """Two signs a step, `[draws, T, 2]`."""
@@ -64,9 +63,9 @@ def test_the_mean_over_all_signs_is_exact(rule, cell):
 @pytest.mark.parametrize("cell", [SMALL[0], SMALL[2]], ids=repr)
 @every_rule
 def test_the_instrument_measures_the_variance_over_all_signs(rule, cell):
-    """To four standard errors of its random draws, which follow from all draws too."""
-    (params, xs, ws), seeds = sample(cell), 1000
-    found = online.bias(cell, params, xs, ws, lambda y, w: (w * jnp.sin(y)).sum(), {"": rule}, lags=1, seeds=seeds)[""]
+    """To four standard errors of the estimate, which also follow from all draws."""
+    (params, xs, ws), rules, seeds = sample(cell), {"rule": rule}, 1000
+    found = online.bias(cell, params, xs, ws, lambda y, w: (w * jnp.sin(y)).sum(), rules, lags=1, seeds=seeds)["rule"]
 
     def flat(gradients, axis):
         leaves = [np.asarray(leaf).sum(axis) for leaf in jax.tree.leaves(gradients)]
@@ -91,7 +90,7 @@ def uoro(immediate, recurrent, signs):
 
 
 def kf_rtrl(immediate, recurrent, signs, inputs):
-    """The same of a matrix W in the product a W, as u_t ⊗ A_t; `immediate` is that of the product."""
+    """J_t of a matrix W, as u_t ⊗ A_t; `inputs` are the a of each product a W, `immediate` the derivative by it."""
     left, right, norm = np.zeros(inputs.shape[-1]), np.zeros_like(recurrent[0]), np.linalg.norm
     for now, onward, sign, a in zip(immediate, recurrent, signs, inputs, strict=True):
         yield np.einsum("m,sn->smn", left, right).reshape(len(right), -1)
@@ -101,7 +100,7 @@ def kf_rtrl(immediate, recurrent, signs, inputs):
 
 
 def test_each_draw_is_that_of_the_equations():
-    """Of an Elman network, whose Jacobians are written out here."""
+    """For an Elman network, with its Jacobians written out: recurrent `[T, S, S]`, immediate `[T, S, P]`."""
     cell = rnnjax.Elman(2)
     params, xs, ws = sample(cell)
     w_x, w_h, b = (np.asarray(leaf) for leaf in params)
