@@ -13,7 +13,7 @@ Three measurements, for each cell by its own initialisation and with white noise
   rate      growth of |dL/d(carry)| per step back, and the leading Lyapunov exponent of the forward pass, against the
             scale of W2: of whatever multiplies the carry (`rnnjax.wrappers.ScaledRecurrence`), or of the cell's knob
   learning  the adding problem and copy memory, with as many units as fit the same number of parameters, for the same
-            number of updates with the same optimiser; a success of 1 is no error, 0 the error of ignoring the input
+            number of updates with the same optimizer; a success of 1 is no error, 0 the error of ignoring the input
   cost      seconds of such an update, as a ratio to the Elman network's: the two are timed in turn
 """
 

@@ -1,4 +1,4 @@
-"""Weight initialisers: frozen dataclasses called as `initializer(key, (rows, columns), dtype)`.
+"""Weight initializers: frozen dataclasses called as `initializer(key, (rows, columns), dtype)`.
 
 Weights multiply from the right (`x @ w`), so the first axis is the fan-in and the second the fan-out. Gated cells draw
 each gate separately and concatenate (`per_gate`), because an orthogonal [H, 4H] is not four orthogonal [H, H].
@@ -211,7 +211,7 @@ class Ring:
 
         |λ|² ~ U(low², high²),            arg λ ~ U(0, phase)
 
-    Called like other initialisers, it draws a real block diagonal matrix (square shapes only): a block
+    Called like other initializers, it draws a real block diagonal matrix (square shapes only): a block
 
         |λ|  [ cos arg λ   sin arg λ ]
              [-sin arg λ   cos arg λ ]

@@ -53,8 +53,8 @@ class Weight:
 
     Attributes:
       shape: of the whole parameter.
-      draw: an initialiser of one block, or one constant for each block.
-      blocks: the number of blocks, for an initialiser.
+      draw: an initializer of one block, or one constant for each block.
+      blocks: the number of blocks, for an initializer.
 
     Example: two biases of three units, the second 1.
 
@@ -91,7 +91,7 @@ class TextbookCell(Cell[P, C]):
 
     Attributes:
       hidden_size: H.
-      w_x, w_h: initialisers of the matrices that multiply the input and the carry, drawn block by block.
+      w_x, w_h: initializers of the matrices that multiply the input and the carry, drawn block by block.
     """
 
     hidden_size: int

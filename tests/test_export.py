@@ -249,7 +249,7 @@ INITIALIZERS = [
 
 @pytest.mark.parametrize("initializer", INITIALIZERS, ids=lambda c: c.__name__)
 def test_initializers(initializer):
-    """All initialisers except `SpectralRadius` lower for any platform."""
+    """All initializers except `SpectralRadius` lower for any platform."""
     if initializer is initializers.Chrono:
         initializer = functools.partial(initializer, 50)  # whose number has no default
     if initializer is initializers.SpectralRadius:

@@ -1,4 +1,4 @@
-"""Initialisers: exact properties, and statistics with fixed seeds."""
+"""Initializers: exact properties, and statistics with fixed seeds."""
 
 import dataclasses
 import functools
@@ -55,7 +55,7 @@ def test_half_precision_is_float32_rounded(initializer):
 
 @every_initializer
 def test_rectangular(initializer):
-    """`[D, H]` with D < H and D > H, except for initialisers of square matrices."""
+    """`[D, H]` with D < H and D > H, except for initializers of square matrices."""
     for shape in ((2, 5), (5, 2)):
         if isinstance(initializer, SQUARE_ONLY):
             with pytest.raises(ValueError, match=rf"square matrices, .*shape is \[{shape[0]}, {shape[1]}\]; .*`w_h`"):

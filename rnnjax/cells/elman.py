@@ -85,7 +85,7 @@ class Elman(Cell[ElmanParams, Array]):
       hidden_size: H.
       activation: φ; "tanh", "relu" (as in the lecture), "linear" (which has closed-form gradients), or any elementwise
         function of an array, such as `jax.nn.gelu`.
-      w_x, w_h: initialisers of the two matrices.
+      w_x, w_h: initializers of the two matrices.
 
     Example:
 

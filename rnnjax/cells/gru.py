@@ -94,7 +94,7 @@ class GRU(Cell[GRUParams, Array]):
 
     Attributes:
       hidden_size: H.
-      w_x, w_h: initialisers of each gate's matrices.
+      w_x, w_h: initializers of each gate's matrices.
       update_bias: the initial bias of the update gate z: a number, or `initializers.Chrono`. Without input and
         recurrent weights, the state keeps a share σ(update_bias) per step.
 

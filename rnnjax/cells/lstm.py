@@ -101,7 +101,7 @@ class LSTM(Cell[LSTMParams, LSTMCarry]):
       hidden_size: H.
       forget_bias: the initial bias of the forget gate: a number, or `initializers.Chrono`. Without input and recurrent
         weights, the gradient of the cell state shrinks by a factor σ(forget_bias) per step.
-      w_x, w_h: initialisers of each gate's matrices.
+      w_x, w_h: initializers of each gate's matrices.
 
     Example:
 

@@ -317,7 +317,7 @@ class ResidualLSTM(_WithForgetBias[ResidualLSTMParams]):
         h_t = o (tanh(c_t) W_p + x_t W_r)            y_t = h_t
 
     Attributes:
-      w_p: initialiser of the projection and of the shortcut.
+      w_p: initializer of the projection and of the shortcut.
 
     Reference: Kim, El-Khamy and Lee, Residual LSTM: design of a deep recurrent architecture for distant speech
     recognition, Interspeech 2017 (arXiv:1701.03360), where W_r is the identity if D = H.

@@ -110,7 +110,7 @@ class LSTMProjected(Cell[LSTMProjectedParams, LSTMProjectedCarry]):
       hidden_size: H, units of the cell state.
       projection_size: P, units of the hidden state and the output.
       forget_bias: the initial bias of the forget gate: a number, or `initializers.Chrono`.
-      w_x, w_h, w_p: initialisers of each gate's matrices, and of the projection.
+      w_x, w_h, w_p: initializers of each gate's matrices, and of the projection.
 
     Example:
 

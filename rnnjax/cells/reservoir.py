@@ -20,7 +20,7 @@ class EchoState(TextbookCell[Gated, Array]):
     `rnnjax.ridge` fits a readout to its states.
 
     Attributes:
-      w_h: initialiser of the reservoir's matrix, with a spectral radius below 1 unless said otherwise.
+      w_h: initializer of the reservoir's matrix, with a spectral radius below 1 unless said otherwise.
       leak: how much of the state is replaced in a step.
 
     References: Jaeger, The echo state approach to analysing and training recurrent neural networks, GMD report 148

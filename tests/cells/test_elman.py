@@ -130,8 +130,8 @@ def test_parameters_are_shaped_as_documented():
     assert not Elman(6).init(jax.random.key(0), 6).b.any()
 
 
-def test_the_initialisers_given_are_the_ones_used():
-    """The initialisers `w_x` and `w_h` are used for the right matrix."""
+def test_the_initializers_given_are_the_ones_used():
+    """The initializers `w_x` and `w_h` are used for the right matrix."""
     cell = Elman(4, w_x=rnnjax.initializers.Identity(3.0), w_h=rnnjax.initializers.Identity(0.5))
     params = cell.init(jax.random.key(0), 4)
     np.testing.assert_array_equal(params.w_x, 3 * np.eye(4))

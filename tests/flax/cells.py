@@ -40,7 +40,7 @@ every_cell = pytest.mark.parametrize("name", NAMES)
 every_function = pytest.mark.parametrize("name", FUNCTIONS)
 
 QUICK = {"kernel_init": jax.nn.initializers.uniform(), "recurrent_kernel_init": jax.nn.initializers.uniform()}
-"""Initialisers that compile fast, unlike the orthogonal ones that are Flax's default."""
+"""Initializers that compile fast, unlike the orthogonal ones that are Flax's default."""
 
 KEY = jax.random.key(3, impl="unsafe_rbg")
 """Compiles in a fraction of the time of the default."""

@@ -43,7 +43,7 @@ def test_init_gives_the_same_tree_and_numbers(name):
         assert_identical(got, expected)
 
 
-def test_init_with_flax_s_default_initialisers():
+def test_init_with_flax_s_default_initializers():
     ours, theirs = (library.RNN(linen.SimpleCell(features=H)) for library in (our_linen, linen))
     x = inputs("float32")
     got, expected = compiled(lambda key: [m.init(key, x) for m in (ours, theirs)])(KEY)
