@@ -182,6 +182,56 @@ def peers() -> list[list[str]]:
     return table
 
 
+def targets() -> list[list[str]]:
+    """The targets of `benchmarks.peers` over the dense grid, and where each is missed, of the runs on a CPU."""
+    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("peers*.json"))]
+    results = [result for result in results if result["machine"]["platform"] == "cpu"]
+    table = [["target", *(f"jax {result['machine']['versions']['jax']}" for result in results)]]
+    grids = []
+    for result in results:
+        cells = result["options"]["cells"]
+        grids.append([point for point in result["points"] if not point["padded"] and point["cell"] in cells])
+
+    def ratios(grid: list[Any], task: str, name: str, wanted: Any = lambda point: True) -> dict[str, float]:
+        found = {f"{p['cell']} {p['point']}": p["ratios"][task][name] for p in grid if wanted(p)}
+        return {point: ratio for point, ratio in found.items() if ratio is not None}
+
+    def short(found: dict[str, float], least: float) -> str:
+        below = sorted((ratio, point) for point, ratio in found.items() if ratio < least)
+        listed = "; ".join(f"{point}: {ratio:.2f}" for ratio, point in below)
+        return f"{len(below)} of {len(found)}{f' ({listed})' * bool(below)}" if found else "not measured"
+
+    def large(point: dict[str, Any]) -> bool:
+        batch, _, _, hidden = map(int, point["point"].split(","))
+        return batch >= 16 and hidden >= 128
+
+    def mean(grid: list[Any], task: str) -> str:
+        found = ratios(grid, task, "best_vs_peer").values()
+        return f"{math.exp(sum(map(math.log, found)) / len(found)):.2f} ({min(found):.2f})"
+
+    def at_the_floor(grid: list[Any]) -> str:
+        over, vs = (ratios(grid, "train", name, large) for name in ("best_over_floor", "best_vs_peer"))
+        shares = [1 / (over[point] * vs[point]) for point in over]
+        half = sum(share > 0.5 for share in shares)
+        return f"{half} of {len(shares)} ({min(shares):.2f} to {max(shares):.2f})"
+
+    def close(grid: list[Any]) -> str:
+        found = ratios(grid, "train", "best_over_floor", large)
+        return f"{sum(ratio <= 1.4 for ratio in found.values())} of {len(found)}"
+
+    rows = {
+        "training 2 times as fast as the fastest JAX peer on average (worst: 1.1)": lambda grid: mean(grid, "train"),
+        "of large points (B ≥ 16, H ≥ 128), the floor takes over half of that peer's time": at_the_floor,
+        "forward 1.3 times as fast on average (worst: 0.95)": lambda grid: mean(grid, "forward"),
+        "forward under 0.95": lambda grid: short(ratios(grid, "forward", "best_vs_peer"), 0.95),
+        "an LSTM's training slower than PyTorch's": lambda grid: short(
+            ratios(grid, "train", "best_vs_torch", lambda point: point["cell"] == "lstm"), 1.0
+        ),
+        "of large points, training at most 1.4 times the floor": close,
+    }
+    return table + [[target, *(value(grid) for grid in grids)] for target, value in rows.items()]
+
+
 def scan_vs_loop() -> list[list[str]]:
     """At the longest sequence that everybody ran: how many times scan's, by size."""
     table = [["batch, features, units", "T", "eager loop, run", "eager loop, training step", "jitted loop, compile"]]
@@ -212,7 +262,7 @@ RESULTS = DOCS.parent / "benchmarks" / "results"
 PAGES = (DOCS / "results.md", DOCS / "benchmarks.md", RESULTS / "README.md")
 OF_EXPERIMENTS = {"gradient_decay": gradient_decay, "statland": statland, "stocks": stocks, "text": text}
 OF_SEVERAL = {"learning": learning, "peers": peers, "scan_vs_loop": scan_vs_loop, "doors": doors, "sweep": sweep}
-OF_SEVERAL |= {"tried": tried, "training": training, "observatory": observatory}
+OF_SEVERAL |= {"targets": targets, "tried": tried, "training": training, "observatory": observatory}
 
 
 def table_of(name: str) -> list[list[str]]:
