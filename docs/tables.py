@@ -183,53 +183,49 @@ def peers() -> list[list[str]]:
 
 
 def targets() -> list[list[str]]:
-    """The targets of `benchmarks.peers` over the dense grid, and where each is missed, of the runs on a CPU."""
-    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("peers*.json"))]
-    results = [result for result in results if result["machine"]["platform"] == "cpu"]
-    table = [["target", *(f"jax {result['machine']['versions']['jax']}" for result in results)]]
-    grids = []
-    for result in results:
-        cells = result["options"]["cells"]
-        grids.append([point for point in result["points"] if not point["padded"] and point["cell"] in cells])
+    """The targets of `benchmarks.peers` over its grid of whole sequences, and what each run on a CPU reached."""
+    reached: dict[str, list[str]] = {"target": []}
+    for path in sorted(RESULTS.glob("peers*.json")):
+        result = json.loads(path.read_text())
+        if result["machine"]["platform"] != "cpu":
+            continue
+        means = {row["task"]: row["best_vs_peer"] for row in result["summary"] if row["group"] == "dense, all cells"}
+        grid = [p for p in result["points"] if not p["padded"] and p["cell"] in result["options"]["cells"]]
+        sizes = [dict(zip("BTDH", map(int, point["point"].split(",")), strict=True)) for point in grid]
+        train = [point["ratios"]["train"] for point in grid]
+        large = [row for row, size in zip(train, sizes, strict=True) if size["B"] >= 16 and size["H"] >= 128]
+        shares = [1 / (row["best_over_floor"] * row["best_vs_peer"]) for row in large]
+        forward = {_where(point): point["ratios"]["forward"]["best_vs_peer"] for point in grid}
+        torch = {_where(point): point["ratios"]["train"]["best_vs_torch"] for point in grid if point["cell"] == "lstm"}
+        column = {
+            "target": f"jax {result['machine']['versions']['jax']}",
+            "training 2 times as fast as the fastest JAX peer on average (worst: 1.1)": _mean(means["train"]),
+            "of large points (B ≥ 16, H ≥ 128), the floor takes over half of that peer's time": (
+                f"{sum(share > 0.5 for share in shares)} of {len(shares)} ({min(shares):.2f} to {max(shares):.2f})"
+            ),
+            "forward 1.3 times as fast on average (worst: 0.95)": _mean(means["forward"]),
+            "forward under 0.95": _below(forward, 0.95),
+            "an LSTM's training slower than PyTorch's": _below(torch, 1.0),
+            "of large points, training at most 1.4 times the floor": (
+                f"{sum(row['best_over_floor'] <= 1.4 for row in large)} of {len(large)}"
+            ),
+        }
+        for target, said in column.items():
+            reached.setdefault(target, []).append(said)
+    return [[target, *columns] for target, columns in reached.items()]
 
-    def ratios(grid: list[Any], task: str, name: str, wanted: Any = lambda point: True) -> dict[str, float]:
-        found = {f"{p['cell']} {p['point']}": p["ratios"][task][name] for p in grid if wanted(p)}
-        return {point: ratio for point, ratio in found.items() if ratio is not None}
 
-    def short(found: dict[str, float], least: float) -> str:
-        below = sorted((ratio, point) for point, ratio in found.items() if ratio < least)
-        listed = "; ".join(f"{point}: {ratio:.2f}" for ratio, point in below)
-        return f"{len(below)} of {len(found)}{f' ({listed})' * bool(below)}" if found else "not measured"
+def _where(point: dict[str, Any]) -> str:
+    return f"{point['cell']} {point['point']}"
 
-    def large(point: dict[str, Any]) -> bool:
-        batch, _, _, hidden = map(int, point["point"].split(","))
-        return batch >= 16 and hidden >= 128
 
-    def mean(grid: list[Any], task: str) -> str:
-        found = ratios(grid, task, "best_vs_peer").values()
-        return f"{math.exp(sum(map(math.log, found)) / len(found)):.2f} ({min(found):.2f})"
-
-    def at_the_floor(grid: list[Any]) -> str:
-        over, vs = (ratios(grid, "train", name, large) for name in ("best_over_floor", "best_vs_peer"))
-        shares = [1 / (over[point] * vs[point]) for point in over]
-        half = sum(share > 0.5 for share in shares)
-        return f"{half} of {len(shares)} ({min(shares):.2f} to {max(shares):.2f})"
-
-    def close(grid: list[Any]) -> str:
-        found = ratios(grid, "train", "best_over_floor", large)
-        return f"{sum(ratio <= 1.4 for ratio in found.values())} of {len(found)}"
-
-    rows = {
-        "training 2 times as fast as the fastest JAX peer on average (worst: 1.1)": lambda grid: mean(grid, "train"),
-        "of large points (B ≥ 16, H ≥ 128), the floor takes over half of that peer's time": at_the_floor,
-        "forward 1.3 times as fast on average (worst: 0.95)": lambda grid: mean(grid, "forward"),
-        "forward under 0.95": lambda grid: short(ratios(grid, "forward", "best_vs_peer"), 0.95),
-        "an LSTM's training slower than PyTorch's": lambda grid: short(
-            ratios(grid, "train", "best_vs_torch", lambda point: point["cell"] == "lstm"), 1.0
-        ),
-        "of large points, training at most 1.4 times the floor": close,
-    }
-    return table + [[target, *(value(grid) for grid in grids)] for target, value in rows.items()]
+def _below(found: dict[str, float | None], least: float) -> str:
+    """How many ratios are below a target, and at which points."""
+    if None in found.values():
+        return "not measured"
+    below = {point: ratio for point, ratio in found.items() if ratio is not None and ratio < least}
+    listed = "; ".join(f"{point}: {below[point]:.2f}" for point in sorted(below, key=lambda point: below[point]))
+    return f"{len(below)} of {len(found)}" + (f" ({listed})" if below else "")
 
 
 def scan_vs_loop() -> list[list[str]]:

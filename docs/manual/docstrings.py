@@ -43,11 +43,11 @@ def to_rst(text: str) -> list[str]:
             rst.append("")
             position += 1
         elif rubric:
-            position, block = _indented(lines, position + 1)
             if rubric[1].startswith("Ref"):  # goes on at the margin
                 after = _paragraph(lines, position)
-                block, position = [rubric[2], *lines[position:after]], after
+                block, position = [rubric[2], *lines[position + 1 : after]], after
             else:
+                position, block = _indented(lines, position + 1)
                 block = [rubric[2], "", *block]
             rst += [f".. rubric:: {rubric[1]}", "", *to_rst("\n".join(block)), ""]
         elif line in _LISTS or line in _TEXTS:
